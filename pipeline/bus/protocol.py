@@ -1,0 +1,151 @@
+"""What a bus is. Three implementations pass one contract suite: memory, JetStream, Kafka.
+
+A bus carries records on topics of numbered partitions, keeps them in order per partition, gives them to the workers of
+a group at least once, and remembers with every numbered output the checkpoint of the key that it belongs to. Two
+things about it are exact, and everything else rests on them:
+
+- A record counts as done only when `Partition.ack` was called for it *and* for every record before it in the
+  partition (`pipeline.bus.tracker`). After any crash the group's next worker gets all others again.
+- `Partition.checkpoint(key)` returns what the last published record of the key on `Subscription.progress_topic`
+  carried, also when that record was published a moment before the crash.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One record as read. `lag` is the number of records behind it in its partition when it was read."""
+
+    topic: str
+    partition: int
+    position: int
+    key: bytes
+    value: bytes
+    headers: Mapping[str, str]
+    timestamp_s: float
+    lag: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.key) + len(self.value) + sum(len(name) + len(text) for name, text in self.headers.items())
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a stage has come with a key: the number of its last output, and its checkpoint there."""
+
+    seq: int
+    released: int
+    state: bytes
+
+
+class Partition(Protocol):
+    """A partition of a topic while it is assigned to this worker."""
+
+    topic: str
+    number: int
+
+    def ack(self, position: int) -> None:
+        """The record at `position` is done. In any order; after revocation it does nothing."""
+        ...
+
+    async def progress(self, key: bytes) -> Progress | None:
+        """The progress stored with the last record of `key` on the subscription's progress topic.
+
+        `key` is the key of the *outputs*. Raises BusError when the broker does not answer.
+        """
+        ...
+
+
+class Handler(Protocol):
+    """What reads records: the runner. Called from one task per partition; an exception ends `Bus.run` with it."""
+
+    async def on_assigned(self, partition: Partition) -> None:
+        """Before the first record of a partition."""
+        ...
+
+    async def on_record(self, record: Record, partition: Partition) -> None:
+        """Take a record. The bus delivers no further record of the partition before this returns: backpressure."""
+        ...
+
+    async def on_revoked(self, partition: Partition) -> None:
+        """The partition is gone: drop what is buffered for it. Its un-acked records go to another worker."""
+        ...
+
+
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
+    """Who reads what. Workers with the same `group` share the partitions of the topics between them."""
+
+    group: str
+    topics: tuple[str, ...]
+    progress_topic: str | None = None
+    prefetch_bytes: int = 4_000_000
+    """The most bytes of records per topic partition that the bus holds before `on_record` has taken them."""
+
+
+class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    partitions: int
+    retention_s: float
+    max_bytes: int | None = None
+    """The most that the topic may hold; past it publishing raises StoreFullError. None: no limit of its own."""
+
+
+class Bus(Protocol):
+    async def ensure_topics(self, topics: list[TopicSpec]) -> None:
+        """Create what is missing. Does not change the partitions of a topic that exists."""
+        ...
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Store one record; returns when it is durable. `event_id` repeated within a short time is stored once.
+
+        Raises StoreFullError, RecordTooLargeError, or BusError after the bus's own reconnect time.
+        """
+        ...
+
+    async def run(self, subscription: Subscription, handler: Handler) -> None:
+        """Read until cancelled. Raises what the handler raised, or BusError when the broker is lost for good."""
+        ...
+
+    async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> "Feed":
+        """Watch topics from now on without a group: for live display. Nothing is acknowledged."""
+        ...
+
+    async def lag(self, subscription: Subscription) -> int:
+        """Records of the subscription's topics that are not acknowledged yet."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Feed(Protocol):
+    """Records as they arrive. Iterate it; `close` ends the iteration."""
+
+    def __aiter__(self) -> "Feed": ...
+
+    async def __anext__(self) -> Record: ...
+
+    async def close(self) -> None: ...
+
+
+FNV_OFFSET = 2166136261
+FNV_PRIME = 16777619
+
+
+def partition_of(token: bytes, partitions: int) -> int:
+    """The partition of a key token: FNV-1a of 32 bits modulo the partitions, as NATS's subject transform hashes it."""
+    digest = FNV_OFFSET
+    for byte in token:
+        digest = ((digest ^ byte) * FNV_PRIME) & 0xFFFFFFFF
+    return digest % partitions

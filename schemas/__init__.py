@@ -1,0 +1,1 @@
+"""What flows through callstream: every record of every topic, and the codec that carries them."""

@@ -1,0 +1,64 @@
+"""What a producer sends on `calls.audio`: call started, audio chunks, call ended.
+
+On the wire these are CloudEvents (see `schemas.cloudevents`); the structs here are their decoded form.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+Encoding = Literal["pcm_s16le", "mulaw", "alaw", "f32le", "container"]
+
+MAX_CHANNELS = 8
+MIN_SAMPLE_RATE_HZ = 4_000
+MAX_SAMPLE_RATE_HZ = 192_000
+MAX_CHUNK_BYTES = 900_000
+"""Kafka's and aiokafka's default record limit is 1 MB, headers included."""
+
+STARTED_TYPE = "callstream.call.started"
+CHUNK_TYPE = "callstream.audio.chunk"
+ENDED_TYPE = "callstream.call.ended"
+IDLE_TYPE = "callstream.call.idle"
+
+
+class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """A call begins, and what its chunks hold. Always the call's event 0.
+
+    `roles` names the speaker of each channel; where it is shorter than `channels` the rest are called
+    `channel-<index>`. `language` is an ISO 639-1 code, or None to detect it.
+    """
+
+    encoding: Encoding
+    sample_rate_hz: int
+    channels: int
+    roles: list[str] = []
+    language: str | None = None
+    partials: bool = False
+    metadata: dict[str, Any] = {}
+
+
+class AudioChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """At most 1 s of audio, channels interleaved, in the encoding of the call's start."""
+
+    data: bytes
+
+
+class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """The producer has sent everything. `events` counts the call's events, this one included."""
+
+    events: int
+    reason: str = "hangup"
+
+
+class CallIdle(msgspec.Struct, frozen=True, kw_only=True):
+    """Written by the separate stage itself when a call has been silent on the bus for too long.
+
+    Ending a call by a timer is a decision that a replay could not repeat, so the timer only puts this record on the
+    call's own topic, and the decision is taken where it is read: `next_seq` says how far the call was when the timer
+    fired, and a call that has moved on since ignores it.
+    """
+
+    next_seq: int
+
+
+AudioEvent = CallStarted | AudioChunk | CallEnded | CallIdle

@@ -1,0 +1,157 @@
+"""CloudEvents 1.0 in binary and structured mode: how records look to those who use none of our code.
+
+Header names are used in their Kafka form (`ce_id`) throughout; the JetStream bus translates to and from `ce-id`.
+Source: CloudEvents 1.0.2, Kafka protocol binding (sections 3.2 and 3.3) and JSON event format.
+"""
+
+import base64
+from typing import Any, Final
+
+import msgspec
+
+from schemas.audio import (
+    CHUNK_TYPE,
+    ENDED_TYPE,
+    IDLE_TYPE,
+    MAX_CHANNELS,
+    MAX_CHUNK_BYTES,
+    MAX_SAMPLE_RATE_HZ,
+    MIN_SAMPLE_RATE_HZ,
+    STARTED_TYPE,
+    AudioChunk,
+    AudioEvent,
+    CallEnded,
+    CallIdle,
+    CallStarted,
+)
+from schemas.calls import DEFAULT_TENANT, CallRef
+
+CONTENT_TYPE_HEADER: Final = "content-type"
+JSON_TYPE: Final = "application/json"
+BYTES_TYPE: Final = "application/octet-stream"
+STRUCTURED_TYPE: Final = "application/cloudevents+json"
+
+_ATTRIBUTES: Final = ("id", "source", "type", "subject", "specversion", "time", "tenant", "callseq", "partitionkey")
+_JSON_EVENTS: Final[dict[str, type[CallStarted] | type[CallEnded] | type[CallIdle]]] = {
+    STARTED_TYPE: CallStarted,
+    ENDED_TYPE: CallEnded,
+    IDLE_TYPE: CallIdle,
+}
+
+
+class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One decoded event of a producer. `seq` counts the call's events from 0."""
+
+    call: CallRef
+    seq: int
+    event_id: str
+    source: str
+    event: AudioEvent
+
+
+def headers(
+    *, event_id: str, event_type: str, call: CallRef, seq: int, source: str, content_type: str
+) -> dict[str, str]:
+    """The headers of a record in binary mode."""
+    return {
+        CONTENT_TYPE_HEADER: content_type,
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": source,
+        "ce_type": event_type,
+        "ce_subject": call.call_id,
+        "ce_tenant": call.tenant,
+        "ce_callseq": str(seq),
+    }
+
+
+def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: str) -> tuple[dict[str, str], bytes]:
+    """Headers and value of a producer's event. The id is the call's and the event's number: a resend repeats it."""
+    if isinstance(event, AudioChunk):
+        event_type, content_type, value = CHUNK_TYPE, BYTES_TYPE, event.data
+    else:
+        event_type = next(name for name, kind in _JSON_EVENTS.items() if isinstance(event, kind))
+        content_type, value = JSON_TYPE, msgspec.json.encode(event)
+    event_id = f"{call.tenant}/{call.call_id}/{seq}"
+    return (
+        headers(event_id=event_id, event_type=event_type, call=call, seq=seq, source=source, content_type=content_type),
+        value,
+    )
+
+
+def decode_audio_event(record_headers: dict[str, str], key: bytes, value: bytes) -> IncomingEvent:
+    """A producer's record, in either mode. Raises ValueError that says what is wrong with it."""
+    given = {name.lower(): text for name, text in record_headers.items()}
+    content_type = given.get(CONTENT_TYPE_HEADER, "").partition(";")[0].strip().lower()
+    if content_type == STRUCTURED_TYPE:
+        attributes, data = _structured(value)
+    else:
+        attributes = {name: given[f"ce_{name}"] for name in _ATTRIBUTES if f"ce_{name}" in given}
+        data = value
+    for name in ("id", "source", "type", "specversion", "callseq"):
+        if not attributes.get(name):
+            raise ValueError(f"the CloudEvents attribute {name!r} is missing")
+    if attributes["specversion"] != "1.0":
+        raise ValueError(f"CloudEvents specversion {attributes['specversion']!r} is not 1.0")
+    return IncomingEvent(
+        call=_call(attributes, key),
+        seq=_sequence_number(attributes["callseq"]),
+        event_id=attributes["id"],
+        source=attributes["source"],
+        event=_event(attributes["type"], data),
+    )
+
+
+def _structured(value: bytes) -> tuple[dict[str, str], bytes]:
+    try:
+        envelope: dict[str, Any] = msgspec.json.decode(value, type=dict[str, Any])
+        data = (
+            base64.b64decode(envelope["data_base64"], validate=True)
+            if "data_base64" in envelope
+            else msgspec.json.encode(envelope.get("data"))
+        )
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise ValueError(f"the structured CloudEvent cannot be read: {error}") from error
+    return {name: str(envelope[name]) for name in _ATTRIBUTES if envelope.get(name) is not None}, data
+
+
+def _call(attributes: dict[str, str], key: bytes) -> CallRef:
+    call_id = attributes.get("subject")
+    if not call_id:
+        try:
+            call_id = key.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError("there is no ce_subject and the key is not UTF-8") from error
+    return CallRef.checked(attributes.get("tenant", DEFAULT_TENANT), call_id)
+
+
+def _sequence_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise ValueError(f"callseq {text!r} is not a whole number")
+    return int(text)
+
+
+def _event(event_type: str, data: bytes) -> AudioEvent:
+    if event_type == CHUNK_TYPE:
+        if len(data) > MAX_CHUNK_BYTES:
+            raise ValueError(f"the chunk has {len(data)} bytes, more than {MAX_CHUNK_BYTES}")
+        return AudioChunk(data=data)
+    kind = _JSON_EVENTS.get(event_type)
+    if kind is None:
+        raise ValueError(f"event type {event_type!r} is not one of {[*_JSON_EVENTS, CHUNK_TYPE]}")
+    try:
+        event: CallStarted | CallEnded | CallIdle = msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"the value of {event_type} cannot be read: {error}") from error
+    if isinstance(event, CallStarted):
+        _check_start(event)
+    return event
+
+
+def _check_start(start: CallStarted) -> None:
+    if not 1 <= start.channels <= MAX_CHANNELS:
+        raise ValueError(f"channels must be 1 to {MAX_CHANNELS}, it is {start.channels}")
+    if not MIN_SAMPLE_RATE_HZ <= start.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+        raise ValueError(
+            f"sample_rate_hz must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, it is {start.sample_rate_hz}"
+        )

@@ -1,0 +1,50 @@
+"""What the transcribe stage sends on `calls.segments`: a segment for every utterance, other records forwarded."""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.utterances import CallClosed, CallOpened, CallProgress
+
+WordSource = Literal["alignment", "attention"]
+"""Where word times come from: wav2vec2 forced alignment, or Whisper's own cross-attention."""
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """One word with its time from the call's start. `interpolated` marks a time that was not measured."""
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float
+    interpolated: bool = False
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
+    """The text of one utterance. It has the utterance's `seq`; an utterance without words gives an empty `text`.
+
+    `guard` names the guard that dropped the text (`no_speech`, `short`, `phrase`, `error`, …), `dropped_text` what
+    it dropped. `flags` are doubts that did not drop it (`low_probability`, `repeat`, …).
+    """
+
+    call: CallRef
+    seq: int
+    segment_id: str
+    channel: int
+    start_s: float
+    end_s: float
+    text: str
+    words: list[Word]
+    voiced: list[tuple[float, float]]
+    language: str
+    model: str
+    word_source: WordSource
+    probability: float
+    no_speech_probability: float
+    guard: str | None = None
+    dropped_text: str = ""
+    flags: list[str] = []
+
+
+SegmentRecord = CallOpened | Segment | CallProgress | CallClosed

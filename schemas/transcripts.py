@@ -1,0 +1,76 @@
+"""What the merge stage publishes on `calls.transcripts`, as JSON for anyone to read."""
+
+import msgspec
+
+from schemas.segments import Word
+from schemas.utterances import Channel, Gap
+
+TURN_TYPE = "callstream.turn"
+COMPLETED_TYPE = "callstream.transcript.completed"
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """What one speaker says until another takes over. Published once it can no longer change."""
+
+    tenant: str
+    call_id: str
+    turn_id: str
+    revision: int
+    speaker: str
+    channel: int
+    start_s: float
+    end_s: float
+    text: str
+    words: list[Word]
+    segment_ids: list[str]
+    language: str
+
+
+class ChannelMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """One channel's share of the call. See `stages.merge.metrics` for each figure's definition."""
+
+    channel: int
+    role: str
+    talk_s: float
+    talk_ratio: float
+    turns: int
+    words: int
+    words_per_minute: float
+    interruptions: int
+    longest_monologue_s: float
+    response_latency_s: float | None
+    """Median over this channel's responses; None where it never answered another channel."""
+    responses: int
+
+
+class CallMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures from speech activity, in seconds. See `stages.merge.metrics` for each figure's definition."""
+
+    duration_s: float
+    speech_s: float
+    silence_s: float
+    longest_silence_s: float
+    overlap_s: float
+    interruptions: int
+    channels: list[ChannelMetrics]
+
+
+class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole call. Longer than a record it comes in `parts`, numbered from 1: `turns` is then split over them."""
+
+    tenant: str
+    call_id: str
+    revision: int
+    part: int
+    parts: int
+    duration_s: float
+    channels: list[Channel]
+    turns: list[Turn]
+    metrics: CallMetrics
+    gaps: list[Gap]
+    language: str
+    utterances: int
+    provisional: bool
+
+
+TranscriptRecord = Turn | TranscriptCompleted

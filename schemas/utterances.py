@@ -1,0 +1,101 @@
+"""What the separate stage sends on `calls.utterances`.
+
+Every record of a call has a sequence number (`seq`, from 0, without holes): it is the coordinate by which every later
+stage drops repeats. `CallProgress`, `CallOpened` and `CallClosed` are forwarded by the transcribe stage behind the
+segments of the utterances before them, so they reach the merge stage in the same order.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.calls import CallRef
+
+Cut = Literal["pause", "soft", "hard", "end"]
+"""Why an utterance ends: a pause; a short pause in a long one; no pause in a very long one; the call's end."""
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One channel of a call and who speaks on it (`agent`, `customer`, …), as the producer said."""
+
+    index: int
+    role: str
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """Audio that never arrived. Its place was filled with silence, so the times behind it stay right."""
+
+    start_s: float
+    end_s: float
+    events: int
+    """How many events of the producer are missing."""
+
+
+class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1"):
+    """The first record of a call."""
+
+    call: CallRef
+    seq: int
+    channels: list[Channel]
+    sample_rate_hz: int
+    encoding: str
+    language: str | None
+    partials: bool
+    metadata: dict[str, Any]
+    opened_at: float
+    """Unix time in seconds: the bus's time of the producer's start event."""
+
+
+class Utterance(msgspec.Struct, frozen=True, kw_only=True, tag="utterance.1"):
+    """One channel's speech between two pauses.
+
+    `pcm` is mono signed 16-bit little-endian at `sample_rate_hz` (at most 16 kHz), with a little context before and
+    behind the speech. `first_sample` counts from the call's start at the same rate. `voiced` are the stretches of
+    detected speech in seconds from the call's start, inside the utterance.
+    """
+
+    call: CallRef
+    seq: int
+    channel: int
+    first_sample: int
+    sample_rate_hz: int
+    pcm: bytes
+    voiced: list[tuple[float, float]]
+    cut: Cut
+
+    @property
+    def start_s(self) -> float:
+        return self.first_sample / self.sample_rate_hz
+
+    @property
+    def end_s(self) -> float:
+        return (self.first_sample + len(self.pcm) // 2) / self.sample_rate_hz
+
+
+class CallProgress(msgspec.Struct, frozen=True, kw_only=True, tag="call_progress.1"):
+    """How far each channel has been heard: every utterance that starts before `heard_to_s[channel]` was sent."""
+
+    call: CallRef
+    seq: int
+    heard_to_s: list[float]
+
+
+class CallClosed(msgspec.Struct, frozen=True, kw_only=True, tag="call_closed.1"):
+    """All audio of the call has been cut into utterances.
+
+    `provisional` says that the call was ended by the idle limit: a later chunk in sequence reopens it, and another
+    `CallClosed` with the next `revision` follows.
+    """
+
+    call: CallRef
+    seq: int
+    revision: int
+    duration_s: float
+    speech_s: float
+    utterances: int
+    gaps: list[Gap]
+    reason: str
+    provisional: bool
+
+
+UtteranceRecord = CallOpened | Utterance | CallProgress | CallClosed
