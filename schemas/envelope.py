@@ -25,4 +25,5 @@ def encode(record: StageRecord) -> bytes:
 
 def decode(data: bytes) -> StageRecord:
     """Raises msgspec.DecodeError or msgspec.ValidationError for bytes that are not a stage record."""
-    return _decoder.decode(data)
+    record: StageRecord = _decoder.decode(data)
+    return record
