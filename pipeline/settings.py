@@ -1,0 +1,264 @@
+"""What an operator can set, and the only place that reads the environment.
+
+A setting is a field of `Settings`. Its type, bounds, description and the words of its error stand beside it, once: the
+environment variable (`CALLSTREAM_` and the name in capitals), the key in the TOML file and README's table follow.
+Other code takes values.
+"""
+
+import os
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pipeline.errors import ConfigurationError
+
+CONFIG_VARIABLE = "CALLSTREAM_CONFIG"
+CONFIG_FILE = "callstream.toml"
+_PREFIX = "CALLSTREAM_"
+
+
+def _about(description: str, expects: str, *, default: str | None = None, none: str | None = None) -> Meta:
+    """Description, and the words of the error. `default`: how a computed one reads; `none`: the word for None."""
+    return Meta(description=description, extra={"expects": expects, "default": default, "none": none})
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one process. `load` gives one; tests build it directly, only `data` is required."""
+
+    data: Annotated[
+        Path,
+        _about(
+            "Folder of all that is kept: the bus's store, the DuckDB file, models put together from packages",
+            "a folder",
+            default="$XDG_DATA_HOME/callstream, else ~/.local/share/callstream",
+        ),
+    ]
+    bus: Annotated[
+        Annotated[str, Meta(pattern=r"^nats://[^\s/]+$")] | None,
+        _about(
+            "Where the bus is; embedded starts a nats-server of its own",
+            "embedded or nats://HOST:PORT",
+            none="embedded",
+        ),
+    ] = None
+    partitions: Annotated[
+        int,
+        Meta(ge=1, le=1024),
+        _about("Partitions of each topic, fixed when the topic is created", "a whole number from 1 to 1024"),
+    ] = 8
+    sync: Annotated[
+        Literal["1s", "always"],
+        _about("When the embedded bus forces records to disk: each second or each record", "1s or always"),
+    ] = "1s"
+    retention_days: Annotated[
+        float, Meta(gt=0, le=1e6), _about("How long the bus keeps records", "a number of days above 0")
+    ] = 7.0
+    store_gb: Annotated[
+        float,
+        Meta(gt=0, le=1e6),
+        _about(
+            "The most that the embedded bus's store may hold; past it producers are refused",
+            "a number of gigabytes above 0",
+        ),
+    ] = 20.0
+    idle_s: Annotated[
+        float,
+        Meta(gt=0, le=1e6),
+        _about("Silence on the bus after which a call without an end event is ended", "a number of seconds above 0"),
+    ] = 60.0
+    model: Annotated[
+        str, Meta(min_length=1), _about("Whisper weights", "a model's name, a directory, or package:NAME")
+    ] = "base"
+    device: Annotated[
+        Literal["cpu", "cuda", "auto"],
+        _about("What runs the model; auto takes a GPU where CTranslate2 sees one", "cpu, cuda or auto"),
+    ] = "cpu"
+    compute_type: Annotated[
+        Literal["auto", "int8", "int8_float16", "float16", "float32"],
+        _about(
+            "The model's arithmetic; auto is int8 on a CPU and float16 on a GPU",
+            "auto, int8, int8_float16, float16 or float32",
+        ),
+    ] = "auto"
+    asr_workers: Annotated[
+        int,
+        Meta(ge=1, le=64),
+        _about(
+            "Batches that are transcribed at a time, one thread each",
+            "a whole number from 1 to 64",
+            default="one per core, at most 4",
+        ),
+    ] = msgspec.field(default_factory=lambda: min(4, _cores()))
+    batch_size: Annotated[
+        int, Meta(ge=1, le=128), _about("The most utterances in one batch", "a whole number from 1 to 128")
+    ] = 8
+    beam_size: Annotated[int, Meta(ge=1, le=20), _about("Whisper's beam", "a whole number from 1 to 20")] = 5
+    language: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")] | None,
+        _about(
+            "Language of all calls whose start names none; auto detects it per call",
+            "auto or an ISO 639-1 code such as en",
+            none="auto",
+        ),
+    ] = None
+    default_language: Annotated[
+        str, Meta(pattern=r"^[a-z]{2,3}$"), _about("Language until detection is sure", "an ISO 639-1 code such as en")
+    ] = "en"
+    ollama_url: Annotated[
+        str,
+        Meta(pattern=r"^https?://\S+$"),
+        _about("Where Ollama answers; without it summaries are extractive", "http://HOST:PORT"),
+    ] = "http://127.0.0.1:11434"
+    summary_model: Annotated[
+        str, Meta(min_length=1), _about("The model that Ollama summarizes with", "a model's name as in `ollama list`")
+    ] = "llama3.2:1b"
+    summary_timeout_s: Annotated[
+        float, Meta(gt=0, le=1e6), _about("The longest wait for a summary from Ollama", "a number of seconds above 0")
+    ] = 120.0
+    metrics_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65_535)] | None,
+        _about("Port on 127.0.0.1 for Prometheus; 0 takes a free one", "a port number or off", none="off"),
+    ] = 0
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        _about(
+            "Log lines on standard error; auto is console on a terminal and json elsewhere", "auto, json or console"
+        ),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _about("The least severe line that is logged", "debug, info, warning or error"),
+    ] = "info"
+
+    @classmethod
+    def load(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        config_path: Path | None = None,
+        overrides: Mapping[str, object] | None = None,
+    ) -> "Settings":
+        """The settings in force: `overrides` (None values count as not given), then environment, file, defaults.
+
+        `environ` is this process's where None. The file is `config_path`, else what CALLSTREAM_CONFIG names, else
+        `callstream.toml` in the data directory where there is one. An environment variable without text counts as
+        unset. Raises ConfigurationError that names the setting, where its value stands, and what is expected.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for name in SETTINGS:
+            if text := environ.get(SETTINGS[name].variable):
+                values[name] = SETTINGS[name].read(text, SETTINGS[name].variable, strict=False)
+            given = (overrides or {}).get(name)
+            if given is not None:
+                values[name] = SETTINGS[name].read(given, f"--{name.replace('_', '-')}", strict=False)
+        named = config_path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+        if named is not None:
+            values = _read_file(named.expanduser()) | values
+        values.setdefault("data", _default_data(environ))
+        found = values["data"] / CONFIG_FILE
+        if named is None and found.is_file():
+            from_file = _read_file(found)
+            if "data" in from_file:
+                raise ConfigurationError(f"{found}: `data` cannot be set in the data directory's own file")
+            values = from_file | values
+        return cls(**values)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting as documented: its field's name, and the words beside the field."""
+
+    name: str
+    variable: str
+    description: str
+    expects: str
+    default: str
+    none: str | None
+    kind: Any
+
+    def read(self, value: object, source: str, *, strict: bool) -> Any:
+        """`value` as the field's type; text stands for numbers unless `strict`. Raises ConfigurationError."""
+        if self.none is not None and value == self.none:
+            return None
+        try:
+            return msgspec.convert(value, self.kind, strict=strict, dec_hook=_path)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise ConfigurationError(f"{source} is {value!r}; expected {self.expects}") from error
+
+
+def _path(kind: type, value: object) -> Any:
+    if kind is not Path or not isinstance(value, str | Path) or not str(value):
+        raise ValueError(f"{value!r} is not a {kind.__name__}")
+    return Path(value).expanduser().absolute()
+
+
+def _default_data(environ: Mapping[str, str]) -> Path:
+    base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".local" / "share")
+    return Path(base).absolute() / "callstream"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"the settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the settings file {path} is not TOML: {error}") from error
+    for name in content:
+        if name not in SETTINGS:
+            raise ConfigurationError(f"{path}: there is no setting `{name}`; there are {', '.join(SETTINGS)}")
+    return {name: SETTINGS[name].read(value, f"{path}: `{name}`", strict=True) for name, value in content.items()}
+
+
+def _without_none(hint: Any) -> Any:
+    """The type that text is read as: `None` has a word of its own, which msgspec's "null" is not."""
+    return next(
+        (kind for kind in typing.get_args(typing.get_args(hint)[0]) if typing.get_origin(kind) is Annotated), hint
+    )
+
+
+def _settings() -> dict[str, Setting]:
+    settings = {}
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    for field in msgspec.structs.fields(Settings):
+        about = next(meta for meta in hints[field.name].__metadata__ if meta.description)
+        default = field.default
+        if about.extra["default"] is not None:
+            text = about.extra["default"]
+        else:
+            text = (
+                about.extra["none"]
+                if default is None
+                else f"{default:g}"
+                if isinstance(default, float)
+                else str(default)
+            )
+        settings[field.name] = Setting(
+            name=field.name,
+            variable=_PREFIX + field.name.upper(),
+            description=about.description,
+            expects=about.extra["expects"],
+            default=text,
+            none=about.extra["none"],
+            kind=_without_none(hints[field.name]),
+        )
+    return settings
+
+
+SETTINGS: Mapping[str, Setting] = _settings()
+"""Every setting by name, in the order of the fields."""
+
+
+def markdown_table() -> str:
+    """The settings as README shows them."""
+    rows = ["| variable | default | value | what it sets |", "|---|---|---|---|"]
+    rows += [f"| `{s.variable}` | {s.default} | {s.expects} | {s.description} |" for s in SETTINGS.values()]
+    return "\n".join(rows)

@@ -1,0 +1,148 @@
+"""Settings: what wins over what, and that each mistake names the setting and what is expected."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigurationError
+from pipeline.settings import SETTINGS, Settings, markdown_table
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_without_anything_set_the_defaults_hold(tmp_path: Path) -> None:
+    settings = Settings.load({"HOME": str(tmp_path)})
+    assert settings == Settings(data=tmp_path / ".local/share/callstream")
+    assert settings.bus is None
+    assert settings.partitions == 8
+    assert 1 <= settings.asr_workers <= 4
+
+
+def test_the_data_directory_follows_the_desktop_convention(tmp_path: Path) -> None:
+    assert Settings.load({"XDG_DATA_HOME": str(tmp_path), "HOME": "/nowhere"}).data == tmp_path / "callstream"
+
+
+def test_an_override_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "callstream.toml").write_text("partitions = 2\nbeam_size = 2\nbatch_size = 2\n")
+    environ = {"CALLSTREAM_DATA": str(tmp_path), "CALLSTREAM_PARTITIONS": "3", "CALLSTREAM_BEAM_SIZE": "3"}
+    settings = Settings.load(environ, overrides={"partitions": 4, "batch_size": None})
+    assert (settings.partitions, settings.beam_size, settings.batch_size) == (4, 3, 2)
+
+
+def test_a_named_file_is_read_instead_of_the_data_directorys(tmp_path: Path) -> None:
+    data, named = tmp_path / "data", tmp_path / "named.toml"
+    data.mkdir()
+    (data / "callstream.toml").write_text("partitions = 2\n")
+    named.write_text("beam_size = 2\n")
+    environ = {"CALLSTREAM_DATA": str(data), "CALLSTREAM_CONFIG": str(named)}
+    by_environment = Settings.load(environ)
+    assert (by_environment.partitions, by_environment.beam_size) == (8, 2)
+    assert Settings.load({"CALLSTREAM_DATA": str(data)}, config_path=named) == by_environment
+
+
+def test_a_named_file_may_move_the_data_directory_and_its_own_file_may_not(tmp_path: Path) -> None:
+    named = tmp_path / "named.toml"
+    named.write_text(f'data = "{tmp_path / "elsewhere"}"\n')
+    assert Settings.load({}, config_path=named).data == tmp_path / "elsewhere"
+    (tmp_path / "callstream.toml").write_text('data = "elsewhere"\n')
+    with pytest.raises(ConfigurationError, match="own file"):
+        Settings.load({"CALLSTREAM_DATA": str(tmp_path)})
+
+
+def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.toml cannot be read"):
+        Settings.load({"CALLSTREAM_CONFIG": str(tmp_path / "absent.toml")})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("partitons = 8", "no setting `partitons`.*partitions"),
+        ("partitions = ", "not TOML"),
+        ('partitions = "8"', r"`partitions` is '8'; expected a whole number from 1 to 1024"),
+        ("partitions = true", "`partitions` is True"),
+        ("idle_s = inf", "`idle_s` is inf; expected a number of seconds above 0"),
+        ("[model]\nname = 'base'", "`model` is {'name': 'base'}"),
+        ("data = 3", "`data` is 3; expected a folder"),
+    ],
+)
+def test_a_mistake_in_the_file_names_the_file_the_setting_and_what_is_expected(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "mistake.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        Settings.load({}, config_path=path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("CALLSTREAM_PARTITIONS", "0", "a whole number from 1 to 1024"),
+        ("CALLSTREAM_PARTITIONS", "eight", "a whole number from 1 to 1024"),
+        ("CALLSTREAM_BUS", "kafka://localhost:9092", "embedded or nats://HOST:PORT"),
+        ("CALLSTREAM_DEVICE", "tpu", "cpu, cuda or auto"),
+        ("CALLSTREAM_LANGUAGE", "English", "auto or an ISO 639-1 code such as en"),
+        ("CALLSTREAM_STORE_GB", "nan", "a number of gigabytes above 0"),
+        ("CALLSTREAM_METRICS_PORT", "70000", "a port number or off"),
+        ("CALLSTREAM_METRICS_PORT", "null", "a port number or off"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable_its_value_and_what_is_expected(
+    variable: str, value: str, expected: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load({variable: value})
+    assert str(raised.value) == f"{variable} is {value!r}; expected {expected}"
+
+
+def test_a_mistake_on_the_command_line_names_the_option() -> None:
+    with pytest.raises(ConfigurationError, match=r"--beam-size is 0; expected a whole number from 1 to 20"):
+        Settings.load({}, overrides={"beam_size": 0})
+
+
+def test_the_words_for_nothing_undo_a_value_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "callstream.toml"
+    path.write_text('bus = "nats://broker:4222"\nlanguage = "de"\nmetrics_port = 9100\n')
+    environ = {"CALLSTREAM_DATA": str(tmp_path)}
+    assert Settings.load(environ).bus == "nats://broker:4222"
+    undone = {"CALLSTREAM_BUS": "embedded", "CALLSTREAM_LANGUAGE": "auto", "CALLSTREAM_METRICS_PORT": "off"}
+    settings = Settings.load(environ | undone)
+    assert (settings.bus, settings.language, settings.metrics_port) == (None, None, None)
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Settings.load({"CALLSTREAM_MODEL": "", "CALLSTREAM_PARTITIONS": ""}).model == "base"
+
+
+@given(st.integers(1, 1024), st.floats(1e-3, 1e6), st.from_regex(r"[a-z]{2,3}", fullmatch=True))
+def test_any_value_in_range_reads_back_from_text(partitions: int, idle_s: float, language: str) -> None:
+    settings = Settings.load(
+        {
+            "CALLSTREAM_PARTITIONS": str(partitions),
+            "CALLSTREAM_IDLE_S": repr(idle_s),
+            "CALLSTREAM_DEFAULT_LANGUAGE": language,
+        }
+    )
+    assert (settings.partitions, settings.idle_s, settings.default_language) == (partitions, idle_s, language)
+
+
+def test_each_setting_has_a_default_that_its_own_reader_accepts() -> None:
+    settings = Settings(data=Path("/data"))
+    for name, setting in SETTINGS.items():
+        value = getattr(settings, name)
+        shown = setting.none if value is None else value
+        assert setting.read(shown, setting.variable, strict=False) == value
+
+
+def test_readme_shows_every_setting_as_it_is() -> None:
+    assert len(SETTINGS) == len(msgspec.structs.fields(Settings))
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"^\| variable \|.*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)
+    assert shown is not None, "README has no table of settings"
+    assert shown.group() == markdown_table(), "replace README's table by what pipeline.settings.markdown_table() gives"
