@@ -1,0 +1,252 @@
+"""The reference bus: everything in this process, for tests and as the shortest statement of what a bus does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, partition_of
+from pipeline.bus.sharing import Place, read_shared
+from pipeline.bus.subjects import key_token
+from pipeline.bus.tracker import PrefixTracker
+from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
+
+FEED_RECORDS = 10_000
+"""A follower that is further behind than this misses the oldest records."""
+
+
+class MemoryBus:
+    """Topics, groups and their floors live as long as this object. One event loop.
+
+    `partitions` is what a topic gets that nobody gave to `ensure_topics`. Retention is not applied.
+    """
+
+    def __init__(
+        self,
+        partitions: int = 4,
+        *,
+        max_record_bytes: int = 8_000_000,
+        clock: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
+    ) -> None:
+        self._partitions = partitions
+        self._max_record_bytes = max_record_bytes
+        self._clock = clock
+        self._topics: dict[str, _Topic] = {}
+        self._groups: dict[str, _Group] = {}
+        self._closed = False
+
+    async def ensure_topics(self, topics: list[TopicSpec]) -> None:
+        for spec in topics:
+            self._topics.setdefault(spec.name, _Topic(spec))
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if self._closed:
+            raise BusError("the bus is closed")
+        target = self._topic(topic)
+        record = Record(
+            topic=topic,
+            partition=(number := partition_of(key_token(key).encode(), target.spec.partitions)),
+            position=len(target.logs[number]),
+            key=key,
+            value=value,
+            headers=dict(headers or {}),
+            timestamp_s=self._clock(),
+        )
+        if record.size_bytes > self._max_record_bytes:
+            raise RecordTooLargeError(topic, record.size_bytes, self._max_record_bytes)
+        target.append(record, event_id, progress)
+        await asyncio.sleep(0)
+
+    async def run(self, subscription: Subscription, handler: Handler) -> None:
+        group = self._groups.setdefault(subscription.group, _Group())
+        topics = [self._topic(name) for name in subscription.topics]
+        progress_topic = None if subscription.progress_topic is None else self._topic(subscription.progress_topic)
+
+        async def open_partition(place: Place) -> _MemoryPartition:
+            return _MemoryPartition(self._topic(place.topic), place.partition, group, progress_topic)
+
+        places = [Place(topic.spec.name, number) for topic in topics for number in range(topic.spec.partitions)]
+        await read_shared(group.join(places), open_partition, handler)
+
+    async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> Feed:
+        return _MemoryFeed([self._topic(name) for name in topics], key)
+
+    async def lag(self, subscription: Subscription) -> int:
+        floors = self._groups.setdefault(subscription.group, _Group()).floors
+        return sum(
+            len(log) - 1 - floors.get(Place(name, number), -1)
+            for name in subscription.topics
+            for number, log in enumerate(self._topic(name).logs)
+        )
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def _topic(self, name: str) -> "_Topic":
+        if name not in self._topics:
+            self._topics[name] = _Topic(TopicSpec(name=name, partitions=self._partitions, retention_s=0))
+        return self._topics[name]
+
+
+class _Topic:
+    def __init__(self, spec: TopicSpec) -> None:
+        self.spec = spec
+        self.logs: list[list[Record]] = [[] for _ in range(spec.partitions)]
+        self.progress: dict[bytes, Progress | None] = {}
+        self.feeds: set[_MemoryFeed] = set()
+        self._grown = [asyncio.Event() for _ in range(spec.partitions)]
+        self._ids: set[str] = set()
+        self._bytes = 0
+
+    def append(self, record: Record, event_id: str, progress: Progress | None) -> None:
+        if event_id in self._ids:
+            return
+        limit = self.spec.max_bytes
+        if limit is not None and self._bytes + record.size_bytes > limit:
+            raise StoreFullError(f"{self.spec.name} holds {self._bytes} bytes, its limit is {limit}")
+        self._ids.add(event_id)
+        self._bytes += record.size_bytes
+        self.logs[record.partition].append(record)
+        self.progress[record.key] = progress
+        self._grown[record.partition].set()
+        for feed in self.feeds:
+            feed.put(record)
+
+    async def read(self, number: int, position: int) -> Record:
+        """The record at `position`, waited for, with its lag as of now."""
+        log = self.logs[number]
+        while len(log) <= position:
+            self._grown[number].clear()
+            await self._grown[number].wait()
+        return msgspec.structs.replace(log[position], lag=len(log) - 1 - position)
+
+
+class _MemoryPartition:
+    def __init__(self, topic: _Topic, number: int, group: "_Group", progress_topic: _Topic | None) -> None:
+        self.topic = topic.spec.name
+        self.number = number
+        self._log = topic
+        self._group = group
+        self._progress_topic = progress_topic
+        self._tracker = PrefixTracker()
+        self._revoked = False
+
+    def ack(self, position: int) -> None:
+        if self._revoked:
+            return
+        floor = self._tracker.ack(position)
+        if floor is not None:
+            self._group.floors[Place(self.topic, self.number)] = floor
+
+    async def progress(self, key: bytes) -> Progress | None:
+        return None if self._progress_topic is None else self._progress_topic.progress.get(key)
+
+    async def records(self) -> AsyncIterator[Record]:
+        position = self._group.floors.get(Place(self.topic, self.number), -1) + 1
+        while True:
+            record = await self._log.read(self.number, position)
+            self._tracker.deliver(position)
+            yield record
+            position += 1
+
+    def revoke(self) -> None:
+        self._revoked = True
+
+    async def close(self) -> None:
+        pass
+
+
+class _Group:
+    """The workers of a group: what each holds, and the floors that they have reached together."""
+
+    def __init__(self) -> None:
+        self.floors: dict[Place, int] = {}
+        self.members: list[_Member] = []
+
+    def join(self, places: list[Place]) -> "_Member":
+        member = _Member(self, places)
+        self.members.append(member)
+        self.share_out()
+        return member
+
+    def share_out(self) -> None:
+        """Partition numbers go round robin; a place moves when its holder has released it."""
+        for index, member in enumerate(self.members):
+            member.wanted = {place for place in member.places if place.partition % len(self.members) == index}
+        for member in self.members:
+            others = {place for other in self.members if other is not member for place in other.reading}
+            held = member.wanted - others
+            member.reading |= held
+            member.hold(frozenset(held))
+
+
+class _Member:
+    def __init__(self, group: _Group, places: list[Place]) -> None:
+        self.places = places
+        self.wanted: set[Place] = set()
+        self.reading: set[Place] = set()
+        self._held: frozenset[Place] = frozenset()
+        self._group = group
+        self._change = asyncio.Event()
+
+    @property
+    def held(self) -> frozenset[Place]:
+        return self._held
+
+    def hold(self, places: frozenset[Place]) -> None:
+        if places != self._held:
+            self._held = places
+            self._change.set()
+
+    async def changed(self) -> None:
+        await self._change.wait()
+        self._change.clear()
+
+    async def release(self, places: set[Place]) -> None:
+        self.reading -= places
+        self._group.share_out()
+
+    async def close(self) -> None:
+        self._group.members.remove(self)
+        self._group.share_out()
+
+
+class _MemoryFeed:
+    def __init__(self, topics: list[_Topic], key: bytes | None) -> None:
+        self._topics = topics
+        self._key = key
+        self._queue: asyncio.Queue[Record | None] = asyncio.Queue(FEED_RECORDS)
+        for topic in topics:
+            topic.feeds.add(self)
+
+    def put(self, record: Record | None) -> None:
+        if record is not None and self._key is not None and record.key != self._key:
+            return
+        if self._queue.full():
+            self._queue.get_nowait()
+        self._queue.put_nowait(record)
+
+    def __aiter__(self) -> "_MemoryFeed":
+        return self
+
+    async def __anext__(self) -> Record:
+        record = await self._queue.get()
+        if record is None:
+            self.put(None)
+            raise StopAsyncIteration
+        return record
+
+    async def close(self) -> None:
+        for topic in self._topics:
+            topic.feeds.discard(self)
+        self.put(None)

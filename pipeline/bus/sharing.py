@@ -1,0 +1,116 @@
+"""How one `Bus.run` reads: a task for each partition that its worker holds, for as long as it holds it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from pipeline.bus.protocol import Handler, Partition, Record
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A partition of a topic. Workers share *numbers*: who holds one reads it of every topic of the subscription."""
+
+    topic: str
+    partition: int
+
+
+class HeldPartition(Partition, Protocol):
+    """A partition as a bus hands it to `read_shared`: the handler's view, and where its records come from."""
+
+    def records(self) -> AsyncIterator[Record]:
+        """Records from the group's floor on, without end."""
+        ...
+
+    def revoke(self) -> None:
+        """From now on `ack` does nothing."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Shares(Protocol):
+    """Which partitions this worker holds. Gives up the ones that it no longer holds only after `release`."""
+
+    @property
+    def held(self) -> frozenset[Place]: ...
+
+    async def changed(self) -> None:
+        """Returns when `held` is not what it was when this was last called."""
+        ...
+
+    async def release(self, places: set[Place]) -> None:
+        """These are no longer read; they had left `held` before."""
+        ...
+
+    async def close(self) -> None:
+        """Give up everything. All readers have ended."""
+        ...
+
+
+async def read_shared(
+    shares: Shares, open_partition: Callable[[Place], Awaitable[HeldPartition]], handler: Handler
+) -> None:
+    """Read what `shares` holds until cancelled. Raises what a handler or a partition raised, when all have stopped."""
+    readers: dict[Place, _Reader] = {}
+    watch = asyncio.create_task(shares.changed())
+    try:
+        while True:
+            held = shares.held
+            for place in held - readers.keys():
+                readers[place] = _Reader(place, open_partition, handler)
+            lost = readers.keys() - held
+            if lost:
+                await _stop([readers.pop(place) for place in lost])
+                await shares.release(set(lost))
+                continue
+            await asyncio.wait(
+                {watch, *(reader.task for reader in readers.values())}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for reader in readers.values():
+                if reader.task.done():
+                    reader.task.result()
+            if watch.done():
+                watch.result()
+                watch = asyncio.create_task(shares.changed())
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await _stop(list(readers.values()))
+        await shares.close()
+
+
+class _Reader:
+    def __init__(
+        self, place: Place, open_partition: Callable[[Place], Awaitable[HeldPartition]], handler: Handler
+    ) -> None:
+        self._partition: HeldPartition | None = None
+        self.task = asyncio.create_task(self._read(place, open_partition, handler), name=f"read {place}")
+
+    def revoke(self) -> None:
+        if self._partition is not None:
+            self._partition.revoke()
+
+    async def _read(
+        self, place: Place, open_partition: Callable[[Place], Awaitable[HeldPartition]], handler: Handler
+    ) -> None:
+        partition = self._partition = await open_partition(place)
+        try:
+            await handler.on_assigned(partition)
+            async for record in partition.records():
+                await handler.on_record(record, partition)
+        finally:
+            partition.revoke()
+            try:
+                await handler.on_revoked(partition)
+            finally:
+                await partition.close()
+
+
+async def _stop(readers: list[_Reader]) -> None:
+    """Stop readers; a failure of one is raised by whoever looks at its task, not here."""
+    for reader in readers:
+        reader.revoke()
+        reader.task.cancel()
+    await asyncio.gather(*(reader.task for reader in readers), return_exceptions=True)

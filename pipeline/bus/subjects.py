@@ -1,0 +1,94 @@
+"""Names on NATS: from topics, partitions and keys to streams, subjects and tokens, and header names both ways.
+
+A subject is `<base>.<partition>.<token>`: the base is the topic with a lane's dot replaced, so that the subjects of
+`calls.audio` (`calls.audio.>`) and of `calls.audio.batch` (`calls.audio_batch.>`) do not overlap; the token is the
+key in base64url without padding, because a key may hold any byte and a subject token may not.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from pipeline.bus.protocol import Progress
+
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
+
+EVENT_ID_HEADER: Final = "Nats-Msg-Id"
+_SEQ_HEADER: Final = "callstream-seq"
+_RELEASED_HEADER: Final = "callstream-released"
+_STATE_HEADER: Final = "callstream-state"
+
+
+def key_token(key: bytes) -> str:
+    """The key as one subject token."""
+    return base64.urlsafe_b64encode(key).decode().rstrip("=")
+
+
+def token_key(token: str) -> bytes:
+    """The inverse; padding is accepted, and a token that is no base64url is the key itself, as bytes."""
+    if _BASE64URL.fullmatch(token):
+        bare = token.rstrip("=")
+        try:
+            return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
+        except binascii.Error:
+            pass
+    return token.encode()
+
+
+def subject_base(topic: str) -> str:
+    """`calls.audio.batch` gives `calls.audio_batch`: two tokens, whatever the topic's lanes."""
+    root, *rest = topic.split(".")
+    return f"{root}.{'_'.join(rest)}" if rest else root
+
+
+def stream_name(topic: str) -> str:
+    """`calls.audio.batch` gives `calls-audio-batch`: stream names have no dots."""
+    return topic.replace(".", "-")
+
+
+def subject(topic: str, partition: int, key: bytes) -> str:
+    return f"{subject_base(topic)}.{partition}.{key_token(key)}"
+
+
+def parse_subject(text: str) -> tuple[int, bytes]:
+    """Partition and key of a stored record's subject."""
+    _, partition, token = text.rsplit(".", 2)
+    return int(partition), token_key(token)
+
+
+def to_wire(headers: Mapping[str, str]) -> dict[str, str]:
+    """CloudEvents attributes as NATS spells them: `ce_id` becomes `ce-id`."""
+    return {f"ce-{name[3:]}" if name.startswith("ce_") else name: text for name, text in headers.items()}
+
+
+def from_wire(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The inverse, without the headers of NATS and of this bus itself. Names of attributes become lower case."""
+    found = {}
+    for name, text in (headers or {}).items():
+        lower = name.lower()
+        if lower.startswith("ce-"):
+            found[f"ce_{lower[3:]}"] = text
+        elif not lower.startswith(("nats-", "callstream-")):
+            found[name] = text
+    return found
+
+
+def progress_to_wire(progress: Progress) -> dict[str, str]:
+    return {
+        _SEQ_HEADER: str(progress.seq),
+        _RELEASED_HEADER: str(progress.released),
+        _STATE_HEADER: base64.b64encode(progress.state).decode(),
+    }
+
+
+def progress_from_wire(headers: Mapping[str, str] | None) -> Progress | None:
+    """What `progress_to_wire` wrote; None for a record without it."""
+    if not headers or _SEQ_HEADER not in headers:
+        return None
+    return Progress(
+        seq=int(headers[_SEQ_HEADER]),
+        released=int(headers[_RELEASED_HEADER]),
+        state=base64.b64decode(headers.get(_STATE_HEADER, "")),
+    )
