@@ -129,11 +129,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _about("Port on 127.0.0.1 for Prometheus; 0 takes a free one", "a port number or off", none="off"),
     ] = 0
     log_format: Annotated[
-        Literal["auto", "json", "console"],
-        _about(
-            "Log lines on standard error; auto is console on a terminal and json elsewhere", "auto, json or console"
-        ),
-    ] = "auto"
+        Literal["console", "json"],
+        _about("Log lines on standard error: for people, or one JSON object each", "console or json"),
+    ] = "console"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         _about("The least severe line that is logged", "debug, info, warning or error"),

@@ -1,0 +1,83 @@
+"""Log lines: for people or as JSON, ours and every library's through one handler, each with the call it is about."""
+
+import json
+import logging
+from typing import Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from schemas.calls import DEFAULT_TENANT, CallRef
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+OUR_LOGGER = "callstream"
+"""Our loggers are below this name (`callstream.runner`) and follow the level; others must be louder by one step."""
+
+_LIBRARY_LEVEL: dict[LogLevel, int] = {
+    "debug": logging.INFO,
+    "info": logging.WARNING,
+    "warning": logging.ERROR,
+    "error": logging.ERROR,
+}
+
+
+def configure(log_format: LogFormat, level: LogLevel, stream: TextIO) -> None:
+    """Send all logging of this process to `stream`. Called once, by the command line; again replaces the former.
+
+    Warnings of Python's `warnings` module are logged too, as `py.warnings`.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(log_format, stream)],
+        )
+    )
+    root = logging.getLogger()
+    for former in list(root.handlers):
+        root.removeHandler(former)
+    root.addHandler(handler)
+    root.setLevel(_LIBRARY_LEVEL[level])
+    logging.getLogger(OUR_LOGGER).setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+def bind_call(call: CallRef, *, stage: str, event_id: str | None = None, trace_id: str | None = None) -> None:
+    """Put the call, stage and event on every line that this task (and the tasks it starts) logs from now on."""
+    bound = {"call_id": call.call_id, "stage": stage, "event_id": event_id, "trace_id": trace_id}
+    if call.tenant != DEFAULT_TENANT:
+        bound["tenant"] = call.tenant
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**{name: value for name, value in bound.items() if value is not None})
+
+
+def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
+    if log_format == "json":
+        return [structlog.processors.format_exc_info, _json_line]
+    colours = stream.isatty()
+    return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """One line of ASCII. The standard library's encoder, because it also takes file names that are not UTF-8."""
+    return json.dumps({"timestamp": event.pop("timestamp"), "event": event.pop("event"), **event}, default=repr)

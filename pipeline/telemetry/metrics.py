@@ -1,0 +1,103 @@
+"""Prometheus metrics of one process, on a registry of their own."""
+
+from importlib.metadata import version
+from platform import python_version
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+
+from schemas.segments import Segment
+from schemas.transcripts import TranscriptCompleted
+from schemas.utterances import CallClosed, CallOpened, Utterance
+
+_FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+"""A broker's answer: a millisecond when it is well, seconds when it restarts."""
+_WORK_S = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0)
+"""A stage's work on a record: microseconds to cut audio, seconds to transcribe, a minute to summarize."""
+_WAIT_S = (0.01, 0.05, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
+"""Waiting: below 3 s a live call feels live; backfill waits for hours."""
+
+
+class Metrics:
+    """All metrics, as attributes; label values are given in the order of the labels named here."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Info("callstream_build", "Version of callstream and of Python", registry=registry).info(
+            {"version": version("callstream"), "python": python_version()}
+        )
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"callstream_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"callstream_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"callstream_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.records_in = counter("records_in", "Records read, repeats included", "stage", "topic")
+        self.records_out = counter("records_out", "Records published", "stage", "topic")
+        self.record_bytes = counter("record_bytes", "Bytes of the records read", "stage", "topic")
+        self.dead_letters = counter("dead_letters", "Records that the stage could not use", "stage", "error")
+        self.stage_restarts = counter("stage_restarts", "Times that the stage began again from its floor", "stage")
+        self.publish_retries = counter("publish_retries", "Publishes refused by a full store and repeated", "topic")
+        self.calls_opened = counter("calls_opened", "Calls whose start was read")
+        self.calls_completed = counter("calls_completed", "Transcripts completed, a reopened call's again")
+        self.audio_seconds = counter("audio_seconds", "Length of the calls that have ended, a reopened one's again")
+        self.speech_seconds = counter("speech_seconds", "Speech in the utterances cut, all channels'")
+        self.utterances = counter("utterances", "Utterances cut", "cut")
+        self.words = counter("words", "Words transcribed")
+        self.guard_drops = counter("guard_drops", "Texts dropped as invented", "guard")
+
+        self.inflight_bytes = gauge("inflight_bytes", "Bytes of the records in work", "stage")
+        self.queue_depth = gauge("queue_depth", "Records not acknowledged yet", "stage")
+        self.model_load_seconds = gauge("model_load_seconds", "How long the model took to load", "model")
+
+        self.publish_seconds = histogram("publish_seconds", "Until the bus had stored a record", _FAST_S, "topic")
+        self.stage_seconds = histogram("stage_seconds", "Work on a record, its publishing included", _WORK_S, "stage")
+        self.queue_seconds = histogram("queue_seconds", "From stored to read, of each record", _WAIT_S, "stage")
+        self.end_to_end_seconds = histogram(
+            "end_to_end_seconds", "From when the bus stored the audio to when what rests on it was", _WAIT_S, "topic"
+        )
+
+    def count(self, stage: str, record: object) -> None:
+        """Count what `stage` has published, from the record itself; what stages only forward is not counted again."""
+        if stage == "separate":
+            self._count_separated(record)
+        elif isinstance(record, Segment):
+            self.words.inc(len(record.words))
+            if record.guard is not None:
+                self.guard_drops.labels(record.guard).inc()
+        elif isinstance(record, TranscriptCompleted) and record.part == record.parts:
+            self.calls_completed.inc()
+
+    def _count_separated(self, record: object) -> None:
+        if isinstance(record, CallOpened):
+            self.calls_opened.inc()
+        elif isinstance(record, Utterance):
+            self.utterances.labels(record.cut).inc()
+            self.speech_seconds.inc(sum(end_s - start_s for start_s, end_s in record.voiced))
+        elif isinstance(record, CallClosed):
+            self.audio_seconds.inc(record.duration_s)
+
+
+class MetricsServer:
+    """Serves `/metrics` on 127.0.0.1 from a thread until `stop`. Raises OSError where the port is taken."""
+
+    def __init__(self, metrics: Metrics, port: int) -> None:
+        self._server: WSGIServer
+        self._thread: Thread
+        self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
+        self.port = self._server.server_port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/metrics"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
