@@ -1,0 +1,285 @@
+"""The merge stage: one call's segments in, its turns and completed transcript out, numbered 0, 1, 2, ….
+
+Pure: the outputs depend on the inputs and their order alone. Until a call is complete its checkpoint is empty and
+releases nothing: its inputs are small, they are all replayed after a crash, and the runner drops the outputs that the
+bus has. The checkpoint of a completed call releases everything, and stays the checkpoint until the next completion
+should the call be reopened. Where the end was provisional (the idle limit) it holds all that a later revision needs;
+where it was not, only what recognizes repeats.
+"""
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.segments import Segment, SegmentRecord
+from schemas.status import JOB_TYPE, JobState, JobStatus
+from schemas.topics import STATUS, TRANSCRIPTS
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
+from schemas.utterances import CallClosed, CallOpened, CallProgress
+from stages.errors import RejectedInput
+from stages.merge.metrics import call_metrics
+from stages.merge.ordering import Ordering, Piece
+from stages.merge.turns import TurnBuilder
+from stages.protocol import CallProcessor, Checkpoint, Event, Output
+
+PART_BYTES: Final = 700_000
+"""The most JSON in one part of a completed transcript, less what its checkpoint takes beside it."""
+
+UNDETERMINED: Final = "und"
+"""ISO 639-2 for a language that is not known."""
+
+
+class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
+    """A call in the merge stage, without the pieces and the turn still in work: all there is once it is complete.
+
+    `taken` is the number of the last input, `numbered` that of the next output, `revision` that of the next
+    completed transcript. `complete` says that nothing came since the last one, `over` that nothing may come.
+    `voiced` are the detected stretches of speech per channel in seconds.
+    """
+
+    opened: CallOpened | None = None
+    taken: int = -1
+    numbered: int = 0
+    revision: int = 1
+    complete: bool = False
+    over: bool = False
+    heard_s: list[float] = []
+    turns: list[Turn] = []
+    voiced: list[list[tuple[float, float]]] = []
+    segments: int = 0
+    words: int = 0
+    empty: int = 0
+    guards: dict[str, int] = {}
+    languages: dict[str, int] = {}
+
+
+class MergeStage:
+    """Opens the processors of calls."""
+
+    def __init__(self, name: str = "merge", topic: str = TRANSCRIPTS) -> None:
+        self.name = name
+        self.topic = topic
+
+    def open(self, call: CallRef, state: bytes | None) -> CallProcessor[SegmentRecord]:
+        """Raises msgspec.DecodeError or zlib.error for a state that this stage did not write."""
+        return MergeProcessor(call, state, topic=self.topic)
+
+
+class MergeProcessor:
+    """Merges one call."""
+
+    def __init__(self, call: CallRef, state: bytes | None, *, topic: str) -> None:
+        self._call = call
+        self._topic = topic
+        self._state = msgspec.msgpack.decode(zlib.decompress(state), type=MergeState) if state else MergeState()
+        self._checkpoint = Checkpoint(state=state or b"", released=self._state.taken + 1)
+        self._ordering = Ordering(0)
+        self._builder = TurnBuilder(call, [])
+        if self._state.opened is not None:
+            self._prepare(self._state.opened)
+
+    @property
+    def finished(self) -> bool:
+        return self._state.complete
+
+    def checkpoint(self) -> Checkpoint:
+        """The state at the last completion: the inputs since then are replayed on top of it."""
+        return self._checkpoint
+
+    async def submit(self, record: SegmentRecord, event: Event) -> AsyncIterator[Output]:
+        """Raises RejectedInput for records before the call was opened or after it is over, or that do not fit it."""
+        if event.seq <= self._state.taken:
+            return
+        self._check(record)
+        self._state.taken = event.seq
+        for output in self._outputs(record, event):
+            yield output
+
+    def _outputs(self, record: SegmentRecord, event: Event) -> Iterator[Output]:
+        state = self._state
+        if isinstance(record, CallOpened):
+            state.opened = record
+            state.heard_s = [0.0] * len(record.channels)
+            state.voiced = [[] for _ in record.channels]
+            self._prepare(record)
+            yield self._job("started", {"channels": len(record.channels)}, event)
+            return
+        if isinstance(record, CallClosed):
+            yield from self._complete(record, event)
+            return
+        state.complete = False
+        if isinstance(record, Segment):
+            self._add(record)
+        else:
+            for channel, heard_to_s in enumerate(record.heard_to_s):
+                self._ordering.heard(channel, heard_to_s)
+        yield from map(self._turn_output, self._turns(self._ordering.take()))
+
+    def _prepare(self, opened: CallOpened) -> None:
+        self._ordering = Ordering(len(opened.channels), self._state.heard_s)
+        self._builder = TurnBuilder(self._call, [channel.role for channel in opened.channels])
+
+    def _check(self, record: SegmentRecord) -> None:
+        opened = self._state.opened
+        if isinstance(record, CallOpened):
+            if opened is not None:
+                raise RejectedInput("the call is opened a second time")
+            if not record.channels:
+                raise RejectedInput("the call has no channels")
+            return
+        if opened is None:
+            raise RejectedInput("the call was not opened")
+        if self._state.over:
+            raise RejectedInput("the call is over")
+        n_channels = len(opened.channels)
+        if isinstance(record, CallProgress) and len(record.heard_to_s) != n_channels:
+            raise RejectedInput(f"progress of {len(record.heard_to_s)} channels in a call of {n_channels}")
+        if isinstance(record, Segment) and not 0 <= record.channel < n_channels:
+            raise RejectedInput(f"a segment of channel {record.channel} in a call of {n_channels} channels")
+        if not all(map(math.isfinite, _times_s(record))):
+            raise RejectedInput("a time is not a finite number")
+
+    def _add(self, segment: Segment) -> None:
+        state = self._state
+        state.segments += 1
+        if segment.guard is not None or not segment.text.strip():
+            state.empty += 1
+            if segment.guard is not None:
+                state.guards[segment.guard] = state.guards.get(segment.guard, 0) + 1
+            self._ordering.heard(segment.channel, segment.start_s)
+            return
+        state.voiced[segment.channel].extend(segment.voiced)
+        n_words = len(segment.words) or len(segment.text.split())
+        state.words += n_words
+        state.languages[segment.language] = state.languages.get(segment.language, 0) + n_words
+        self._ordering.add(segment)
+
+    def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
+        """The turns that `pieces`, and the time heard so far, close."""
+        revision = self._state.revision
+        for piece in pieces:
+            closed = self._builder.add(piece, revision=revision)
+            if closed is not None:
+                yield closed
+        if self._builder.channel is not None:
+            settled = self._builder.settle(self._ordering.next_start_s(self._builder.channel), revision=revision)
+            if settled is not None:
+                yield settled
+
+    def _turn_output(self, turn: Turn) -> Output:
+        self._state.turns.append(turn)
+        return self._numbered(turn, TURN_TYPE)
+
+    def _numbered(self, record: Turn | TranscriptCompleted, event_type: str) -> Output:
+        seq = self._state.numbered
+        self._state.numbered += 1
+        event_id = f"{self._call.tenant}/{self._call.call_id}/merge.1/{seq}"
+        return Output(topic=self._topic, record=record, event_id=event_id, event_type=event_type, seq=seq)
+
+    def _complete(self, closed: CallClosed, event: Event) -> Iterator[Output]:
+        state, opened = self._state, self._state.opened
+        assert opened is not None
+        last = [*self._turns(self._ordering.drain())]
+        remaining = self._builder.close(revision=state.revision)
+        if remaining is not None:
+            last.append(remaining)
+        detail = {
+            "revision": closed.revision,
+            "provisional": closed.provisional,
+            "turns": len(state.turns) + len(last),
+            "words": state.words,
+            "segments": state.segments,
+            "utterances": closed.utterances,
+            "empty": state.empty,
+            "guards": dict(state.guards),
+        }
+        yield self._job("completed", detail, event)
+        yield from map(self._turn_output, last)
+        state.heard_s = self._ordering.heard_s
+        state.revision = closed.revision + 1
+        transcript = self._transcript(closed, opened)
+        state.complete, state.over = True, not closed.provisional
+        if state.over:
+            state.turns, state.voiced = [], [[] for _ in opened.channels]
+        batches = self._batches(transcript)
+        for part, turns in enumerate(batches, start=1):
+            record = msgspec.structs.replace(transcript, part=part, parts=len(batches), turns=turns)
+            yield self._numbered(record, COMPLETED_TYPE)
+        self._checkpoint = Checkpoint(state=self._packed(), released=state.taken + 1)
+
+    def _transcript(self, closed: CallClosed, opened: CallOpened) -> TranscriptCompleted:
+        state = self._state
+        turns = sorted(state.turns, key=lambda turn: turn.start_s)
+        n_turns = Counter(turn.channel for turn in turns)
+        n_words: Counter[int] = Counter()
+        for turn in turns:
+            n_words[turn.channel] += len(turn.words) or len(turn.text.split())
+        indexes = range(len(opened.channels))
+        return TranscriptCompleted(
+            tenant=self._call.tenant,
+            call_id=self._call.call_id,
+            revision=closed.revision,
+            part=1,
+            parts=1,
+            duration_s=closed.duration_s,
+            channels=opened.channels,
+            turns=turns,
+            metrics=call_metrics(
+                duration_s=closed.duration_s,
+                channels=opened.channels,
+                voiced=state.voiced,
+                turns=[n_turns[index] for index in indexes],
+                words=[n_words[index] for index in indexes],
+            ),
+            gaps=closed.gaps,
+            language=opened.language or max(state.languages, key=state.languages.__getitem__, default=UNDETERMINED),
+            utterances=closed.utterances,
+            provisional=closed.provisional,
+        )
+
+    def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:
+        """The turns of each part: in a record that, with its checkpoint beside it in base64, every bus takes."""
+        room = PART_BYTES - 4 * len(self._packed()) // 3
+        room -= len(msgspec.json.encode(msgspec.structs.replace(transcript, turns=[])))
+        batches: list[list[Turn]] = [[]]
+        used = 0
+        for turn in transcript.turns:
+            size = len(msgspec.json.encode(turn)) + 1
+            if batches[-1] and used + size > room:
+                batches.append([])
+                used = 0
+            batches[-1].append(turn)
+            used += size
+        return batches
+
+    def _packed(self) -> bytes:
+        return zlib.compress(msgspec.msgpack.encode(self._state), 6)
+
+    def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:
+        return Output(
+            topic=STATUS,
+            record=JobStatus(
+                tenant=self._call.tenant,
+                call_id=self._call.call_id,
+                job="merge",
+                status=status,
+                detail=detail,
+                at=event.timestamp_s,
+            ),
+            event_id=f"{self._call.tenant}/{self._call.call_id}/merge.1/{status}/{event.seq}",
+            event_type=JOB_TYPE,
+        )
+
+
+def _times_s(record: Segment | CallProgress | CallClosed) -> list[float]:
+    if isinstance(record, CallProgress):
+        return record.heard_to_s
+    if isinstance(record, CallClosed):
+        return [record.duration_s]
+    words = [time_s for word in record.words for time_s in (word.start_s, word.end_s)]
+    return [record.start_s, record.end_s, *words, *(time_s for span in record.voiced for time_s in span)]

@@ -1,0 +1,70 @@
+"""Joins the ordered pieces of a call into turns: what one speaker says until another takes over."""
+
+from typing import Final
+
+from schemas.calls import CallRef
+from schemas.transcripts import Turn
+from stages.merge.ordering import Piece
+
+PAUSE_LIMIT_S: Final = 2.0
+"""A speaker who goes on after a longer pause begins a new turn."""
+
+MAX_TURN_WORDS: Final = 1_000
+"""A longer monologue is continued in a new turn, so that a turn stays far below the size of a record."""
+
+
+class TurnBuilder:
+    """The turn that is being spoken. `roles[channel]` is the speaker's name."""
+
+    def __init__(self, call: CallRef, roles: list[str]) -> None:
+        self._call = call
+        self._roles = roles
+        self._pieces: list[Piece] = []
+        self._end_s = 0.0
+        self._n_words = 0
+
+    @property
+    def channel(self) -> int | None:
+        """The channel of the open turn."""
+        return self._pieces[0].channel if self._pieces else None
+
+    def add(self, piece: Piece, *, revision: int) -> Turn | None:
+        """Take the next piece in order; returns the turn that it closes, if any."""
+        closed = None if self._continues(piece) else self.close(revision=revision)
+        self._end_s = max(self._end_s, piece.end_s) if self._pieces else piece.end_s
+        self._n_words += len(piece.words)
+        self._pieces.append(piece)
+        return closed
+
+    def settle(self, next_start_s: float, *, revision: int) -> Turn | None:
+        """Close the open turn if its channel's next piece, not before `next_start_s`, comes too late to continue it."""
+        return self.close(revision=revision) if next_start_s - self._end_s > PAUSE_LIMIT_S else None
+
+    def close(self, *, revision: int) -> Turn | None:
+        """The open turn, if there is one, as it will be published."""
+        if not self._pieces:
+            return None
+        pieces, first = self._pieces, self._pieces[0]
+        turn = Turn(
+            tenant=self._call.tenant,
+            call_id=self._call.call_id,
+            turn_id=str(self._call.derived_id("turn", first.segment_id, first.first_word)),
+            revision=revision,
+            speaker=self._roles[first.channel],
+            channel=first.channel,
+            start_s=first.words[0].start_s if first.words else first.start_s,
+            end_s=self._end_s,
+            text=" ".join(piece.text for piece in pieces if piece.text),
+            words=[word for piece in pieces for word in piece.words],
+            segment_ids=list(dict.fromkeys(piece.segment_id for piece in pieces)),
+            language=first.language,
+        )
+        self._pieces, self._end_s, self._n_words = [], 0.0, 0
+        return turn
+
+    def _continues(self, piece: Piece) -> bool:
+        return (
+            piece.channel == self.channel
+            and piece.start_s - self._end_s <= PAUSE_LIMIT_S
+            and self._n_words + len(piece.words) <= MAX_TURN_WORDS
+        )

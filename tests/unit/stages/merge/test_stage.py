@@ -1,0 +1,336 @@
+"""The merge stage on made-up calls: turns, completed transcripts, revisions, replay."""
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.segments import Segment, SegmentRecord
+from schemas.status import JobStatus
+from schemas.topics import STATUS, TRANSCRIPTS
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
+from stages.errors import RejectedInput
+from stages.merge.stage import PART_BYTES, MergeStage
+from tests.unit.stages.merge.scripted import (
+    CALL,
+    closed,
+    feed,
+    merge,
+    merge_with_crashes,
+    numbered,
+    on_bus,
+    opened,
+    progress,
+    segment,
+    transcripts_of,
+    turns_of,
+)
+
+TWO = opened("agent", "customer")
+
+
+@st.composite
+def channel_segments(draw: st.DrawFn, channel: int, prefix: str = "") -> list[Segment]:
+    """Segments of one channel in time order, some without text, with pauses and words of many lengths."""
+    at_s = 0.0
+    segments = []
+    for index in range(draw(st.integers(0, 6))):
+        at_s += draw(st.integers(0, 40)) / 10
+        n_words = draw(st.integers(0, 9))
+        text = " ".join(f"{prefix}{channel}.{index}.{word}" for word in range(n_words))
+        guard = None if text else draw(st.sampled_from([None, "no_speech"]))
+        made = segment(
+            f"s{prefix}{channel}-{index}", channel, at_s, text, word_s=draw(st.integers(1, 8)) / 10, guard=guard
+        )
+        segments.append(made)
+        at_s = made.end_s
+    return segments
+
+
+def interleaved(channels: list[list[Segment]], seed: int, duration_s: float) -> list[SegmentRecord]:
+    """The channels' segments in some order that the bus may carry them in, with true progress records between."""
+    chance = random.Random(seed)
+    waiting = [list(segments) for segments in channels]
+    records: list[SegmentRecord] = []
+    while any(waiting):
+        waiting_now = [segments for segments in waiting if segments]
+        records.append(chance.choice(waiting_now).pop(0))
+        if chance.random() < 0.5:
+            heard = [segments[0].start_s if segments else duration_s for segments in waiting]
+            records.append(progress(*(chance.uniform(0, to_s) for to_s in heard)))
+    return records
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> list[SegmentRecord]:
+    n_channels = draw(st.integers(1, 3))
+    channels = [draw(channel_segments(channel)) for channel in range(n_channels)]
+    duration_s = max([made.end_s for segments in channels for made in segments], default=0.0) + 1.0
+    records = interleaved(channels, draw(st.integers(0, 2**32)), duration_s)
+    roles = ["agent", "customer", "supervisor"][:n_channels]
+    return [opened(*roles), *records, closed(duration_s, utterances=sum(map(len, channels)))]
+
+
+@st.composite
+def reopened_calls(draw: st.DrawFn) -> list[SegmentRecord]:
+    """A call that the idle limit ended, and that went on later."""
+    first = [draw(channel_segments(channel)) for channel in range(2)]
+    paused_s = max([made.end_s for segments in first for made in segments], default=0.0) + 1.0
+    second = [
+        [
+            segment(made.segment_id, made.channel, made.start_s + paused_s, made.text, guard=made.guard)
+            for made in draw(channel_segments(channel, "later-"))
+        ]
+        for channel in range(2)
+    ]
+    for segments in second:
+        for earlier, later in zip(segments, segments[1:], strict=False):
+            if later.start_s < earlier.end_s:
+                segments.remove(later)
+                break
+    return [
+        TWO,
+        *interleaved(first, draw(st.integers(0, 2**32)), paused_s),
+        closed(paused_s, provisional=True),
+        *interleaved(second, draw(st.integers(0, 2**32)), paused_s + 100.0),
+        closed(paused_s + 100.0, revision=2),
+    ]
+
+
+def words_of(records: list[SegmentRecord]) -> list[str]:
+    return [word.text for record in records if isinstance(record, Segment) for word in record.words]
+
+
+def test_a_conversation_becomes_turns_in_the_order_of_who_began_to_speak() -> None:
+    outputs = merge(
+        [
+            TWO,
+            segment("a1", 0, 0.0, "good morning"),
+            segment("a2", 0, 1.5, "how can I help"),
+            segment("c1", 1, 4.0, "my phone is broken"),
+            segment("a3", 0, 7.0, "I am sorry"),
+            closed(10.0, utterances=4),
+        ]
+    )
+    assert [(turn.speaker, turn.text) for turn in turns_of(outputs)] == [
+        ("agent", "good morning how can I help"),
+        ("customer", "my phone is broken"),
+        ("agent", "I am sorry"),
+    ]
+    assert turns_of(outputs)[0].segment_ids == ["a1", "a2"]
+    assert (turns_of(outputs)[0].start_s, turns_of(outputs)[0].end_s) == (0.0, 3.5)
+
+
+def test_outputs_are_numbered_typed_and_named_by_call_stage_and_number() -> None:
+    outputs = on_bus(merge([TWO, segment("a1", 0, 0.0, "hello"), closed(2.0)]))
+    assert [(output.topic, output.seq, output.event_id, output.event_type) for output in outputs] == [
+        (TRANSCRIPTS, 0, "default/call-1/merge.1/0", TURN_TYPE),
+        (TRANSCRIPTS, 1, "default/call-1/merge.1/1", COMPLETED_TYPE),
+    ]
+
+
+def test_the_ledger_says_what_was_merged_before_the_transcript_is_out() -> None:
+    outputs = merge(
+        [
+            TWO,
+            segment("a1", 0, 0.0, "hello there"),
+            segment("c1", 1, 3.0, "", guard="no_speech"),
+            segment("c2", 1, 5.0, ""),
+            closed(9.0, utterances=3),
+        ]
+    )
+    jobs = [output for output in outputs if isinstance(output.record, JobStatus)]
+    assert [(job.topic, job.seq, job.record.status) for job in jobs if isinstance(job.record, JobStatus)] == [
+        (STATUS, None, "started"),
+        (STATUS, None, "completed"),
+    ]
+    completed = jobs[1].record
+    assert isinstance(completed, JobStatus)
+    assert completed.detail == {
+        "revision": 1,
+        "provisional": False,
+        "turns": 1,
+        "words": 2,
+        "segments": 3,
+        "utterances": 3,
+        "empty": 2,
+        "guards": {"no_speech": 1},
+    }
+    assert completed.at == 1_700_000_004.0
+    assert outputs.index(jobs[1]) < outputs.index(on_bus(outputs)[0])
+
+
+def test_a_turn_settles_during_the_call_once_its_speaker_has_paused_for_long_enough() -> None:
+    processor = MergeStage().open(CALL, None)
+    records = numbered(
+        [TWO, segment("a1", 0, 0.0, "hello there"), progress(3.0, 3.0), progress(3.1, 0.5), progress(3.1, 3.1)]
+    )
+    published = [len(turns_of(feed(processor, record))) for record in records]
+    assert published == [0, 0, 0, 1, 0]
+
+
+def test_nothing_is_published_that_another_channel_could_still_change() -> None:
+    processor = MergeStage().open(CALL, None)
+    records = numbered([TWO, segment("a1", 0, 1.0, "one two three"), progress(60.0, 1.9), progress(60.0, 2.1)])
+    published = [len(turns_of(feed(processor, record))) for record in records]
+    assert published == [0, 0, 0, 1]
+
+
+def test_a_mono_call_needs_no_other_channel() -> None:
+    outputs = merge([opened("caller"), segment("m1", 0, 0.0, "hello"), segment("m2", 0, 9.0, "again"), closed(12.0)])
+    assert [turn.speaker for turn in turns_of(outputs)] == ["caller", "caller"]
+    assert transcripts_of(outputs)[0].metrics.overlap_s == 0.0
+
+
+def test_a_call_without_speech_completes_with_no_turns() -> None:
+    transcript = transcripts_of(merge([TWO, closed(0.0)]))[0]
+    assert transcript.turns == []
+    assert transcript.language == "und"
+    assert transcript.metrics.silence_s == 0.0
+
+
+def test_guarded_segments_count_as_silence_in_the_metrics() -> None:
+    transcript = transcripts_of(merge([TWO, segment("a1", 0, 1.0, "", guard="phrase"), closed(5.0)]))[0]
+    assert transcript.metrics.silence_s == 5.0
+
+
+def test_the_language_is_the_producers_else_that_of_most_words() -> None:
+    spoken = [segment("a1", 0, 0.0, "ja"), segment("a2", 0, 3.0, "one two", language="en")]
+    spoken[0] = msgspec.structs.replace(spoken[0], language="de")
+    assert transcripts_of(merge([TWO, *spoken, closed(9.0)]))[0].language == "en"
+    named = opened("agent", "customer", language="fr")
+    assert transcripts_of(merge([named, *spoken, closed(9.0)]))[0].language == "fr"
+
+
+def test_a_long_transcript_comes_in_parts_that_each_fit_a_record() -> None:
+    n_turns = 1_500
+    spoken = [segment(f"s{index}", index % 2, index * 4.0, "word " * 7 + "end", word_s=0.1) for index in range(n_turns)]
+    processor = MergeStage().open(CALL, None)
+    inputs = numbered([TWO, *spoken, closed(n_turns * 4.0, provisional=True)])
+    outputs = [output for record in inputs for output in feed(processor, record)]
+    parts = transcripts_of(outputs)
+    assert len(parts) > 1
+    assert [(part.part, part.parts) for part in parts] == [(index + 1, len(parts)) for index in range(len(parts))]
+    assert [turn for part in parts for turn in part.turns] == turns_of(outputs)
+    beside = 4 * len(processor.checkpoint().state) // 3
+    assert max(len(msgspec.json.encode(part)) for part in parts) + beside <= PART_BYTES
+    assert all(part.metrics == parts[0].metrics for part in parts)
+
+
+def test_an_endless_monologue_is_split_before_its_turn_outgrows_a_record() -> None:
+    spoken = [segment(f"s{index}", 0, index * 2.0, "word " * 19 + "end", word_s=0.1) for index in range(600)]
+    turns = turns_of(merge([opened("caller"), *spoken, closed(1200.0)]))
+    assert [len(turn.words) for turn in turns] == [1000] * 12
+
+
+def test_a_reopened_call_gives_a_second_transcript_with_everything() -> None:
+    outputs = merge(
+        [
+            TWO,
+            segment("a1", 0, 0.0, "are you there"),
+            closed(30.0, provisional=True),
+            segment("c1", 1, 31.0, "yes sorry"),
+            closed(40.0, revision=2),
+        ]
+    )
+    first, second = transcripts_of(outputs)
+    assert [(turn.text, turn.revision) for turn in first.turns] == [("are you there", 1)]
+    assert [(turn.text, turn.revision) for turn in second.turns] == [("are you there", 1), ("yes sorry", 2)]
+    assert (first.revision, first.provisional, second.revision, second.provisional) == (1, True, 2, False)
+    assert second.metrics.channels[0].talk_s == 1.5
+
+
+def test_a_call_is_finished_from_its_completion_until_it_goes_on() -> None:
+    processor = MergeStage().open(CALL, None)
+    records = numbered([TWO, closed(5.0, provisional=True), progress(6.0, 6.0), closed(7.0, revision=2)])
+    finished = []
+    for record in records:
+        feed(processor, record)
+        finished.append(processor.finished)
+    assert finished == [False, True, False, True]
+
+
+def test_an_open_call_releases_nothing_and_a_complete_one_everything() -> None:
+    processor = MergeStage().open(CALL, None)
+    released = []
+    for record in numbered([TWO, segment("a1", 0, 0.0, "hello"), closed(5.0)]):
+        feed(processor, record)
+        released.append(processor.checkpoint().released)
+    assert released == [0, 0, 3]
+    assert len(processor.checkpoint().state) < 500
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        ([segment("a1", 0, 0.0, "hello")], "not opened"),
+        ([TWO, TWO], "second time"),
+        ([opened()], "no channels"),
+        ([TWO, segment("a1", 2, 0.0, "hello")], "channel 2"),
+        ([TWO, progress(1.0)], "progress of 1"),
+        ([TWO, progress(1.0, float("nan"))], "finite"),
+        ([TWO, closed(1.0), segment("a1", 0, 0.0, "hello")], "over"),
+    ],
+)
+def test_input_that_does_not_fit_the_call_is_rejected_and_changes_nothing(
+    records: list[SegmentRecord], reason: str
+) -> None:
+    processor = MergeStage().open(CALL, None)
+    *good, bad = numbered(records)
+    for record in good:
+        feed(processor, record)
+    before = processor.checkpoint()
+    with pytest.raises(RejectedInput, match=reason):
+        feed(processor, bad)
+    assert processor.checkpoint() == before
+
+
+@given(calls())
+def test_every_word_is_in_one_turn_and_the_transcript_has_the_turns_that_were_published(
+    records: list[SegmentRecord],
+) -> None:
+    outputs = merge(records)
+    transcript = transcripts_of(outputs)[-1]
+    assert transcript.turns == turns_of(outputs)
+    assert sorted(word.text for turn in transcript.turns for word in turn.words) == sorted(words_of(records))
+    assert sorted(word for turn in transcript.turns for word in turn.text.split()) == sorted(words_of(records))
+    for channel in range(len(transcript.channels)):
+        spoken = [word.text for turn in transcript.turns if turn.channel == channel for word in turn.words]
+        own = [record for record in records if isinstance(record, Segment) and record.channel == channel]
+        assert spoken == words_of(list(own))
+    starts_s = [turn.start_s for turn in transcript.turns]
+    assert starts_s == sorted(starts_s)
+    assert len({turn.turn_id for turn in transcript.turns}) == len(transcript.turns)
+
+
+@given(calls(), st.integers(0, 2**32))
+def test_the_turns_do_not_depend_on_how_the_channels_were_interleaved(records: list[SegmentRecord], seed: int) -> None:
+    first, *_, last = records
+    n_channels = len(first.channels) if hasattr(first, "channels") else 0
+    channels = [
+        [record for record in records if isinstance(record, Segment) and record.channel == channel]
+        for channel in range(n_channels)
+    ]
+    again = [first, *interleaved(channels, seed, 1000.0), last]
+    assert turns_of(merge(again)) == turns_of(merge(records))
+
+
+@given(st.one_of(calls(), reopened_calls()), st.data())
+def test_a_crash_anywhere_changes_no_numbered_output(records: list[SegmentRecord], data: st.DataObject) -> None:
+    whole = [msgspec.json.encode(output.record) for output in on_bus(merge(records))]
+    places = st.tuples(st.integers(0, len(records) - 1), st.integers(0, 3))
+    crashes = sorted(data.draw(st.lists(places, max_size=4)))
+    assert [msgspec.json.encode(output.record) for output in merge_with_crashes(records, crashes)] == whole
+
+
+@given(calls())
+def test_repeats_give_nothing(records: list[SegmentRecord]) -> None:
+    processor = MergeStage().open(CALL, None)
+    taken: list[SegmentRecord] = []
+    for record in numbered(records):
+        feed(processor, record)
+        taken.append(record)
+        for repeat in taken:
+            assert feed(processor, repeat) == []
