@@ -1,0 +1,248 @@
+"""What a batch of records changes in the warehouse: pure, so a replay of the same records changes nothing more.
+
+The rules:
+- A completed transcript is authoritative. When all its parts are there, the call's other turns go, and turns or parts
+  of its or an older revision that come again (a replay after a crash) change nothing.
+- A summary replaces one of its kind with a lower record number.
+- A job's ledger row is the later of its entries by their own time, in whatever order they are read.
+"""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.status import JOB_TYPE, JobStatus
+from schemas.summaries import Summary
+from schemas.topics import STATUS
+from schemas.transcripts import TranscriptCompleted, Turn
+from stages.protocol import Output
+from stages.sink import rows
+from stages.sink.rows import (
+    CallMetricsRow,
+    ChannelMetricsRow,
+    GapRow,
+    JobRow,
+    PartRow,
+    SessionRow,
+    SummaryRow,
+    TurnRow,
+)
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """One record as the sink read it. `at_s` is the bus's Unix time of it: the only clock that a replay repeats."""
+
+    call: CallRef
+    record: Turn | TranscriptCompleted | Summary | JobStatus
+    seq: int
+    at_s: float
+
+    @property
+    def at(self) -> datetime:
+        return rows.utc(self.at_s)
+
+
+class Stored(msgspec.Struct):
+    """What the warehouse holds of the batch's calls before it, by id."""
+
+    sessions: dict[uuid.UUID, SessionRow] = {}
+    parts: dict[uuid.UUID, PartRow] = {}
+    summaries: dict[uuid.UUID, SummaryRow] = {}
+    jobs: dict[uuid.UUID, JobRow] = {}
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """For a call whose transcript was completed: the ids that stay. Its other rows in these tables go."""
+
+    turns: set[uuid.UUID]
+    parts: set[uuid.UUID]
+    channels: set[uuid.UUID]
+    gaps: set[uuid.UUID]
+
+
+class Changes(msgspec.Struct):
+    """Rows to write, by id, and what to remove before (`kept`, by session id)."""
+
+    sessions: dict[uuid.UUID, SessionRow] = {}
+    turns: dict[uuid.UUID, TurnRow] = {}
+    parts: dict[uuid.UUID, PartRow] = {}
+    summaries: dict[uuid.UUID, SummaryRow] = {}
+    jobs: dict[uuid.UUID, JobRow] = {}
+    call_metrics: dict[uuid.UUID, CallMetricsRow] = {}
+    channel_metrics: dict[uuid.UUID, ChannelMetricsRow] = {}
+    gaps: dict[uuid.UUID, GapRow] = {}
+    kept: dict[uuid.UUID, Kept] = {}
+
+
+class Batch:
+    """Folds arrivals, in the order of their topics, into `changes`, and collects what is to be said after the commit.
+
+    `stored` must hold the rows of every call that arrives; it is not changed.
+    """
+
+    def __init__(self, stored: Stored) -> None:
+        self.changes = Changes()
+        self.outputs: list[Output] = []
+        self._stored = stored
+
+    def add(self, arrival: Arrival) -> None:
+        session = self._session(arrival.call)
+        match arrival.record:
+            case Turn() as turn:
+                self._turn(session, arrival.call, turn)
+            case TranscriptCompleted() as completed:
+                self._part(session, arrival, completed)
+            case Summary() as summary:
+                self._summary(arrival, summary)
+            case JobStatus() as status:
+                self._job(session, arrival.call, status)
+
+    def _session(self, call: CallRef) -> SessionRow:
+        session = self.changes.sessions.get(call.session_id)
+        if session is None:
+            stored = self._stored.sessions.get(call.session_id)
+            session = (
+                msgspec.structs.replace(stored)
+                if stored is not None
+                else SessionRow(id=call.session_id, tenant=call.tenant, call_id=call.call_id)
+            )
+            self.changes.sessions[call.session_id] = session
+        return session
+
+    def _turn(self, session: SessionRow, call: CallRef, turn: Turn) -> None:
+        if session.revision is not None and turn.revision <= session.revision:
+            return
+        row = rows.turn_row(call, turn)
+        self.changes.turns[row.id] = row
+        session.language = session.language or turn.language
+        session.status = "in_progress"
+
+    def _part(self, session: SessionRow, arrival: Arrival, completed: TranscriptCompleted) -> None:
+        if session.revision is not None and completed.revision < session.revision:
+            return
+        call = arrival.call
+        part = rows.part_row(call, completed)
+        self.changes.parts[part.id] = part
+        if session.revision is None or completed.revision > session.revision:
+            for turn in completed.turns:
+                row = rows.turn_row(call, turn)
+                self.changes.turns[row.id] = row
+        parts = self._parts(call, completed)
+        if len(parts) < completed.parts:
+            return
+        kept = {turn_id for one in parts for turn_id in one.turn_ids}
+        newly_complete = completed.revision != session.revision
+        if newly_complete:
+            self._complete(session, arrival, completed, parts, kept)
+        if newly_complete or completed.part == completed.parts:
+            self._say_stored(arrival, "transcript", completed.revision, {"turns": len(kept), "parts": completed.parts})
+
+    def _parts(self, call: CallRef, completed: TranscriptCompleted) -> list[PartRow]:
+        """The parts of the revision that are there, this batch's included."""
+        found = []
+        for number in range(1, completed.parts + 1):
+            part_id = call.derived_id("part", completed.revision, number)
+            part = self.changes.parts.get(part_id) or self._stored.parts.get(part_id)
+            if part is None:
+                break
+            found.append(part)
+        return found
+
+    def _complete(
+        self,
+        session: SessionRow,
+        arrival: Arrival,
+        completed: TranscriptCompleted,
+        parts: list[PartRow],
+        kept: set[uuid.UUID],
+    ) -> None:
+        call, changes = arrival.call, self.changes
+        whole, channels = rows.metrics_rows(call, completed)
+        gaps = rows.gap_rows(call, completed)
+        for part_id in [one.id for one in changes.parts.values() if one.session_id == session.id]:
+            if changes.parts[part_id].revision < completed.revision:
+                del changes.parts[part_id]
+        for turn_id in [one.id for one in changes.turns.values() if one.session_id == session.id]:
+            if turn_id not in kept:
+                del changes.turns[turn_id]
+        changes.call_metrics[whole.id] = whole
+        changes.channel_metrics.update((row.id, row) for row in channels)
+        for gap_id in [one.id for one in changes.gaps.values() if one.session_id == session.id]:
+            del changes.gaps[gap_id]
+        changes.gaps.update((row.id, row) for row in gaps)
+        changes.kept[session.id] = Kept(
+            turns=kept, parts={one.id for one in parts}, channels={r.id for r in channels}, gaps={r.id for r in gaps}
+        )
+        session.status = "completed"
+        session.revision = completed.revision
+        session.duration = completed.duration_s
+        session.language = completed.language or session.language
+        session.provisional = completed.provisional
+        session.processed_at = arrival.at
+        session.channels = len(completed.channels)
+        session.roles = [channel.role for channel in sorted(completed.channels, key=lambda channel: channel.index)]
+
+    def _summary(self, arrival: Arrival, summary: Summary) -> None:
+        row = rows.summary_row(arrival.call, summary, arrival.seq, arrival.at)
+        stored = self.changes.summaries.get(row.id) or self._stored.summaries.get(row.id)
+        if stored is not None and row.seq < stored.seq:
+            return
+        if stored is None or row.seq > stored.seq:
+            self.changes.summaries[row.id] = row
+        if summary.kind == "final":
+            self._say_stored(arrival, "summary", summary.revision, {"method": summary.method, "seq": arrival.seq})
+
+    def _job(self, session: SessionRow, call: CallRef, status: JobStatus) -> None:
+        row = rows.job_row(call, status)
+        stored = self.changes.jobs.get(row.id) or self._stored.jobs.get(row.id)
+        self.changes.jobs[row.id] = row if stored is None else rows.merged_job(stored, row)
+        if status.status == "failed" and status.job in ("separate", "transcribe", "merge"):
+            session.status = "failed" if session.revision is None else session.status
+        if status.job == "separate" and status.status in ("started", "completed"):
+            _describe(session, status)
+
+    def _say_stored(self, arrival: Arrival, what: str, revision: int, figures: dict[str, Any]) -> None:
+        call = arrival.call
+        record = JobStatus(
+            tenant=call.tenant,
+            call_id=call.call_id,
+            job="sink",
+            status="completed",
+            detail={"stored": what, "revision": revision, **figures},
+            at=arrival.at_s,
+        )
+        event_id = f"sink/{call.tenant}/{call.call_id}/{what}/{revision}/{arrival.seq}"
+        self.outputs.append(Output(topic=STATUS, record=record, event_id=event_id, event_type=JOB_TYPE))
+
+
+def _describe(session: SessionRow, status: JobStatus) -> None:
+    """Take over what the separate stage says about the call; figures of the completed transcript stay."""
+    detail = status.detail
+    if status.status == "completed":
+        session.reason = _text(detail.get("reason")) or session.reason
+        if session.revision is None and isinstance(detail.get("duration_s"), int | float):
+            session.duration = float(detail["duration_s"])
+        return
+    at = rows.utc(status.at)
+    session.uploaded_at = min(session.uploaded_at or at, at)
+    metadata = detail.get("metadata")
+    if isinstance(metadata, dict):
+        session.metadata = metadata
+        session.filename = _text(metadata.get("filename")) or session.filename
+    session.encoding = _text(detail.get("encoding")) or session.encoding
+    session.language = session.language or _text(detail.get("language"))
+    if isinstance(detail.get("sample_rate_hz"), int):
+        session.sample_rate = detail["sample_rate_hz"]
+    if session.revision is None:
+        channels, roles = detail.get("channels"), detail.get("roles")
+        if isinstance(channels, int):
+            session.channels = channels
+        if isinstance(roles, list):
+            session.roles = [str(role) for role in roles]
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

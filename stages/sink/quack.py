@@ -1,0 +1,114 @@
+"""Read-only SQL for other processes over DuckDB's Quack protocol, served by the process that owns the file.
+
+Quack asks one function about every statement, and about every bulk append (as the text `INSERT INTO …`, seen on
+1.5.5), before it runs. Ours parses the text with DuckDB's own parser and lets through exactly one statement, of the
+SELECT family, that calls no function with an effect and no table function outside a short list. Beside it the
+instance has no access to files or the network, and its settings are locked.
+"""
+
+import secrets
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb_extensions
+
+AUTHORIZATION_MACRO: Final = "callstream_may_run"
+
+_TABLE_FUNCTIONS: Final = (
+    "duckdb_columns",
+    "duckdb_constraints",
+    "duckdb_databases",
+    "duckdb_functions",
+    "duckdb_indexes",
+    "duckdb_keywords",
+    "duckdb_schemas",
+    "duckdb_tables",
+    "duckdb_types",
+    "duckdb_views",
+    "generate_series",
+    "histogram",
+    "histogram_values",
+    "json_each",
+    "json_tree",
+    "pragma_table_info",
+    "pragma_version",
+    "range",
+    "repeat",
+    "summary",
+    "unnest",
+)
+"""What may stand in FROM: reads the catalog or its arguments. Not `query`, which would parse a text of its own."""
+
+_REFUSED_FUNCTIONS: Final = ("currval", "nextval", "setseed", "sleep_ms", "write_log")
+"""Functions with an effect: DuckDB 1.5.5's `has_side_effects` without identifiers, random numbers and the like."""
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def authorization_sql() -> str:
+    """Creates the macro. It must be in the database file: Quack calls it on a connection of its own."""
+    return f"""
+CREATE OR REPLACE MACRO {AUTHORIZATION_MACRO}(connection_id, statement) AS coalesce((
+    SELECT tree ->> '$.error' = 'false'
+        AND json_array_length(tree, '$.statements') = 1
+        AND len(list_filter(
+            json_extract_string(tree, '$..function.function_name'),
+            lambda name: lower(name) NOT IN ({_quoted(_TABLE_FUNCTIONS)})
+        )) = 0
+        AND len(list_filter(
+            json_extract_string(tree, '$..function_name'),
+            lambda name: lower(name) IN ({_quoted(_REFUSED_FUNCTIONS)}) OR starts_with(lower(name), 'quack')
+        )) = 0
+    FROM (SELECT json_serialize_sql(statement::VARCHAR) AS tree)
+), false)
+"""
+
+
+def load_extensions(connection: Any) -> None:
+    """Load Quack and the HTTP client that it needs, from their wheels; nothing is downloaded."""
+    for name in ("httpfs", "quack"):
+        duckdb_extensions.import_extension(name, con=connection)
+        connection.execute(f"LOAD {name}")
+
+
+def serve(connection: Any, token: str, port: int) -> str:
+    """Serve on 127.0.0.1; returns the URL for ATTACH. The server runs in DuckDB's own threads.
+
+    After it the instance cannot open other files nor change its settings, this connection included.
+    """
+    url = f"quack:127.0.0.1:{port}"
+    load_extensions(connection)
+    connection.execute(f"SET GLOBAL quack_authorization_function = '{AUTHORIZATION_MACRO}'")
+    connection.execute("CALL quack_serve(?, token = ?)", [url, token])
+    connection.execute("SET GLOBAL enable_external_access = false")
+    connection.execute("SET GLOBAL lock_configuration = true")
+    return url
+
+
+def stop(connection: Any, url: str) -> None:
+    connection.execute("CALL quack_stop(?)", [url])
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def kept_token(path: Path) -> str:
+    """The token in `path`, readable by its owner only; made on first use, so that clients may keep it."""
+    try:
+        token = path.read_text().strip()
+    except FileNotFoundError:
+        token = ""
+    if len(token) < 32:
+        token = secrets.token_hex(32)
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(token + "\n")
+    return token

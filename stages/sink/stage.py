@@ -1,0 +1,111 @@
+"""The sink: everything published about calls goes into the warehouse, in batches, flushed before acknowledged."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.status import JOB_TYPE, JobStatus
+from schemas.summaries import SUMMARY_TYPE, Summary
+from schemas.topics import STATUS, SUMMARIES, TRANSCRIPTS
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
+from stages.errors import RejectedInput
+from stages.protocol import Output
+from stages.sink import rows
+from stages.sink.batch import Arrival, Batch, Changes, Stored
+
+_RECORD_TYPES: Final[
+    dict[tuple[str, str], type[Turn] | type[TranscriptCompleted] | type[Summary] | type[JobStatus]]
+] = {
+    (TRANSCRIPTS, TURN_TYPE): Turn,
+    (TRANSCRIPTS, COMPLETED_TYPE): TranscriptCompleted,
+    (SUMMARIES, SUMMARY_TYPE): Summary,
+    (STATUS, JOB_TYPE): JobStatus,
+}
+
+
+class Store(Protocol):
+    """Where the rows are: `stages.sink.tables.Tables`."""
+
+    def load(self, session_ids: Sequence[uuid.UUID]) -> Stored: ...
+
+    def apply(self, changes: Changes) -> None:
+        """All of it durably, or nothing and an error."""
+        ...
+
+
+class SinkStage:
+    """Records of all calls in batches. `write` is to be called from one thread."""
+
+    name = "sink"
+    topics = (TRANSCRIPTS, SUMMARIES, STATUS)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Arrival:
+        """A record of one of `topics`; `timestamp_s` is the bus's Unix time of it.
+
+        Raises RejectedInput for everything that could make a whole batch fail later.
+        """
+        record_type = headers.get("ce_type", "")
+        kind = _RECORD_TYPES.get((topic, record_type))
+        if kind is None:
+            raise RejectedInput(f"record type {record_type!r} is not known on {topic}")
+        number = headers.get("ce_callseq", "0")
+        if not number.isascii() or not number.isdigit() or len(number) > 18:
+            raise RejectedInput(f"ce_callseq {number!r} is not a whole number")
+        try:
+            record: Turn | TranscriptCompleted | Summary | JobStatus = msgspec.json.decode(value, type=kind)
+            call = CallRef.checked(record.tenant, record.call_id)
+            _check(record, call)
+        except (msgspec.MsgspecError, ValueError, OverflowError, OSError, RecursionError) as error:
+            raise RejectedInput(f"the value of {record_type} cannot be used: {error}") from error
+        return Arrival(call=call, record=record, seq=int(number), at_s=timestamp_s)
+
+    def write(self, records: list[Arrival]) -> list[Output]:
+        """Store the batch; on return it is durable. Raises what the store raises, and then nothing was stored.
+
+        Returns a ledger entry for each completed transcript and each final summary that is now stored, to be published
+        before the batch is acknowledged: a replay of the batch returns the same ones again.
+        """
+        batch = Batch(self._store.load(sorted({record.call.session_id for record in records})))
+        for record in records:
+            batch.add(record)
+        self._store.apply(batch.changes)
+        return batch.outputs
+
+
+_MAX_INTEGER = 2**31 - 1
+
+
+def _check(record: Turn | TranscriptCompleted | Summary | JobStatus, call: CallRef) -> None:
+    """Raises ValueError or OverflowError for values that no column can hold."""
+    match record:
+        case Turn():
+            _check_turn(record, call, record.revision)
+        case TranscriptCompleted():
+            if not 1 <= record.part <= record.parts <= 100_000:
+                raise ValueError(f"part {record.part} of {record.parts} does not exist")
+            _check_integers(record.revision, record.utterances, *(gap.events for gap in record.gaps))
+            _check_integers(record.metrics.interruptions, *(c.interruptions for c in record.metrics.channels))
+            for turn in record.turns:
+                _check_turn(turn, call, record.revision)
+        case Summary():
+            _check_integers(record.revision)
+        case JobStatus():
+            rows.utc(record.at)
+
+
+def _check_turn(turn: Turn, call: CallRef, revision: int) -> None:
+    uuid.UUID(turn.turn_id)
+    _check_integers(turn.channel, turn.revision)
+    if (turn.tenant, turn.call_id) != (call.tenant, call.call_id) or turn.revision > revision:
+        raise ValueError(f"turn {turn.turn_id} belongs to another call or revision")
+
+
+def _check_integers(*values: int) -> None:
+    if not all(0 <= value <= _MAX_INTEGER for value in values):
+        raise ValueError(f"a number of {values} is below 0 or above {_MAX_INTEGER}")

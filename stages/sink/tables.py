@@ -1,0 +1,172 @@
+"""The warehouse file: the one DuckDB connection that writes, its migrations, and how rows are loaded and stored.
+
+A transaction is in DuckDB's write-ahead log, synced to disk, when its commit returns.
+"""
+
+import re
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import duckdb
+import msgspec
+
+from stages.errors import StageError
+from stages.sink import quack
+from stages.sink.batch import Changes, Stored
+from stages.sink.rows import JobRow, PartRow, Row, SessionRow, SummaryRow
+
+_ROWS_PER_STATEMENT: Final = 500
+_MIGRATION_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+
+LoadedRow = TypeVar("LoadedRow", SessionRow, PartRow, SummaryRow, JobRow)
+
+
+class Tables:
+    """The owner's connection. Not thread-safe: all calls from one thread, or one after the other."""
+
+    def __init__(self, path: Path, *, memory_limit: str = "1GB", threads: int = 2) -> None:
+        """Open or create the file and bring it to the newest schema.
+
+        Raises duckdb.IOException when another process has it open, StageError when its schema is newer than this code.
+        """
+        config = {"memory_limit": memory_limit, "threads": threads, "autoinstall_known_extensions": False}
+        self._connection = duckdb.connect(str(path), config=config)
+        self._served: str | None = None
+        try:
+            self._migrate()
+            self._connection.execute(quack.authorization_sql())
+            self._staged_types = self._types()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def serve(self, token: str, port: int) -> str:
+        """Serve read-only SQL to other processes on this machine; returns the URL to ATTACH."""
+        self._served = quack.serve(self._connection, token, port)
+        return self._served
+
+    def load(self, session_ids: Sequence[uuid.UUID]) -> Stored:
+        return Stored(
+            sessions=self._by_id("audio_sessions", "id", session_ids, SessionRow),
+            parts=self._by_id("transcript_parts", "session_id", session_ids, PartRow),
+            summaries=self._by_id("summaries", "session_id", session_ids, SummaryRow),
+            jobs=self._by_id("processing_jobs", "session_id", session_ids, JobRow),
+        )
+
+    def apply(self, changes: Changes) -> None:
+        """One transaction: on return it is durable; on an error nothing was stored."""
+        sessions = sorted(changes.sessions)
+        self._connection.execute("BEGIN")
+        try:
+            for session_id, kept in changes.kept.items():
+                self._remove_others("transcript_segments", session_id, kept.turns)
+                self._remove_others("transcript_parts", session_id, kept.parts)
+                self._remove_others("channel_metrics", session_id, kept.channels)
+                self._remove_others("gaps", session_id, kept.gaps)
+            self._upsert("audio_sessions", "id", changes.sessions.values(), sessions)
+            self._upsert("transcript_segments", "session_id", changes.turns.values(), sessions)
+            self._upsert("transcript_parts", "session_id", changes.parts.values(), sessions)
+            self._upsert("summaries", "session_id", changes.summaries.values(), sessions)
+            self._upsert("processing_jobs", "session_id", changes.jobs.values(), sessions)
+            self._upsert("call_metrics", "session_id", changes.call_metrics.values(), sessions)
+            self._upsert("channel_metrics", "session_id", changes.channel_metrics.values(), sessions)
+            self._upsert("gaps", "session_id", changes.gaps.values(), sessions)
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def read(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows of a query, on the owner's own connection."""
+        rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
+        return rows
+
+    def close(self) -> None:
+        """Stop serving and close the file."""
+        if self._served is not None:
+            quack.stop(self._connection, self._served)
+            self._served = None
+        self._connection.close()
+
+    def __enter__(self) -> "Tables":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _migrate(self) -> None:
+        execute = self._connection.execute
+        execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, name VARCHAR NOT NULL)")
+        applied = {version for (version,) in execute("SELECT version FROM schema_version").fetchall()}
+        migrations = _migrations()
+        if newer := sorted(applied - set(migrations)):
+            raise StageError(
+                f"the warehouse has schema version {newer[-1]}, this program knows up to {max(migrations)}"
+            )
+        for version in sorted(set(migrations) - applied):
+            name, script = migrations[version]
+            execute("BEGIN")
+            try:
+                execute(script)
+                execute("INSERT INTO schema_version VALUES (?, ?)", [version, name])
+            except BaseException:
+                execute("ROLLBACK")
+                raise
+            execute("COMMIT")
+
+    def _types(self) -> dict[str, str]:
+        """For each table the type of a list of its rows, to read staged rows as."""
+        found = self._connection.execute("""
+            SELECT table_name, string_agg('"' || column_name || '" ' || data_type, ', ' ORDER BY column_index)
+            FROM duckdb_columns() WHERE NOT internal GROUP BY table_name
+        """)
+        return {table: f"STRUCT({columns})[]" for table, columns in found.fetchall()}
+
+    def _by_id(
+        self, table: str, call_column: str, session_ids: Sequence[uuid.UUID], kind: type[LoadedRow]
+    ) -> dict[uuid.UUID, LoadedRow]:
+        found = self._connection.execute(
+            f'SELECT to_json(t)::VARCHAR FROM "{table}" AS t WHERE {call_column} IN (SELECT unnest(?::UUID[]))',
+            [_texts(session_ids)],
+        )
+        rows = (msgspec.json.decode(text, type=kind) for (text,) in found.fetchall())
+        return {row.id: row for row in rows}
+
+    def _remove_others(self, table: str, session_id: uuid.UUID, kept: Collection[uuid.UUID]) -> None:
+        self._connection.execute(
+            f'DELETE FROM "{table}" WHERE session_id = ?::UUID AND id NOT IN (SELECT unnest(?::UUID[]))',
+            [str(session_id), _texts(kept)],
+        )
+
+    def _upsert(self, table: str, call_column: str, rows: Iterable[Row], session_ids: Sequence[uuid.UUID]) -> None:
+        """Insert or replace by id; rows that are there already, byte for byte, are not written again."""
+        staged = list(rows)
+        for start in range(0, len(staged), _ROWS_PER_STATEMENT):
+            block = msgspec.json.encode(staged[start : start + _ROWS_PER_STATEMENT]).decode()
+            self._connection.execute(
+                f"""
+                INSERT OR REPLACE INTO "{table}"
+                SELECT unnest(CAST(CAST(? AS JSON) AS {self._staged_types[table]}), max_depth := 2)
+                EXCEPT SELECT * FROM "{table}" WHERE {call_column} IN (SELECT unnest(?::UUID[]))
+                """,
+                [block, _texts(session_ids)],
+            )
+
+
+def _texts(ids: Iterable[uuid.UUID]) -> list[str]:
+    return [str(one) for one in ids]
+
+
+def _migrations() -> dict[int, tuple[str, str]]:
+    """Version to name and script, from the package."""
+    found = {}
+    for file in (resources.files("stages.sink") / "migrations").iterdir():
+        if match := _MIGRATION_NAME.fullmatch(file.name):
+            found[int(match[1])] = (file.name, file.read_text(encoding="utf-8"))
+    return found
