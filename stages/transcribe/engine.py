@@ -1,0 +1,270 @@
+"""The WhisperX engine: rows of audio from any calls in, text with word times out.
+
+It takes WhisperX's model and features but not its `transcribe()`, which pads every window to 30 s, finds speech again,
+and keeps per-call state on the shared model object. Here a row's window depends on its own length alone, nothing is
+kept from one call to the next, and the encoder's output serves the text, the language and the word times.
+"""
+
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.segments import Word, WordSource
+from stages.errors import StageError
+from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, max_tokens, windows_of
+from stages.transcribe.words import MeasuredWord, timed_words
+
+MAX_COMPRESSION: Final = 2.2
+"""Text that zlib shrinks further than this repeats itself; OpenAI's Whisper uses 2.4 on longer texts."""
+
+_REPEATED_PHRASE: Final = re.compile(r"(?:\b(\w+(?:\W+\w+){2,}?)\W+\1\b)|(?:\b(\w+(?:\W+\w+)?)(?:\W+\2\b){3,})")
+"""Three or more words said again at once, or one or two said four times in a row."""
+
+_UNSPACED: Final = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""Languages without spaces between words: there each character that the tokenizer can tell apart counts as a word."""
+
+Audio = NDArray[np.float32]
+Detection = Mapping[str, float]
+LanguageChoice = Callable[[Detection], str]
+"""From the probability of each language, as heard in the row, to the language to decode it in."""
+
+
+class EngineError(StageError):
+    """The model cannot be used on this device: the operator changes the device, driver or compute type."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """An utterance to transcribe.
+
+    `audio`: float32, shape (n_samples,), mono, 16 kHz, at most 30 s. `voiced`: stretches of speech in seconds from the
+    audio's start. `language`: an ISO 639-1 code, or the choice to make from the languages heard.
+    """
+
+    audio: Audio
+    voiced: list[tuple[float, float]]
+    language: str | LanguageChoice
+
+
+class Transcription(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of a row; times are seconds from its start. `error` says why there is none."""
+
+    text: str
+    words: list[Word]
+    language: str
+    average_logprob: float
+    no_speech_probability: float
+    repeats: bool = False
+    """The decoder still looped after it was given the full window."""
+    word_source: WordSource = "attention"
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, language: str, error: str) -> "Transcription":
+        return cls(text="", words=[], language=language, average_logprob=0.0, no_speech_probability=0.0, error=error)
+
+
+class SpeechEngine(Protocol):
+    """What the scheduler needs of an engine. `transcribe_batch` may be called from several threads at once."""
+
+    model_name: str
+    languages: frozenset[str]
+
+    def window_s(self, row: Row) -> int:
+        """Rows with the same window are cheap to decode in one batch. Raises ValueError for too long a row."""
+        ...
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        """The rows' texts, in their order."""
+        ...
+
+
+class Engine:
+    """Whisper on CTranslate2 by way of WhisperX, on one device."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        device: str = "cpu",
+        compute_type: str = "auto",
+        workers: int = 2,
+        threads_per_worker: int = 1,
+        beam_size: int = 5,
+    ) -> None:
+        """Load the weights in `path` and prove that they work. Takes seconds: call it from a thread.
+
+        `name` is the model's name, which decides the windows. `device`: cpu, cuda or auto; `compute_type`: one of
+        CTranslate2's, or auto: int8 on a CPU, float16 on a GPU. `workers` is how many threads may be inside
+        `transcribe_batch` at once. Raises EngineError.
+        """
+        self._library = _Library()
+        # The features are computed in the calling worker's thread; more threads there only fight over the cores.
+        self._library.torch.set_num_threads(threads_per_worker)
+        if device == "auto":
+            device = "cuda" if self._library.cuda_device_count() else "cpu"
+        if compute_type == "auto":
+            compute_type = "float16" if device == "cuda" else "int8"
+        try:
+            self._model = self._library.WhisperModel(
+                str(path),
+                device=device,
+                compute_type=compute_type,
+                cpu_threads=threads_per_worker,
+                num_workers=workers,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineError(f"{path} cannot be loaded on {device} as {compute_type}: {error}") from error
+        self.model_name = name
+        self.languages = frozenset(self._model.supported_languages)
+        self._windows = windows_of(name)
+        self._n_mels: int = self._model.feat_kwargs.get("feature_size", 80)
+        self._beam_size = beam_size
+        self._prove(device)
+
+    def window_s(self, row: Row) -> int:
+        return self._windows.length_s(len(row.audio))
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        """Rows are batched where window and language agree; a row whose language must be heard goes alone."""
+        batches: dict[tuple[int, str | int], list[int]] = {}
+        for index, row in enumerate(rows):
+            language = row.language if isinstance(row.language, str) else index
+            batches.setdefault((self.window_s(row), language), []).append(index)
+        done: dict[int, Transcription] = {}
+        for (window_s, _), indices in batches.items():
+            done.update(zip(indices, self._transcribe([rows[index] for index in indices], window_s), strict=True))
+        return [done[index] for index in range(len(rows))]
+
+    def _transcribe(self, rows: Sequence[Row], window_s: int) -> list[Transcription]:
+        """Rows of one language in windows of `window_s`; those that loop again in the full window."""
+        encoded = self._encode(rows, window_s)
+        language = rows[0].language
+        if not isinstance(language, str):
+            heard = self._model.model.detect_language(encoded)[0] if self._model.model.is_multilingual else []
+            language = language({token.strip("<|>"): probability for token, probability in heard})
+        tokenizer = self._tokenizer(language)
+        limit = max_tokens(window_s)
+        results = self._generate(encoded, tokenizer, len(rows), limit)
+        tokens = [[token for token in result.sequences_ids[0] if token < tokenizer.eot] for result in results]
+        texts = [tokenizer.decode(row_tokens).strip() for row_tokens in tokens]
+        looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
+        words = self._words(rows, encoded, tokenizer, tokens)
+        transcriptions = [
+            Transcription(
+                text=text,
+                words=row_words,
+                language=language,
+                average_logprob=round(result.scores[0] * len(row_tokens) / (len(row_tokens) + 1), 4),
+                no_speech_probability=round(result.no_speech_prob, 4),
+                repeats=loops,
+            )
+            for text, row_words, result, row_tokens, loops in zip(texts, words, results, tokens, looping, strict=True)
+        ]
+        if window_s < FULL_WINDOW_S:
+            for index in (index for index, loops in enumerate(looping) if loops):
+                again = msgspec.structs.replace(rows[index], language=language)
+                transcriptions[index] = self._transcribe([again], FULL_WINDOW_S)[0]
+        return transcriptions
+
+    def _encode(self, rows: Sequence[Row], window_s: int) -> Any:
+        samples = window_s * SAMPLE_RATE_HZ
+        features = [
+            self._library.log_mel_spectrogram(row.audio, self._n_mels, padding=samples - len(row.audio)) for row in rows
+        ]
+        return self._model.encode(self._library.torch.stack(features).numpy())
+
+    def _tokenizer(self, language: str) -> Any:
+        multilingual = self._model.model.is_multilingual
+        return self._library.Tokenizer(
+            self._model.hf_tokenizer, multilingual, task="transcribe", language=language if multilingual else None
+        )
+
+    def _generate(self, encoded: Any, tokenizer: Any, n_rows: int, limit: int) -> Any:
+        prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
+        return self._model.model.generate(
+            encoded,
+            [prompt] * n_rows,
+            beam_size=self._beam_size,
+            max_length=2 * (limit + len(prompt)),  # CTranslate2 stops at half of it, for the prompt's sake
+            suppress_blank=True,
+            suppress_tokens=[-1],
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+
+    def _words(self, rows: Sequence[Row], encoded: Any, tokenizer: Any, tokens: list[list[int]]) -> list[list[Word]]:
+        frames = [len(row.audio) * 100 // SAMPLE_RATE_HZ for row in rows]
+        alignments = self._model.find_alignment(tokenizer, tokens, encoded, frames)
+        return [
+            timed_words(
+                [
+                    MeasuredWord(
+                        text=word["word"],
+                        start_s=float(word["start"]),
+                        end_s=float(word["end"]),
+                        probability=float(word["probability"]),
+                    )
+                    for word in alignment
+                    if word["tokens"][0] < tokenizer.eot
+                ],
+                row.voiced,
+                len(row.audio) / SAMPLE_RATE_HZ,
+                spaced=tokenizer.language_code not in _UNSPACED,
+            )
+            for row, alignment in zip(rows, alignments, strict=True)
+        ]
+
+    def _prove(self, device: str) -> None:
+        """Some driver and CTranslate2 pairs return empty text without an error, so decode a second of a sweep.
+
+        Blank output is suppressed at the first position, so a working model says something about any sound.
+        """
+        seconds = np.arange(SAMPLE_RATE_HZ, dtype=np.float32) / SAMPLE_RATE_HZ
+        sweep = (0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)).astype(np.float32)
+        row = Row(audio=sweep, voiced=[(0.0, 1.0)], language="en")
+        try:
+            encoded = self._encode([row], self.window_s(row))
+            result = self._generate(encoded, self._tokenizer("en"), 1, 8)[0]
+        except RuntimeError as error:
+            raise EngineError(f"the model {self.model_name} fails on {device}: {error}") from error
+        if not result.sequences_ids[0] or not math.isfinite(result.scores[0]):
+            raise EngineError(
+                f"the model {self.model_name} gives no text on {device}: a known fault of some driver and CTranslate2 "
+                "versions; use another driver or the cpu"
+            )
+
+
+def repeats(text: str) -> bool:
+    """Whether a text looks like a decoder that goes round in circles."""
+    data = text.encode()
+    if data and len(data) / len(zlib.compress(data)) > MAX_COMPRESSION:
+        return True
+    return _REPEATED_PHRASE.search(text.lower()) is not None
+
+
+class _Library:
+    """WhisperX's parts, imported when an engine is made: that takes seconds and brings torch."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            # pyannote, which WhisperX imports, warns that it could not decode files without FFmpeg; none are decoded.
+            warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed correctly", category=UserWarning)
+            import torch
+            from ctranslate2 import get_cuda_device_count
+            from faster_whisper.tokenizer import Tokenizer
+            from whisperx.asr import WhisperModel
+            from whisperx.audio import log_mel_spectrogram
+        self.torch: Any = torch
+        self.cuda_device_count: Any = get_cuda_device_count
+        self.Tokenizer: Any = Tokenizer
+        self.WhisperModel: Any = WhisperModel
+        self.log_mel_spectrogram: Any = log_mel_spectrogram

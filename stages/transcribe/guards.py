@@ -1,0 +1,101 @@
+"""Guards against text that nobody said: Whisper answers silence, tones and line noise with stock phrases.
+
+The voice activity detector is the first guard; these look at what came out of the decoder. Whisper's own rule
+(no-speech above 0.6 and log probability below -1) misses most of them: on digital zeros it said "you", on ringback
+"Beep!", on touch tones "Okay.", on line noise "Thank you.", on silence "Thanks for watching.".
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+MIN_VOICED_S: Final = 0.2
+"""Less speech than this is a click or a breath: nothing that is said is shorter."""
+
+STOCK_PHRASES: Final = frozenset(
+    {
+        "beep",
+        "bye",
+        "bye bye",
+        "hmm",
+        "mm hmm",
+        "music",
+        "oh",
+        "okay",
+        "please subscribe",
+        "so",
+        "subtitles by the amara org community",
+        "thank you",
+        "thank you for watching",
+        "thank you so much for watching",
+        "thank you very much",
+        "thanks for watching",
+        "the end",
+        "you",
+    }
+)
+"""What Whisper says to sounds that are no speech, without case and punctuation. Sources: our own runs on zeros, tones,
+ringback and noise; Koenecke et al. 2024, "Careless Whisper"; Barański et al. 2025, "Investigation of Whisper ASR
+Hallucinations Induced by Non-Speech Audio" ("thank you", "thanks for watching", "so", "bye", …)."""
+
+_SURE_NO_SPEECH: Final = 0.8
+_LIKELY_NO_SPEECH: Final = 0.6
+_POSSIBLE_NO_SPEECH: Final = 0.4
+_SHORT_S: Final = 0.5
+_LOW_LOGPROB: Final = -0.7
+_POOR_LOGPROB: Final = -1.0
+_POOR_PROBABILITY: Final = 0.35
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`guard` names the guard that drops the text, or None; `flags` are doubts about text that is kept."""
+
+    guard: str | None
+    flags: list[str]
+
+
+def too_short(voiced_s: float) -> bool:
+    """Whether there is too little speech to be worth decoding: guard `short`."""
+    return voiced_s < MIN_VOICED_S
+
+
+def judge(
+    *,
+    voiced_s: float,
+    text: str,
+    average_logprob: float,
+    no_speech_probability: float,
+    word_probabilities: Sequence[float],
+    repeats: bool,
+) -> Verdict:
+    """Drop the text, keep it, or keep it with flags.
+
+    Guards: `no_words` (nothing but punctuation), `no_speech` (the model is sure that there is no speech, or rather
+    sure and unsure of the text, in a short stretch), `phrase` (a stock phrase, and no speech is possible).
+    Flags: `low_probability`, `repeat`.
+    """
+    if not text:
+        return Verdict(None, [])
+    bare = _bare(text)
+    if not bare:
+        return Verdict("no_words", [])
+    if no_speech_probability >= _SURE_NO_SPEECH:
+        return Verdict("no_speech", [])
+    if voiced_s < _SHORT_S:
+        if no_speech_probability >= _LIKELY_NO_SPEECH and average_logprob < _LOW_LOGPROB:
+            return Verdict("no_speech", [])
+        if no_speech_probability > _POSSIBLE_NO_SPEECH and bare in STOCK_PHRASES:
+            return Verdict("phrase", [])
+    mean = sum(word_probabilities) / len(word_probabilities) if word_probabilities else 0.0
+    flags = []
+    if average_logprob < _POOR_LOGPROB or mean < _POOR_PROBABILITY:
+        flags.append("low_probability")
+    if repeats:
+        flags.append("repeat")
+    return Verdict(None, flags)
+
+
+def _bare(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
