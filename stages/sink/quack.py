@@ -8,10 +8,11 @@ instance has no access to files or the network, and its settings are locked.
 
 import secrets
 import socket
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-import duckdb_extensions
+from stages.errors import StageError
 
 AUTHORIZATION_MACRO: Final = "callstream_may_run"
 
@@ -68,10 +69,20 @@ CREATE OR REPLACE MACRO {AUTHORIZATION_MACRO}(connection_id, statement) AS coale
 
 
 def load_extensions(connection: Any) -> None:
-    """Load Quack and the HTTP client that it needs, from their wheels; nothing is downloaded."""
+    """Load Quack and the HTTP client that it needs, from where their wheels put them: nothing is copied or downloaded.
+
+    Raises StageError when no wheel of this DuckDB's version is installed.
+    """
+    (version,) = connection.execute("SELECT version()").fetchone()
     for name in ("httpfs", "quack"):
-        duckdb_extensions.import_extension(name, con=connection)
-        connection.execute(f"LOAD {name}")
+        try:
+            file = resources.files(f"duckdb_extension_{name}") / "extensions" / version / f"{name}.duckdb_extension"
+        except ModuleNotFoundError as error:
+            raise StageError(f"the package duckdb-extension-{name} is not installed") from error
+        if not file.is_file():
+            raise StageError(f"the package duckdb-extension-{name} is not of DuckDB's version {version}")
+        path = str(file).replace("'", "''")
+        connection.execute(f"LOAD '{path}'")
 
 
 def serve(connection: Any, token: str, port: int) -> str:

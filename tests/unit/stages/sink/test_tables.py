@@ -58,10 +58,10 @@ def test_a_failing_batch_leaves_nothing_behind_and_the_next_one_works(tmp_path: 
     records = script.whole(2)
     with Tables(tmp_path / "calls.duckdb") as tables:
         stage = SinkStage(tables)
-        turn = script.turns(1, first=7)[0]
+        turn = script.turns(1, revision=1, first=7)[0]
         broken = msgspec.structs.replace(
             script.arrival(turn),
-            record=msgspec.structs.replace(turn, start_s=None),  # type: ignore[arg-type]
+            record=msgspec.structs.replace(turn, start_s=None),
         )
         with pytest.raises(duckdb.ConstraintException):
             stage.write([*records, broken])

@@ -1,0 +1,278 @@
+"""What another process may do with the warehouse while the owner has it open."""
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from stages.sink import quack
+from stages.sink.stage import SinkStage
+from stages.sink.tables import Tables
+from tests.unit.stages.sink.calls import CallScript
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+class Client:
+    """Another DuckDB, as an analyst would open it."""
+
+    def __init__(self, url: str, token: str = TOKEN) -> None:
+        self.url, self.token = url, token
+        self.connection = duckdb.connect()
+        quack.load_extensions(self.connection)
+
+    def run(self, sql: str) -> list[tuple[object, ...]]:
+        """Run at the owner."""
+        found = self.connection.execute("FROM quack_query(?, ?, token = ?)", [self.url, sql, self.token])
+        rows: list[tuple[object, ...]] = found.fetchall()
+        return rows
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Iterator[Tables]:
+    with Tables(tmp_path / "calls.duckdb") as opened:
+        SinkStage(opened).write(CallScript("call-1").whole(4))
+        yield opened
+
+
+@pytest.fixture
+def client(tables: Tables) -> Iterator[Client]:
+    client = Client(tables.serve(TOKEN, quack.free_port()))
+    with client.connection:
+        yield client
+
+
+READS = [
+    "SELECT call_id, turns FROM calls",
+    "select count(*) from transcript_segments where session_id in (select id from audio_sessions)",
+    "WITH t AS (SELECT * FROM turns) SELECT speaker, count(*) FROM t GROUP BY ALL ORDER BY ALL",
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) FROM n",
+    "FROM words LIMIT 3",
+    "TABLE summaries",
+    "VALUES (1), (2)",
+    "DESCRIBE transcript_segments",
+    "SHOW TABLES",
+    "SHOW ALL TABLES",
+    "SUMMARIZE words",
+    "SELECT unnest(range(3)) AS i, uuid() IS NOT NULL, random() < 2",
+    "SELECT key, value FROM audio_sessions, json_each(metadata)",
+    "SELECT table_name FROM information_schema.tables",
+    "SELECT list_transform([1, 2], lambda x: x + 1)",
+    "SELECT 'INSERT INTO audio_sessions; DROP TABLE words' AS text -- ; DELETE",
+    "FROM (PIVOT turns ON speaker IN ('agent', 'customer') USING count(*))",
+]
+
+WRITES = [
+    "INSERT INTO audio_sessions (id) VALUES (uuid())",
+    "WITH x AS (SELECT 1) INSERT INTO schema_version SELECT 2, 'x' FROM x",
+    "WITH x AS (INSERT INTO schema_version VALUES (2, 'x') RETURNING *) FROM x",
+    "UPDATE audio_sessions SET status = 'failed'",
+    "DELETE FROM audio_sessions",
+    "TRUNCATE audio_sessions",
+    "MERGE INTO schema_version USING (SELECT 1 AS version) s USING (version) WHEN MATCHED THEN DELETE",
+    "CREATE TABLE mine (i INTEGER)",
+    "CREATE TEMP TABLE mine AS SELECT 1 AS i",
+    "CREATE OR REPLACE VIEW calls AS SELECT 1 AS i",
+    "CREATE OR REPLACE MACRO callstream_may_run(a, b) AS true",
+    "CREATE SECRET (TYPE http)",
+    "SELECT 1 AS i INTO mine",
+    "DROP TABLE summaries",
+    "ALTER TABLE summaries ADD COLUMN i INTEGER",
+    "COMMENT ON TABLE summaries IS 'x'",
+    "BEGIN",
+    "COMMIT",
+    "CHECKPOINT",
+    "VACUUM",
+    "ANALYZE",
+    "PREPARE p AS INSERT INTO schema_version VALUES (2, 'x')",
+    "EXECUTE p",
+    "EXPLAIN ANALYZE INSERT INTO schema_version VALUES (2, 'x')",
+    "SELECT 1; DROP TABLE summaries",
+    "DROP TABLE summaries; SELECT 1",
+    "SELECT 1; SELECT 2",
+    "",
+    ";",
+    "this is not SQL",
+]
+
+ADMINISTRATION = [
+    "ATTACH '{dir}/other.duckdb' AS other",
+    "DETACH calls",
+    "USE memory",
+    "COPY summaries TO '{dir}/out.csv'",
+    "COPY (SELECT 1) TO '{dir}/out.csv'",
+    "COPY summaries FROM '{dir}/secret.csv'",
+    "EXPORT DATABASE '{dir}/out'",
+    "IMPORT DATABASE '{dir}/out'",
+    "INSTALL fts",
+    "LOAD fts",
+    "SET threads = 1",
+    "SET GLOBAL quack_authorization_function = 'quack_nop_authorization'",
+    "RESET GLOBAL quack_authorization_function",
+    "SET enable_external_access = true",
+    "SET VARIABLE a = 1",
+    "PRAGMA threads = 1",
+    "PRAGMA database_list",
+    "CALL quack_stop('{url}')",
+    "SELECT * FROM quack_stop('{url}')",
+    "SELECT * FROM QUACK_SERVE('quack:127.0.0.1:1', token = 'another token')",
+    'SELECT * FROM "quack_serve"()',
+    "SELECT * FROM quack_query('{url}', 'SELECT 1', token = '{token}')",
+    "SELECT * FROM quack_server_list()",
+    "SELECT * FROM query('SELECT * FROM quack_stop(''{url}'')')",
+    "SELECT * FROM query_table('summaries')",
+    "SELECT (SELECT count(*) FROM checkpoint()) AS n",
+    "SELECT * FROM force_checkpoint()",
+    "SELECT * FROM enable_logging()",
+    "SELECT * FROM system.main.enable_profiling()",
+    "SELECT * FROM duckdb_secrets()",
+    "SELECT write_log('x')",
+    "SELECT main.sleep_ms(1)",
+    "SELECT setseed(0.5)",
+    "SELECT quack_check_token('a', 'b', 'c')",
+]
+
+FILES = [
+    "SELECT * FROM read_csv('{dir}/secret.csv')",
+    "SELECT * FROM read_text('{dir}/secret.csv')",
+    "SELECT * FROM read_blob('/etc/passwd')",
+    "SELECT * FROM read_json_auto('{dir}/secret.csv')",
+    "SELECT * FROM read_parquet('{dir}/secret.csv')",
+    "SELECT * FROM parquet_metadata('{dir}/secret.csv')",
+    "SELECT * FROM sniff_csv('{dir}/secret.csv')",
+    "SELECT * FROM glob('/etc/*')",
+    "SELECT * FROM '{dir}/secret.csv'",
+    "SELECT * FROM 'https://127.0.0.1/x.csv'",
+]
+
+
+@pytest.mark.parametrize("sql", READS)
+def test_reads_work(client: Client, sql: str) -> None:
+    assert client.run(sql)
+
+
+def test_everything_that_is_no_read_is_refused(client: Client, tables: Tables, tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
+    before = sorted(os.listdir(tmp_path))
+    catalog = tables.read("SELECT sql FROM duckdb_tables() UNION ALL SELECT sql FROM duckdb_views() WHERE NOT internal")
+    let_through = []
+    for template in WRITES + ADMINISTRATION:
+        sql = template.format(dir=tmp_path, url=client.url, token=client.token)
+        try:
+            client.run(sql)
+            let_through.append(sql)
+        except duckdb.InvalidInputException as error:
+            if "Authorization failed" not in str(error):
+                let_through.append(f"{sql}: {error}")
+    assert let_through == []
+    assert sorted(os.listdir(tmp_path)) == before
+    assert catalog == tables.read(
+        "SELECT sql FROM duckdb_tables() UNION ALL SELECT sql FROM duckdb_views() WHERE NOT internal"
+    )
+    assert tables.read("SELECT status, (SELECT count(*) FROM schema_version) FROM audio_sessions") == [("completed", 1)]
+
+
+@pytest.mark.parametrize("template", FILES)
+def test_files_of_the_machine_cannot_be_read(client: Client, tmp_path: Path, template: str) -> None:
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(duckdb.Error, match=r"Authorization failed|file system operations are disabled|does not exist"):
+        client.run(template.format(dir=tmp_path))
+
+
+def test_an_attached_client_reads_tables_and_views_and_can_write_nothing(client: Client, tables: Tables) -> None:
+    execute = client.connection.execute
+    execute(f"ATTACH '{client.url}' AS r (TOKEN '{TOKEN}')")
+    assert execute("SELECT call_id, turns FROM r.calls").fetchall() == [("call-1", 4)]
+    assert execute("SELECT count(*) FROM r.transcript_segments").fetchall() == [(4,)]
+    for sql in (
+        "INSERT INTO r.schema_version VALUES (2, 'x')",
+        "INSERT INTO r.schema_version SELECT range + 2, 'x' FROM range(5000)",
+        "CREATE TABLE r.mine AS SELECT 1 AS i",
+        "CREATE VIEW r.mine AS SELECT 1 AS i",
+        "DROP TABLE r.summaries",
+        "DELETE FROM r.schema_version",
+        "UPDATE r.schema_version SET name = 'x'",
+        "ALTER TABLE r.summaries ADD COLUMN i INTEGER",
+    ):
+        with pytest.raises(duckdb.Error):
+            execute(sql)
+    assert tables.read("SELECT count(*) FROM schema_version") == [(1,)]
+
+
+@pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "0"])
+def test_a_wrong_token_is_refused(client: Client, token: str) -> None:
+    with pytest.raises(duckdb.Error):
+        Client(client.url, token).run("SELECT 1")
+
+
+def test_the_policy_knows_every_function_with_an_effect() -> None:
+    harmless = {
+        *("current_connection_id", "current_query", "current_query_id", "current_transaction_id", "error", "stats"),
+        *("gen_random_uuid", "random", "uuid", "uuidv4", "uuidv7"),
+    }
+    with duckdb.connect() as connection:
+        quack.load_extensions(connection)
+        connection.execute(quack.authorization_sql())
+        effects = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE has_side_effects AND function_type = 'scalar'"
+        ).fetchall()
+        for (name,) in effects:
+            allowed = connection.execute(f"SELECT {quack.AUTHORIZATION_MACRO}('', ?)", [f"SELECT {name}()"]).fetchone()
+            assert allowed == (name in harmless,), name
+
+
+def test_settled_turns_are_seen_by_a_client_at_once(client: Client, tables: Tables) -> None:
+    script = CallScript("call-2")
+    stage = SinkStage(tables)
+    for turn in script.turns(20):
+        stage.write([script.arrival(turn)])
+        since = time.monotonic()
+        assert client.run(f"SELECT 1 FROM transcript_segments WHERE id = '{turn.turn_id}'") == [(1,)]
+        assert time.monotonic() - since < 1.0
+
+
+def test_a_long_query_of_a_client_does_not_stop_the_writer(client: Client, tables: Tables) -> None:
+    finished: list[float] = []
+
+    def analyse() -> None:
+        client.run("SELECT count(*), sum(hash(a.range, b.range) % 7) FROM range(12000) a, range(20000) b")
+        finished.append(time.monotonic())
+
+    analyst = threading.Thread(target=analyse)
+    script = CallScript("call-2")
+    stage = SinkStage(tables)
+    analyst.start()
+    time.sleep(0.1)
+    slowest_s = 0.0
+    for turn in script.turns(10):
+        since = time.monotonic()
+        stage.write([script.arrival(turn)])
+        slowest_s = max(slowest_s, time.monotonic() - since)
+    written = time.monotonic()
+    analyst.join()
+    assert finished[0] > written, "the query was over before the writes: it proves nothing"
+    assert slowest_s < 2.0
+
+
+def test_the_owner_goes_on_writing_and_keeps_its_rows_with_external_access_off(client: Client, tmp_path: Path) -> None:
+    tables_path = tmp_path / "more.duckdb"
+    with Tables(tables_path) as tables:
+        tables.serve(TOKEN, quack.free_port())
+        for number in range(3):
+            SinkStage(tables).write(CallScript(f"call-{number}").whole(50, words=40))
+        tables.read("CHECKPOINT")
+    with Tables(tables_path) as tables:
+        assert tables.read("SELECT count(*), sum(words) FROM calls") == [(3, 6000)]
+
+
+def test_the_token_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "quack.token"
+    token = quack.kept_token(path)
+    assert len(token) == 64
+    assert quack.kept_token(path) == token
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
