@@ -5,10 +5,13 @@ until every other channel has been heard far enough that nothing can still belon
 and their order depend on the segments alone, not on which channel's record came first.
 
 A segment is cut where another channel's segment starts inside it, at the first word that starts no earlier, so that
-a transcript reads in the order of who began to speak when. Backchannels do not cut: a segment of at most
-`BACKCHANNEL_WORDS` words and `BACKCHANNEL_S` seconds that ends before the other speaker has ended ("mhm", "yes,
-right") stays behind the piece that it was said into. The duration limit is that of "very short utterances" in
-Heldner, Edlund, Hjalmarsson and Laskowski, "Very short utterances and timing in turn-taking", Interspeech 2011.
+a transcript reads in the order of who began to speak when. Who begins together with the rest of a cut segment goes
+before it; speakers who begin together are in the order of their channels.
+
+Backchannels do not cut: a segment of at most `BACKCHANNEL_WORDS` words and `BACKCHANNEL_S` seconds that ends before
+the other speaker has ended ("mhm", "yes, right") stays behind the piece that it was said into. The duration limit is
+that of "very short utterances" in Heldner, Edlund, Hjalmarsson and Laskowski, "Very short utterances and timing in
+turn-taking", Interspeech 2011.
 """
 
 import math
@@ -109,17 +112,19 @@ class Ordering:
         self._cut(heard_s)
         pieces: list[Piece] = []
         while True:
-            channel = min(range(len(heard_s)), key=lambda index: (self._bound_s(index, heard_s), index))
+            channel = min(range(len(heard_s)), key=lambda index: self._place(index, heard_s[index]))
             if not self._ready[channel]:
                 break
             pieces.append(self._ready[channel].popleft())
         self._forget()
         return pieces
 
-    def _bound_s(self, channel: int, heard_s: list[float]) -> float:
-        if self._ready[channel] or self._uncut[channel]:
-            return self.next_start_s(channel)
-        return heard_s[channel]
+    def _place(self, channel: int, heard_s: float) -> tuple[float, bool, int]:
+        """By what the channel's next piece is ordered; where it is not known yet, the least that it can be."""
+        if self._ready[channel]:
+            piece = self._ready[channel][0]
+            return piece.start_s, piece.first_word > 0, channel
+        return (self._uncut[channel][0].onset_s if self._uncut[channel] else heard_s), False, channel
 
     def _cut(self, heard_s: list[float]) -> None:
         """Cut the segments into which nothing more can start."""

@@ -1,6 +1,5 @@
 """Calls made up for tests of the merge stage: who says which words when, as the records that reach the stage."""
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -51,6 +50,15 @@ def segment(
     )
 
 
+def shifted(made: Segment, by_s: float) -> Segment:
+    """The same segment said `by_s` later."""
+    words = [msgspec.structs.replace(word, start_s=word.start_s + by_s, end_s=word.end_s + by_s) for word in made.words]
+    voiced = [(start_s + by_s, end_s + by_s) for start_s, end_s in made.voiced]
+    return msgspec.structs.replace(
+        made, start_s=made.start_s + by_s, end_s=made.end_s + by_s, words=words, voiced=voiced
+    )
+
+
 def opened(*roles: str, language: str | None = None) -> CallOpened:
     return CallOpened(
         call=CALL,
@@ -88,11 +96,19 @@ def numbered(records: Sequence[SegmentRecord]) -> list[SegmentRecord]:
 
 
 def feed(processor: CallProcessor[SegmentRecord], record: SegmentRecord) -> list[Output]:
+    """The outputs of one input. Runs without an event loop: the merge stage waits for nothing."""
+
     async def collect() -> list[Output]:
         event = Event(seq=record.seq, event_id=f"in/{record.seq}", timestamp_s=1_700_000_000.0 + record.seq)
         return [output async for output in processor.submit(record, event)]
 
-    return asyncio.run(collect())
+    collecting = collect()
+    try:
+        collecting.send(None)
+    except StopIteration as done:
+        outputs: list[Output] = done.value
+        return outputs
+    raise AssertionError("the merge stage awaited something")
 
 
 def merge(records: Sequence[SegmentRecord]) -> list[Output]:

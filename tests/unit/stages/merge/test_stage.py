@@ -24,6 +24,7 @@ from tests.unit.stages.merge.scripted import (
     opened,
     progress,
     segment,
+    shifted,
     transcripts_of,
     turns_of,
 )
@@ -78,18 +79,8 @@ def reopened_calls(draw: st.DrawFn) -> list[SegmentRecord]:
     """A call that the idle limit ended, and that went on later."""
     first = [draw(channel_segments(channel)) for channel in range(2)]
     paused_s = max([made.end_s for segments in first for made in segments], default=0.0) + 1.0
-    second = [
-        [
-            segment(made.segment_id, made.channel, made.start_s + paused_s, made.text, guard=made.guard)
-            for made in draw(channel_segments(channel, "later-"))
-        ]
-        for channel in range(2)
-    ]
-    for segments in second:
-        for earlier, later in zip(segments, segments[1:], strict=False):
-            if later.start_s < earlier.end_s:
-                segments.remove(later)
-                break
+    later = [draw(channel_segments(channel, "later-")) for channel in range(2)]
+    second = [[shifted(made, paused_s) for made in segments] for segments in later]
     return [
         TWO,
         *interleaved(first, draw(st.integers(0, 2**32)), paused_s),
