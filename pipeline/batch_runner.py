@@ -1,0 +1,132 @@
+"""Runs the sink: records of all calls in small batches, one writer thread, flush and then acknowledge."""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import structlog
+
+from pipeline.budget import ByteBudget
+from pipeline.bus.protocol import Bus, Partition, Record, Subscription
+from pipeline.publisher import Publisher
+from pipeline.telemetry.metrics import Metrics
+from schemas.calls import CallRef
+from stages.errors import RejectedInput
+from stages.protocol import Output
+
+_RESTART_PAUSE_S = 1.0
+
+
+class BatchStage(Protocol):
+    name: str
+
+    def decode(self, topic: str, headers: Mapping[str, str], value: bytes) -> Any:
+        """Raises RejectedInput for what cannot be read."""
+        ...
+
+    def write(self, records: list[Any]) -> list[Output]:
+        """Store all or nothing, durably. Called from one thread."""
+        ...
+
+
+class BatchRunner:
+    """The sink's handler: collects, writes every `flush_s` or `max_records`, publishes, acknowledges."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        stage: BatchStage,
+        *,
+        subscription: Subscription,
+        publisher: Publisher,
+        metrics: Metrics,
+        budget_bytes: int,
+        writer: ThreadPoolExecutor,
+        flush_s: float = 0.25,
+        max_records: int = 1000,
+    ) -> None:
+        self.stage = stage
+        self.subscription = subscription
+        self._bus = bus
+        self._publisher = publisher
+        self._metrics = metrics
+        self._budget = ByteBudget(budget_bytes)
+        self._writer = writer
+        self._flush_s = flush_s
+        self._max_records = max_records
+        self._pending: list[tuple[Record, Partition, Any]] = []
+        self._arrived = asyncio.Event()
+        self._log = structlog.get_logger("callstream.sink")
+
+    async def run(self) -> None:
+        """Read until cancelled; start again from the floor after any failure."""
+        while True:
+            reading = asyncio.ensure_future(self._bus.run(self.subscription, self))
+            writing = asyncio.ensure_future(self._write())
+            try:
+                done, _ = await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+                error = next(iter(done)).exception()
+            finally:
+                reading.cancel()
+                writing.cancel()
+                await asyncio.gather(reading, writing, return_exceptions=True)
+                self._forget(lambda _partition: True)
+            self._metrics.stage_restarts.labels(self.stage.name).inc()
+            self._log.error(
+                "stage starts again from its floor", stage=self.stage.name, error=str(error), exc_info=error
+            )
+            await asyncio.sleep(_RESTART_PAUSE_S)
+
+    async def on_assigned(self, partition: Partition) -> None:
+        """Nothing is kept per partition."""
+
+    async def on_record(self, record: Record, partition: Partition) -> None:
+        self._metrics.records_in.labels(self.stage.name, record.topic).inc()
+        try:
+            content = self.stage.decode(record.topic, record.headers, record.value)
+        except RejectedInput as error:
+            await self._publisher.reject(record, None, error, attempts=1)
+            partition.ack(record.position)
+            return
+        await self._budget.take(record.size_bytes)
+        self._pending.append((record, partition, content))
+        self._arrived.set()
+
+    async def on_revoked(self, partition: Partition) -> None:
+        self._forget(lambda other: other is partition)
+
+    def _forget(self, belongs: "Any") -> None:
+        kept = []
+        for entry in self._pending:
+            if belongs(entry[1]):
+                self._budget.give(entry[0].size_bytes)
+            else:
+                kept.append(entry)
+        self._pending = kept
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            await asyncio.sleep(self._flush_s)
+            while self._pending:
+                batch, self._pending = self._pending[: self._max_records], self._pending[self._max_records :]
+                try:
+                    with self._metrics.stage_seconds.labels(self.stage.name).time():
+                        outputs = await loop.run_in_executor(
+                            self._writer, self.stage.write, [content for _, _, content in batch]
+                        )
+                    for output in outputs:
+                        await self._publisher.send(output, _call_of(output))
+                finally:
+                    for record, _, _ in batch:
+                        self._budget.give(record.size_bytes)
+                for record, partition, _ in batch:
+                    partition.ack(record.position)
+
+
+def _call_of(output: Output) -> CallRef:
+    record: Any = output.record
+    return CallRef(record.tenant, record.call_id)

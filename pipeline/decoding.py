@@ -1,0 +1,69 @@
+"""From a bus record to what a stage takes: one decoder per topic family."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from pipeline.bus.protocol import Record
+from schemas import cloudevents, envelope
+from schemas.audio import AudioEvent
+from schemas.calls import CallRef
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, TranscriptRecord, Turn
+from stages.errors import RejectedInput
+
+T = TypeVar("T")
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """A record's call, its number in the call on its topic, its id, and what it says."""
+
+    call: CallRef
+    seq: int
+    event_id: str
+    content: Any
+
+
+Decoder = Callable[[Record], Decoded]
+"""Raises RejectedInput for a record that cannot be read."""
+
+
+def decode_audio(record: Record) -> Decoded:
+    try:
+        incoming = cloudevents.decode_audio_event(dict(record.headers), record.key, record.value)
+    except ValueError as error:
+        raise RejectedInput(str(error)) from error
+    event: AudioEvent = incoming.event
+    return Decoded(incoming.call, incoming.seq, incoming.event_id, event)
+
+
+def decode_stage_record(record: Record) -> Decoded:
+    try:
+        content = envelope.decode(record.value)
+    except msgspec.MsgspecError as error:
+        raise RejectedInput(f"not a stage record: {error}") from error
+    return Decoded(content.call, content.seq, record.headers.get("ce_id", ""), content)
+
+
+_PUBLISHED: dict[str, type[TranscriptRecord]] = {TURN_TYPE: Turn, COMPLETED_TYPE: TranscriptCompleted}
+
+
+def decode_transcript(record: Record) -> Decoded:
+    event_type = record.headers.get("ce_type", "")
+    kind = _PUBLISHED.get(event_type)
+    if kind is None:
+        raise RejectedInput(f"{event_type!r} is no record of the transcripts topic")
+    try:
+        content: TranscriptRecord = msgspec.json.decode(record.value, type=kind)
+        seq = int(record.headers["ce_callseq"])
+    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+        raise RejectedInput(f"not a {event_type}: {error}") from error
+    return Decoded(CallRef(content.tenant, content.call_id), seq, record.headers.get("ce_id", ""), content)
+
+
+DECODERS: dict[str, Decoder] = {
+    "separate": decode_audio,
+    "transcribe": decode_stage_record,
+    "merge": decode_stage_record,
+    "summarize": decode_transcript,
+}

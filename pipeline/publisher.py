@@ -1,0 +1,129 @@
+"""From a stage's outputs to bus records: encoding, headers, lane, and waiting while the store is full."""
+
+import asyncio
+import base64
+
+import msgspec
+import structlog
+
+from pipeline.bus.protocol import Bus, Progress, Record
+from pipeline.errors import StoreFullError
+from pipeline.telemetry import traces
+from pipeline.telemetry.metrics import Metrics
+from schemas import cloudevents, envelope, topics
+from schemas.calls import CallRef
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobStatus
+from schemas.topics import Lane
+from stages.protocol import Output
+
+TRACE_HEADER = "traceparent"
+_FULL_STORE_RETRY_S = (0.5, 1.0, 2.0, 5.0)
+
+
+class Publisher:
+    """What one stage writes, in one lane."""
+
+    def __init__(self, bus: Bus, *, stage: str, lane: Lane, metrics: Metrics) -> None:
+        self._bus = bus
+        self._stage = stage
+        self._lane = lane
+        self._metrics = metrics
+        self._log = structlog.get_logger("callstream.publisher").bind(stage=stage, lane=lane)
+
+    async def send(
+        self, output: Output, call: CallRef, *, progress: Progress | None = None, traceparent: str | None = None
+    ) -> None:
+        """Store one output. While the store is full it waits: what came before is not acknowledged meanwhile.
+
+        Raises BusError when the broker is gone for longer than the bus waits for it.
+        """
+        if isinstance(output.record, envelope.StageRecord):
+            content_type, value = envelope.CONTENT_TYPE, envelope.encode(output.record)
+        else:
+            content_type, value = cloudevents.JSON_TYPE, msgspec.json.encode(output.record)
+        headers = cloudevents.headers(
+            event_id=output.event_id,
+            event_type=output.event_type,
+            call=call,
+            seq=output.seq if output.seq is not None else 0,
+            source=f"callstream/{self._stage}",
+            content_type=content_type,
+        )
+        if output.seq is None:
+            del headers["ce_callseq"]
+        headers[TRACE_HEADER] = traces.continued(traceparent, output.event_id)
+        topic = topics.in_lane(output.topic, self._lane)
+        await self._store(topic, call.key, value, output.event_id, headers, progress)
+        self._metrics.records_out.labels(self._stage, topic).inc()
+        self._metrics.count(self._stage, output.record)
+
+    async def reject(self, record: Record, call: CallRef | None, error: Exception, *, attempts: int) -> None:
+        """Put a record that the stage cannot use among the dead letters, and into its call's ledger."""
+        letter = DeadLetter(
+            stage=self._stage,
+            topic=record.topic,
+            partition=record.partition,
+            position=record.position,
+            key=record.key,
+            value=record.value,
+            headers=dict(record.headers),
+            error=type(error).__name__,
+            message=str(error),
+            attempts=attempts,
+            at=record.timestamp_s,
+        )
+        event_id = f"{self._stage}/{record.topic}/{record.partition}/{record.position}"
+        headers = {
+            cloudevents.CONTENT_TYPE_HEADER: cloudevents.JSON_TYPE,
+            "ce_specversion": "1.0",
+            "ce_id": event_id,
+            "ce_source": f"callstream/{self._stage}",
+            "ce_type": DEAD_LETTER_TYPE,
+        }
+        await self._store(topics.DEAD_LETTERS, record.key, msgspec.json.encode(letter), event_id, headers, None)
+        self._metrics.dead_letters.labels(self._stage, type(error).__name__).inc()
+        self._log.warning(
+            "record rejected",
+            topic=record.topic,
+            partition=record.partition,
+            position=record.position,
+            key=base64.b64encode(record.key[:200]).decode() if call is None else call.call_id,
+            error=str(error),
+        )
+        if call is None or self._stage == "sink":
+            return
+        entry = JobStatus(
+            tenant=call.tenant,
+            call_id=call.call_id,
+            job=self._stage,  # type: ignore[arg-type]  # stage names are the jobs' names
+            status="rejected",
+            detail={"error": str(error), "topic": record.topic, "position": record.position},
+            at=record.timestamp_s,
+        )
+        ledger = Output(topic=topics.STATUS, record=entry, event_id=f"{event_id}/status", event_type=JOB_TYPE)
+        await self.send(ledger, call)
+
+    async def _store(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: dict[str, str],
+        progress: Progress | None,
+    ) -> None:
+        attempt = 0
+        while True:
+            try:
+                with self._metrics.publish_seconds.labels(topic).time():
+                    await self._bus.publish(
+                        topic, key=key, value=value, event_id=event_id, headers=headers, progress=progress
+                    )
+                return
+            except StoreFullError as error:
+                pause_s = _FULL_STORE_RETRY_S[min(attempt, len(_FULL_STORE_RETRY_S) - 1)]
+                if attempt == 0:
+                    self._log.error("the store is full, waiting for room", topic=topic, error=str(error))
+                self._metrics.publish_retries.labels(topic).inc()
+                attempt += 1
+                await asyncio.sleep(pause_s)

@@ -1,0 +1,345 @@
+"""One stage on one bus: decode, stage, publish, acknowledge. What it guarantees is said in `stages.protocol`.
+
+A record's path: `StageRunner.on_record` decodes it and waits for room in the byte budget; `_CallWork` hands it to the
+call's processor, publishes what comes out in order, and acknowledges what the published checkpoint releases. When
+anything fails the run ends, all memory of calls is dropped, and the bus delivers again from the floor: the same path
+as after a crash.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import msgspec
+import structlog
+
+from pipeline.budget import ByteBudget
+from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription
+from pipeline.clock import unix_time_s
+from pipeline.decoding import Decoded, Decoder
+from pipeline.errors import BusError
+from pipeline.publisher import TRACE_HEADER, Publisher
+from pipeline.telemetry.logs import bind_call
+from pipeline.telemetry.metrics import Metrics
+from schemas.calls import CallRef
+from stages.errors import RejectedInput
+from stages.protocol import CallProcessor, CallStage, Event, Output
+
+MAX_ATTEMPTS = 3
+"""A record whose processing fails this often, for a reason that is not the bus, becomes a dead letter."""
+
+_RESTART_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_STEADY_S = 60.0
+_KEEP_IDLE_CALL_S = 30.0
+
+
+class ProcessingError(Exception):
+    """A stage failed on a record; carries which, so that it is given up after `MAX_ATTEMPTS`."""
+
+    def __init__(self, record_id: str, cause: BaseException) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.record_id = record_id
+
+
+class StageRunner:
+    """Runs one stage in one lane until cancelled. Also the bus's handler for it."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        stage: CallStage[Any],
+        *,
+        subscription: Subscription,
+        decoder: Decoder,
+        publisher: Publisher,
+        metrics: Metrics,
+        budget_bytes: int,
+    ) -> None:
+        self.stage = stage
+        self.subscription = subscription
+        self.publisher = publisher
+        self.metrics = metrics
+        self.budget = ByteBudget(budget_bytes)
+        self._bus = bus
+        self._decoder = decoder
+        self._calls: dict[tuple[str, int, CallRef], _CallWork] = {}
+        self._attempts: Counter[str] = Counter()
+        self._lag: dict[tuple[str, int], int] = {}
+        self._failure: asyncio.Future[None] | None = None
+        self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
+
+    async def run(self) -> None:
+        """Read until cancelled; start again from the floor after any failure."""
+        failures = 0
+        clock = asyncio.get_running_loop().time
+        while True:
+            started_at = clock()
+            self._failure = asyncio.get_running_loop().create_future()
+            reading = asyncio.ensure_future(self._bus.run(self.subscription, self))
+            sweeping = asyncio.create_task(self._sweep())
+            try:
+                await asyncio.wait({reading, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+                error = self._failure.exception() if self._failure.done() else reading.exception()
+            finally:
+                reading.cancel()
+                sweeping.cancel()
+                await asyncio.gather(reading, sweeping, return_exceptions=True)
+                await self._drop_calls()
+                self._failure.cancel()
+            if isinstance(error, ProcessingError):
+                self._attempts[error.record_id] += 1
+            failures = 0 if clock() - started_at > _STEADY_S else failures
+            pause_s = _RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)]
+            failures += 1
+            self.metrics.stage_restarts.labels(self.stage.name).inc()
+            self._log.error("stage starts again from its floor", error=str(error), pause_s=pause_s, exc_info=error)
+            await asyncio.sleep(pause_s)
+
+    # -- the bus's handler -------------------------------------------------------------------------------------------
+
+    async def on_assigned(self, partition: Partition) -> None:
+        self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)
+
+    async def on_record(self, record: Record, partition: Partition) -> None:
+        self._count(record)
+        self._lag[record.topic, record.partition] = record.lag
+        try:
+            decoded = self._decoder(record)
+        except RejectedInput as error:
+            await self.publisher.reject(record, None, error, attempts=1)
+            partition.ack(record.position)
+            return
+        await self.budget.take(record.size_bytes)
+        self.metrics.inflight_bytes.labels(self.stage.name).set(self.budget.used_bytes)
+        place = (record.topic, record.partition, decoded.call)
+        work = self._calls.get(place)
+        if work is None or work.ended:
+            work = self._calls[place] = _CallWork(self, decoded.call, partition)
+        work.put(record, decoded)
+
+    async def on_revoked(self, partition: Partition) -> None:
+        mine = [place for place in self._calls if place[:2] == (partition.topic, partition.number)]
+        await asyncio.gather(*(self._calls.pop(place).cancel() for place in mine))
+
+    # -- for the calls -----------------------------------------------------------------------------------------------
+
+    def open_calls(self) -> "list[_CallWork]":
+        """The calls in memory, for the idle watch."""
+        return [work for work in self._calls.values() if not work.ended]
+
+    def _count(self, record: Record) -> None:
+        self.metrics.records_in.labels(self.stage.name, record.topic).inc()
+        self.metrics.record_bytes.labels(self.stage.name, record.topic).inc(record.size_bytes)
+        self.metrics.queue_seconds.labels(self.stage.name).observe(max(0.0, unix_time_s() - record.timestamp_s))
+
+    def has_lag(self, partition: Partition) -> bool:
+        """Whether records of the partition were waiting behind the last one read, or wait for room here."""
+        return self.budget.exhausted or self._lag.get((partition.topic, partition.number), 0) > 0
+
+    def given_up(self, record_id: str) -> bool:
+        return self._attempts[record_id] >= MAX_ATTEMPTS
+
+    def forget(self, record_id: str) -> None:
+        del self._attempts[record_id]
+
+    def fail(self, error: BaseException) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def _sweep(self) -> None:
+        """Drop the calls that are over from memory."""
+        while True:
+            await asyncio.sleep(_KEEP_IDLE_CALL_S / 3)
+            for place, work in list(self._calls.items()):
+                if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S):
+                    del self._calls[place]
+                    await work.cancel()
+
+    async def _drop_calls(self) -> None:
+        works = list(self._calls.values())
+        self._calls.clear()
+        await asyncio.gather(*(work.cancel() for work in works))
+
+
+class _Taken(msgspec.Struct, frozen=True):
+    record: Record
+    decoded: Decoded
+
+
+class _Started(msgspec.Struct, frozen=True):
+    taken: _Taken
+    outputs: AsyncIterator[Output]
+
+
+class _CallWork:
+    """One call in one stage: two tasks, one that starts records in order and one that publishes their outputs."""
+
+    def __init__(self, runner: StageRunner, call: CallRef, partition: Partition) -> None:
+        self.call = call
+        self.partition = partition
+        self.ended = False
+        self.last_taken_at = asyncio.get_running_loop().time()
+        self.last_record: Record | None = None
+        self.processor: CallProcessor[Any] | None = None
+        self._runner = runner
+        self._inbox: asyncio.Queue[_Taken] = asyncio.Queue()
+        self._started: asyncio.Queue[_Started] = asyncio.Queue()
+        self._unfinished = 0
+        self._unreleased: deque[tuple[int, int]] = deque()
+        self._published_seq = -1
+        self._released = 0
+        self._state = b""
+        self._log = structlog.get_logger("callstream.runner").bind(stage=runner.stage.name)
+        self._tasks = [
+            asyncio.create_task(self._guarded(self._start())),
+            asyncio.create_task(self._guarded(self._publish())),
+        ]
+
+    def put(self, record: Record, decoded: Decoded) -> None:
+        self._unfinished += 1
+        self.last_taken_at = asyncio.get_running_loop().time()
+        self.last_record = record
+        self._inbox.put_nowait(_Taken(record, decoded))
+
+    async def cancel(self) -> None:
+        self.ended = True
+        current = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while not self._inbox.empty():
+            self._runner.budget.give(self._inbox.get_nowait().record.size_bytes)
+        while not self._started.empty():
+            await self._abandon(self._started.get_nowait())
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._runner.fail(error)
+
+    async def _start(self) -> None:
+        bind_call(self.call, stage=self._runner.stage.name)
+        progress = await self.partition.progress(self.call.key) if self._runner.subscription.progress_topic else None
+        if progress is not None:
+            self._published_seq, self._released, self._state = progress.seq, progress.released, progress.state
+        self.processor = self._runner.stage.open(self.call, self._state or None)
+        while True:
+            taken = await self._inbox.get()
+            outputs: AsyncIterator[Output]
+            if self._runner.given_up(taken.decoded.event_id):
+                outputs = _raising(RejectedInput(f"failed {MAX_ATTEMPTS} times"))
+            else:
+                event = Event(
+                    seq=taken.decoded.seq,
+                    event_id=taken.decoded.event_id,
+                    timestamp_s=taken.record.timestamp_s,
+                    size_bytes=taken.record.size_bytes,
+                )
+                try:
+                    outputs = self.processor.submit(taken.decoded.content, event)
+                except RejectedInput as error:
+                    outputs = _raising(error)
+                except Exception as error:
+                    raise ProcessingError(taken.decoded.event_id, error) from error
+            self._started.put_nowait(_Started(taken, outputs))
+
+    async def _publish(self) -> None:
+        bind_call(self.call, stage=self._runner.stage.name)
+        metrics, stage = self._runner.metrics, self._runner.stage.name
+        while True:
+            started = await self._started.get()
+            try:
+                with metrics.stage_seconds.labels(stage).time():
+                    await self._publish_outputs(started)
+            except asyncio.CancelledError:
+                await self._abandon(started)
+                raise
+            except (BusError, ProcessingError):
+                await self._abandon(started)
+                raise
+            self._runner.budget.give(started.taken.record.size_bytes)
+            metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
+            self._unfinished -= 1
+
+    async def _publish_outputs(self, started: _Started) -> None:
+        record, decoded = started.taken.record, started.taken.decoded
+        assert self.processor is not None
+        trace = record.headers.get(TRACE_HEADER)
+        held: Output | None = None
+        try:
+            async for output in started.outputs:
+                if output.seq is None:
+                    await self._runner.publisher.send(output, self.call, traceparent=trace)
+                    continue
+                if held is not None:
+                    await self._send_numbered(held, trace)
+                held = output
+        except RejectedInput as error:
+            attempts = MAX_ATTEMPTS if self._runner.given_up(decoded.event_id) else 1
+            await self._runner.publisher.reject(record, self.call, error, attempts=attempts)
+            self._runner.forget(decoded.event_id)
+            self.partition.ack(record.position)
+            return
+        except (BusError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            raise ProcessingError(decoded.event_id, error) from error
+        self._unreleased.append((decoded.seq, record.position))
+        if held is not None:
+            checkpoint = self.processor.checkpoint()
+            self._state, released = checkpoint.state, checkpoint.released
+            await self._send_numbered(held, trace, released=released)
+        self._acknowledge()
+
+    async def _send_numbered(self, output: Output, trace: str | None, *, released: int | None = None) -> None:
+        """Publish with the checkpoint in `_state`, unless the bus has that number already: then this is a replay."""
+        assert output.seq is not None
+        released = self._released if released is None else released
+        if output.seq > self._published_seq:
+            progress = Progress(seq=output.seq, released=released, state=self._state)
+            await self._runner.publisher.send(output, self.call, progress=progress, traceparent=trace)
+            self._published_seq = output.seq
+        elif output.seq < self._published_seq:
+            return
+        self._released = released
+
+    def _acknowledge(self) -> None:
+        """Acknowledge what the checkpoint on the bus releases.
+
+        While the processor is not finished the call's last record stays open, so that after a restart the call is in
+        memory again even if nobody sends any more for it: the idle limit must find it.
+        """
+        assert self.processor is not None
+        keep = 0 if self.processor.finished else 1
+        held: deque[tuple[int, int]] = deque()
+        while len(self._unreleased) > keep:
+            seq, position = self._unreleased.popleft()
+            if seq < self._released:
+                self.partition.ack(position)
+            else:
+                held.append((seq, position))
+        self._unreleased.extendleft(reversed(held))
+
+    def droppable(self, *, idle_for_s: float) -> bool:
+        """Whether nothing of this call is open and it has been quiet: its checkpoint on the bus holds everything."""
+        quiet_s = asyncio.get_running_loop().time() - self.last_taken_at
+        settled = self.processor is not None and self.processor.finished
+        return settled and not self._unfinished and not self._unreleased and quiet_s >= idle_for_s
+
+    async def _abandon(self, started: _Started) -> None:
+        self._runner.budget.give(started.taken.record.size_bytes)
+        close = getattr(started.outputs, "aclose", None)
+        if close is not None:
+            with contextlib.suppress(Exception):
+                await close()
+
+
+async def _raising(error: Exception) -> AsyncIterator[Output]:
+    raise error
+    yield  # makes it a generator

@@ -1,0 +1,281 @@
+"""The runner on the reference bus, with a stage whose outputs are easily known."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Record, Subscription, TopicSpec
+from pipeline.decoding import Decoded
+from pipeline.publisher import Publisher
+from pipeline.runner import StageRunner
+from pipeline.telemetry.metrics import Metrics
+from schemas import topics
+from schemas.calls import CallRef
+from schemas.status import DeadLetter
+from stages.errors import RejectedInput
+from stages.protocol import CallProcessor, Checkpoint, Event, Output
+
+INPUT, OUTPUT = "numbers.in", "numbers.out"
+CALLS = [CallRef("default", f"call-{number}") for number in range(5)]
+INPUTS_PER_CALL = 40
+
+
+class Sums:
+    """Gives a running sum at every third number, twice at every ninth, and holds the inputs since the last one."""
+
+    def __init__(self, call: CallRef, state: bytes | None, faults: "Faults") -> None:
+        self.call = call
+        self.faults = faults
+        restored = msgspec.msgpack.decode(state, type=tuple[int, int, int]) if state else (0, 0, 0)
+        self.base: tuple[int, int, int] = restored
+        self.total, self.next_seq, self.out_seq = restored
+
+    async def submit(self, record: int, event: Event) -> AsyncIterator[Output]:
+        if event.seq < self.next_seq:
+            return
+        if record == self.faults.rejects:
+            raise RejectedInput("this number is not wanted")
+        if record == self.faults.breaks_on and self.faults.left > 0:
+            self.faults.left -= 1
+            raise ZeroDivisionError("the stage broke")
+        await asyncio.sleep(0)
+        self.next_seq = event.seq + 1
+        self.total += record
+        copies = 2 if event.seq % 9 == 8 else 1 if event.seq % 3 == 2 else 0
+        for copy in range(copies):
+            yield Output(
+                topic=OUTPUT,
+                record={"total": self.total, "copy": copy},
+                event_id=f"{self.call.call_id}/{self.out_seq}",
+                seq=self.out_seq,
+            )
+            self.out_seq += 1
+        if copies:
+            self.base = (self.total, self.next_seq, self.out_seq)
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(state=msgspec.msgpack.encode(self.base), released=self.base[1])
+
+    @property
+    def finished(self) -> bool:
+        return self.next_seq == INPUTS_PER_CALL
+
+
+class Faults:
+    def __init__(self, *, rejects: int | None = None, breaks_on: int | None = None, times: int = 0) -> None:
+        self.rejects, self.breaks_on, self.left = rejects, breaks_on, times
+
+
+class SumStage:
+    name = "sums"
+    topic = OUTPUT
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+
+    def open(self, call: CallRef, state: bytes | None) -> CallProcessor[int]:
+        return Sums(call, state, self.faults)
+
+
+def decode(record: Record) -> Decoded:
+    return Decoded(
+        CallRef.from_key(record.key), int(record.headers["ce_callseq"]), record.headers["ce_id"], int(record.value)
+    )
+
+
+def runner_on(bus: MemoryBus, stage: SumStage, budget_bytes: int = 10_000) -> StageRunner:
+    metrics = Metrics()
+    return StageRunner(
+        bus,
+        stage,
+        subscription=Subscription(group="sums", topics=(INPUT,), progress_topic=OUTPUT),
+        decoder=decode,
+        publisher=Publisher(bus, stage="sums", lane="live", metrics=metrics),
+        metrics=metrics,
+        budget_bytes=budget_bytes,
+    )
+
+
+async def bus_with_inputs() -> MemoryBus:
+    bus = MemoryBus(partitions=2)
+    names = (INPUT, OUTPUT, topics.DEAD_LETTERS, topics.STATUS)
+    await bus.ensure_topics([TopicSpec(name=name, partitions=2, retention_s=60) for name in names])
+    return bus
+
+
+async def publish(bus: MemoryBus, call: CallRef, seq: int, number: int) -> None:
+    await bus.publish(
+        INPUT,
+        key=call.key,
+        value=str(number).encode(),
+        event_id=f"{call.call_id}/in/{seq}",
+        headers={"ce_callseq": str(seq), "ce_id": f"{call.call_id}/in/{seq}"},
+    )
+
+
+async def publish_all(bus: MemoryBus) -> None:
+    for seq in range(INPUTS_PER_CALL):
+        for call in CALLS:
+            await publish(bus, call, seq, seq * seq)
+
+
+async def read_all(bus: MemoryBus, topic: str, expected: int) -> list[Record]:
+    """All records of a topic, through a group of its own."""
+    got: list[Record] = []
+
+    class Reader:
+        async def on_assigned(self, partition: object) -> None: ...
+
+        async def on_revoked(self, partition: object) -> None: ...
+
+        async def on_record(self, record: Record, partition: object) -> None:
+            got.append(record)
+
+    reading = asyncio.create_task(bus.run(Subscription(group=f"reader-{random.random()}", topics=(topic,)), Reader()))
+    for _ in range(200):
+        await asyncio.sleep(0.005)
+        if len(got) >= expected:
+            break
+    await asyncio.sleep(0.02)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    return got
+
+
+def expected_outputs(skip: int | None = None) -> list[tuple[int, int]]:
+    total, outputs = 0, []
+    for seq in range(INPUTS_PER_CALL):
+        if skip == seq * seq:
+            continue
+        total += seq * seq
+        outputs += [(total, copy) for copy in range(2 if seq % 9 == 8 else 1 if seq % 3 == 2 else 0)]
+    return outputs
+
+
+def by_call(records: list[Record]) -> dict[bytes, list[tuple[int, int]]]:
+    found: dict[bytes, list[tuple[int, int]]] = {}
+    for record in records:
+        content = msgspec.json.decode(record.value)
+        found.setdefault(record.key, []).append((content["total"], content["copy"]))
+    return found
+
+
+async def wait_for_lag(bus: MemoryBus, runner: StageRunner, limit: int, timeout_s: float = 10.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while await bus.lag(runner.subscription) > limit:  # noqa: ASYNC110  # a bus tells its lag only when asked
+            await asyncio.sleep(0.005)
+
+
+async def stop(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_every_call_gives_its_outputs_in_order() -> None:
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, SumStage())
+    task = asyncio.create_task(runner.run())
+    await publish_all(bus)
+    await wait_for_lag(bus, runner, 5)
+    await stop(task)
+    outputs = by_call(await read_all(bus, OUTPUT, len(CALLS) * len(expected_outputs())))
+    assert outputs == {call.key: expected_outputs() for call in CALLS}
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_kills_at_random_moments_lose_nothing_and_double_nothing(seed: int) -> None:
+    chance = random.Random(seed)
+    bus = await bus_with_inputs()
+    publishing = asyncio.create_task(publish_all(bus))
+    for _ in range(15):
+        runner = runner_on(bus, SumStage(), budget_bytes=chance.choice([60, 300, 10_000]))
+        task = asyncio.create_task(runner.run())
+        for _ in range(chance.randrange(1, 60)):
+            await asyncio.sleep(0)
+        await stop(task)
+        assert runner.budget.used_bytes == 0
+    await publishing
+    runner = runner_on(bus, SumStage())
+    task = asyncio.create_task(runner.run())
+    await wait_for_lag(bus, runner, 5)
+    await stop(task)
+    outputs = by_call(await read_all(bus, OUTPUT, len(CALLS) * len(expected_outputs())))
+    assert outputs == {call.key: expected_outputs() for call in CALLS}, f"seed {seed}"
+
+
+async def test_an_open_call_keeps_its_last_record_so_that_a_restart_finds_it() -> None:
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, SumStage())
+    task = asyncio.create_task(runner.run())
+    for seq in range(6):
+        await publish(bus, CALLS[0], seq, seq)
+    await wait_for_lag(bus, runner, 1)
+    await asyncio.sleep(0.05)
+    assert await bus.lag(runner.subscription) == 1
+    await stop(task)
+    again = runner_on(bus, SumStage())
+    task = asyncio.create_task(again.run())
+    await asyncio.sleep(0.05)
+    assert [work.call for work in again.open_calls()] == [CALLS[0]]
+    await stop(task)
+
+
+async def test_a_rejected_input_becomes_a_dead_letter_and_the_call_goes_on() -> None:
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, SumStage(Faults(rejects=16)))
+    task = asyncio.create_task(runner.run())
+    await publish_all(bus)
+    await wait_for_lag(bus, runner, 5)
+    await stop(task)
+    letters = [msgspec.json.decode(r.value, type=DeadLetter) for r in await read_all(bus, topics.DEAD_LETTERS, 5)]
+    assert sorted(CallRef.from_key(letter.key) for letter in letters) == CALLS
+    assert {letter.value for letter in letters} == {b"16"}
+    outputs = by_call(await read_all(bus, OUTPUT, 60))
+    assert outputs == {call.key: expected_outputs(skip=16) for call in CALLS}
+
+
+async def test_a_record_that_cannot_be_decoded_becomes_a_dead_letter() -> None:
+    bus = await bus_with_inputs()
+
+    def refuse(record: Record) -> Decoded:
+        raise RejectedInput("not a number")
+
+    runner = runner_on(bus, SumStage())
+    runner._decoder = refuse
+    task = asyncio.create_task(runner.run())
+    await publish(bus, CALLS[0], 0, 1)
+    await wait_for_lag(bus, runner, 0)
+    await stop(task)
+    [letter] = await read_all(bus, topics.DEAD_LETTERS, 1)
+    assert msgspec.json.decode(letter.value, type=DeadLetter).message == "not a number"
+
+
+async def test_a_stage_that_breaks_is_started_again_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.runner._RESTART_PAUSE_S", (0.0,))
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, SumStage(Faults(breaks_on=25, times=2)))
+    task = asyncio.create_task(runner.run())
+    await publish_all(bus)
+    await wait_for_lag(bus, runner, 5)
+    await stop(task)
+    outputs = by_call(await read_all(bus, OUTPUT, len(CALLS) * len(expected_outputs())))
+    assert outputs == {call.key: expected_outputs() for call in CALLS}
+    assert await read_all(bus, topics.DEAD_LETTERS, 0) == []
+
+
+async def test_a_record_that_always_breaks_the_stage_is_given_up_after_three_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.runner._RESTART_PAUSE_S", (0.0,))
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, SumStage(Faults(breaks_on=36, times=10**9)))
+    task = asyncio.create_task(runner.run())
+    await publish_all(bus)
+    await wait_for_lag(bus, runner, 5)
+    await stop(task)
+    letters = [msgspec.json.decode(r.value, type=DeadLetter) for r in await read_all(bus, topics.DEAD_LETTERS, 5)]
+    assert [(letter.value, letter.attempts) for letter in letters] == [(b"36", 3)] * len(CALLS)
