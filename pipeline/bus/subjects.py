@@ -9,9 +9,13 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
-from pipeline.bus.protocol import Progress
+from pipeline.bus.protocol import Progress, Record
+from schemas import topics
+
+PRODUCER_TOPICS: Final = frozenset({topics.AUDIO, topics.AUDIO_BATCH})
+"""Topics that clients of other make publish to, without a partition: the server adds it."""
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
@@ -91,4 +95,20 @@ def progress_from_wire(headers: Mapping[str, str] | None) -> Progress | None:
         seq=int(headers[_SEQ_HEADER]),
         released=int(headers[_RELEASED_HEADER]),
         state=base64.b64decode(headers.get(_STATE_HEADER, "")),
+    )
+
+
+def stored_record(topic: str, message: Any) -> Record:
+    """A record as a consumer delivers it (a nats-py `Msg`): the reply subject holds position, time and lag."""
+    metadata = message.metadata
+    partition, key = parse_subject(message.subject)
+    return Record(
+        topic=topic,
+        partition=partition,
+        position=metadata.sequence.stream,
+        key=key,
+        value=message.data,
+        headers=from_wire(message.headers),
+        timestamp_s=metadata.timestamp.timestamp(),
+        lag=metadata.num_pending,
     )

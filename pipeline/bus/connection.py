@@ -1,0 +1,271 @@
+"""A connection to NATS that comes back by itself, and the requests made over it.
+
+nats-py's own reconnect is not used: it replays buffered commands and subscriptions of the lost connection, and a pull
+that was forgotten about would take records. Here every connection is a new `Session`; what lived on the old one ends
+with it, at once, and whoever needs it again sets it up again.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from pipeline.errors import BusError
+
+T = TypeVar("T")
+
+REQUEST_TIMEOUT_S: Final = 5.0
+_CONNECT_PAUSE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_NO_RESPONDERS: Final = "503"
+_PENDING_MESSAGES: Final = 1_000_000
+_PENDING_BYTES: Final = 512_000_000
+
+
+class SessionLost(Exception):
+    """The connection ended, or nobody answered on it. What was asked may or may not have happened."""
+
+
+class ApiError(Exception):
+    """JetStream's own answer that it refuses. `code` is its error code (`err_code`)."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"{description} ({code})")
+        self.code = code
+        self.description = description
+
+
+class Session:
+    """One TCP connection, from connect to loss. Every wait on it ends with SessionLost when it is lost."""
+
+    def __init__(self, client: Client) -> None:
+        self.lost = asyncio.Event()
+        self._client = client
+        self._inbox = client.new_inbox()
+        self._requests: dict[str, asyncio.Future[Msg]] = {}
+        self._numbers = 0
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return int(self._client.max_payload)
+
+    def new_inbox(self) -> str:
+        inbox: str = self._client.new_inbox()
+        return inbox
+
+    async def begin(self) -> None:
+        await self.subscribe(f"{self._inbox}.*", self._on_reply)
+
+    def end(self) -> None:
+        self.lost.set()
+        for reply in self._requests.values():
+            if not reply.done():
+                reply.set_exception(SessionLost("the connection was lost"))
+
+    async def close(self) -> None:
+        self.end()
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._client.close()
+
+    async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> "Listening":
+        with _lost():
+            subscription = await self._client.subscribe(
+                subject, cb=callback, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES
+            )
+        return Listening(subscription)
+
+    async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "") -> None:
+        with _lost():
+            await self._client.publish(subject, payload, reply=reply)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Msg:
+        """The answer. Raises SessionLost when the connection ends or the time is over, or nobody listens there."""
+        if self.lost.is_set():
+            raise SessionLost("the connection was lost")
+        self._numbers += 1
+        number = str(self._numbers)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Msg] = loop.create_future()
+        self._requests[number] = answer
+        timer = loop.call_later(timeout_s, _time_out, answer, subject)
+        try:
+            with _lost():
+                await self._client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
+            message = await answer
+        finally:
+            timer.cancel()
+            del self._requests[number]
+            if answer.done() and not answer.cancelled():
+                answer.exception()
+        if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
+            raise SessionLost(f"nobody answers on {subject}")
+        return message
+
+    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
+        """A JetStream API call. Raises ApiError for a refusal."""
+        message = await self.request(f"$JS.API.{subject}", b"" if body is None else json.dumps(body).encode())
+        answer: dict[str, Any] = json.loads(message.data)
+        check(answer)
+        return answer
+
+    async def _on_reply(self, message: Msg) -> None:
+        answer = self._requests.get(message.subject.rpartition(".")[2])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+
+class Listening:
+    """A subscription, until `close`."""
+
+    def __init__(self, subscription: Any) -> None:
+        self._subscription = subscription
+
+    async def close(self) -> None:
+        """Also on a lost session, where there is nothing left to close."""
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self._subscription.unsubscribe()
+
+
+class NatsConnection:
+    """Keeps one session open. `reconnect_s` is how long its users wait for a lost one before they raise BusError."""
+
+    def __init__(self, url: str, *, name: str, reconnect_s: float) -> None:
+        self.url = url
+        self.reconnect_s = reconnect_s
+        self._name = name
+        self._session: Session | None = None
+        self._connected = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+        self._reason = "it was never reached"
+        self._log = structlog.get_logger("callstream.nats").bind(url=url)
+
+    async def connect(self) -> None:
+        """Raises BusError when no server answers within `reconnect_s`."""
+        self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.url}")
+        try:
+            await self.session()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+            self._keeping = None
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        self._connected.clear()
+
+    async def session(self, timeout_s: float | None = None) -> Session:
+        """The session, waited for while there is none. Raises BusError when there is none in time."""
+        if self._session is not None and not self._session.lost.is_set():
+            return self._session
+        if self._keeping is None:
+            raise BusError(f"the connection to {self.url} is closed")
+        try:
+            async with asyncio.timeout(self.reconnect_s if timeout_s is None else timeout_s):
+                while True:
+                    await self._connected.wait()
+                    if self._session is not None:
+                        return self._session
+        except TimeoutError:
+            raise BusError(f"no NATS server answers at {self.url}: {self._reason}") from None
+
+    async def retrying(self, operation: Callable[[Session], Awaitable[T]]) -> T:
+        """`operation`, again after each SessionLost until `reconnect_s` is over, then BusError."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.reconnect_s
+        while True:
+            session = await self.session(max(0.0, deadline - loop.time()))
+            try:
+                return await operation(session)
+            except SessionLost as error:
+                if loop.time() >= deadline:
+                    raise BusError(f"{self.url}: {error}") from error
+                await asyncio.sleep(_CONNECT_PAUSE_S[0])
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            try:
+                session = await self._open()
+            except (nats.errors.Error, OSError, TimeoutError, SessionLost) as error:
+                self._reason = str(error) or type(error).__name__
+                await asyncio.sleep(_CONNECT_PAUSE_S[min(failures, len(_CONNECT_PAUSE_S) - 1)])
+                failures += 1
+                continue
+            self._session = session
+            self._connected.set()
+            if failures:
+                self._log.info("connected to NATS again", attempts=failures + 1)
+            await session.lost.wait()
+            self._connected.clear()
+            await session.close()
+            failures = 1
+            self._reason = "the connection was lost"
+            self._log.warning("the connection to NATS was lost")
+
+    async def _open(self) -> Session:
+        session: Session | None = None
+
+        async def on_end() -> None:
+            if session is not None:
+                session.end()
+
+        async def on_error(error: Exception) -> None:
+            self._log.debug("NATS client error", error=str(error) or type(error).__name__)
+
+        client = await nats.connect(
+            self.url,
+            name=self._name,
+            allow_reconnect=False,
+            connect_timeout=2,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            pending_size=16_000_000,
+            error_cb=on_error,
+            disconnected_cb=on_end,
+            closed_cb=on_end,
+        )
+        session = Session(client)
+        if client.is_closed:
+            session.end()
+        await session.begin()
+        return session
+
+
+def check(answer: Mapping[str, Any]) -> None:
+    """Raise ApiError where a JetStream answer holds an error."""
+    error = answer.get("error")
+    if error is not None:
+        raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))
+
+
+def _time_out(answer: "asyncio.Future[Msg]", subject: str) -> None:
+    if not answer.done():
+        answer.set_exception(SessionLost(f"no answer on {subject} in time"))
+
+
+@contextlib.contextmanager
+def _lost() -> Any:
+    try:
+        yield
+    except (nats.errors.Error, OSError) as error:
+        raise SessionLost(str(error) or type(error).__name__) from error

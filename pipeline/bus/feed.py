@@ -1,0 +1,149 @@
+"""Watching topics on JetStream from now on: consumers without acknowledgement that begin again where they broke off."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.protocol import Record
+from pipeline.bus.subjects import key_token, stored_record, stream_name, subject_base
+from pipeline.errors import BusError
+
+FEED_RECORDS: Final = 10_000
+"""A follower that is further behind than this misses the oldest records."""
+_HEARTBEAT_S: Final = 5.0
+_SILENCE_S: Final = 2.5 * _HEARTBEAT_S
+_PAUSE_S: Final = 0.2
+_NANOSECONDS: Final = 1_000_000_000
+
+
+class JetStreamFeed:
+    """Records of several topics as they arrive, in order per topic. Iteration raises BusError if the broker is gone."""
+
+    def __init__(self, connection: NatsConnection, topics: tuple[str, ...], key: bytes | None) -> None:
+        self._connection = connection
+        self._topics = topics
+        self._token = "*" if key is None else key_token(key)
+        self._queue: asyncio.Queue[Record | BusError | None] = asyncio.Queue(FEED_RECORDS)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Everything published after this returns is seen."""
+        for topic in self._topics:
+
+            async def last_of(session: Session, topic: str = topic) -> int:
+                try:
+                    return int((await session.api(f"STREAM.INFO.{stream_name(topic)}"))["state"]["last_seq"])
+                except ApiError as error:
+                    raise BusError(f"there is no topic {topic}: {error}") from error
+
+            last = await self._connection.retrying(last_of)
+            self._tasks.append(asyncio.create_task(self._watch(topic, last), name=f"follow {topic}"))
+
+    def __aiter__(self) -> "JetStreamFeed":
+        return self
+
+    async def __anext__(self) -> Record:
+        record = await self._queue.get()
+        if isinstance(record, BusError):
+            raise record
+        if record is None:
+            self._put(None)
+            raise StopAsyncIteration
+        return record
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._put(None)
+
+    def _put(self, record: Record | BusError | None) -> None:
+        if self._queue.full():
+            self._queue.get_nowait()
+        self._queue.put_nowait(record)
+
+    async def _watch(self, topic: str, last: int) -> None:
+        watch = _TopicWatch(topic, self._token, last, self._put)
+        log = structlog.get_logger("callstream.feed").bind(topic=topic)
+        while True:
+            try:
+                await watch.run(await self._connection.session())
+            except (SessionLost, ApiError) as error:
+                log.debug("following again from where it broke off", error=str(error))
+            except BusError as error:
+                self._put(error)
+                return
+            await asyncio.sleep(_PAUSE_S)
+
+
+class _TopicWatch:
+    """An ephemeral push consumer on one topic. `last` is the position up to which records were passed on."""
+
+    def __init__(self, topic: str, token: str, last: int, put: Callable[[Record], None]) -> None:
+        self._topic = topic
+        self._filter = f"{subject_base(topic)}.*.{token}"
+        self._last = last
+        self._put = put
+        self._delivery = 0
+        self._ended = asyncio.Event()
+        self._heard_at = 0.0
+
+    async def run(self, session: Session) -> None:
+        """Returns when deliveries are missing or have stopped; raises SessionLost."""
+        loop = asyncio.get_running_loop()
+        self._delivery = 0
+        self._heard_at = loop.time()
+        self._ended = ended = asyncio.Event()
+        inbox = session.new_inbox()
+
+        async def on_message(message: Any) -> None:
+            if not ended.is_set():
+                self._heard_at = loop.time()
+                self._take(message, inbox)
+
+        listening: Listening = await session.subscribe(inbox, on_message)
+        try:
+            await session.api(
+                f"CONSUMER.CREATE.{stream_name(self._topic)}",
+                {
+                    "stream_name": stream_name(self._topic),
+                    "config": {
+                        "deliver_subject": inbox,
+                        "deliver_policy": "by_start_sequence",
+                        "opt_start_seq": self._last + 1,
+                        "ack_policy": "none",
+                        "filter_subject": self._filter,
+                        "mem_storage": True,
+                        "max_deliver": 1,
+                        "idle_heartbeat": int(_HEARTBEAT_S * _NANOSECONDS),
+                        "inactive_threshold": int(_SILENCE_S * _NANOSECONDS),
+                    },
+                },
+            )
+            while not ended.is_set() and not session.lost.is_set() and loop.time() < self._heard_at + _SILENCE_S:
+                waits = [asyncio.ensure_future(event.wait()) for event in (ended, session.lost)]
+                try:
+                    await asyncio.wait(waits, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for wait in waits:
+                        wait.cancel()
+        finally:
+            ended.set()
+            await listening.close()
+
+    def _take(self, message: Any, inbox: str) -> None:
+        if message.subject == inbox:
+            last = (message.headers or {}).get("Nats-Last-Consumer")
+            if last is not None and int(last) != self._delivery:
+                self._ended.set()
+            return
+        if message.metadata.sequence.consumer != self._delivery + 1:
+            self._ended.set()
+            return
+        self._delivery += 1
+        record = stored_record(self._topic, message)
+        self._last = record.position
+        self._put(record)

@@ -1,0 +1,248 @@
+"""The bus on NATS JetStream: a stream per topic, a consumer per group and partition.
+
+Names are in `pipeline.bus.subjects`, reading in `pipeline.bus.pull`, sharing between workers in `pipeline.bus.leases`.
+The last record of a key's subject on a topic holds the key's progress, so asking for that record is all there is to
+`progress`. Producers of other make publish to `calls.audio.<call id in base64url>`; the server adds the partition.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.bus.connection import ApiError, NatsConnection, Session, check
+from pipeline.bus.feed import JetStreamFeed
+from pipeline.bus.leases import LeaseShares
+from pipeline.bus.protocol import Feed, Handler, Progress, Subscription, TopicSpec, partition_of
+from pipeline.bus.pull import PulledPartition
+from pipeline.bus.sharing import Place, read_shared
+from pipeline.bus.subjects import (
+    EVENT_ID_HEADER,
+    PRODUCER_TOPICS,
+    key_token,
+    progress_from_wire,
+    progress_to_wire,
+    stream_name,
+    subject_base,
+    to_wire,
+)
+from pipeline.errors import BusError, ConfigurationError, RecordTooLargeError, StoreFullError
+
+_PARTITIONS: Final = "callstream-partitions"
+_DUPLICATE_WINDOW_S: Final = 120.0
+_NANOSECONDS: Final = 1_000_000_000
+_GROUP: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+_STREAM_NOT_FOUND: Final = 10059
+_CONSUMER_NOT_FOUND: Final = 10014
+_STORE_FULL: Final = frozenset({10023, 10028, 10047, 10077})
+"""Error codes: insufficient resources, resource limits exceeded, insufficient storage, the stream's store refuses."""
+_TOO_LARGE: Final = 10054
+
+
+class JetStreamBus:
+    """`worker_id` names this process among the workers of its groups; `reconnect_s` is how long a lost broker is
+    waited for before BusError.
+    """
+
+    def __init__(self, url: str, *, worker_id: str | None = None, reconnect_s: float = 30.0) -> None:
+        self._worker_id = worker_id or secrets.token_hex(4)
+        self._connection = NatsConnection(url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s)
+        self._partitions: dict[str, int] = {}
+        self._runs = 0
+
+    async def connect(self) -> None:
+        """Raises BusError when no server answers within `reconnect_s`."""
+        await self._connection.connect()
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def ensure_topics(self, topics: list[TopicSpec]) -> None:
+        """Create missing streams, and give existing ones the retention and size of their spec.
+
+        Raises StoreFullError when the limits of the topics together exceed the store's.
+        """
+        for spec in topics:
+
+            async def ensure(session: Session, spec: TopicSpec = spec) -> None:
+                try:
+                    await _ensure_stream(session, spec)
+                except ApiError as error:
+                    raise _refusal(error, spec.name) from error
+
+            await self._connection.retrying(ensure)
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        subject = await self._publish_subject(topic, key)
+        sent = to_wire(headers or {}) | {EVENT_ID_HEADER: event_id}
+        if progress is not None:
+            sent |= progress_to_wire(progress)
+        size_bytes = len(value) + sum(len(name) + len(text.encode()) + 4 for name, text in sent.items()) + 12
+
+        async def send(session: Session) -> None:
+            if size_bytes > session.max_payload_bytes:
+                raise RecordTooLargeError(topic, size_bytes, session.max_payload_bytes)
+            answer = json.loads((await session.request(subject, value, headers=sent)).data)
+            try:
+                check(answer)
+            except ApiError as error:
+                if error.code == _TOO_LARGE:
+                    raise RecordTooLargeError(topic, size_bytes, session.max_payload_bytes) from error
+                raise _refusal(error, topic) from error
+
+        await self._connection.retrying(send)
+
+    async def run(self, subscription: Subscription, handler: Handler) -> None:
+        if not _GROUP.fullmatch(subscription.group):
+            raise ConfigurationError(f"the group {subscription.group!r} must be letters, digits, '_' or '-'")
+        counts = {topic: await self._partitions_of(topic) for topic in subscription.topics}
+        self._runs += 1
+        shares = LeaseShares(
+            self._connection,
+            group=subscription.group,
+            member=f"{self._worker_id}-{self._runs}",
+            places={
+                number: frozenset(Place(topic, number) for topic, count in counts.items() if number < count)
+                for number in range(max(counts.values()))
+            },
+        )
+
+        async def read_progress(key: bytes) -> Progress | None:
+            return await self._progress(subscription.progress_topic, key)
+
+        async def open_partition(place: Place) -> PulledPartition:
+            return PulledPartition(
+                self._connection,
+                stream=stream_name(place.topic),
+                consumer=_consumer(subscription.group, place.partition),
+                topic=place.topic,
+                number=place.partition,
+                prefetch_bytes=subscription.prefetch_bytes,
+                read_progress=read_progress,
+            )
+
+        await shares.start()
+        await read_shared(shares, open_partition, handler)
+
+    async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> Feed:
+        feed = JetStreamFeed(self._connection, topics, key)
+        await feed.start()
+        return feed
+
+    async def lag(self, subscription: Subscription) -> int:
+        total = 0
+        for topic in subscription.topics:
+            for number in range(await self._partitions_of(topic)):
+
+                async def count(session: Session, topic: str = topic, number: int = number) -> int:
+                    return await _lag(session, topic, number, subscription.group)
+
+                total += await self._connection.retrying(count)
+        return total
+
+    async def _progress(self, topic: str | None, key: bytes) -> Progress | None:
+        if topic is None:
+            return None
+        token = key_token(key)
+        number = partition_of(token.encode(), await self._partitions_of(topic))
+        subject = f"$JS.API.DIRECT.GET.{stream_name(topic)}.{subject_base(topic)}.{number}.{token}"
+
+        async def read(session: Session) -> Progress | None:
+            return progress_from_wire((await session.request(subject)).headers)
+
+        return await self._connection.retrying(read)
+
+    async def _publish_subject(self, topic: str, key: bytes) -> str:
+        token = key_token(key)
+        if topic in PRODUCER_TOPICS:
+            return f"{subject_base(topic)}.{token}"
+        return f"{subject_base(topic)}.{partition_of(token.encode(), await self._partitions_of(topic))}.{token}"
+
+    async def _partitions_of(self, topic: str) -> int:
+        """As the stream was created. Raises BusError where there is no such topic."""
+        known = self._partitions.get(topic)
+        if known is not None:
+            return known
+
+        async def look(session: Session) -> int:
+            try:
+                info = await session.api(f"STREAM.INFO.{stream_name(topic)}")
+            except ApiError as error:
+                raise BusError(f"there is no topic {topic}: {error}") from error
+            return int(info["config"]["metadata"][_PARTITIONS])
+
+        found = self._partitions[topic] = await self._connection.retrying(look)
+        return found
+
+
+def _consumer(group: str, partition: int) -> str:
+    return f"{group}_{partition}"
+
+
+async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
+    name, base = stream_name(spec.name), subject_base(spec.name)
+    limits: dict[str, Any] = {
+        "max_age": int(spec.retention_s * _NANOSECONDS),
+        "max_bytes": -1 if spec.max_bytes is None else spec.max_bytes,
+        "duplicate_window": int(min(_DUPLICATE_WINDOW_S, spec.retention_s) * _NANOSECONDS),
+    }
+    try:
+        config = (await session.api(f"STREAM.INFO.{name}"))["config"]
+    except ApiError as error:
+        if error.code != _STREAM_NOT_FOUND:
+            raise
+    else:
+        if any(config.get(field) != value for field, value in limits.items()):
+            await session.api(f"STREAM.UPDATE.{name}", config | limits)
+        return
+    config = limits | {
+        "name": name,
+        "subjects": [f"{base}.*.*"],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "allow_direct": True,
+        "metadata": {_PARTITIONS: str(spec.partitions)},
+    }
+    if spec.name in PRODUCER_TOPICS:
+        config["subjects"] = [f"{base}.*"]
+        config["subject_transform"] = {
+            "src": f"{base}.*",
+            "dest": f"{base}.{{{{partition({spec.partitions},1)}}}}.{{{{wildcard(1)}}}}",
+        }
+    await session.api(f"STREAM.CREATE.{name}", config)
+
+
+async def _lag(session: Session, topic: str, number: int, group: str) -> int:
+    stream = stream_name(topic)
+    try:
+        info = await session.api(f"CONSUMER.INFO.{stream}.{_consumer(group, number)}")
+        return int(info["num_pending"]) + int(info["num_ack_pending"])
+    except ApiError as error:
+        if error.code != _CONSUMER_NOT_FOUND:
+            raise BusError(f"the lag of {topic} is not known: {error}") from error
+    total, seen, expected = 0, 0, 1
+    while seen < expected:
+        body = {"subjects_filter": f"{subject_base(topic)}.{number}.*", "offset": seen}
+        info = await session.api(f"STREAM.INFO.{stream}", body)
+        counts: dict[str, int] = info["state"].get("subjects") or {}
+        total, seen = total + sum(counts.values()), seen + len(counts)
+        expected = int(info.get("total", 0)) if counts else seen
+    return total
+
+
+def _refusal(error: ApiError, topic: str) -> BusError:
+    if error.code in _STORE_FULL:
+        return StoreFullError(f"the store takes no more for {topic}: {error}")
+    return BusError(f"the broker refuses for {topic}: {error}")

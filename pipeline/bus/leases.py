@@ -1,0 +1,270 @@
+"""How workers of a group share partitions on NATS: an entry per group in a key-value bucket, by compare and set.
+
+The entry lists the members, each with a beat that it raises every second, and who owns which partition number. A
+member whose beat stands still for `LEASE_S` on another's clock is struck off, and what it owned is free; it has given
+up by itself before that, at `LAPSE_S` after its last successful write, on its own clock. No clocks are compared. Each
+member takes free numbers up to its fair share and gives up what exceeds it, after its readers of these have ended.
+
+The bucket is in memory: a restarted server has none. Members that are still reading then write down again what they
+hold, so a restart moves nothing; and a worker on a fresh embedded server finds nobody to wait for.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost, check
+from pipeline.bus.sharing import Place
+from pipeline.errors import BusError
+
+LEASE_S: Final = 5.0
+LAPSE_S: Final = 3.5
+BEAT_S: Final = 1.0
+_REQUEST_S: Final = 1.0
+_BUCKET: Final = "callstream-leases"
+_STREAM: Final = f"KV_{_BUCKET}"
+_WRONG_SEQUENCE: Final = frozenset({10071, 10164})
+_ROUNDS: Final = 5
+
+
+class Entry(msgspec.Struct):
+    """A group's entry. `beats` by member, `owners` by partition number."""
+
+    beats: dict[str, int] = {}
+    owners: dict[int, str] = {}
+
+    def arrangement(self) -> tuple[frozenset[str], dict[int, str]]:
+        """What the others need to know of a change at once; a beat alone is none."""
+        return frozenset(self.beats), self.owners
+
+
+class LeaseShares:
+    """One worker's share of a group's partitions: the `Shares` that `read_shared` reads by."""
+
+    def __init__(
+        self, connection: NatsConnection, *, group: str, member: str, places: Mapping[int, frozenset[Place]]
+    ) -> None:
+        self._connection = connection
+        self._group = group
+        self._member = member
+        self._places = places
+        self._mine: set[int] = set()
+        self._leaving: set[int] = set()
+        self._reading: set[int] = set()
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._known: tuple[frozenset[str], dict[int, str]] = (frozenset(), {})
+        self._entry: tuple[Entry, int] | None = None
+        self._patience_until = 0.0
+        self._change = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._lapse: asyncio.TimerHandle | None = None
+        self._listening: Listening | None = None
+        self._listening_on: Session | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("callstream.leases").bind(group=group, member=member)
+
+    @property
+    def held(self) -> frozenset[Place]:
+        return frozenset().union(*(self._places[number] for number in self._mine - self._leaving))
+
+    async def start(self) -> None:
+        """Take a first share. Raises BusError when the broker does not answer."""
+        await self._connection.retrying(self._round)
+        self._keeping = asyncio.create_task(self._keep(), name=f"leases of {self._group}")
+
+    async def changed(self) -> None:
+        await self._change.wait()
+        self._change.clear()
+
+    async def release(self, places: set[Place]) -> None:
+        numbers = {place.partition for place in places}
+        self._reading -= numbers - (self._mine - self._leaving)
+        self._wake.set()
+
+    async def close(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        if self._lapse is not None:
+            self._lapse.cancel()
+        self._mine.clear()
+        self._reading.clear()
+        try:
+            async with asyncio.timeout(_REQUEST_S):
+                await self._leave(await self._connection.session(_REQUEST_S))
+        except (SessionLost, ApiError, BusError, TimeoutError) as error:
+            self._log.debug("left without a word, the lease runs out", error=str(error))
+        if self._listening is not None:
+            await self._listening.close()
+
+    # -- one round: read, decide, compare and set ----------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_beat = loop.time() + BEAT_S
+        while True:
+            try:
+                async with asyncio.timeout_at(next_beat):
+                    await self._wake.wait()
+            except TimeoutError:
+                next_beat = loop.time() + BEAT_S
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(BEAT_S):
+                    await self._round(await self._connection.session(BEAT_S))
+            except (SessionLost, ApiError, BusError, TimeoutError) as error:
+                self._entry = None
+                self._log.debug("the lease was not renewed", error=str(error) or type(error).__name__)
+
+    async def _round(self, session: Session) -> None:
+        loop = asyncio.get_running_loop()
+        await self._listen(session)
+        for _ in range(_ROUNDS):
+            started = loop.time()
+            before, revision = self._entry or await self._read(session)
+            after = self._decide(before, started, lost=revision == 0)
+            self._known = after.arrangement()
+            written = await self._write(session, after, revision)
+            if written is not None:
+                self._entry = (after, written)
+                self._settle(after, started)
+                return
+            self._entry = None
+
+    def _decide(self, before: Entry, now: float, *, lost: bool) -> Entry:
+        """The next entry. `lost`: the bucket has none, so what others hold is not known."""
+        if lost and self._mine:
+            self._patience_until = now + LEASE_S
+        alive = {self._member}
+        self._seen = {member: seen for member, seen in self._seen.items() if member in before.beats}
+        for member, beat in before.beats.items():
+            seen_beat, since = self._seen.get(member, (None, now))
+            self._seen[member] = (beat, since if seen_beat == beat else now)
+            if now - self._seen[member][1] < LEASE_S:
+                alive.add(member)
+        after = Entry(
+            beats={m: before.beats.get(m, 0) for m in sorted(alive)},
+            owners={n: m for n, m in before.owners.items() if m in alive},
+        )
+        after.beats[self._member] += 1
+        for number in self._mine:
+            after.owners.setdefault(number, self._member)
+        owned = {n for n, m in after.owners.items() if m == self._member}
+        for number in owned - self._mine - self._reading:
+            del after.owners[number]
+        share = self._share(after)
+        held = sorted(owned & self._mine)
+        for number in held[share:]:
+            if number not in self._reading:
+                del after.owners[number]
+        if now >= self._patience_until:
+            free = [n for n in self._places if n not in after.owners and n not in self._reading]
+            for number in free[: max(0, share - len(held))]:
+                after.owners[number] = self._member
+        return after
+
+    def _share(self, entry: Entry) -> int:
+        """How many numbers are this member's: the division's remainder goes to the first members by name."""
+        whole, rest = divmod(len(self._places), len(entry.beats))
+        return whole + (sorted(entry.beats).index(self._member) < rest)
+
+    def _settle(self, entry: Entry, started: float) -> None:
+        """`entry` is in the bucket: read by it."""
+        loop = asyncio.get_running_loop()
+        if self._lapse is not None:
+            self._lapse.cancel()
+        self._lapse = loop.call_at(started + LAPSE_S, self._on_lapse)
+        share = self._share(entry)
+        before = self.held
+        owned = {n for n, m in entry.owners.items() if m == self._member}
+        self._mine = {n for n in owned if n in self._mine or n not in self._reading}
+        self._leaving = set(sorted(self._mine)[share:])
+        self._reading |= self._mine - self._leaving
+        if self.held != before:
+            self._log.info("partitions shared out", held=sorted(self._mine - self._leaving), members=len(entry.beats))
+            self._change.set()
+
+    def _on_lapse(self) -> None:
+        self._entry = None
+        if self._mine:
+            self._log.warning("the lease could not be renewed in time, its partitions are given up")
+            self._mine = set()
+            self._leaving = set()
+            self._change.set()
+
+    async def _leave(self, session: Session) -> None:
+        for _ in range(_ROUNDS):
+            entry, revision = await self._read(session)
+            if self._member not in entry.beats:
+                return
+            left = Entry(
+                beats={m: beat for m, beat in entry.beats.items() if m != self._member},
+                owners={n: m for n, m in entry.owners.items() if m != self._member},
+            )
+            if await self._write(session, left, revision) is not None:
+                return
+
+    # -- the bucket ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        return f"$KV.{_BUCKET}.{self._group}"
+
+    async def _read(self, session: Session) -> tuple[Entry, int]:
+        """The entry and its revision; an empty one and 0 where there is none."""
+        message = await session.request(f"$JS.API.DIRECT.GET.{_STREAM}.{self._key}", timeout_s=_REQUEST_S)
+        headers = message.headers or {}
+        if headers.get("Status") == "404":
+            return Entry(), 0
+        return msgspec.json.decode(message.data, type=Entry), int(headers["Nats-Sequence"])
+
+    async def _write(self, session: Session, entry: Entry, revision: int) -> int | None:
+        """The new revision; None where someone else has written since `revision`."""
+        message = await session.request(
+            self._key,
+            msgspec.json.encode(entry),
+            headers={"Nats-Expected-Last-Subject-Sequence": str(revision)},
+            timeout_s=_REQUEST_S,
+        )
+        answer = json.loads(message.data)
+        try:
+            check(answer)
+        except ApiError as error:
+            if error.code in _WRONG_SEQUENCE:
+                return None
+            raise
+        return int(answer["seq"])
+
+    async def _listen(self, session: Session) -> None:
+        """Once per session: make sure of the bucket, and be woken by what others write into it."""
+        if self._listening_on is session:
+            return
+        await session.api(
+            f"STREAM.CREATE.{_STREAM}",
+            {
+                "name": _STREAM,
+                "subjects": [f"$KV.{_BUCKET}.>"],
+                "storage": "memory",
+                "retention": "limits",
+                "discard": "new",
+                "max_msgs_per_subject": 1,
+                "max_age": int(LEASE_S * 1_000_000_000),
+                "duplicate_window": int(LEASE_S * 1_000_000_000),
+                "allow_direct": True,
+                "allow_rollup_hdrs": True,
+                "deny_delete": True,
+            },
+        )
+        self._listening = await session.subscribe(self._key, self._on_write)
+        self._listening_on = session
+        self._entry = None
+
+    async def _on_write(self, message: Any) -> None:
+        entry = msgspec.json.decode(message.data, type=Entry)
+        if entry.arrangement() != self._known:
+            self._entry = None
+            self._wake.set()

@@ -1,0 +1,273 @@
+"""One partition as a JetStream consumer gives it: pulled in overlapping requests, acknowledged up to a floor.
+
+The consumer is durable, one per group and partition, with `AckPolicy.ALL`. Each time that reading begins, and after
+each trouble, it is reset (ADR-60): everything behind its floor comes again, in order and before anything new, under
+delivery numbers that count from 1. What was delivered before the reset cannot arrive any more, because it went to an
+inbox that is closed; what the handler has had already is recognised by its position. So every trouble has one answer:
+`_begin`. Trouble is a lost connection, a delivery number missing (another worker took one, or it was dropped on the
+way), silence past the heartbeats, or a pull that ended for an unknown reason.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import structlog
+
+from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.protocol import Progress, Record
+from pipeline.bus.subjects import stored_record, subject_base
+from pipeline.bus.tracker import PrefixTracker
+from pipeline.errors import BusError
+
+PULLS: Final = 2
+"""Requests that overlap, so that the server has one to serve while the other is on its way."""
+EXPIRES_S: Final = 60.0
+HEARTBEAT_S: Final = 15.0
+SILENCE_S: Final = 2.5 * HEARTBEAT_S
+_BATCH: Final = 1_000_000
+_NANOSECONDS: Final = 1_000_000_000
+_PAUSE_S: Final = 0.2
+
+
+class PulledPartition:
+    """A partition from assignment to revocation. `prefetch_bytes` bounds what is requested and not yet taken."""
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        *,
+        stream: str,
+        consumer: str,
+        topic: str,
+        number: int,
+        prefetch_bytes: int,
+        read_progress: Callable[[bytes], Awaitable[Progress | None]],
+    ) -> None:
+        self.topic = topic
+        self.number = number
+        self._connection = connection
+        self._stream = stream
+        self._consumer = consumer
+        self._pull_bytes = max(1, prefetch_bytes // PULLS)
+        self._read_progress = read_progress
+        self._tracker = PrefixTracker()
+        self._intake: _Intake | None = None
+        self._revoked = False
+        self._acking: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("callstream.pull").bind(topic=topic, partition=number, consumer=consumer)
+
+    def ack(self, position: int) -> None:
+        if not self._revoked and self._tracker.ack(position) is not None:
+            self._ack_soon()
+
+    async def progress(self, key: bytes) -> Progress | None:
+        return await self._read_progress(key)
+
+    async def records(self) -> AsyncIterator[Record]:
+        while True:
+            intake = await self._begin()
+            try:
+                while (arrived := await intake.take()) is not None:
+                    if self._tracker.deliver(arrived.position):
+                        yield arrived
+                    elif arrived.position <= self._tracker.floor:
+                        self._ack_soon()
+            finally:
+                await intake.close()
+            if not intake.lost:
+                self._log.info("reading the partition again from its floor", reason=intake.trouble)
+                await asyncio.sleep(_PAUSE_S)
+
+    def revoke(self) -> None:
+        self._revoked = True
+
+    async def close(self) -> None:
+        if self._acking is not None:
+            await asyncio.gather(self._acking, return_exceptions=True)
+        if self._intake is not None:
+            await self._intake.close()
+
+    async def _begin(self) -> "_Intake":
+        """Set up the consumer and read from its floor. Raises BusError after the connection's `reconnect_s`."""
+
+        async def begin(session: Session) -> "_Intake":
+            intake = self._intake = _Intake(session, self._stream, self._consumer, self.topic, self._pull_bytes)
+            try:
+                await session.api(
+                    f"CONSUMER.CREATE.{self._stream}.{self._consumer}.{subject_base(self.topic)}.{self.number}.>",
+                    {"stream_name": self._stream, "config": self._config(), "action": ""},
+                )
+                await session.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}")
+            except ApiError as error:
+                raise BusError(f"the consumer {self._consumer} of {self.topic} cannot be set up: {error}") from error
+            await intake.begin()
+            return intake
+
+        return await self._connection.retrying(begin)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "name": self._consumer,
+            "durable_name": self._consumer,
+            "deliver_policy": "all",
+            "ack_policy": "all",
+            "ack_wait": 86_400 * _NANOSECONDS,
+            "max_deliver": -1,
+            "max_ack_pending": -1,
+            "filter_subject": f"{subject_base(self.topic)}.{self.number}.>",
+        }
+
+    def _ack_soon(self) -> None:
+        """Acknowledge the floor once this turn of the event loop is over: many acks become one."""
+        if self._acking is None or self._acking.done():
+            self._acking = asyncio.create_task(self._ack_floor())
+
+    async def _ack_floor(self) -> None:
+        if self._intake is not None:
+            try:
+                await self._intake.ack(self._tracker.floor)
+            except SessionLost:
+                self._log.debug("an acknowledgement was lost with the connection")
+
+
+class _Intake:
+    """The records of one reset, on one session. `trouble` says why it has ended, once it has."""
+
+    def __init__(self, session: Session, stream: str, consumer: str, topic: str, pull_bytes: int) -> None:
+        self.trouble: str | None = None
+        self._session = session
+        self._stream = stream
+        self._consumer = consumer
+        self._topic = topic
+        self._pull_bytes = pull_bytes
+        self._inbox = session.new_inbox()
+        self._listening: Listening | None = None
+        self._arrived: deque[Record] = deque()
+        self._replies: deque[tuple[int, str]] = deque()
+        self._held_bytes = 0
+        self._open_pulls = 0
+        self._single = False
+        self._last_delivery = 0
+        self._heard_at = 0.0
+        self._wake = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the trouble is that of the connection, whose return is waited for anyway."""
+        return self._session.lost.is_set()
+
+    async def begin(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        self._listening = await self._session.subscribe(f"{self._inbox}.*", self._on_message)
+        self._watch = asyncio.create_task(self._watch_session())
+        await self._top_up()
+
+    async def take(self) -> Record | None:
+        """The next record, waited for; None when there is trouble and everything is to begin again."""
+        while True:
+            if self.trouble is not None:
+                return None
+            if self._arrived:
+                record = self._arrived.popleft()
+                self._held_bytes -= record.size_bytes
+                if self._open_pulls < PULLS:
+                    await self._top_up()
+                return record
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def ack(self, floor: int) -> None:
+        """Acknowledge the last record that came in this reset and is not beyond `floor`."""
+        reply = None
+        while self._replies and self._replies[0][0] <= floor:
+            _, reply = self._replies.popleft()
+        if reply is not None:
+            await self._session.publish(reply)
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._listening is not None:
+            await self._listening.close()
+            self._listening = None
+
+    async def _watch_session(self) -> None:
+        """Notice what no message tells: a lost connection, and silence."""
+        loop = asyncio.get_running_loop()
+        while self.trouble is None:
+            try:
+                async with asyncio.timeout_at(self._heard_at + SILENCE_S):
+                    await self._session.lost.wait()
+                self._fail("the connection was lost")
+            except TimeoutError:
+                if not self._open_pulls:
+                    self._heard_at = loop.time()
+                elif loop.time() >= self._heard_at + SILENCE_S:
+                    self._fail("the server is silent")
+
+    async def _top_up(self) -> None:
+        """Request as much as fits: each open pull may still bring `pull_bytes`."""
+        try:
+            if self._single:
+                if not self._open_pulls and not self._arrived:
+                    self._single = False
+                    await self._pull({"batch": 1})
+                return
+            while self._open_pulls < PULLS and self._held_bytes + self._open_pulls * self._pull_bytes <= (
+                (PULLS - 1) * self._pull_bytes
+            ):
+                await self._pull({"batch": _BATCH, "max_bytes": self._pull_bytes})
+        except SessionLost as error:
+            self._fail(str(error))
+
+    async def _pull(self, request: dict[str, int]) -> None:
+        self._open_pulls += 1
+        self._heard_at = asyncio.get_running_loop().time()
+        body = request | {"expires": int(EXPIRES_S * _NANOSECONDS), "idle_heartbeat": int(HEARTBEAT_S * _NANOSECONDS)}
+        await self._session.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
+            json.dumps(body).encode(),
+            reply=f"{self._inbox}.{request.get('max_bytes', 0)}",
+        )
+
+    async def _on_message(self, message: Any) -> None:
+        if self.trouble is not None:
+            return
+        self._heard_at = asyncio.get_running_loop().time()
+        if message.subject.startswith(self._inbox):
+            await self._on_status(message.headers or {})
+            return
+        delivery = message.metadata.sequence.consumer
+        if delivery != self._last_delivery + 1:
+            self._fail(f"delivery {delivery} came after {self._last_delivery}")
+            return
+        self._last_delivery = delivery
+        record = stored_record(self._topic, message)
+        self._replies.append((record.position, message.reply))
+        self._held_bytes += record.size_bytes
+        self._arrived.append(record)
+        self._wake.set()
+
+    async def _on_status(self, headers: Mapping[str, str]) -> None:
+        status, description = headers.get("Status", ""), headers.get("Description", "")
+        if status == "100":
+            last = headers.get("Nats-Last-Consumer")
+            if last is not None and int(last) != self._last_delivery:
+                self._fail(f"the server delivered {last}, {self._last_delivery} came")
+            return
+        self._open_pulls -= 1
+        if status == "409" and description == "Message Size Exceeds MaxBytes":
+            self._single = self._single or headers.get("Nats-Pending-Bytes") == str(self._pull_bytes)
+        elif status != "408" and description != "Batch Completed":
+            self._fail(f"the pull ended: {status} {description}")
+            return
+        await self._top_up()
+
+    def _fail(self, reason: str) -> None:
+        self.trouble = self.trouble or reason
+        self._wake.set()
