@@ -1,0 +1,173 @@
+"""Cuts a channel into utterances from its frames' speech probabilities. Pure: no audio, no clock, only frame numbers.
+
+Defaults as measured on telephone calls with Whisper base: a 0.6 s hang keeps spelled names together as far as anything
+does, and cutting long speech at 7 s (at a short pause) and 14 s lost a third of the words that 12 s and 20 s lost.
+Against bursts of speech with known limits, the voiced stretches that these thresholds give begin 5 to 30 ms late and
+end within 25 ms (medians; 8 kHz μ-law), so nothing is added to them.
+"""
+
+from typing import Final
+
+import msgspec
+
+from schemas.utterances import Cut
+from stages.separate.speech import FRAME_S
+
+_MAX_LEAD_FRAMES: Final = 3
+
+
+class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Thresholds are probabilities, the rest seconds."""
+
+    onset: float = 0.5
+    """Speech begins at a frame at least this probable, and takes in the frames above `offset` just before it."""
+    offset: float = 0.35
+    """Speech goes on through frames at least this probable."""
+    bridge_s: float = 0.16
+    """A shorter dip below `offset` does not split a voiced stretch."""
+    min_speech_s: float = 0.2
+    """An utterance with less voiced time in all is not speech: clicks and tones."""
+    hang_s: float = 0.6
+    padding_s: float = 0.2
+    """Context before the first and behind the last voiced frame."""
+    soft_limit_s: float = 7.0
+    soft_pause_s: float = 0.2
+    hard_limit_s: float = 14.0
+    hard_search_s: float = 5.0
+
+
+class Boundary(msgspec.Struct, frozen=True, kw_only=True):
+    """An utterance in frames of its channel: [start, end), and the voiced stretches inside it."""
+
+    start: int
+    end: int
+    voiced: list[tuple[int, int]]
+    cut: Cut
+
+
+class EndpointerState(msgspec.Struct, kw_only=True, array_like=True):
+    """`frame` is the number of the next frame, `floor` where the last utterance ended.
+
+    While an utterance is open (`start` is not None): its finished voiced stretches, the one that is going on or may
+    still be bridged (`run_start`), the end of the last voiced frame, and the probabilities since `start`.
+    """
+
+    frame: int = 0
+    floor: int = 0
+    lead: int = 0
+    start: int | None = None
+    runs: list[tuple[int, int]] = []
+    run_start: int | None = None
+    voiced_end: int = 0
+    probabilities: list[float] = []
+    continued: bool = False
+    """The open utterance began at a hard cut, in the middle of speech: it counts however short it is."""
+
+    def copy(self) -> "EndpointerState":
+        return msgspec.structs.replace(self, runs=list(self.runs), probabilities=list(self.probabilities))
+
+
+class Endpointer:
+    """One channel's utterances. `state` is replaced, never shared: copy it to keep it."""
+
+    def __init__(self, settings: EndpointingSettings, state: EndpointerState | None = None) -> None:
+        self._settings = settings
+        self.state = state or EndpointerState()
+        self._bridge = _frames(settings.bridge_s)
+        self._hang = _frames(settings.hang_s)
+        self._padding = _frames(settings.padding_s)
+        self._soft_limit = _frames(settings.soft_limit_s)
+        self._soft_pause = _frames(settings.soft_pause_s)
+        self._hard_limit = _frames(settings.hard_limit_s)
+        self._hard_search = _frames(settings.hard_search_s)
+        self._min_speech = _frames(settings.min_speech_s)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an utterance has begun."""
+        return self.state.start is not None
+
+    @property
+    def heard_to(self) -> int:
+        """No utterance that begins before this frame is still to come."""
+        if self.state.start is not None:
+            return self.state.start
+        return max(self.state.floor, self.state.frame - self._padding - _MAX_LEAD_FRAMES)
+
+    def push(self, probability: float) -> Boundary | None:
+        """Take the next frame; returns the utterance that it completes."""
+        state, settings = self.state, self._settings
+        frame = state.frame
+        state.frame = end = frame + 1
+        if state.run_start is None:
+            if probability >= settings.onset:
+                onset = max(state.floor, frame - state.lead)
+                if state.start is None:
+                    state.start = max(state.floor, onset - self._padding)
+                    state.probabilities = [0.0] * (frame - state.start)
+                state.run_start = max(onset, state.voiced_end)
+                state.voiced_end = end
+                state.lead = 0
+            else:
+                state.lead = min(state.lead + 1, _MAX_LEAD_FRAMES) if probability >= settings.offset else 0
+        elif probability >= settings.offset:
+            state.voiced_end = end
+        elif end - state.voiced_end >= self._bridge:
+            state.runs.append((state.run_start, state.voiced_end))
+            state.run_start = None
+        if state.start is None:
+            return None
+        state.probabilities.append(probability)
+        silence, length = end - state.voiced_end, end - state.start
+        if silence >= self._hang:
+            return self._close(state.voiced_end + self._padding, "pause")
+        if length >= self._soft_limit and silence >= self._soft_pause:
+            return self._close(state.voiced_end + silence // 2, "soft")
+        if length >= self._hard_limit:
+            return self._cut_hard()
+        return None
+
+    def flush(self) -> Boundary | None:
+        """The open utterance, ended where the audio ends."""
+        return self._close(self.state.frame, "end") if self.is_open else None
+
+    def skip(self, n_frames: int) -> None:
+        """As if so many silent frames had been pushed; only while nothing is open."""
+        self.state.frame += n_frames
+
+    def _close(self, end: int, cut: Cut) -> Boundary | None:
+        """None where too little was voiced: then the audio stays free to be the next utterance's context."""
+        state = self.state
+        assert state.start is not None
+        start, voiced, continued = state.start, self._voiced(), state.continued
+        state.start, state.runs, state.run_start, state.probabilities, state.continued = None, [], None, [], False
+        if not voiced or (not continued and sum(last - first for first, last in voiced) < self._min_speech):
+            return None
+        state.floor = end
+        return Boundary(start=start, end=end, voiced=voiced, cut=cut)
+
+    def _cut_hard(self) -> Boundary:
+        """Cut where speech is least probable in the last seconds; what is behind it goes on as the next utterance."""
+        state = self.state
+        assert state.start is not None
+        window = state.probabilities[-self._hard_search :]
+        at = state.frame - len(window) + min(range(len(window)), key=window.__getitem__)
+        start, voiced = state.start, self._voiced()
+        behind = [(max(first, at), last) for first, last in voiced if last > at]
+        state.floor = at
+        state.start = at if behind else None
+        state.continued = bool(behind)
+        state.probabilities = state.probabilities[at - state.frame :] if behind else []
+        state.run_start = behind.pop()[0] if behind and state.run_start is not None else None
+        state.runs = behind
+        before = [(first, min(last, at)) for first, last in voiced if first < at]
+        return Boundary(start=start, end=at, voiced=before, cut="hard")
+
+    def _voiced(self) -> list[tuple[int, int]]:
+        """The open utterance's voiced stretches, the one that is going on included."""
+        state = self.state
+        return [*state.runs, (state.run_start, state.voiced_end)] if state.run_start is not None else list(state.runs)
+
+
+def _frames(seconds: float) -> int:
+    return max(1, round(seconds / FRAME_S))

@@ -1,0 +1,141 @@
+"""Recorded files to PCM, a block at a time: what a producer sends, and how a `container` call is decoded.
+
+PyAV brings FFmpeg's decoders, so no program has to be installed. A file never sits in memory whole.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from schemas.audio import MAX_CHANNELS, MIN_SAMPLE_RATE_HZ
+from stages.separate.speech import VAD_RATE_HZ
+
+BLOCK_S: Final = 0.5
+
+
+class AudioFileError(ValueError):
+    """A file that holds no usable audio. Carries its name and the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+
+class AudioFile:
+    """An open file. Iterate it once for blocks of interleaved signed 16-bit little-endian, at most 0.5 s each.
+
+    `sample_rate_hz` is the file's, or 16 kHz where that is higher. `duration_s` is what the container says, None if it
+    says nothing. `truncated` is known after the iteration: the file broke off, or its last part cannot be decoded.
+    """
+
+    def __init__(self, container: Any, name: str) -> None:
+        self._container = container
+        self._stream = container.streams.audio[0]
+        context = self._stream.codec_context
+        self.name = name
+        self.format: str = container.format.name
+        self.codec: str = context.name
+        self.source_rate_hz: int = context.sample_rate
+        self.sample_rate_hz = min(self.source_rate_hz, VAD_RATE_HZ)
+        self.channels: int = context.channels
+        self.duration_s: float | None = container.duration / 1_000_000 if container.duration else None
+        self.truncated = False
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        block_bytes = int(self.sample_rate_hz * BLOCK_S) * self.channels * 2
+        pending = bytearray()
+        decoded_bytes = 0
+        for part in self._decoded():
+            pending += part
+            decoded_bytes += len(part)
+            while len(pending) >= block_bytes:
+                yield bytes(pending[:block_bytes])
+                del pending[:block_bytes]
+        if pending:
+            yield bytes(pending)
+        decoded_s = decoded_bytes / (2 * self.channels * self.sample_rate_hz)
+        if self.duration_s is not None and decoded_s < self.duration_s - max(1.0, 0.02 * self.duration_s):
+            self.truncated = True
+
+    def _decoded(self) -> Iterator[bytes]:
+        """Resampled frames; a damaged packet in the middle is left out, damage at the end ends the file."""
+        import av
+
+        resampler = av.AudioResampler(format="s16", layout=self._stream.layout, rate=self.sample_rate_hz)
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                frames = packet.decode()
+            except (av.FFmpegError, OSError):
+                self.truncated = True
+                if packet is None:
+                    break
+                continue
+            for frame in frames:
+                if frame.layout.nb_channels != self.channels:
+                    self.truncated = True
+                    return
+                frame.pts = None
+                yield from (_bytes(out) for out in resampler.resample(frame))
+        yield from (_bytes(out) for out in resampler.resample(None))
+
+
+def open_audio_file(path: Path) -> AudioFile:
+    """Open a WAV, MP3, FLAC, Opus, M4A or other file. Raises AudioFileError that says why it cannot be used."""
+    if path.is_dir():
+        raise AudioFileError(path.name, "is a directory")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise AudioFileError(path.name, error.strerror or str(error)) from error
+    if size == 0:
+        raise AudioFileError(path.name, "the file is empty")
+    return _open(str(path), path.name)
+
+
+def open_audio_stream(stream: BinaryIO, name: str) -> AudioFile:
+    """The same for an open, seekable stream, from its start."""
+    if stream.seek(0, 2) == 0:
+        raise AudioFileError(name, "there is no data")
+    stream.seek(0)
+    return _open(stream, name)
+
+
+def _open(source: str | BinaryIO, name: str) -> AudioFile:
+    import av
+
+    try:
+        container = av.open(source, mode="r", metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioFileError(name, f"not a readable audio file ({reason})") from error
+    try:
+        _check(container, name)
+        return AudioFile(container, name)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _check(container: Any, name: str) -> None:
+    if not container.streams.audio:
+        raise AudioFileError(name, "there is no audio in it")
+    context = container.streams.audio[0].codec_context
+    if context is None or not context.sample_rate:
+        raise AudioFileError(name, "its audio has no sample rate")
+    if not 1 <= context.channels <= MAX_CHANNELS:
+        raise AudioFileError(name, f"it has {context.channels} channels, 1 to {MAX_CHANNELS} can be used")
+    if context.sample_rate < MIN_SAMPLE_RATE_HZ:
+        raise AudioFileError(name, f"its sample rate of {context.sample_rate} Hz is below {MIN_SAMPLE_RATE_HZ} Hz")
+
+
+def _bytes(frame: Any) -> bytes:
+    return np.ascontiguousarray(frame.to_ndarray()).astype("<i2").tobytes()

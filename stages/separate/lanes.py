@@ -1,0 +1,120 @@
+"""All channels of a call, and from where each of them has to be replayed after a restart."""
+
+import msgspec
+import numpy as np
+
+from stages.separate.channels import SKIP_S, ChannelLane, LaneState, Speech
+from stages.separate.codecs import Samples
+from stages.separate.endpointing import EndpointingSettings
+from stages.separate.speech import VoiceActivityModel
+
+_HARD_SEARCH_CHANNEL_S = 10.0
+"""A hard cut leaves audio in the state: many channels search less far back, so that all of it stays small."""
+
+
+class LaneResume(msgspec.Struct, frozen=True, array_like=True):
+    """A channel as it was before event `seq`, with the bytes of an unfinished frame that the event continues.
+
+    Taken where the channel is between utterances, or right after one was cut: from there on the events are replayed,
+    and nothing that was sent before comes out again.
+    """
+
+    seq: int
+    carry: bytes
+    lane: LaneState
+
+
+class Lanes:
+    """The channels of one call, from behind its start (event 0).
+
+    Event numbers say which channels an event still concerns in a replay.
+    """
+
+    def __init__(
+        self,
+        source_rate_hz: int,
+        channels: int,
+        model: VoiceActivityModel,
+        settings: EndpointingSettings,
+        resumes: list[LaneResume] | None = None,
+    ) -> None:
+        search_s = min(settings.hard_search_s, _HARD_SEARCH_CHANNEL_S / channels)
+        settings = msgspec.structs.replace(settings, hard_search_s=search_s)
+        states: list[LaneState | None] = [resume.lane for resume in resumes] if resumes else [None] * channels
+        self._rate_hz = source_rate_hz
+        self._lanes = [ChannelLane(source_rate_hz, model, settings, state) for state in states]
+        self.resumes = resumes or [LaneResume(1, b"", lane.snapshot()) for lane in self._lanes]
+        self._ran = [False] * channels
+        self._cut = [False] * channels
+
+    @property
+    def rate_hz(self) -> int:
+        """The rate of the utterances."""
+        return self._lanes[0].rate_hz
+
+    @property
+    def heard_to_s(self) -> list[float]:
+        """Per channel: no utterance that begins before this time is still to come."""
+        return [lane.heard_to_s for lane in self._lanes]
+
+    def is_due_after(self, n_frames: int) -> bool:
+        """Whether the voice activity model runs once so many more frames have been heard."""
+        return any(lane.is_due_after(n_frames) for lane in self._lanes)
+
+    def hear(self, seq: int, frames: Samples) -> list[tuple[int, Speech]]:
+        """Event `seq`'s audio, shape (n, channels); returns what it completes as (channel, speech), by start."""
+        cuts: list[tuple[int, Speech]] = []
+        for index in self._behind(seq):
+            cuts += self._note(index, self._hear_one(index, frames[:, index]))
+        return _by_start(cuts)
+
+    def hear_silence(self, seq: int, n_frames: int) -> list[tuple[int, Speech]]:
+        """Silence in the place of event `seq` and those behind it. Hours of it cost no more than some seconds."""
+        step = SKIP_S * self._rate_hz
+        cuts: list[tuple[int, Speech]] = []
+        for index in self._behind(seq):
+            left = n_frames
+            while left:
+                n = min(left, step)
+                cuts += self._note(index, self._hear_one(index, np.zeros(n, np.int16)))
+                left -= n
+                if left >= step and n == step and self._lanes[index].skip_silence(left // step * SKIP_S):
+                    left %= step
+        return _by_start(cuts)
+
+    def flush(self) -> list[tuple[int, Speech]]:
+        """End the open utterances; more audio may follow."""
+        self._ran = [True] * len(self._lanes)
+        return _by_start([cut for index, lane in enumerate(self._lanes) for cut in self._note(index, lane.flush())])
+
+    def finish(self) -> list[tuple[int, Speech]]:
+        """The last utterances of the call, which then is over for these lanes."""
+        return _by_start([cut for index, lane in enumerate(self._lanes) for cut in self._note(index, lane.finish())])
+
+    def settle(self, seq: int, carry: bytes) -> None:
+        """Before event `seq`: move the resume points of channels that may resume here."""
+        for index, lane in enumerate(self._lanes):
+            may_resume = self._cut[index] or (self._ran[index] and not lane.is_open)
+            if may_resume and self.resumes[index].seq <= seq:
+                self.resumes[index] = LaneResume(seq, carry, lane.snapshot())
+        self._ran = [False] * len(self._lanes)
+        self._cut = [False] * len(self._lanes)
+
+    def _behind(self, seq: int) -> list[int]:
+        return [index for index, resume in enumerate(self.resumes) if resume.seq <= seq]
+
+    def _hear_one(self, index: int, samples: Samples) -> list[Speech]:
+        lane = self._lanes[index]
+        lane.take(samples)
+        if not lane.is_due_after(0):
+            return []
+        self._ran[index] = True
+        return lane.run()
+
+    def _note(self, index: int, found: list[Speech]) -> list[tuple[int, Speech]]:
+        self._cut[index] = self._cut[index] or bool(found)
+        return [(index, speech) for speech in found]
+
+
+def _by_start(cuts: list[tuple[int, Speech]]) -> list[tuple[int, Speech]]:
+    return sorted(cuts, key=lambda cut: (cut[1].first_sample, cut[0]))

@@ -1,0 +1,60 @@
+"""What the separate stage tells besides its utterances: ledger entries, and dead letters for events it had held."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from schemas import cloudevents, topics
+from schemas.calls import CallRef
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobState, JobStatus
+from stages.protocol import Output
+from stages.separate.sequence import Held
+
+NAME = "separate"
+
+
+def event_id(call: CallRef, what: str | int) -> str:
+    """An id that a replay repeats."""
+    return f"{call.tenant}/{call.call_id}/{NAME}.1/{what}"
+
+
+def entry(call: CallRef, status: JobState, detail: dict[str, Any], *, at: float, what: str) -> Output:
+    """One entry of the call's ledger; `what` makes its id."""
+    return Output(
+        topic=topics.STATUS,
+        record=JobStatus(tenant=call.tenant, call_id=call.call_id, job="separate", status=status, detail=detail, at=at),
+        event_id=event_id(call, what),
+        event_type=JOB_TYPE,
+    )
+
+
+def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output]:
+    """A dead letter and a ledger entry for every event that was held and can no longer be used.
+
+    The letter's value and headers are those that a producer would send again; where the record lay is not known here,
+    so its partition and position are -1.
+    """
+    for item in held:
+        headers, value = cloudevents.encode_audio_event(
+            item.record, call=call, seq=item.seq, source=f"callstream/{NAME}"
+        )
+        letter = DeadLetter(
+            stage=NAME,
+            topic=topics.AUDIO,
+            partition=-1,
+            position=-1,
+            key=call.key,
+            value=value,
+            headers={**headers, "ce_id": item.event.event_id},
+            error="RejectedInput",
+            message=message,
+            attempts=1,
+            at=item.event.timestamp_s,
+        )
+        yield Output(
+            topic=topics.DEAD_LETTERS,
+            record=letter,
+            event_id=event_id(call, f"rejected/{item.seq}"),
+            event_type=DEAD_LETTER_TYPE,
+        )
+        detail = {"error": message, "seq": item.seq}
+        yield entry(call, "rejected", detail, at=item.event.timestamp_s, what=f"rejected/{item.seq}/status")

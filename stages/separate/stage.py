@@ -1,0 +1,418 @@
+"""The separate stage: a call's audio events in, utterances of each channel out.
+
+A record's path: `CallSeparator.submit` puts the event into the call's order (`sequence`), decodes its bytes
+(`codecs`), gives every channel its samples (`channels`: voice activity, endpointing) and publishes what they cut.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Executor
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, Final, cast
+
+import msgspec
+import numpy as np
+
+from schemas import topics
+from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted
+from schemas.calls import CallRef
+from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Gap, Utterance, UtteranceRecord
+from stages.errors import RejectedInput
+from stages.protocol import Checkpoint, Event, Output
+from stages.separate import ledger
+from stages.separate.channels import Speech
+from stages.separate.codecs import Samples, decode_frames, frame_bytes
+from stages.separate.endpointing import EndpointingSettings
+from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
+from stages.separate.lanes import Lanes
+from stages.separate.sequence import MAX_AHEAD, Missing, Sequence
+from stages.separate.speech import VoiceActivityModel
+from stages.separate.state import CallState
+
+PROGRESS_S: Final = 2.0
+MAX_GAPS: Final = 500
+"""Gaps that a call reports one by one; later ones are joined to the last."""
+
+SpoolFactory = Callable[[], BinaryIO]
+
+
+def _spool() -> BinaryIO:
+    return cast(BinaryIO, SpooledTemporaryFile(max_size=4_000_000))
+
+
+class SeparateStage:
+    """Makes a separator for each call; they share the voice activity model. See `stages.protocol.CallStage`.
+
+    Voice activity runs in `executor` (None: the event loop's own). `spool` opens a temporary file for the bytes of a
+    `container` call.
+    """
+
+    name = ledger.NAME
+    topic = topics.UTTERANCES
+
+    def __init__(
+        self,
+        model: VoiceActivityModel,
+        endpointing: EndpointingSettings | None = None,
+        *,
+        executor: Executor | None = None,
+        spool: SpoolFactory = _spool,
+    ) -> None:
+        self.model = model
+        self.endpointing = endpointing or EndpointingSettings()
+        self.executor = executor
+        self.spool = spool
+
+    def open(self, call: CallRef, state: bytes | None) -> "CallSeparator":
+        return CallSeparator(self, call, msgspec.msgpack.decode(state, type=CallState) if state else None)
+
+
+class CallSeparator:
+    """One call in the separate stage. See `stages.protocol.CallProcessor`."""
+
+    def __init__(self, stage: SeparateStage, call: CallRef, state: CallState | None) -> None:
+        self._stage = stage
+        self._call = call
+        self._state = state
+        self._sequence = Sequence()
+        self._lanes: Lanes | None = None
+        self._carry = b""
+        self._spool: BinaryIO | None = None
+        if state is None:
+            return
+        cursor = self._released
+        self._sequence = Sequence(
+            cursor=cursor, fresh_from=state.next_seq, highest=state.highest_seq, missing=state.missing
+        )
+        if state.lanes:
+            self._lanes = self._open_lanes()
+            self._carry = next((resume.carry for resume in state.lanes if resume.seq == cursor), b"")
+
+    # -- the stage's protocol ----------------------------------------------------------------------------------------
+
+    @property
+    def next_seq(self) -> int:
+        """One more than the highest number that has arrived: what a `CallIdle` says about how far the call was."""
+        return self._sequence.highest + 1
+
+    @property
+    def finished(self) -> bool:
+        return (self._state is None or self._state.end != "open") and not self._sequence.has_held
+
+    def checkpoint(self) -> Checkpoint:
+        """An empty state stands for a call that has not begun: `released` then counts what was rejected for good."""
+        if self._state is None:
+            return Checkpoint(state=b"", released=0 if self._sequence.has_held else self.next_seq)
+        if self._spool is not None:
+            return Checkpoint(state=b"", released=0)
+        return Checkpoint(state=msgspec.msgpack.encode(self._state), released=self._released)
+
+    @property
+    def _released(self) -> int:
+        assert self._state is not None
+        if self._state.end == "final":
+            return self._state.highest_seq + 1
+        return min([self._state.next_seq, *(resume.seq for resume in self._state.lanes)])
+
+    async def submit(self, record: AudioEvent, event: Event) -> AsyncIterator[Output]:
+        if isinstance(record, CallIdle):
+            work = self._take_idle(record, event.timestamp_s)
+        else:
+            self._check(record, event.seq)
+            if self._is_over or self._sequence.is_repeat(event.seq):
+                return
+            work = self._take(record, event)
+        if self._is_light(record):
+            for output in work:
+                yield output
+            return
+        loop = asyncio.get_running_loop()
+        while (given := await loop.run_in_executor(self._stage.executor, next, work, None)) is not None:
+            yield given
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_over(self) -> bool:
+        return self._state is not None and self._state.end == "final"
+
+    def _check(self, record: AudioEvent, seq: int) -> None:
+        if isinstance(record, CallStarted) != (seq == 0):
+            raise RejectedInput(f"event {seq} is a {type(record).__name__}: a call's start, and only it, has number 0")
+        if self._sequence.is_late(seq):
+            raise RejectedInput(f"event {seq} came after its place was filled with silence")
+        if self._is_over and seq >= self._sequence.cursor:
+            raise RejectedInput(f"event {seq} came after the call's end")
+        if seq > self._sequence.cursor + MAX_AHEAD:
+            raise RejectedInput(f"event {seq} is more than {MAX_AHEAD} ahead of event {self._sequence.cursor}")
+
+    def _is_light(self, record: AudioEvent) -> bool:
+        """Whether taking the event is too little work for a thread: a chunk that the model does not run for."""
+        if self._sequence.has_held or not isinstance(record, AudioChunk):
+            return False
+        if self._lanes is None or self._state is None:
+            return True
+        start = self._state.start
+        return not self._lanes.is_due_after(len(record.data) // frame_bytes(start.encoding, start.channels) + 1)
+
+    def _take(self, record: AudioEvent, event: Event) -> Iterator[Output]:
+        at = event.timestamp_s
+        self._sequence.hold(record, event)
+        yield from self._drain(at)
+        while self._sequence.is_full or (isinstance(record, CallEnded) and self._sequence.has_held):
+            yield from self._stop_waiting(at)
+        self._settle()
+
+    def _take_idle(self, idle: CallIdle, at: float) -> Iterator[Output]:
+        if idle.next_seq != self.next_seq:
+            return
+        while self._sequence.has_held:
+            yield from self._stop_waiting(at)
+        if self._state is not None and self._state.end == "open":
+            yield from self._close(at, reason="idle", provisional=self._spool is None)
+        self._settle()
+
+    def _drain(self, at: float) -> Iterator[Output]:
+        for item in self._sequence.ready():
+            if isinstance(item, Missing):
+                yield from self._fill(item, at)
+            elif isinstance(item.record, CallStarted):
+                yield from self._start(item.record, item.event.timestamp_s)
+            elif isinstance(item.record, AudioChunk):
+                yield from self._hear_chunk(item.record)
+            elif isinstance(item.record, CallEnded):
+                yield from self._end(item.seq, item.record, at)
+
+    def _stop_waiting(self, at: float) -> Iterator[Output]:
+        """Give up the next hole; without a start there is nothing that what is held could be understood by."""
+        state = self._state
+        if state is None:
+            yield from ledger.rejections(self._call, self._sequence.release_held(), "the call has no start")
+            return
+        chunk = self._sequence.next_held_chunk()
+        if state.chunk_frames == 0 and chunk is not None and self._spool is None:
+            state.chunk_frames = len(chunk.data) // frame_bytes(state.start.encoding, state.start.channels)
+        self._sequence.give_up_next(state.chunk_frames)
+        yield from self._drain(at)
+
+    def _settle(self) -> None:
+        """The event is done: bring the state up to it."""
+        state = self._state
+        if state is None:
+            return
+        state.next_seq = max(state.next_seq, self._sequence.cursor)
+        state.highest_seq = self._sequence.highest
+        state.missing = self._sequence.missing
+        if self._lanes is not None:
+            self._lanes.settle(self._sequence.cursor, self._carry)
+            state.lanes = self._lanes.resumes
+
+    def _start(self, start: CallStarted, at: float) -> Iterator[Output]:
+        self._state = CallState(start=start, opened_at=at)
+        yield ledger.entry(self._call, "started", self._description(), at=at, what="started")
+        if start.encoding == "container":
+            self._spool = self._stage.spool()
+            return
+        self._lanes = self._open_lanes()
+        yield self._opened()
+
+    def _hear_chunk(self, chunk: AudioChunk) -> Iterator[Output]:
+        state = self._state
+        assert state is not None
+        if self._spool is not None:
+            self._spool.write(chunk.data)
+            return
+        frames, self._carry = decode_frames(state.start.encoding, state.start.channels, self._carry, chunk.data)
+        if self._sequence.is_fresh:
+            state.end = "open"
+            state.chunk_frames = len(frames) or state.chunk_frames
+        yield from self._hear(frames)
+
+    def _fill(self, gap: Missing, at: float) -> Iterator[Output]:
+        """Silence in the place of events that never came, so that what follows keeps its time.
+
+        In a container that time is not known: its gap has no length.
+        """
+        state = self._state
+        assert state is not None
+        self._carry = b""
+        fresh = self._sequence.is_fresh
+        if fresh:
+            rate_hz = state.start.sample_rate_hz
+            start_s, end_s = state.frames / rate_hz, (state.frames + gap.frames) / rate_hz
+            self._note_gap(Gap(start_s=start_s, end_s=end_s, events=gap.events))
+            detail = {"start_s": start_s, "end_s": end_s, "events": gap.events, "first_event": gap.first_seq}
+            yield ledger.entry(self._call, "gap", detail, at=at, what=f"gap/{gap.first_seq}")
+        if self._lanes is None:
+            return
+        cuts = self._lanes.hear_silence(self._sequence.cursor, gap.frames)
+        if fresh:
+            state.frames += gap.frames
+            yield from self._sent(cuts)
+
+    def _note_gap(self, gap: Gap) -> None:
+        state = self._state
+        assert state is not None
+        if len(state.gaps) == MAX_GAPS:
+            last = state.gaps.pop()
+            gap = Gap(start_s=last.start_s, end_s=gap.end_s, events=last.events + gap.events)
+        state.gaps.append(gap)
+
+    def _end(self, seq: int, ended: CallEnded, at: float) -> Iterator[Output]:
+        assert self._state is not None
+        missing = ended.events - (seq + 1)
+        if 0 < missing <= MAX_AHEAD:
+            yield from self._fill(Missing(seq, missing, missing * self._state.chunk_frames), at)
+        yield from self._close(at, reason=ended.reason, provisional=False)
+
+    def _close(self, at: float, *, reason: str, provisional: bool) -> Iterator[Output]:
+        state = self._state
+        assert state is not None
+        failed = truncated = False
+        if self._spool is not None:
+            with self._spool as spool:
+                try:
+                    truncated = yield from self._decode(open_audio_stream(spool, "the call's audio"), at)
+                except AudioFileError as error:
+                    failed, reason = True, f"undecodable: {error.reason}"
+                    yield self._opened()
+            self._spool = None
+        if self._lanes is not None:
+            yield from self._sent(self._lanes.flush() if provisional else self._lanes.finish())
+        if not provisional:
+            left = self._sequence.release_held()
+            yield from ledger.rejections(self._call, left, "it came after the call's end")
+            self._lanes, state.lanes = None, []
+        state.end = "provisional" if provisional else "final"
+        state.revision += 1
+        closed = CallClosed(
+            call=self._call,
+            seq=state.next_output,
+            revision=state.revision,
+            duration_s=state.frames / state.start.sample_rate_hz,
+            speech_s=state.speech_s,
+            utterances=state.utterances,
+            gaps=list(state.gaps),
+            reason=reason,
+            provisional=provisional,
+        )
+        detail = {
+            **self._description(),
+            **{name: getattr(closed, name) for name in ("duration_s", "speech_s", "utterances", "reason")},
+            "received_s": state.received_frames / state.start.sample_rate_hz,
+            "gaps": [msgspec.structs.asdict(gap) for gap in closed.gaps],
+            "revision": closed.revision,
+            "provisional": provisional,
+            "truncated": truncated,
+        }
+        what = f"completed/{state.revision}"
+        yield ledger.entry(self._call, "failed" if failed else "completed", detail, at=at, what=what)
+        yield self._numbered(closed)
+
+    # -- audio -------------------------------------------------------------------------------------------------------
+
+    def _open_lanes(self) -> Lanes:
+        assert self._state is not None
+        start = self._state.start
+        resumes = self._state.lanes
+        return Lanes(start.sample_rate_hz, start.channels, self._stage.model, self._stage.endpointing, resumes)
+
+    def _decode(self, audio: AudioFile, at: float) -> Generator[Output, None, bool]:
+        """All of a container, as it is and not as its producer said; returns whether it broke off."""
+        state = self._state
+        assert state is not None
+        try:
+            state.start = msgspec.structs.replace(
+                state.start, channels=audio.channels, sample_rate_hz=audio.sample_rate_hz
+            )
+            self._lanes = self._open_lanes()
+            yield ledger.entry(self._call, "started", self._description(), at=at, what="started/decoded")
+            yield self._opened()
+            for block in audio:
+                yield from self._hear(np.frombuffer(block, "<i2").reshape(-1, audio.channels))
+        finally:
+            audio.close()
+        return audio.truncated
+
+    def _hear(self, frames: Samples) -> Iterator[Output]:
+        """Audio of the current event, shape (n, channels); in a replay nothing comes out of it."""
+        state = self._state
+        assert state is not None
+        assert self._lanes is not None
+        cuts = self._lanes.hear(self._sequence.cursor, frames)
+        if self._sequence.is_fresh:
+            state.frames += len(frames)
+            state.received_frames += len(frames)
+            yield from self._sent(cuts)
+
+    def _sent(self, cuts: list[tuple[int, Speech]]) -> Iterator[Output]:
+        """The utterances, and how far the channels were heard where nothing else has said so for a while."""
+        state = self._state
+        assert state is not None
+        assert self._lanes is not None
+        for channel, speech in cuts:
+            state.utterances += 1
+            state.speech_s += sum(end_s - start_s for start_s, end_s in speech.voiced)
+            yield self._numbered(
+                Utterance(
+                    call=self._call,
+                    seq=state.next_output,
+                    channel=channel,
+                    first_sample=speech.first_sample,
+                    sample_rate_hz=self._lanes.rate_hz,
+                    pcm=speech.pcm,
+                    voiced=speech.voiced,
+                    cut=speech.cut,
+                )
+            )
+        if state.frames - state.output_frame >= PROGRESS_S * state.start.sample_rate_hz:
+            heard_to_s = self._lanes.heard_to_s
+            yield self._numbered(CallProgress(call=self._call, seq=state.next_output, heard_to_s=heard_to_s))
+
+    def _opened(self) -> Output:
+        assert self._state is not None
+        start = self._state.start
+        record = CallOpened(
+            call=self._call,
+            seq=self._state.next_output,
+            channels=[Channel(index, role) for index, role in enumerate(self._roles())],
+            sample_rate_hz=start.sample_rate_hz,
+            encoding=start.encoding,
+            language=start.language,
+            partials=start.partials,
+            metadata=start.metadata,
+            opened_at=self._state.opened_at,
+        )
+        return self._numbered(record)
+
+    def _numbered(self, record: UtteranceRecord) -> Output:
+        assert self._state is not None
+        self._state.next_output += 1
+        self._state.output_frame = self._state.frames
+        return Output(
+            topic=topics.UTTERANCES,
+            record=record,
+            event_id=ledger.event_id(self._call, record.seq),
+            seq=record.seq,
+        )
+
+    def _roles(self) -> list[str]:
+        """The producer's, and a name of our own for each channel that it gave none."""
+        assert self._state is not None
+        start = self._state.start
+        named = start.roles[: start.channels]
+        return [*named, *(f"channel-{index}" for index in range(len(named), start.channels))]
+
+    def _description(self) -> dict[str, object]:
+        """What the warehouse keeps of a call from its first moment."""
+        assert self._state is not None
+        start = self._state.start
+        return {
+            "channels": start.channels,
+            "roles": self._roles(),
+            "sample_rate_hz": start.sample_rate_hz,
+            "encoding": start.encoding,
+            "language": start.language,
+            "partials": start.partials,
+            "metadata": start.metadata,
+        }

@@ -1,0 +1,36 @@
+"""What a checkpoint of the separate stage holds. Versioned: the tag names the layout, and old ones stay readable."""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.audio import CallStarted
+from schemas.utterances import Gap
+from stages.separate.lanes import LaneResume
+from stages.separate.sequence import Missing
+
+End = Literal["open", "provisional", "final"]
+
+
+class CallState(msgspec.Struct, kw_only=True, tag="separate.1"):
+    """A call behind event `next_seq - 1`. Counts are of frames at the source's rate, silence in gaps included.
+
+    `output_frame` is where the last numbered output was, `chunk_frames` the length of the last chunk.
+    """
+
+    start: CallStarted
+    opened_at: float
+    next_seq: int = 0
+    highest_seq: int = -1
+    next_output: int = 0
+    frames: int = 0
+    received_frames: int = 0
+    output_frame: int = 0
+    chunk_frames: int = 0
+    utterances: int = 0
+    speech_s: float = 0.0
+    gaps: list[Gap] = []
+    missing: list[Missing] = []
+    revision: int = 0
+    end: End = "open"
+    lanes: list[LaneResume] = []
