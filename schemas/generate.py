@@ -1,0 +1,59 @@
+"""JSON Schemas of what outsiders send and read. `python -m schemas.generate` writes them to `schemas/json`.
+
+A test compares the files with the structs, so a published schema cannot fall behind the code.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobStatus
+from schemas.summaries import SUMMARY_TYPE, Summary
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
+
+PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
+    STARTED_TYPE: CallStarted,
+    ENDED_TYPE: CallEnded,
+    TURN_TYPE: Turn,
+    COMPLETED_TYPE: TranscriptCompleted,
+    SUMMARY_TYPE: Summary,
+    JOB_TYPE: JobStatus,
+    DEAD_LETTER_TYPE: DeadLetter,
+}
+"""By CloudEvents type: the JSON values of `calls.audio`, `.transcripts`, `.summaries`, `.status`, `.dead-letters`."""
+
+
+def json_schema(event_type: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of an event type's value."""
+    schema = msgspec.json.schema(PUBLISHED[event_type])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": event_type, **schema}
+
+
+def file_text(event_type: str) -> str:
+    return json.dumps(json_schema(event_type), indent=2, ensure_ascii=False) + "\n"
+
+
+def file_name(event_type: str) -> str:
+    return f"{event_type}.json"
+
+
+def published_schema(event_type: str) -> dict[str, Any]:
+    """The schema as it lies in the package."""
+    text = (resources.files("schemas") / "json" / file_name(event_type)).read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def main() -> None:
+    folder = Path(__file__).parent / "json"
+    folder.mkdir(exist_ok=True)
+    for event_type in PUBLISHED:
+        (folder / file_name(event_type)).write_text(file_text(event_type), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

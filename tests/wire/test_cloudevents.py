@@ -1,0 +1,124 @@
+"""A producer's events, in both modes of CloudEvents, and what is said of unusable ones."""
+
+import base64
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.audio import CHUNK_TYPE, STARTED_TYPE, AudioChunk, CallEnded, CallIdle, CallStarted
+from schemas.calls import CallRef
+from schemas.cloudevents import decode_audio_event, encode_audio_event
+
+CALL = CallRef("acme", "call-1")
+START = CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"])
+BINARY = {
+    "content-type": "application/octet-stream",
+    "ce_specversion": "1.0",
+    "ce_id": "1",
+    "ce_source": "/pbx",
+    "ce_type": CHUNK_TYPE,
+    "ce_subject": "call-1",
+    "ce_callseq": "7",
+}
+
+
+@pytest.mark.parametrize("event", [START, AudioChunk(data=b"\x00\xff"), CallEnded(events=3), CallIdle(next_seq=2)])
+def test_binary_mode_returns_what_was_encoded(event: CallStarted | AudioChunk | CallEnded | CallIdle) -> None:
+    headers, value = encode_audio_event(event, call=CALL, seq=7, source="test")
+    decoded = decode_audio_event(headers, b"call-1", value)
+    assert (decoded.call, decoded.seq, decoded.event) == (CALL, 7, event)
+
+
+def structured(event_type: str, **more: object) -> bytes:
+    envelope = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/pbx",
+        "type": event_type,
+        "subject": "call-1",
+        "callseq": 7,
+        **more,
+    }
+    return json.dumps(envelope).encode()
+
+
+def test_structured_mode_carries_a_chunk_in_base64() -> None:
+    value = structured(CHUNK_TYPE, data_base64=base64.b64encode(b"\x00\xff").decode(), tenant="acme")
+    decoded = decode_audio_event({"content-type": "application/cloudevents+json; charset=UTF-8"}, b"", value)
+    assert (decoded.call, decoded.seq, decoded.event) == (CALL, 7, AudioChunk(data=b"\x00\xff"))
+
+
+def test_structured_mode_carries_a_start_as_json() -> None:
+    value = structured(STARTED_TYPE, data={"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 1})
+    decoded = decode_audio_event({"Content-Type": "application/cloudevents+json"}, b"", value)
+    assert decoded.event == CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=1)
+    assert decoded.call == CallRef("default", "call-1")
+
+
+def test_the_key_names_the_call_where_there_is_no_subject() -> None:
+    headers = {name: text for name, text in BINARY.items() if name != "ce_subject"}
+    assert decode_audio_event(headers, b"call-2", b"").call == CallRef("default", "call-2")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ce_id": ""}, "'id' is missing"),
+        ({"ce_callseq": ""}, "'callseq' is missing"),
+        ({"ce_callseq": "-1"}, "not a whole number"),
+        ({"ce_callseq": "9" * 30}, "not a whole number"),
+        ({"ce_specversion": "0.3"}, "not 1.0"),
+        ({"ce_type": "com.example.other"}, "event type"),
+        ({"ce_type": STARTED_TYPE}, "cannot be read"),
+        ({"ce_tenant": "a b"}, "tenant"),
+        ({"ce_subject": "a\nb"}, "control character"),
+        ({"ce_subject": "x" * 300}, "characters"),
+        ({"content-type": "application/cloudevents+json"}, "cannot be read"),
+    ],
+)
+def test_an_unusable_event_is_refused_with_its_reason(change: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        decode_audio_event({**BINARY, **change}, b"call-1", b"\x00")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 0},
+        {"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 9},
+        {"encoding": "mulaw", "sample_rate_hz": 384_000, "channels": 1},
+        {"encoding": "mulaw", "sample_rate_hz": 0, "channels": 1},
+        {"encoding": "gsm", "sample_rate_hz": 8000, "channels": 1},
+        {"encoding": "mulaw", "channels": 1},
+        [],
+    ],
+)
+def test_a_start_that_describes_no_audio_is_refused(start: object) -> None:
+    with pytest.raises(ValueError, match=r"must be|cannot be read"):
+        decode_audio_event({**BINARY, "ce_type": STARTED_TYPE}, b"", json.dumps(start).encode())
+
+
+def test_a_chunk_over_the_record_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="900001 bytes"):
+        decode_audio_event(BINARY, b"", bytes(900_001))
+
+
+@given(
+    st.dictionaries(st.sampled_from([*BINARY, "ce_tenant", "traceparent"]), st.text(max_size=40)),
+    st.binary(max_size=40),
+    st.binary(max_size=80),
+)
+def test_garbage_gives_a_value_error_or_an_event_never_another_error(
+    headers: dict[str, str], key: bytes, value: bytes
+) -> None:
+    with contextlib.suppress(ValueError):
+        decode_audio_event({**BINARY, **headers}, key, value)
+
+
+@given(st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True), st.text(min_size=1, max_size=40).filter(str.isprintable))
+def test_no_two_calls_share_a_key(tenant: str, call_id: str) -> None:
+    call = CallRef.checked(tenant, call_id)
+    assert CallRef.from_key(call.key) == call

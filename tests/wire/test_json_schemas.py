@@ -1,0 +1,34 @@
+"""The published JSON Schemas are those of the structs, and what the structs encode to is valid by them."""
+
+import json
+
+import jsonschema
+import msgspec
+import pytest
+
+from schemas import generate
+from tests.wire import records
+
+
+@pytest.mark.parametrize("event_type", generate.PUBLISHED)
+def test_the_published_schema_is_the_struct_s(event_type: str) -> None:
+    assert generate.published_schema(event_type) == json.loads(generate.file_text(event_type)), (
+        "run `python -m schemas.generate`"
+    )
+
+
+@pytest.mark.parametrize("event_type", generate.PUBLISHED)
+def test_a_published_record_is_valid(event_type: str) -> None:
+    value = json.loads(msgspec.json.encode(records.PUBLISHED[event_type]))
+    jsonschema.Draft202012Validator(generate.published_schema(event_type)).validate(value)
+
+
+@pytest.mark.parametrize("event_type", generate.PUBLISHED)
+def test_a_record_without_its_call_is_invalid(event_type: str) -> None:
+    value = json.loads(msgspec.json.encode(records.PUBLISHED[event_type]))
+    required = generate.published_schema(event_type)
+    name = required["$ref"].rpartition("/")[2]
+    missing = required["$defs"][name]["required"][0]
+    del value[missing]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(required).validate(value)
