@@ -1,0 +1,63 @@
+"""Which texts are dropped, and which are only doubted."""
+
+import pytest
+
+from stages.transcribe.guards import Verdict, judge, too_short
+
+
+def verdict(
+    text: str,
+    *,
+    voiced_s: float = 2.0,
+    logprob: float = -0.3,
+    no_speech: float = 0.1,
+    words: tuple[float, ...] = (0.9, 0.9),
+    repeats: bool = False,
+) -> Verdict:
+    return judge(
+        voiced_s=voiced_s,
+        text=text,
+        average_logprob=logprob,
+        no_speech_probability=no_speech,
+        word_probabilities=words,
+        repeats=repeats,
+    )
+
+
+def test_speech_that_the_model_is_sure_of_passes_without_flags() -> None:
+    assert verdict("I want to pay my bill.") == Verdict(None, [])
+
+
+def test_less_than_a_fifth_of_a_second_of_speech_is_not_worth_decoding() -> None:
+    assert too_short(0.19)
+    assert not too_short(0.2)
+
+
+@pytest.mark.parametrize("text", ["You", "Thanks for watching.", "I want to pay my bill."])
+def test_any_text_is_dropped_where_the_model_is_sure_that_there_is_no_speech(text: str) -> None:
+    assert verdict(text, no_speech=0.8).guard == "no_speech"
+    assert verdict(text, no_speech=0.79).guard is None
+
+
+def test_short_doubtful_text_over_likely_silence_is_dropped() -> None:
+    assert verdict("Go on then", voiced_s=0.4, no_speech=0.6, logprob=-0.71).guard == "no_speech"
+    assert verdict("Go on then", voiced_s=0.4, no_speech=0.6, logprob=-0.7).guard is None
+    assert verdict("Go on then", voiced_s=0.5, no_speech=0.6, logprob=-0.71).guard is None
+
+
+@pytest.mark.parametrize("text", ["Thank you.", "THANK YOU!", "Okay.", "Bye-bye.", "Beep!", "you"])
+def test_a_stock_phrase_is_dropped_only_where_it_is_short_and_perhaps_no_speech(text: str) -> None:
+    assert verdict(text, voiced_s=0.4, no_speech=0.41).guard == "phrase"
+    assert verdict(text, voiced_s=0.4, no_speech=0.4).guard is None
+    assert verdict(text, voiced_s=0.6, no_speech=0.41).guard is None
+
+
+def test_nothing_but_punctuation_is_no_text() -> None:
+    assert verdict("...").guard == "no_words"
+    assert verdict("") == Verdict(None, [])
+
+
+def test_doubts_are_flagged_and_the_text_is_kept() -> None:
+    assert verdict("Qi.", logprob=-1.01) == Verdict(None, ["low_probability"])
+    assert verdict("Qi.", words=(0.2, 0.4)) == Verdict(None, ["low_probability"])
+    assert verdict("no no no no", repeats=True) == Verdict(None, ["repeat"])

@@ -1,0 +1,142 @@
+"""The queue in front of the engine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from stages.transcribe.engine import Row
+from stages.transcribe.scheduler import Scheduler
+from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
+
+
+def row(level: int, seconds: float = 1.0) -> Row:
+    return Row(audio=audio(level, seconds), voiced=[(0.0, seconds)], language="en")
+
+
+@asynccontextmanager
+async def scheduler(engine: FakeEngine, *, workers: int = 1, max_batch: int = 1) -> AsyncIterator[Scheduler]:
+    opened = Scheduler(engine, workers=workers, max_batch=max_batch)
+    try:
+        yield opened
+    finally:
+        engine.gate.set()
+        await opened.close()
+
+
+async def test_each_row_gets_its_own_text() -> None:
+    async with scheduler(FakeEngine(), workers=2, max_batch=3) as queue:
+        texts = await asyncio.gather(*(queue.submit(row(level), live=level % 2 == 0) for level in range(1, 30)))
+    assert [text.text for text in texts] == [f"en {level}" for level in range(1, 30)]
+
+
+async def test_work_starts_before_anyone_awaits_it() -> None:
+    engine = FakeEngine()
+    async with scheduler(engine) as queue:
+        queue.submit(row(1), live=True)
+        await until(lambda: engine.batches == [[1]])
+
+
+async def test_live_rows_pass_batch_rows() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine) as queue:
+        first = queue.submit(row(1), live=False)
+        waiting = [queue.submit(row(level), live=level > 10) for level in (2, 3, 11, 12)]
+        engine.gate.set()
+        await asyncio.gather(first, *waiting)
+    assert engine.batches == [[1], [11], [12], [2], [3]]
+
+
+async def test_a_batch_takes_rows_of_one_window_and_keeps_the_others_order() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine, max_batch=3) as queue:
+        first = queue.submit(row(1), live=True)
+        lengths = {2: 1.0, 3: 12.0, 4: 1.0, 5: 12.0, 6: 1.0, 7: 1.0}
+        waiting = [queue.submit(row(level, seconds), live=True) for level, seconds in lengths.items()]
+        engine.gate.set()
+        await asyncio.gather(first, *waiting)
+    assert engine.batches == [[1], [2, 4, 6], [3, 5], [7]]
+
+
+async def test_as_many_batches_run_as_there_are_workers() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine, workers=3) as queue:
+        waiting = [queue.submit(row(level), live=True) for level in range(1, 10)]
+        await until(lambda: engine.running == 3)
+        assert queue.stats().running == 3
+        assert queue.stats().queued == 6
+        engine.gate.set()
+        await asyncio.gather(*waiting)
+    assert engine.most_running == 3
+
+
+async def test_one_bad_row_costs_no_other_its_text() -> None:
+    engine = FakeEngine(broken=frozenset({3}))
+    engine.gate.clear()
+    async with scheduler(engine, max_batch=4) as queue:
+        first = queue.submit(row(1), live=True)
+        waiting = [queue.submit(row(level), live=True) for level in (2, 3, 4)]
+        engine.gate.set()
+        done = await asyncio.gather(first, *waiting)
+        assert queue.stats().failed == 1
+    assert [text.text for text in done] == ["en 1", "en 2", "", "en 4"]
+    assert done[2].error == "RuntimeError: broken audio"
+
+
+async def test_too_long_a_row_fails_alone_and_at_once() -> None:
+    engine = FakeEngine()
+    async with scheduler(engine) as queue:
+        done = await queue.submit(row(1, 31.0), live=True)
+    assert done.error == "too long"
+    assert engine.batches == []
+
+
+async def test_a_cancelled_row_is_not_decoded() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine) as queue:
+        first, second, third = (queue.submit(row(level), live=True) for level in (1, 2, 3))
+        second.cancel()
+        assert queue.stats().queued == 1
+        engine.gate.set()
+        await asyncio.gather(first, third)
+    assert engine.batches == [[1], [3]]
+
+
+async def test_a_row_cancelled_while_it_is_decoded_harms_nobody() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine) as queue:
+        first, second = (queue.submit(row(level), live=True) for level in (1, 2))
+        await until(lambda: engine.running == 1)
+        first.cancel()
+        engine.gate.set()
+        assert (await second).text == "en 2"
+
+
+async def test_closing_cancels_what_waits_and_lets_what_runs_finish() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    queue = Scheduler(engine, workers=1)
+    first, second = (queue.submit(row(level), live=True) for level in (1, 2))
+    await until(lambda: engine.running == 1)
+    closing = asyncio.create_task(queue.close())
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await closing
+    assert (await first).text == "en 1"
+    assert second.cancelled()
+    with pytest.raises(RuntimeError, match="closed"):
+        queue.submit(row(3), live=True)
+
+
+async def test_the_figures_count_rows_and_their_audio() -> None:
+    async with scheduler(FakeEngine(), workers=2) as queue:
+        await asyncio.gather(*(queue.submit(row(level, 2.0), live=True) for level in range(5)))
+        stats = queue.stats()
+    assert (stats.utterances, stats.audio_s, stats.queued, stats.running) == (5, 10.0, 0, 0)
+    assert stats.busy_s > 0

@@ -1,0 +1,343 @@
+"""The transcribe stage with an engine that needs no model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.calls import CallRef
+from schemas.segments import Segment
+from schemas.status import JobStatus
+from schemas.topics import SEGMENTS, STATUS
+from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Utterance, UtteranceRecord
+from stages.errors import RejectedInput
+from stages.protocol import Checkpoint, Event, Output
+from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.stage import TranscribeProcessor, TranscribeStage
+from tests.unit.stages.transcribe.engines import FakeEngine, until
+
+CALL = CallRef("default", "call-1")
+
+
+def opened(language: str | None = None) -> CallOpened:
+    return CallOpened(
+        call=CALL,
+        seq=0,
+        channels=[Channel(0, "agent"), Channel(1, "customer")],
+        sample_rate_hz=8000,
+        encoding="pcm_s16le",
+        language=language,
+        partials=False,
+        metadata={},
+        opened_at=1.0,
+    )
+
+
+def utterance(seq: int, level: int, *, seconds: float = 2.0, voiced_s: float | None = None) -> Utterance:
+    """An utterance that begins `seq` × 10 s into the call; the fake engine says its level."""
+    start_s = seq * 10.0
+    samples = np.full(int(seconds * 16_000), round(level / 1000 * 32768), "<i2")
+    return Utterance(
+        call=CALL,
+        seq=seq,
+        channel=seq % 2,
+        first_sample=int(start_s * 16_000),
+        sample_rate_hz=16_000,
+        pcm=samples.tobytes(),
+        voiced=[(start_s, start_s + (seconds if voiced_s is None else voiced_s))],
+        cut="pause",
+    )
+
+
+def progress(seq: int) -> CallProgress:
+    return CallProgress(call=CALL, seq=seq, heard_to_s=[seq * 10.0, seq * 10.0])
+
+
+def closed(seq: int, *, revision: int = 0, provisional: bool = False) -> CallClosed:
+    return CallClosed(
+        call=CALL,
+        seq=seq,
+        revision=revision,
+        duration_s=60.0,
+        speech_s=8.0,
+        utterances=4,
+        gaps=[],
+        reason="hangup",
+        provisional=provisional,
+    )
+
+
+def event(record: UtteranceRecord) -> Event:
+    return Event(seq=record.seq, event_id=str(record.seq), timestamp_s=1000.0 + record.seq)
+
+
+@asynccontextmanager
+async def stage(
+    engine: FakeEngine | None = None, *, language: str | None = None
+) -> AsyncIterator[Callable[[bytes | None], TranscribeProcessor]]:
+    engine = engine or FakeEngine()
+    scheduler = Scheduler(engine, workers=3)
+    made = TranscribeStage(scheduler, language=language)
+    try:
+        yield lambda state: made.open(CALL, state)
+    finally:
+        engine.gate.set()
+        await scheduler.close()
+
+
+async def process(processor: TranscribeProcessor, records: Sequence[UtteranceRecord]) -> list[Output]:
+    """All records submitted at once, as the runner does, then iterated in order."""
+    return [output for work in [processor.submit(r, event(r)) for r in records] async for output in work]
+
+
+async def segments(records: Sequence[UtteranceRecord], engine: FakeEngine | None = None) -> list[Segment]:
+    async with stage(engine) as open_call:
+        outputs = await process(open_call(None), records)
+    return [output.record for output in outputs if isinstance(output.record, Segment)]
+
+
+def ledger(outputs: Sequence[Output], status: str) -> list[JobStatus]:
+    entries = [output.record for output in outputs if isinstance(output.record, JobStatus)]
+    return [entry for entry in entries if entry.status == status]
+
+
+async def test_an_utterance_becomes_a_segment_with_the_times_of_the_call() -> None:
+    (segment,) = await segments([opened("en"), utterance(1, 7)])
+    assert (segment.seq, segment.channel, segment.text) == (1, 1, "en 7")
+    assert (segment.start_s, segment.end_s) == (10.0, 12.0)
+    assert [(word.start_s, word.end_s) for word in segment.words] == [(10.1, 10.5)]
+    assert segment.segment_id == str(CALL.derived_id("segment", 1, 160_000))
+    assert (segment.language, segment.model, segment.word_source) == ("en", "fake", "attention")
+    assert segment.probability == 0.9
+
+
+async def test_other_records_are_forwarded_unchanged_behind_the_segments_before_them() -> None:
+    records: list[UtteranceRecord] = [opened("en"), utterance(1, 1), progress(2), utterance(3, 2), closed(4)]
+    async with stage() as open_call:
+        outputs = await process(open_call(None), records)
+    numbered = [output for output in outputs if output.seq is not None]
+    assert [output.seq for output in numbered] == [0, 1, 2, 3, 4]
+    assert [numbered[index].record for index in (0, 2, 4)] == [records[0], records[2], records[4]]
+    assert {output.topic for output in numbered} == {SEGMENTS}
+    assert numbered[3].event_id == "default/call-1/transcribe.1/3"
+
+
+async def test_the_ledger_says_when_a_call_starts_and_what_came_of_it() -> None:
+    records: list[UtteranceRecord] = [
+        opened("en"),
+        utterance(1, 1),
+        utterance(2, 19),
+        utterance(3, 2, voiced_s=0.1),
+        closed(4),
+    ]
+    async with stage() as open_call:
+        outputs = await process(open_call(None), records)
+    assert [output.topic for output in outputs].index(STATUS) == 0
+    (started,) = ledger(outputs, "started")
+    assert started.detail == {"model": "fake", "language": "en", "requested_language": "en"}
+    (completed,) = ledger(outputs, "completed")
+    assert completed.at == 1004.0
+    assert completed.detail == {
+        "model": "fake",
+        "language": "en",
+        "utterances": 3,
+        "with_words": 1,
+        "failed": 0,
+        "dropped": {"no_speech": 1, "short": 1},
+        "audio_s": 6.0,
+    }
+    assert outputs[-1].seq == 4  # the numbered output is last: it carries the checkpoint
+
+
+async def test_what_a_guard_drops_is_kept_aside() -> None:
+    (segment,) = await segments([opened("en"), utterance(1, 19)])
+    assert (segment.guard, segment.text, segment.words, segment.dropped_text) == ("no_speech", "", [], "en 19")
+
+
+async def test_too_little_speech_is_answered_without_decoding() -> None:
+    engine = FakeEngine()
+    (segment,) = await segments([opened("en"), utterance(1, 7, voiced_s=0.1)], engine)
+    assert (segment.guard, segment.text) == ("short", "")
+    assert engine.batches == []
+
+
+async def test_an_utterance_that_cannot_be_decoded_is_answered_and_reported() -> None:
+    async with stage(FakeEngine(broken=frozenset({7}))) as open_call:
+        outputs = await process(open_call(None), [opened("en"), utterance(1, 7), utterance(2, 8), closed(3)])
+    first, second = (output.record for output in outputs if isinstance(output.record, Segment))
+    assert (first.guard, first.text, first.seq) == ("error", "", 1)
+    assert second.text == "en 8"
+    (failed,) = ledger(outputs, "failed")
+    assert failed.detail["error"] == "RuntimeError: broken audio"
+    assert failed.detail["segment_id"] == first.segment_id
+    (completed,) = ledger(outputs, "completed")
+    assert completed.detail["failed"] == 1
+
+
+async def test_an_utterance_longer_than_a_window_is_answered_and_reported() -> None:
+    (segment,) = await segments([opened("en"), utterance(1, 7, seconds=31.0)])
+    assert segment.guard == "error"
+
+
+async def test_an_odd_last_byte_does_no_harm() -> None:
+    torn = msgspec.structs.replace(utterance(1, 7), pcm=utterance(1, 7).pcm + b"\1")
+    (segment,) = await segments([opened("en"), torn])
+    assert segment.text == "en 7"
+
+
+async def test_a_telephone_rate_is_resampled_to_the_models() -> None:
+    slow = msgspec.structs.replace(utterance(1, 7), sample_rate_hz=8000, first_sample=80_000)
+    engine = FakeEngine()
+    (segment,) = await segments([opened("en"), msgspec.structs.replace(slow, voiced=[(10.0, 14.0)])], engine)
+    assert (segment.start_s, segment.end_s) == (10.0, 14.0)
+    assert segment.guard is None
+
+
+async def test_an_utterance_without_a_rate_is_rejected_before_anything_changes() -> None:
+    async with stage() as open_call:
+        processor = open_call(None)
+        with pytest.raises(RejectedInput):
+            processor.submit(msgspec.structs.replace(utterance(0, 7), sample_rate_hz=0), event(utterance(0, 7)))
+        assert len(await process(processor, [opened("en")])) == 2
+
+
+async def test_several_utterances_of_a_call_are_in_the_engine_at_once() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with stage(engine) as open_call:
+        work = asyncio.create_task(process(open_call(None), [opened("en"), *(utterance(n, n) for n in (1, 2, 3))]))
+        await until(lambda: engine.running == 3)
+        engine.gate.set()
+        await work
+
+
+async def test_until_the_language_is_settled_each_utterance_waits_for_the_vote_before_it() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with stage(engine) as open_call:
+        work = asyncio.create_task(process(open_call(None), [opened(), *(utterance(n, 100 + n) for n in range(1, 6))]))
+        await asyncio.sleep(0.05)
+        assert engine.most_running == 1
+        engine.gate.set()
+        outputs = await work
+    texts = [output.record.text for output in outputs if isinstance(output.record, Segment)]
+    assert texts == ["de 101", "de 102", "de 103", "de 104", "de 105"]
+    assert engine.batches[:2] == [[101], [102]]  # two sure votes settle it, the rest go side by side
+
+
+async def test_one_utterance_in_another_language_does_not_switch_a_settled_call() -> None:
+    texts = [
+        segment.text for segment in await segments([opened(), *(utterance(n, 1) for n in (1, 2)), utterance(3, 205)])
+    ]
+    assert texts == ["en 1", "en 1", "en 205"]
+
+
+async def test_a_given_language_is_not_heard_again() -> None:
+    (segment,) = await segments([opened("de-AT"), utterance(1, 1)])
+    assert segment.language == "de"
+
+
+async def test_an_unknown_language_is_heard() -> None:
+    (segment,) = await segments([opened("tlh"), utterance(1, 101)])
+    assert segment.language == "de"
+
+
+async def test_the_deployments_language_counts_where_the_call_names_none() -> None:
+    async with stage(language="fr") as open_call:
+        outputs = await process(open_call(None), [opened(), utterance(1, 1)])
+        other = await process(open_call(None), [opened("de"), utterance(1, 1)])
+    assert [output.record.language for output in outputs if isinstance(output.record, Segment)] == ["fr"]
+    assert [output.record.language for output in other if isinstance(output.record, Segment)] == ["de"]
+
+
+async def test_an_english_model_decodes_english_whatever_is_asked() -> None:
+    (segment,) = await segments([opened("de"), utterance(1, 101)], FakeEngine(languages=("en",)))
+    assert segment.language == "en"
+
+
+async def test_a_repeated_input_gives_nothing() -> None:
+    async with stage() as open_call:
+        processor = open_call(None)
+        await process(processor, [opened("en"), utterance(1, 1)])
+        assert await process(processor, [opened("en"), utterance(1, 1)]) == []
+
+
+async def test_a_call_is_finished_when_its_close_is_out_and_reopens_with_more_audio() -> None:
+    async with stage() as open_call:
+        processor = open_call(None)
+        await process(processor, [opened("en"), utterance(1, 1)])
+        assert not processor.finished
+        work = processor.submit(closed(2, provisional=True), event(closed(2)))
+        assert not processor.finished
+        outputs = [output async for output in work]
+        assert processor.finished
+        reopened = open_call(processor.checkpoint().state)
+        outputs += await process(reopened, [utterance(3, 2)])
+        assert not reopened.finished
+        outputs += await process(reopened, [closed(4, revision=1)])
+    first, second = ledger(outputs, "completed")
+    assert (first.detail["utterances"], second.detail["utterances"]) == (1, 2)
+    assert len({output.event_id for output in outputs}) == len(outputs)
+
+
+async def test_the_checkpoint_of_a_call_is_small() -> None:
+    async with stage() as open_call:
+        processor = open_call(None)
+        await process(processor, [opened(), *(utterance(n, n, voiced_s=0.3) for n in range(1, 20))])
+        assert len(processor.checkpoint().state) < 300
+
+
+def stamped(outputs: Sequence[Output]) -> list[tuple[str, bytes]]:
+    return [(output.event_id, msgspec.msgpack.encode(output.record)) for output in outputs]
+
+
+async def run_with_crashes(records: Sequence[UtteranceRecord], crashes: Sequence[tuple[int, int]]) -> list[Output]:
+    """Process a call as the runner does, losing the process at each of `crashes`: after so many more outputs are out.
+
+    The checkpoint that counts is that of the last numbered output; the next process gets all records from its
+    `released` on, or earlier ones too where the second number says so, and what was numbered before is dropped.
+    """
+    async with stage() as open_call:
+        out: list[Output] = []
+        stored = Checkpoint(state=b"", released=0)
+        for more, earlier in [*crashes, (10_000, 0)]:
+            processor = open_call(stored.state or None)
+            resent = [record for record in records if record.seq >= max(0, stored.released - earlier)]
+            works = [(record, processor.submit(record, event(record))) for record in resent]
+            until = len(out) + more
+            for _, work in works:
+                before = processor.checkpoint()
+                outputs = [output async for output in work]
+                for index, output in enumerate(outputs):
+                    if len(out) >= until:
+                        break
+                    last = index == len(outputs) - 1
+                    checkpoint = processor.checkpoint() if last else before
+                    if output.seq is None or output.seq > max((o.seq for o in out if o.seq is not None), default=-1):
+                        out.append(output)
+                        if output.seq is not None:
+                            stored = checkpoint
+                if len(out) >= until:
+                    break
+    seen: set[str] = set()
+    return [output for output in out if output.event_id not in seen and not seen.add(output.event_id)]  # type: ignore[func-returns-value]
+
+
+levels = st.lists(st.tuples(st.integers(1, 299), st.sampled_from([0.1, 0.6, 1.6, 5.0])), min_size=1, max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(levels, st.sampled_from([None, "de"]), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=4))
+def test_a_call_comes_out_the_same_to_the_byte_wherever_it_is_interrupted(
+    said: list[tuple[int, float]], language: str | None, crashes: list[tuple[int, int]]
+) -> None:
+    records: list[UtteranceRecord] = [opened(language)]
+    records += [utterance(n, level, seconds=5.0, voiced_s=voiced) for n, (level, voiced) in enumerate(said, 1)]
+    records.append(closed(len(records)))
+    whole = asyncio.run(run_with_crashes(records, []))
+    assert stamped(asyncio.run(run_with_crashes(records, crashes))) == stamped(whole)
