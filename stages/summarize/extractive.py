@@ -1,0 +1,97 @@
+"""A summary made of the call's own sentences, without a language model: TextRank.
+
+Sentences are ranked by PageRank over their similarity (Mihalcea and Tarau, "TextRank: bringing order into texts",
+EMNLP 2004), the similarity being the cosine of TF-IDF vectors with a threshold (Erkan and Radev, "LexRank", JAIR 22,
+2004). The best are given in the order of the call, each with its speaker.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+from schemas.summaries import KeyPoint
+from schemas.transcripts import Turn
+
+MODEL: Final = "textrank"
+NO_SPEECH: Final = "No speech in this call."
+
+TEXT_SENTENCES: Final = 3
+POINT_SENTENCES: Final = 5
+MIN_WORDS: Final = 4
+"""Shorter sentences ("Yes, please.") are only used where there is nothing else."""
+
+SIMILARITY_THRESHOLD: Final = 0.1
+MAX_SENTENCES: Final = 400
+"""The longest sentences of a call that are ranked: work and memory grow with the square of their number."""
+
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+
+
+class ExtractiveSummary(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+    key_points: list[KeyPoint]
+
+
+class _Sentence(msgspec.Struct, frozen=True):
+    speaker: str
+    text: str
+    segment_ids: list[str]
+
+
+def extractive_summary(turns: list[Turn], *, language: str) -> ExtractiveSummary:
+    """Pick sentences of the call. `language` is an ISO 639-1 code: for English, function words are ignored.
+
+    Takes up to a second of CPU for a long call. The same turns give the same summary.
+    """
+    sentences = _sentences(turns)
+    if not sentences:
+        return ExtractiveSummary(text=NO_SPEECH, key_points=[])
+    scores = _scores([sentence.text for sentence in sentences], language)
+    ranking = sorted(range(len(sentences)), key=lambda index: (-scores[index], index))
+    text = [sentences[index] for index in sorted(ranking[:TEXT_SENTENCES])]
+    points = [sentences[index] for index in sorted(ranking[:POINT_SENTENCES])]
+    return ExtractiveSummary(
+        text="\n".join(f"{sentence.speaker}: {sentence.text}" for sentence in text),
+        key_points=[
+            KeyPoint(text=f"{sentence.speaker}: {sentence.text}", segment_ids=sentence.segment_ids)
+            for sentence in points
+        ],
+    )
+
+
+def _sentences(turns: list[Turn]) -> list[_Sentence]:
+    """The sentences worth ranking, in order and each wording once."""
+    every = [
+        _Sentence(turn.speaker, text.strip(), turn.segment_ids)
+        for turn in turns
+        for text in _SENTENCE_END.split(turn.text)
+        if text.strip()
+    ]
+    once = list({(sentence.speaker, sentence.text.casefold()): sentence for sentence in reversed(every)}.values())[::-1]
+    whole = [sentence for sentence in once if _n_words(sentence.text) >= MIN_WORDS] or once
+    longest = sorted(range(len(whole)), key=lambda index: (-len(whole[index].text), index))[:MAX_SENTENCES]
+    return [whole[index] for index in sorted(longest)]
+
+
+def _n_words(text: str) -> int:
+    """Words between spaces; scripts without spaces count two characters as a word."""
+    return max(len(text.split()), len(re.findall(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]", text)) // 2)
+
+
+def _scores(texts: list[str], language: str) -> list[float]:
+    """The PageRank of each text. Where no text shares a word with another all are equal."""
+    import networkx
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(stop_words="english" if language == "en" else None)
+    try:
+        vectors = vectorizer.fit_transform(texts)
+    except ValueError:  # nothing but function words
+        return [1.0 / len(texts)] * len(texts)
+    similarity = (vectors @ vectors.T).toarray()
+    similarity[similarity < SIMILARITY_THRESHOLD] = 0.0
+    for index in range(len(texts)):
+        similarity[index, index] = 0.0
+    ranks = networkx.pagerank(networkx.from_numpy_array(similarity))
+    return [float(ranks[index]) for index in range(len(texts))]
