@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import duckdb
 import msgspec
@@ -34,19 +34,20 @@ class Tables:
         Raises duckdb.IOException when another process has it open, StageError when its schema is newer than this code.
         """
         config = {"memory_limit": memory_limit, "threads": threads, "autoinstall_known_extensions": False}
-        self._connection = duckdb.connect(str(path), config=config)
+        self.connection = duckdb.connect(str(path), config=config)
+        """Whoever else uses it, only to read, takes a cursor of it or the same thread."""
         self._served: str | None = None
         try:
             self._migrate()
-            self._connection.execute(quack.authorization_sql())
+            self.connection.execute(quack.authorization_sql())
             self._staged_types = self._types()
         except BaseException:
-            self._connection.close()
+            self.connection.close()
             raise
 
     def serve(self, token: str, port: int) -> str:
         """Serve read-only SQL to other processes on this machine; returns the URL to ATTACH."""
-        self._served = quack.serve(self._connection, token, port)
+        self._served = quack.serve(self.connection, token, port)
         return self._served
 
     def load(self, session_ids: Sequence[uuid.UUID]) -> Stored:
@@ -60,7 +61,7 @@ class Tables:
     def apply(self, changes: Changes) -> None:
         """One transaction: on return it is durable; on an error nothing was stored."""
         sessions = sorted(changes.sessions)
-        self._connection.execute("BEGIN")
+        self.connection.execute("BEGIN")
         try:
             for session_id, kept in changes.kept.items():
                 self._remove_others("transcript_segments", session_id, kept.turns)
@@ -76,21 +77,16 @@ class Tables:
             self._upsert("channel_metrics", "session_id", changes.channel_metrics.values(), sessions)
             self._upsert("gaps", "session_id", changes.gaps.values(), sessions)
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            self.connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
-
-    def read(self, query: str) -> list[tuple[Any, ...]]:
-        """All rows of a query, on the owner's own connection."""
-        rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
-        return rows
+        self.connection.execute("COMMIT")
 
     def close(self) -> None:
         """Stop serving and close the file."""
         if self._served is not None:
-            quack.stop(self._connection, self._served)
+            quack.stop(self.connection, self._served)
             self._served = None
-        self._connection.close()
+        self.connection.close()
 
     def __enter__(self) -> "Tables":
         return self
@@ -101,7 +97,7 @@ class Tables:
         self.close()
 
     def _migrate(self) -> None:
-        execute = self._connection.execute
+        execute = self.connection.execute
         execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, name VARCHAR NOT NULL)")
         applied = {version for (version,) in execute("SELECT version FROM schema_version").fetchall()}
         migrations = _migrations()
@@ -122,7 +118,7 @@ class Tables:
 
     def _types(self) -> dict[str, str]:
         """For each table the type of a list of its rows, to read staged rows as."""
-        found = self._connection.execute("""
+        found = self.connection.execute("""
             SELECT table_name, string_agg('"' || column_name || '" ' || data_type, ', ' ORDER BY column_index)
             FROM duckdb_columns() WHERE NOT internal GROUP BY table_name
         """)
@@ -131,7 +127,7 @@ class Tables:
     def _by_id(
         self, table: str, call_column: str, session_ids: Sequence[uuid.UUID], kind: type[LoadedRow]
     ) -> dict[uuid.UUID, LoadedRow]:
-        found = self._connection.execute(
+        found = self.connection.execute(
             f'SELECT to_json(t)::VARCHAR FROM "{table}" AS t WHERE {call_column} IN (SELECT unnest(?::UUID[]))',
             [_texts(session_ids)],
         )
@@ -139,7 +135,7 @@ class Tables:
         return {row.id: row for row in rows}
 
     def _remove_others(self, table: str, session_id: uuid.UUID, kept: Collection[uuid.UUID]) -> None:
-        self._connection.execute(
+        self.connection.execute(
             f'DELETE FROM "{table}" WHERE session_id = ?::UUID AND id NOT IN (SELECT unnest(?::UUID[]))',
             [str(session_id), _texts(kept)],
         )
@@ -149,7 +145,7 @@ class Tables:
         staged = list(rows)
         for start in range(0, len(staged), _ROWS_PER_STATEMENT):
             block = msgspec.json.encode(staged[start : start + _ROWS_PER_STATEMENT]).decode()
-            self._connection.execute(
+            self.connection.execute(
                 f"""
                 INSERT OR REPLACE INTO "{table}"
                 SELECT unnest(CAST(CAST(? AS JSON) AS {self._staged_types[table]}), max_depth := 2)

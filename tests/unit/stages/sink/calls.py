@@ -1,6 +1,7 @@
 """Made-up calls as the sink reads them: records in the order of the bus, encoded as published."""
 
 import random
+from typing import Any
 
 import msgspec
 
@@ -206,9 +207,14 @@ TABLES = (
 )
 
 
+def read(tables: Tables, sql: str) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = tables.connection.execute(sql).fetchall()
+    return rows
+
+
 def dump(tables: Tables) -> dict[str, list[str]]:
     """Every table and view as sorted JSON texts: equal dumps are byte-equal tables."""
     return {
-        name: [text for (text,) in tables.read(f'SELECT to_json(t)::VARCHAR AS j FROM "{name}" AS t ORDER BY j')]
+        name: [text for (text,) in read(tables, f'SELECT to_json(t)::VARCHAR AS j FROM "{name}" AS t ORDER BY j')]
         for name in TABLES
     }

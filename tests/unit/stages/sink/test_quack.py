@@ -13,7 +13,7 @@ import pytest
 from stages.sink import quack
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
-from tests.unit.stages.sink.calls import CallScript
+from tests.unit.stages.sink.calls import CallScript, read
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -159,7 +159,9 @@ def test_reads_work(client: Client, sql: str) -> None:
 def test_everything_that_is_no_read_is_refused(client: Client, tables: Tables, tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
     before = sorted(os.listdir(tmp_path))
-    catalog = tables.read("SELECT sql FROM duckdb_tables() UNION ALL SELECT sql FROM duckdb_views() WHERE NOT internal")
+    catalog = read(
+        tables, "SELECT sql FROM duckdb_tables() UNION ALL SELECT sql FROM duckdb_views() WHERE NOT internal"
+    )
     let_through = []
     for template in WRITES + ADMINISTRATION:
         sql = template.format(dir=tmp_path, url=client.url, token=client.token)
@@ -171,10 +173,12 @@ def test_everything_that_is_no_read_is_refused(client: Client, tables: Tables, t
                 let_through.append(f"{sql}: {error}")
     assert let_through == []
     assert sorted(os.listdir(tmp_path)) == before
-    assert catalog == tables.read(
-        "SELECT sql FROM duckdb_tables() UNION ALL SELECT sql FROM duckdb_views() WHERE NOT internal"
+    assert catalog == read(
+        tables, "SELECT sql FROM duckdb_tables() UNION ALL SELECT sql FROM duckdb_views() WHERE NOT internal"
     )
-    assert tables.read("SELECT status, (SELECT count(*) FROM schema_version) FROM audio_sessions") == [("completed", 1)]
+    assert read(tables, "SELECT status, (SELECT count(*) FROM schema_version) FROM audio_sessions") == [
+        ("completed", 1)
+    ]
 
 
 @pytest.mark.parametrize("template", FILES)
@@ -201,7 +205,7 @@ def test_an_attached_client_reads_tables_and_views_and_can_write_nothing(client:
     ):
         with pytest.raises(duckdb.Error):
             execute(sql)
-    assert tables.read("SELECT count(*) FROM schema_version") == [(1,)]
+    assert read(tables, "SELECT count(*) FROM schema_version") == [(1,)]
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "0"])
@@ -265,9 +269,9 @@ def test_the_owner_goes_on_writing_and_keeps_its_rows_with_external_access_off(c
         tables.serve(TOKEN, quack.free_port())
         for number in range(3):
             SinkStage(tables).write(CallScript(f"call-{number}").whole(50, words=40))
-        tables.read("CHECKPOINT")
+        read(tables, "CHECKPOINT")
     with Tables(tables_path) as tables:
-        assert tables.read("SELECT count(*), sum(words) FROM calls") == [(3, 6000)]
+        assert read(tables, "SELECT count(*), sum(words) FROM calls") == [(3, 6000)]
 
 
 def test_the_token_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:

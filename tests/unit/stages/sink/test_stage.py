@@ -13,7 +13,7 @@ from stages.errors import RejectedInput
 from stages.sink.batch import Arrival
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
-from tests.unit.stages.sink.calls import CallScript, dump, stage_without_store
+from tests.unit.stages.sink.calls import CallScript, dump, read, stage_without_store
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ def tables(tmp_path: Path) -> Iterator[Tables]:
 def test_a_whole_call_is_stored_with_its_turns_words_summary_metrics_gaps_and_jobs(tables: Tables) -> None:
     script = CallScript("call-1")
     SinkStage(tables).write(script.whole(4))
-    assert tables.read("SELECT filename, duration, channels, sample_rate, status, roles FROM audio_sessions") == [
+    assert read(tables, "SELECT filename, duration, channels, sample_rate, status, roles FROM audio_sessions") == [
         ("call.wav", 12.0, 2, 8000, "completed", '["agent","customer"]')
     ]
-    assert tables.read("SELECT call_id, turns, words, gaps, summary, summary_method, reason FROM calls") == [
+    assert read(tables, "SELECT call_id, turns, words, gaps, summary, summary_method, reason FROM calls") == [
         ("call-1", 4, 20, 1, "They talked.", "extractive", "hangup")
     ]
-    assert tables.read("SELECT count(*), min(start_time), max(end_time) FROM words") == [(20, 0.0, 11.4)]
-    assert tables.read("SELECT speaker FROM turns ORDER BY start_s") == [("agent",), ("customer",)] * 2
-    jobs = tables.read("SELECT job_type, status FROM processing_jobs ORDER BY ALL")
+    assert read(tables, "SELECT count(*), min(start_time), max(end_time) FROM words") == [(20, 0.0, 11.4)]
+    assert read(tables, "SELECT speaker FROM turns ORDER BY start_s") == [("agent",), ("customer",)] * 2
+    jobs = read(tables, "SELECT job_type, status FROM processing_jobs ORDER BY ALL")
     assert ("separate", "gap") in jobs
     assert ("separate", "completed") in jobs
     assert len(jobs) == 5
@@ -44,7 +44,7 @@ def test_confidence_is_the_mean_word_probability_and_null_without_words(tables: 
     turn, silent = script.turns(1)[0], script.turns(1, first=1, words=0)[0]
     SinkStage(tables).write([script.arrival(turn), script.arrival(silent)])
     expected = sum(word.probability for word in turn.words) / len(turn.words)
-    assert tables.read("SELECT confidence FROM transcript_segments ORDER BY start_time") == [(expected,), (None,)]
+    assert read(tables, "SELECT confidence FROM transcript_segments ORDER BY start_time") == [(expected,), (None,)]
 
 
 def test_the_ledger_says_when_transcript_and_summary_are_stored(tables: Tables) -> None:
@@ -71,10 +71,10 @@ def test_nothing_is_said_about_a_transcript_whose_parts_are_not_all_there(tables
     parts = [script.arrival(part) for part in script.completed(script.turns(6), parts=3)]
     stage = SinkStage(tables)
     assert stage.write(parts[:2]) == []
-    assert tables.read("SELECT status FROM audio_sessions") == [("in_progress",)]
+    assert read(tables, "SELECT status FROM audio_sessions") == [("in_progress",)]
     assert len(stage.write(parts[2:])) == 1
-    assert tables.read("SELECT status FROM audio_sessions") == [("completed",)]
-    assert tables.read("SELECT count(*) FROM transcript_segments") == [(6,)]
+    assert read(tables, "SELECT status FROM audio_sessions") == [("completed",)]
+    assert read(tables, "SELECT count(*) FROM transcript_segments") == [(6,)]
 
 
 def test_the_sinks_own_entries_read_back_are_stored_and_give_no_output(tables: Tables) -> None:
@@ -83,7 +83,7 @@ def test_the_sinks_own_entries_read_back_are_stored_and_give_no_output(tables: T
     outputs = stage.write(script.whole(2))
     own = [script.arrival(output.record) for output in outputs if isinstance(output.record, JobStatus)]
     assert stage.write(own) == []
-    assert tables.read("SELECT detail ->> 'stored' AS s FROM processing_jobs WHERE job_type = 'sink' ORDER BY s") == [
+    assert read(tables, "SELECT detail ->> 'stored' AS s FROM processing_jobs WHERE job_type = 'sink' ORDER BY s") == [
         ("summary",),
         ("transcript",),
     ]
@@ -95,7 +95,7 @@ def test_turns_that_the_completed_transcript_does_not_have_go(tables: Tables) ->
     early = script.turns(5)
     stage.write([script.arrival(turn) for turn in early])
     stage.write([script.arrival(part) for part in script.completed(early[:3])])
-    assert tables.read("SELECT count(*) FROM transcript_segments") == [(3,)]
+    assert read(tables, "SELECT count(*) FROM transcript_segments") == [(3,)]
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -111,11 +111,11 @@ def test_a_newer_revision_replaces_turns_gaps_and_figures_of_the_older(tables: T
     stage = SinkStage(tables)
     for batch in [records] if together else [[record] for record in records]:
         stage.write(batch)
-    ids = tables.read("SELECT id::VARCHAR FROM transcript_segments ORDER BY start_time")
+    ids = read(tables, "SELECT id::VARCHAR FROM transcript_segments ORDER BY start_time")
     assert ids == [(turn.turn_id,) for turn in newer]
-    assert tables.read("SELECT revision, provisional, status FROM audio_sessions") == [(1, False, "completed")]
-    assert tables.read("SELECT count(*) FROM gaps") == [(1,)]
-    assert tables.read("SELECT DISTINCT revision FROM transcript_parts") == [(1,)]
+    assert read(tables, "SELECT revision, provisional, status FROM audio_sessions") == [(1, False, "completed")]
+    assert read(tables, "SELECT count(*) FROM gaps") == [(1,)]
+    assert read(tables, "SELECT DISTINCT revision FROM transcript_parts") == [(1,)]
 
 
 def test_stale_turns_of_a_replay_do_not_come_back(tables: Tables) -> None:
@@ -140,7 +140,7 @@ def test_a_reopened_call_is_in_progress_until_its_next_revision_is_complete(tabl
     stage = SinkStage(tables)
     stage.write([script.arrival(part) for part in script.completed(script.turns(1), provisional=True)])
     stage.write([script.arrival(turn) for turn in script.turns(1, revision=1, first=1)])
-    assert tables.read("SELECT status FROM audio_sessions") == [("in_progress",)]
+    assert read(tables, "SELECT status FROM audio_sessions") == [("in_progress",)]
 
 
 def test_a_turn_removed_by_a_transcript_may_return_in_the_same_batch_with_a_newer_revision(tables: Tables) -> None:
@@ -150,7 +150,7 @@ def test_a_turn_removed_by_a_transcript_may_return_in_the_same_batch_with_a_newe
     stage.write([script.arrival(turn) for turn in turns])
     again = script.turns(1, revision=1, first=1)
     stage.write([*map(script.arrival, script.completed(turns[:1])), *map(script.arrival, again)])
-    assert tables.read("SELECT revision FROM transcript_segments ORDER BY start_time") == [(0,), (1,)]
+    assert read(tables, "SELECT revision FROM transcript_segments ORDER BY start_time") == [(0,), (1,)]
 
 
 def test_a_later_summary_replaces_an_earlier_and_a_replay_does_not_bring_it_back(tables: Tables) -> None:
@@ -160,16 +160,16 @@ def test_a_later_summary_replaces_an_earlier_and_a_replay_does_not_bring_it_back
     stage.write([first])
     stage.write([second])
     assert stage.write([first]) == []
-    assert tables.read("SELECT summary_text, method, sentiment FROM summaries") == [("told", "llm", "neutral")]
+    assert read(tables, "SELECT summary_text, method, sentiment FROM summaries") == [("told", "llm", "neutral")]
 
 
 def test_the_final_summary_is_shown_before_the_rolling_one(tables: Tables) -> None:
     script = CallScript("call-1")
     stage = SinkStage(tables)
     stage.write([script.arrival(script.summary(kind="rolling", text="so far"))])
-    assert tables.read("SELECT summary FROM calls") == [("so far",)]
+    assert read(tables, "SELECT summary FROM calls") == [("so far",)]
     stage.write([script.arrival(script.summary(text="in the end"))])
-    assert tables.read("SELECT summary FROM calls") == [("in the end",)]
+    assert read(tables, "SELECT summary FROM calls") == [("in the end",)]
 
 
 def test_a_job_is_one_row_whose_status_is_the_latest_whatever_is_read_again(tables: Tables) -> None:
@@ -179,7 +179,7 @@ def test_a_job_is_one_row_whose_status_is_the_latest_whatever_is_read_again(tabl
     completed = script.arrival(script.job("merge", "completed", {"b": 2}, at=100.0))
     for batch in ([started], [completed], [started], [started, completed]):
         stage.write(batch)
-    assert tables.read("SELECT status, epoch(started_at), epoch(completed_at), detail FROM processing_jobs") == [
+    assert read(tables, "SELECT status, epoch(started_at), epoch(completed_at), detail FROM processing_jobs") == [
         ("completed", 100.0, 100.0, '{"a":1,"b":2}')
     ]
 
@@ -189,11 +189,11 @@ def test_a_failed_stage_fails_the_call_unless_its_transcript_is_there(tables: Ta
     stage = SinkStage(tables)
     stage.write([broken.arrival(broken.job("separate", "failed", {"error": "not audio"}))])
     stage.write([*summarized.whole(1), summarized.arrival(summarized.job("summarize", "failed", {"error": "x"}))])
-    assert tables.read("SELECT call_id, status FROM audio_sessions ORDER BY ALL") == [
+    assert read(tables, "SELECT call_id, status FROM audio_sessions ORDER BY ALL") == [
         ("broken", "failed"),
         ("fine", "completed"),
     ]
-    assert tables.read("SELECT error_message FROM processing_jobs WHERE status = 'failed' ORDER BY ALL") == [
+    assert read(tables, "SELECT error_message FROM processing_jobs WHERE status = 'failed' ORDER BY ALL") == [
         ("not audio",),
         ("x",),
     ]
@@ -211,14 +211,14 @@ def test_every_row_belongs_to_a_session_whatever_arrives_first(tables: Tables) -
             stage.write(by_topic[kind])
             for table in ("transcript_segments", "summaries", "processing_jobs", "call_metrics", "gaps"):
                 orphans = f"SELECT count(*) FROM {table} WHERE session_id NOT IN (SELECT id FROM audio_sessions)"
-                assert tables.read(orphans) == [(0,)]
-    assert tables.read("SELECT DISTINCT status, turns FROM calls") == [("completed", 3)]
+                assert read(tables, orphans) == [(0,)]
+    assert read(tables, "SELECT DISTINCT status, turns FROM calls") == [("completed", 3)]
 
 
 def test_calls_of_two_tenants_with_one_call_id_stay_apart(tables: Tables) -> None:
     stage = SinkStage(tables)
     stage.write([*CallScript("call-1").whole(2), *CallScript("call-1", tenant="acme").whole(3)])
-    assert tables.read("SELECT tenant, turns FROM calls ORDER BY tenant") == [("acme", 3), ("default", 2)]
+    assert read(tables, "SELECT tenant, turns FROM calls ORDER BY tenant") == [("acme", 3), ("default", 2)]
 
 
 def test_any_cut_into_batches_gives_the_same_tables(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_texts_with_quotes_control_characters_and_zero_bytes_are_stored_as_they_
     turn = msgspec.structs.replace(script.turns(1)[0], text=text)
     started = msgspec.structs.replace(script.started(), detail={"metadata": {"filename": text}})
     SinkStage(tables).write([script.arrival(turn), script.arrival(started)])
-    assert tables.read("SELECT text FROM transcript_segments") == [(text,)]
-    assert tables.read("SELECT filename, call_id FROM audio_sessions") == [(text, script.call.call_id)]
+    assert read(tables, "SELECT text FROM transcript_segments") == [(text,)]
+    assert read(tables, "SELECT filename, call_id FROM audio_sessions") == [(text, script.call.call_id)]
 
 
 def _headers(record_type: str, number: str = "0") -> dict[str, str]:

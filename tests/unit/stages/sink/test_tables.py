@@ -14,7 +14,7 @@ import pytest
 from stages.errors import StageError
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
-from tests.unit.stages.sink.calls import CallScript, dump
+from tests.unit.stages.sink.calls import CallScript, dump, read
 from tests.unit.stages.sink.writer import batches
 
 ROOT = Path(__file__).parents[4]
@@ -25,10 +25,10 @@ def test_opening_again_keeps_what_is_there_and_applies_no_migration_twice(tmp_pa
     with Tables(path) as tables:
         SinkStage(tables).write(CallScript("call-1").whole(3))
         before = dump(tables)
-        versions = tables.read("FROM schema_version")
+        versions = read(tables, "FROM schema_version")
     with Tables(path) as tables:
         assert dump(tables) == before
-        assert tables.read("FROM schema_version") == versions
+        assert read(tables, "FROM schema_version") == versions
 
 
 def test_a_file_with_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_seed_tables_have_the_promised_columns_first(tmp_path: Path) -> None
     }
     with Tables(tmp_path / "calls.duckdb") as tables:
         for table, columns in promised.items():
-            found = [name for name, *_ in tables.read(f"DESCRIBE {table}")]
+            found = [name for name, *_ in read(tables, f"DESCRIBE {table}")]
             assert found[: len(columns.split())] == columns.split()
 
 
@@ -65,9 +65,9 @@ def test_a_failing_batch_leaves_nothing_behind_and_the_next_one_works(tmp_path: 
         )
         with pytest.raises(duckdb.ConstraintException):
             stage.write([*records, broken])
-        assert tables.read("SELECT count(*) FROM audio_sessions") == [(0,)]
+        assert read(tables, "SELECT count(*) FROM audio_sessions") == [(0,)]
         stage.write(records)
-        assert tables.read("SELECT turns FROM calls") == [(2,)]
+        assert read(tables, "SELECT turns FROM calls") == [(2,)]
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_kill_9_in_the_middle_of_writing_loses_no_acknowledged_batch_and_a_repla
         last = _write_and_kill(path, after=rng.randrange(0, len(run) - 2), spin=rng.randrange(200_000))
         stored = max(stored, last)
         with Tables(path) as tables:
-            turns = {row[0] for row in tables.read("SELECT id::VARCHAR FROM transcript_segments")}
+            turns = {row[0] for row in read(tables, "SELECT id::VARCHAR FROM transcript_segments")}
             for batch in run[: last + 1]:
                 for arrival in batch:
                     assert getattr(arrival.record, "turn_id", None) in {None, *turns}

@@ -1,0 +1,158 @@
+"""A call as a file: JSON, WebVTT, SRT or plain text, from the document that `pipeline.warehouse.Reader.show` gives.
+
+Sources: WebVTT, W3C Candidate Recommendation of 4 April 2019 (sections 4 and 6); SubRip has no standard, its form is
+what its players read.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.errors import InputError
+
+MAX_CUE_S: Final = 7.0
+MAX_CUE_CHARACTERS: Final = 84
+"""Two lines of 42: the usual limits for subtitles. A single word may exceed both."""
+
+Document = dict[str, Any]
+
+
+class Cue(msgspec.Struct, frozen=True):
+    """What is shown at once. `end_ms` is after `start_ms`; cues come in the order of `start_ms`."""
+
+    start_ms: int
+    end_ms: int
+    speaker: str
+    text: str
+
+
+def cues(document: Document) -> list[Cue]:
+    """The call's turns, cut between words into cues; those of speakers who talk at once overlap."""
+    found = [cue for turn in document["turns"] for cue in _turn_cues(turn)]
+    return sorted(found, key=lambda cue: (cue.start_ms, cue.end_ms))
+
+
+def _turn_cues(turn: Document) -> Iterator[Cue]:
+    groups = list(_groups(turn))
+    for index, (start_s, end_s, text) in enumerate(groups):
+        start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
+        if index + 1 < len(groups):
+            end_ms = min(end_ms, round(groups[index + 1][0] * 1000))
+        if text:
+            yield Cue(start_ms, max(end_ms, start_ms + 1), _line(turn["speaker"]), text)
+
+
+def _groups(turn: Document) -> Iterator[tuple[float, float, str]]:
+    """Start, end and text of runs of words that fit into a cue."""
+    pieces = _pieces(turn)
+    if not pieces:
+        yield turn["start_s"], turn["end_s"], _line(turn["text"])
+        return
+    run_start_s, run_end_s, run = pieces[0]
+    for start_s, end_s, piece in pieces[1:]:
+        whole = _line(run + piece)
+        if len(whole) > MAX_CUE_CHARACTERS or round(end_s * 1000) - round(run_start_s * 1000) > MAX_CUE_S * 1000:
+            yield run_start_s, run_end_s, _line(run)
+            run_start_s, run_end_s, run = max(start_s, run_start_s), end_s, piece
+        else:
+            run_end_s, run = max(run_end_s, end_s), run + piece
+    yield run_start_s, run_end_s, _line(run)
+
+
+def _pieces(turn: Document) -> list[tuple[float, float, str]]:
+    """The turn's text, cut before each word, with the word's times: what lies between words in the text is kept,
+    also where a language writes none. Joined by spaces where the words are not all found in the text."""
+    words, text = turn["words"], turn["text"]
+    starts, at = [], 0
+    for word in words:
+        spoken = word["text"].strip()
+        found = text.find(spoken, at)
+        if found < 0:
+            return [(word["start_s"], word["end_s"], f" {word['text']}") for word in words]
+        starts.append(found)
+        at = found + len(spoken)
+    bounds = [0, *starts[1:], len(text)]
+    return [(word["start_s"], word["end_s"], text[bounds[i] : bounds[i + 1]]) for i, word in enumerate(words)]
+
+
+def _line(text: str) -> str:
+    """On one line, without the control characters that end lines or cues."""
+    return re.sub(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+", " ", text).strip()
+
+
+def _timestamp(ms: int, mark: str) -> str:
+    seconds, millis = divmod(ms, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{mark}{millis:03}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def to_json(document: Document) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False)
+
+
+def to_vtt(document: Document) -> str:
+    """WebVTT with a voice tag for the speaker of each cue."""
+    blocks = ["WEBVTT"]
+    for number, cue in enumerate(cues(document), 1):
+        times = f"{_timestamp(cue.start_ms, '.')} --> {_timestamp(cue.end_ms, '.')}"
+        blocks.append(f"{number}\n{times}\n<v {_escaped(cue.speaker)}>{_escaped(cue.text)}</v>")
+    return "\n\n".join(blocks) + "\n"
+
+
+def to_srt(document: Document) -> str:
+    """SubRip; the speaker stands before the text, as the format has no place for it."""
+    blocks = []
+    for number, cue in enumerate(cues(document), 1):
+        times = f"{_timestamp(cue.start_ms, ',')} --> {_timestamp(cue.end_ms, ',')}"
+        # SubRip has no escapes, and some players take an arrow for times.
+        said = f"{cue.speaker}: {cue.text}".replace("-->", "→")
+        blocks.append(f"{number}\n{times}\n{said}\n")
+    return "\n".join(blocks)
+
+
+def to_txt(document: Document) -> str:
+    """For people: head, turns, summary, what is missing."""
+    duration = document["duration_s"]
+    facts = [document["status"], f"{duration:.1f} s" if duration is not None else "", document["language"] or ""]
+    lines = [f"{document['call_id']} ({', '.join(fact for fact in facts if fact)})", ""]
+    lines += [
+        f"[{_timestamp(round(turn['start_s'] * 1000), '.')}] {_line(turn['speaker'])}: {_line(turn['text'])}"
+        for turn in document["turns"]
+    ]
+    if (summary := document["summary"]) is not None:
+        lines += ["", f"Summary ({summary['method']}): {_line(summary['text'])}"]
+        lines += [f"- {_line(point['text'])}" for point in summary["key_points"]]
+        if summary["sentiment"] is not None:
+            lines.append(f"Sentiment: {summary['sentiment']}")
+    lines += [
+        f"Missing audio: {gap['start_s']:.1f} to {gap['end_s']:.1f} s ({gap['events']} events)"
+        for gap in document["gaps"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+FORMATS: Final[dict[str, Callable[[Document], str]]] = {
+    ".json": to_json,
+    ".vtt": to_vtt,
+    ".srt": to_srt,
+    ".txt": to_txt,
+}
+"""By the ending of the file's name, in lower case."""
+
+
+def write_export(document: Document, path: Path) -> None:
+    """Write the form that the name's ending asks for. Raises InputError for another ending or an unusable path."""
+    make = FORMATS.get(path.suffix.lower())
+    if make is None:
+        raise InputError(f"{path}: the ending must be one of {', '.join(FORMATS)}")
+    try:
+        path.write_text(make(document), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error

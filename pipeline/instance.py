@@ -1,0 +1,112 @@
+"""Who owns a data directory, and where its running instance can be reached."""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import msgspec
+
+from pipeline.errors import InstanceError
+
+LOCK_FILE: Final = "lock"
+INSTANCE_FILE: Final = "instance.json"
+
+_PATIENCE_S: Final = 1.0
+"""A look at the lock by `read_instance` holds it for microseconds; an owner that starts just then tries again."""
+
+
+class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running instance says about itself. Holds a token: readable by its user only."""
+
+    pid: int
+    nats_url: str
+    quack_url: str | None
+    quack_token: str | None
+    metrics_url: str | None
+    started_at: float
+    """Unix time in seconds."""
+    ready: bool = False
+    """Whether models are loaded and calls are worked on."""
+
+
+class DataLock:
+    """Exclusive ownership of a data directory, for as long as the context lasts; the system ends it with the process.
+
+    Entering raises InstanceError, naming the holder's process id, when another process owns the directory.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._file: int | None = None
+
+    def __enter__(self) -> "DataLock":
+        file = os.open(self._data / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _try_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+                os.close(file)
+                raise InstanceError(f"{self._data} is in use by process {holder}")
+            time.sleep(0.01)
+        self._file = file
+        (self._data / INSTANCE_FILE).unlink(missing_ok=True)
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            (self._data / INSTANCE_FILE).unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+    def announce(self, info: InstanceInfo) -> None:
+        """Write down where the instance can be reached; a reader sees the old or the new words, never half of them."""
+        target = self._data / INSTANCE_FILE
+        draft = target.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(msgspec.json.encode(info))
+        draft.replace(target)
+
+
+def read_instance(data: Path) -> InstanceInfo | None:
+    """The instance that owns the directory now; None when none does, or it has not announced itself yet."""
+    with _opened(data / LOCK_FILE) as lock:
+        if lock is None or _try_lock(lock, fcntl.LOCK_SH):
+            return None
+        holder = os.pread(lock, 32, 0).strip()
+        try:
+            info = msgspec.json.decode((data / INSTANCE_FILE).read_bytes(), type=InstanceInfo)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        return info if str(info.pid).encode() == holder else None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _try_lock(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,189 @@
+"""Reading the warehouse: through the running instance that owns the file, or from the file itself."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import msgspec
+
+from pipeline.errors import InputError, InstanceError
+from pipeline.instance import InstanceInfo
+from schemas.calls import CallRef
+from stages.sink.quack import AUTHORIZATION_MACRO, load_extensions
+from stages.sink.tables import Tables
+
+Rows = tuple[list[str], list[tuple[Any, ...]]]
+"""Column names, and the rows as Python values."""
+
+_NO_READ: Final = "only one statement that reads is run: SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or SUMMARIZE"
+
+_CALLS: Final = """
+SELECT tenant, call_id, status, filename, uploaded_at, round(duration_s, 2) AS duration_s, channels, language, turns,
+    words, gaps, sentiment, summary_method
+FROM calls ORDER BY coalesce(uploaded_at, processed_at) DESC NULLS LAST, tenant, call_id
+"""
+
+_SHOW: Final = """
+SELECT to_json({{
+    'call_id': s.call_id, 'tenant': s.tenant, 'status': s.status, 'filename': s.filename, 'language': s.language,
+    'duration_s': s.duration, 'revision': s.revision, 'provisional': s.provisional, 'reason': s.reason,
+    'uploaded_at': strftime(s.uploaded_at, '{time}'), 'processed_at': strftime(s.processed_at, '{time}'),
+    'channel_count': s.channels, 'roles': s.roles, 'metadata': s.metadata,
+    'turns': (
+        SELECT list({{
+            'turn_id': id, 'speaker': speaker, 'channel': channel, 'start_s': start_time, 'end_s': end_time,
+            'text': "text", 'confidence': confidence, 'language': language, 'segment_ids': segment_ids,
+            'words': list_transform(words, lambda word: {{
+                'text': word."text", 'start_s': word.start_time, 'end_s': word.end_time,
+                'probability': word.probability, 'interpolated': word.interpolated
+            }})
+        }} ORDER BY start_time, channel, id) FROM transcript_segments WHERE session_id = '{session}'
+    ),
+    'summary': (
+        SELECT {{
+            'kind': kind, 'revision': revision, 'text': summary_text, 'key_points': key_points, 'sentiment': sentiment,
+            'actions': actions, 'topics': topics, 'method': "method", 'model': model, 'detail': detail
+        }} FROM summaries WHERE session_id = '{session}' ORDER BY kind LIMIT 1
+    ),
+    'metrics': (
+        SELECT {{
+            'duration_s': duration_s, 'speech_s': speech_s, 'silence_s': silence_s,
+            'longest_silence_s': longest_silence_s, 'overlap_s': overlap_s, 'interruptions': interruptions,
+            'utterances': utterances
+        }} FROM call_metrics WHERE session_id = '{session}'
+    ),
+    'channel_metrics': (
+        SELECT list({{
+            'channel': channel, 'role': "role", 'talk_s': talk_s, 'talk_ratio': talk_ratio, 'turns': turns,
+            'words': words, 'words_per_minute': words_per_minute, 'interruptions': interruptions,
+            'longest_monologue_s': longest_monologue_s, 'response_latency_s': response_latency_s,
+            'responses': responses
+        }} ORDER BY channel) FROM channel_metrics WHERE session_id = '{session}'
+    ),
+    'gaps': (
+        SELECT list({{'start_s': start_time, 'end_s': end_time, 'events': events}} ORDER BY start_time)
+        FROM gaps WHERE session_id = '{session}'
+    ),
+    'jobs': (
+        SELECT list({{
+            'job': job_type, 'status': status, 'started_at': strftime(started_at, '{time}'),
+            'completed_at': strftime(completed_at, '{time}'), 'error': error_message, 'detail': detail
+        }} ORDER BY updated_at, job_type, id) FROM processing_jobs WHERE session_id = '{session}'
+    )
+}})::VARCHAR AS call FROM audio_sessions AS s WHERE s.id = '{session}'
+"""
+
+_IS_COMPLETE: Final = """
+SELECT 1 FROM audio_sessions AS s JOIN summaries AS u ON u.session_id = s.id
+WHERE s.id = '{session}' AND s.status = 'completed' AND u.kind = 'final' AND u.revision = s.revision
+"""
+
+
+class Reader:
+    """Read-only SQL. Made by `open_reader`; each query sees what was stored when it began."""
+
+    def __init__(self, run: Callable[[str], Rows], close: Callable[[], None]) -> None:
+        self._run = run
+        self.close = close
+
+    def query(self, sql: str) -> Rows:
+        """Run one statement. Raises InputError for what is no read or is wrong, InstanceError when nobody answers."""
+        return self._run(sql)
+
+    def calls(self) -> Rows:
+        """All calls, newest first."""
+        return self._run(_CALLS)
+
+    def show(self, call: CallRef) -> dict[str, Any]:
+        """One call with everything that is known of it. Raises InputError when there is no such call.
+
+        Shape: `{"call_id", "tenant", "status", "duration_s", "channels": [{"index", "role"}], "turns": [{"speaker",
+        "channel", "start_s", "end_s", "text", "words": [{"text", "start_s", "end_s", "probability"}]}], "summary":
+        {"text", "key_points", "sentiment", "method"} or None, "metrics" or None, "gaps", "jobs", …}`.
+        """
+        sql = _SHOW.format(session=call.session_id, time="%Y-%m-%dT%H:%M:%S.%fZ")
+        _, rows = self._run(sql)
+        if not rows:
+            raise InputError(f"there is no call {call.call_id!r} of tenant {call.tenant!r}")
+        document: dict[str, Any] = msgspec.json.decode(rows[0][0])
+        roles, channels = document.pop("roles"), document.pop("channel_count")
+        names = roles + [f"channel-{index}" for index in range(len(roles), channels or 0)]
+        document["channels"] = [{"index": index, "role": role} for index, role in enumerate(names)]
+        for name in ("turns", "gaps", "jobs"):
+            document[name] = document[name] or []
+        channel_metrics = document.pop("channel_metrics") or []
+        if document["metrics"] is not None:
+            document["metrics"]["channels"] = channel_metrics
+        return document
+
+    def call_status(self, call: CallRef) -> str | None:
+        """in_progress, completed or failed; None for a call that the warehouse does not know."""
+        status = self._one("SELECT status FROM audio_sessions WHERE id = '{session}'", call.session_id)
+        return None if status is None else str(status)
+
+    def is_complete(self, call: CallRef) -> bool:
+        """Whether the completed transcript and the final summary of its revision are stored."""
+        return self._one(_IS_COMPLETE, call.session_id) is not None
+
+    def _one(self, sql: str, session: uuid.UUID) -> Any:
+        _, rows = self._run(sql.format(session=session))
+        return rows[0][0] if rows else None
+
+
+def open_reader(path: Path, instance: InstanceInfo | None) -> Reader:
+    """Read the warehouse at `path`, through `instance` when it serves it.
+
+    A file that does not exist yet is read as a warehouse without calls. Raises InstanceError when another process
+    that is no instance has the file open.
+    """
+    if instance is not None and instance.quack_url is not None:
+        return _through(instance.quack_url, instance.quack_token or "")
+    return _directly(path)
+
+
+def _through(url: str, token: str) -> Reader:
+    connection = duckdb.connect()
+    load_extensions(connection)
+
+    def run(sql: str) -> Rows:
+        try:
+            return _fetch(connection.execute("FROM quack_query(?, ?, token = ?)", [url, sql, token]))
+        except duckdb.IOException as error:
+            raise InstanceError(f"the running instance does not answer at {url}") from error
+        except duckdb.Error as error:
+            # Behind the owner's message stands where the failing call is in our own statement.
+            message = str(error).rpartition("\n\nLINE 1: FROM quack_query")[0] or str(error)
+            raise InputError(_NO_READ if "Authorization failed" in message else message) from error
+
+    return Reader(run, connection.close)
+
+
+def _directly(path: Path) -> Reader:
+    if not path.exists():
+        # An empty warehouse in memory: the same answers, and no file is made by looking.
+        return _on(Tables(Path(":memory:")).connection)
+    try:
+        return _on(duckdb.connect(str(path), read_only=True))
+    except duckdb.IOException as error:
+        raise InstanceError(f"{path} cannot be opened: {error}") from error
+
+
+def _on(connection: Any) -> Reader:
+    connection.execute("SET enable_external_access = false")
+
+    def run(sql: str) -> Rows:
+        try:
+            if connection.execute(f"SELECT {AUTHORIZATION_MACRO}('', ?)", [sql]).fetchall() != [(True,)]:
+                raise InputError(_NO_READ)
+            return _fetch(connection.execute(sql))
+        except duckdb.Error as error:
+            raise InputError(str(error)) from error
+
+    return Reader(run, connection.close)
+
+
+def _fetch(result: Any) -> Rows:
+    rows: list[tuple[Any, ...]] = result.fetchall()
+    return [column[0] for column in result.description or []], rows
