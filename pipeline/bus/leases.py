@@ -1,9 +1,8 @@
 """How workers of a group share partitions on NATS: an entry per group in a key-value bucket, by compare and set.
 
-The entry lists the members, each with a beat that it raises every second, and who owns which partition number. A
-member whose beat stands still for `LEASE_S` on another's clock is struck off, and what it owned is free; it has given
-up by itself before that, at `LAPSE_S` after its last successful write, on its own clock. No clocks are compared. Each
-member takes free numbers up to its fair share and gives up what exceeds it, after its readers of these have ended.
+The entry lists the members, each with a beat that it raises every second, and who owns which partition number
+(`pipeline.bus.fair_share` decides). A member whose beat stands still for `LEASE_S` on another's clock is struck off; it
+has given up by itself before that, `LAPSE_S` after its last successful write on its own clock. No clocks are compared.
 
 The bucket is in memory: a restarted server has none. Members that are still reading then write down again what they
 hold, so a restart moves nothing; and a worker on a fresh embedded server finds nobody to wait for.
@@ -18,28 +17,16 @@ import msgspec
 import structlog
 
 from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost, check
+from pipeline.bus.fair_share import LAPSE_S, LEASE_S, Entry, FairShare, without
 from pipeline.bus.sharing import Place
 from pipeline.errors import BusError
 
-LEASE_S: Final = 5.0
-LAPSE_S: Final = 3.5
 BEAT_S: Final = 1.0
 _REQUEST_S: Final = 1.0
 _BUCKET: Final = "callstream-leases"
 _STREAM: Final = f"KV_{_BUCKET}"
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 _ROUNDS: Final = 5
-
-
-class Entry(msgspec.Struct):
-    """A group's entry. `beats` by member, `owners` by partition number."""
-
-    beats: dict[str, int] = {}
-    owners: dict[int, str] = {}
-
-    def arrangement(self) -> tuple[frozenset[str], dict[int, str]]:
-        """What the others need to know of a change at once; a beat alone is none."""
-        return frozenset(self.beats), self.owners
 
 
 class LeaseShares:
@@ -52,13 +39,9 @@ class LeaseShares:
         self._group = group
         self._member = member
         self._places = places
-        self._mine: set[int] = set()
-        self._leaving: set[int] = set()
-        self._reading: set[int] = set()
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._share = FairShare(member, places)
         self._known: tuple[frozenset[str], dict[int, str]] = (frozenset(), {})
         self._entry: tuple[Entry, int] | None = None
-        self._patience_until = 0.0
         self._change = asyncio.Event()
         self._wake = asyncio.Event()
         self._lapse: asyncio.TimerHandle | None = None
@@ -69,7 +52,7 @@ class LeaseShares:
 
     @property
     def held(self) -> frozenset[Place]:
-        return frozenset().union(*(self._places[number] for number in self._mine - self._leaving))
+        return frozenset().union(*(self._places[number] for number in self._share.held))
 
     async def start(self) -> None:
         """Take a first share. Raises BusError when the broker does not answer."""
@@ -81,8 +64,7 @@ class LeaseShares:
         self._change.clear()
 
     async def release(self, places: set[Place]) -> None:
-        numbers = {place.partition for place in places}
-        self._reading -= numbers - (self._mine - self._leaving)
+        self._share.release({place.partition for place in places})
         self._wake.set()
 
     async def close(self) -> None:
@@ -91,8 +73,6 @@ class LeaseShares:
             await asyncio.gather(self._keeping, return_exceptions=True)
         if self._lapse is not None:
             self._lapse.cancel()
-        self._mine.clear()
-        self._reading.clear()
         try:
             async with asyncio.timeout(_REQUEST_S):
                 await self._leave(await self._connection.session(_REQUEST_S))
@@ -126,7 +106,7 @@ class LeaseShares:
         for _ in range(_ROUNDS):
             started = loop.time()
             before, revision = self._entry or await self._read(session)
-            after = self._decide(before, started, lost=revision == 0)
+            after = self._share.decide(before, started, lost=revision == 0)
             self._known = after.arrangement()
             written = await self._write(session, after, revision)
             if written is not None:
@@ -135,77 +115,29 @@ class LeaseShares:
                 return
             self._entry = None
 
-    def _decide(self, before: Entry, now: float, *, lost: bool) -> Entry:
-        """The next entry. `lost`: the bucket has none, so what others hold is not known."""
-        if lost and self._mine:
-            self._patience_until = now + LEASE_S
-        alive = {self._member}
-        self._seen = {member: seen for member, seen in self._seen.items() if member in before.beats}
-        for member, beat in before.beats.items():
-            seen_beat, since = self._seen.get(member, (None, now))
-            self._seen[member] = (beat, since if seen_beat == beat else now)
-            if now - self._seen[member][1] < LEASE_S:
-                alive.add(member)
-        after = Entry(
-            beats={m: before.beats.get(m, 0) for m in sorted(alive)},
-            owners={n: m for n, m in before.owners.items() if m in alive},
-        )
-        after.beats[self._member] += 1
-        for number in self._mine:
-            after.owners.setdefault(number, self._member)
-        owned = {n for n, m in after.owners.items() if m == self._member}
-        for number in owned - self._mine - self._reading:
-            del after.owners[number]
-        share = self._share(after)
-        held = sorted(owned & self._mine)
-        for number in held[share:]:
-            if number not in self._reading:
-                del after.owners[number]
-        if now >= self._patience_until:
-            free = [n for n in self._places if n not in after.owners and n not in self._reading]
-            for number in free[: max(0, share - len(held))]:
-                after.owners[number] = self._member
-        return after
-
-    def _share(self, entry: Entry) -> int:
-        """How many numbers are this member's: the division's remainder goes to the first members by name."""
-        whole, rest = divmod(len(self._places), len(entry.beats))
-        return whole + (sorted(entry.beats).index(self._member) < rest)
-
     def _settle(self, entry: Entry, started: float) -> None:
-        """`entry` is in the bucket: read by it."""
-        loop = asyncio.get_running_loop()
         if self._lapse is not None:
             self._lapse.cancel()
-        self._lapse = loop.call_at(started + LAPSE_S, self._on_lapse)
-        share = self._share(entry)
-        before = self.held
-        owned = {n for n, m in entry.owners.items() if m == self._member}
-        self._mine = {n for n in owned if n in self._mine or n not in self._reading}
-        self._leaving = set(sorted(self._mine)[share:])
-        self._reading |= self._mine - self._leaving
-        if self.held != before:
-            self._log.info("partitions shared out", held=sorted(self._mine - self._leaving), members=len(entry.beats))
+        self._lapse = asyncio.get_running_loop().call_at(started + LAPSE_S, self._on_lapse)
+        before = self._share.held
+        self._share.settle(entry)
+        if self._share.held != before:
+            self._log.info("partitions shared out", held=sorted(self._share.held), members=len(entry.beats))
             self._change.set()
 
     def _on_lapse(self) -> None:
         self._entry = None
-        if self._mine:
+        if self._share.held:
             self._log.warning("the lease could not be renewed in time, its partitions are given up")
-            self._mine = set()
-            self._leaving = set()
-            self._change.set()
+        self._share.lapse()
+        self._change.set()
 
     async def _leave(self, session: Session) -> None:
         for _ in range(_ROUNDS):
             entry, revision = await self._read(session)
             if self._member not in entry.beats:
                 return
-            left = Entry(
-                beats={m: beat for m, beat in entry.beats.items() if m != self._member},
-                owners={n: m for n, m in entry.owners.items() if m != self._member},
-            )
-            if await self._write(session, left, revision) is not None:
+            if await self._write(session, without(entry, self._member), revision) is not None:
                 return
 
     # -- the bucket ----------------------------------------------------------------------------------------------------

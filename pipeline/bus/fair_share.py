@@ -1,0 +1,110 @@
+"""Who reads which partition number, decided by each worker of a group for itself from one shared entry.
+
+Pure: `pipeline.bus.leases` reads and writes the entry by compare and set, and brings the clock. What holds whatever
+the order of the members' steps: a number is in one member's `held` at most, unless a member could neither write nor
+notice for a whole lease that it could not (a stopped process), and then until it goes on.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+LEASE_S: Final = 5.0
+"""How long a member's beat must stand still, on another's clock, before its partitions are free."""
+LAPSE_S: Final = 3.5
+"""How long after its last successful write a member holds its partitions, on its own clock: less than the lease."""
+
+
+class Entry(msgspec.Struct):
+    """A group's entry: `beats` by member, `owners` by partition number."""
+
+    beats: dict[str, int] = {}
+    owners: dict[int, str] = {}
+
+    def arrangement(self) -> tuple[frozenset[str], dict[int, str]]:
+        """What the others need to know of a change at once; a beat alone is none."""
+        return frozenset(self.beats), self.owners
+
+
+class FairShare:
+    """One member's view. `decide` proposes the next entry, `settle` follows once that entry is written."""
+
+    def __init__(self, member: str, numbers: Iterable[int]) -> None:
+        self.member = member
+        self._numbers = sorted(numbers)
+        self._mine: set[int] = set()
+        self._leaving: set[int] = set()
+        self._reading: set[int] = set()
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._patience_until = 0.0
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The numbers to read now."""
+        return frozenset(self._mine - self._leaving)
+
+    def decide(self, before: Entry, now: float, *, lost: bool) -> Entry:
+        """The next entry: beat raised, the dead struck off, surplus given up, free numbers taken up to the share.
+
+        `lost`: the store has no entry. Then what others hold is not known, and whoever holds something takes nothing
+        more for a lease, until the others have written down again what they hold.
+        """
+        if lost and self._mine:
+            self._patience_until = now + LEASE_S
+        alive = self._alive(before, now)
+        after = Entry(
+            beats={member: before.beats.get(member, 0) for member in sorted(alive)},
+            owners={number: member for number, member in before.owners.items() if member in alive},
+        )
+        after.beats[self.member] += 1
+        for number in self._mine:
+            after.owners.setdefault(number, self.member)
+        share = self._share(after)
+        owned = self._owned(after)
+        held = sorted(owned & self._mine)
+        for number in (owned - self._mine).union(held[share:]) - self._reading:
+            del after.owners[number]
+        if now >= self._patience_until:
+            free = [n for n in self._numbers if n not in after.owners and n not in self._reading]
+            for number in free[: max(0, share - len(held))]:
+                after.owners[number] = self.member
+        return after
+
+    def settle(self, entry: Entry) -> None:
+        """`entry` is in the store. What it gives to others is lost, what exceeds the share is to be released."""
+        self._mine = {n for n in self._owned(entry) if n in self._mine or n not in self._reading}
+        self._leaving = set(sorted(self._mine)[self._share(entry) :])
+        self._reading |= self.held
+
+    def lapse(self) -> None:
+        """The last write is `LAPSE_S` ago: others may soon take over."""
+        self._mine = set()
+        self._leaving = set()
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """The readers of these have ended. Until then nobody else gets a number that is given up."""
+        self._reading -= set(numbers) - self.held
+
+    def _alive(self, before: Entry, now: float) -> set[str]:
+        self._seen = {member: seen for member, seen in self._seen.items() if member in before.beats}
+        for member, beat in before.beats.items():
+            if member not in self._seen or self._seen[member][0] != beat:
+                self._seen[member] = (beat, now)
+        return {self.member} | {member for member, (_, since) in self._seen.items() if now - since < LEASE_S}
+
+    def _owned(self, entry: Entry) -> set[int]:
+        return {number for number, member in entry.owners.items() if member == self.member}
+
+    def _share(self, entry: Entry) -> int:
+        """How many numbers are this member's: the division's remainder goes to the first members by name."""
+        whole, rest = divmod(len(self._numbers), len(entry.beats))
+        return whole + (sorted(entry.beats).index(self.member) < rest)
+
+
+def without(entry: Entry, member: str) -> Entry:
+    """The entry once `member` has left."""
+    return Entry(
+        beats={name: beat for name, beat in entry.beats.items() if name != member},
+        owners={number: name for number, name in entry.owners.items() if name != member},
+    )
