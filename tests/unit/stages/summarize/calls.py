@@ -1,0 +1,128 @@
+"""Transcripts made up for tests of the summarize stage, and a stand-in for the language model's server."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.segments import Word
+from schemas.transcripts import CallMetrics, TranscriptCompleted, TranscriptRecord, Turn
+from schemas.utterances import Channel
+from stages.protocol import CallProcessor, Event, Output
+from stages.summarize.llm import LlmError, Message
+
+CALL = CallRef("default", "call-1")
+
+INTERNET_DOWN = (
+    ("agent", "Thank you for calling Harbour Broadband, this is Anna. How can I help you?"),
+    ("customer", "My internet has been down since Monday and I work from home."),
+    ("agent", "I am sorry to hear that. I see a fault in your street."),
+    ("agent", "A technician can repair the internet line on Thursday at ten."),
+    ("customer", "Thursday is too late for me, can the technician come any earlier?"),
+    ("agent", "I can send the technician on Wednesday at two."),
+    ("customer", "All right, Wednesday at two. Thank you, bye."),
+)
+
+
+def turn(number: int, speaker: str, text: str, *, segment_ids: list[str] | None = None) -> Turn:
+    start_s = number * 5.0
+    words = [Word(text=word, start_s=start_s, end_s=start_s, probability=0.9) for word in text.split()]
+    return Turn(
+        tenant=CALL.tenant,
+        call_id=CALL.call_id,
+        turn_id=f"turn-{number}",
+        revision=1,
+        speaker=speaker,
+        channel=0 if speaker == "agent" else 1,
+        start_s=start_s,
+        end_s=start_s + 4.0,
+        text=text,
+        words=words,
+        segment_ids=segment_ids or [f"segment-{number}"],
+        language="en",
+    )
+
+
+def turns(lines: Sequence[tuple[str, str]] = INTERNET_DOWN) -> list[Turn]:
+    return [turn(number, speaker, text) for number, (speaker, text) in enumerate(lines)]
+
+
+def completed(
+    spoken: Sequence[Turn], *, revision: int = 1, part: int = 1, parts: int = 1, provisional: bool = False
+) -> TranscriptCompleted:
+    return TranscriptCompleted(
+        tenant=CALL.tenant,
+        call_id=CALL.call_id,
+        revision=revision,
+        part=part,
+        parts=parts,
+        duration_s=60.0,
+        channels=[Channel(0, "agent"), Channel(1, "customer")],
+        turns=list(spoken),
+        metrics=CallMetrics(
+            duration_s=60.0,
+            speech_s=0.0,
+            silence_s=60.0,
+            longest_silence_s=60.0,
+            overlap_s=0.0,
+            interruptions=0,
+            channels=[],
+        ),
+        gaps=[],
+        language="en",
+        utterances=len(spoken),
+        provisional=provisional,
+    )
+
+
+async def feed(processor: CallProcessor[TranscriptRecord], record: TranscriptRecord, seq: int) -> list[Output]:
+    event = Event(seq=seq, event_id=f"in/{seq}", timestamp_s=1_700_000_000.0 + seq)
+    return [output async for output in processor.submit(record, event)]
+
+
+def answer(**changed: Any) -> str:
+    """What a model answers to `INTERNET_DOWN`."""
+    draft = {
+        "summary": "The customer's internet is down. A technician comes on Wednesday.",
+        "key_points": [
+            {"text": "The internet has been down since Monday.", "segments": ["S2"]},
+            {"text": "A technician comes on Wednesday at two.", "segments": ["S6", "S7"]},
+        ],
+        "sentiment": "mixed",
+        "actions": ["Send a technician on Wednesday at two."],
+        "topics": ["internet outage"],
+    }
+    return msgspec.json.encode({**draft, **changed}).decode()
+
+
+class ScriptedLlm:
+    """A server that gives `answers` in turn. An exception among them is raised, a number is waited for as seconds."""
+
+    model = "scripted"
+
+    def __init__(
+        self, *answers: str | Exception | float, missing: str | None = None, context_tokens: int = 8192
+    ) -> None:
+        self.context_tokens = context_tokens
+        self.answer_tokens = 512
+        self.asked: list[list[Message]] = []
+        self.schemas: list[dict[str, Any]] = []
+        self._answers = list(answers)
+        self._missing = missing
+
+    async def check(self) -> None:
+        if self._missing is not None:
+            raise LlmError(self._missing)
+
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> str:
+        self.asked.append(messages)
+        self.schemas.append(schema)
+        given = self._answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        if isinstance(given, float):
+            await asyncio.sleep(given)
+            return answer()
+        return given
