@@ -1,7 +1,7 @@
 """Guards against text that nobody said: Whisper answers silence, tones and line noise with stock phrases.
 
 The voice activity detector is the first guard; these look at what came out of the decoder. Whisper's own rule
-(no-speech above 0.6 and log probability below -1) misses most of them: on digital zeros it said "you", on ringback
+(no-speech from 0.6 and log probability below -1) misses most of them: on digital zeros it said "you", on ringback
 "Beep!", on touch tones "Okay.", on line noise "Thank you.", on silence "Thanks for watching.".
 """
 
@@ -72,8 +72,9 @@ def judge(
 ) -> Verdict:
     """Drop the text, keep it, or keep it with flags.
 
-    Guards: `no_words` (nothing but punctuation), `no_speech` (the model is sure that there is no speech, or rather
-    sure and unsure of the text, in a short stretch), `phrase` (a stock phrase, and no speech is possible).
+    Guards: `no_words` (nothing but punctuation), `no_speech` (the model is sure that there is no speech; or rather
+    sure and unsure of the text, where less doubt is enough in a short stretch), `phrase` (a stock phrase in a short
+    stretch that may be no speech).
     Flags: `low_probability`, `repeat`.
     """
     if not text:
@@ -83,11 +84,12 @@ def judge(
         return Verdict("no_words", [])
     if no_speech_probability >= _SURE_NO_SPEECH:
         return Verdict("no_speech", [])
-    if voiced_s < _SHORT_S:
-        if no_speech_probability >= _LIKELY_NO_SPEECH and average_logprob < _LOW_LOGPROB:
-            return Verdict("no_speech", [])
-        if no_speech_probability > _POSSIBLE_NO_SPEECH and bare in STOCK_PHRASES:
-            return Verdict("phrase", [])
+    short = voiced_s < _SHORT_S
+    limit = _LOW_LOGPROB if short else _POOR_LOGPROB
+    if no_speech_probability >= _LIKELY_NO_SPEECH and average_logprob < limit:
+        return Verdict("no_speech", [])
+    if short and no_speech_probability > _POSSIBLE_NO_SPEECH and bare in STOCK_PHRASES:
+        return Verdict("phrase", [])
     mean = sum(word_probabilities) / len(word_probabilities) if word_probabilities else 0.0
     flags = []
     if average_logprob < _POOR_LOGPROB or mean < _POOR_PROBABILITY:

@@ -45,6 +45,11 @@ def test_short_doubtful_text_over_likely_silence_is_dropped() -> None:
     assert verdict("Go on then", voiced_s=0.5, no_speech=0.6, logprob=-0.71).guard is None
 
 
+def test_whispers_own_rule_holds_for_speech_of_any_length() -> None:
+    assert verdict("Go on then", voiced_s=5.0, no_speech=0.6, logprob=-1.01).guard == "no_speech"
+    assert verdict("Go on then", voiced_s=5.0, no_speech=0.59, logprob=-1.01).guard is None
+
+
 @pytest.mark.parametrize("text", ["Thank you.", "THANK YOU!", "Okay.", "Bye-bye.", "Beep!", "you"])
 def test_a_stock_phrase_is_dropped_only_where_it_is_short_and_perhaps_no_speech(text: str) -> None:
     assert verdict(text, voiced_s=0.4, no_speech=0.41).guard == "phrase"
