@@ -32,7 +32,7 @@ $(VENV)/bin/pip:
 
 $(VENV)/installed: $(INPUTS) | $(VENV)/bin/pip
 	@echo "Installing callstream into $(VENV): WhisperX with PyTorch and its CUDA libraries, Whisper's base model,"
-	@echo "nats-server, DuckDB. About 3.6 GB to download and 8 GB on disk; it takes 3 to 10 minutes, once."
+	@echo "nats-server, DuckDB. About 4.4 GB to download and 8 GB on disk, some 4 minutes on a fast line, once."
 	@$(VENV)/bin/python -m pip install --quiet 'pip>=25.1'
 	@$(INSTALL) --editable '.[all]'
 	@touch $@
