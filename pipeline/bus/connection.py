@@ -251,6 +251,13 @@ class NatsConnection:
         return session
 
 
+def check_publish(message: Msg) -> int:
+    """The position at which JetStream stored a record, from its answer. Raises ApiError where it refused."""
+    answer = json.loads(message.data)
+    check(answer)
+    return int(answer["seq"])
+
+
 def check(answer: Mapping[str, Any]) -> None:
     """Raise ApiError where a JetStream answer holds an error."""
     error = answer.get("error")

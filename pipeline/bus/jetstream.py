@@ -2,23 +2,27 @@
 
 Names are in `pipeline.bus.subjects`, reading in `pipeline.bus.pull`, sharing between workers in `pipeline.bus.leases`.
 The last record of a key's subject on a topic holds the key's progress, so asking for that record is all there is to
-`progress`. Producers of other make publish to `calls.audio.<call id in base64url>`; the server adds the partition.
+`progress`, but for large states (`pipeline.bus.states`). Producers of other make publish to
+`calls.audio.<call id in base64url>`; the server adds the partition.
 """
 
-import json
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from pipeline.bus.connection import ApiError, NatsConnection, Session, check
+import msgspec
+
+from pipeline.bus.connection import ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.feed import JetStreamFeed
 from pipeline.bus.leases import LeaseShares
 from pipeline.bus.protocol import Feed, Handler, Progress, Subscription, TopicSpec, partition_of
 from pipeline.bus.pull import PulledPartition
 from pipeline.bus.sharing import Place, read_shared
+from pipeline.bus.states import STREAM, drop_states, ensure_states, read_state, write_state
 from pipeline.bus.subjects import (
     EVENT_ID_HEADER,
+    INLINE_STATE_BYTES,
     PRODUCER_TOPICS,
     key_token,
     progress_from_wire,
@@ -38,7 +42,7 @@ _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
 _STORE_FULL: Final = frozenset({10023, 10028, 10047, 10077})
 """Error codes: insufficient resources, resource limits exceeded, insufficient storage, the stream's store refuses."""
-_TOO_LARGE: Final = 10054
+_HEADER_LIMIT: Final = 64 * 1024
 
 
 class JetStreamBus:
@@ -50,6 +54,7 @@ class JetStreamBus:
         self._worker_id = worker_id or secrets.token_hex(4)
         self._connection = NatsConnection(url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s)
         self._partitions: dict[str, int] = {}
+        self._large_states: set[_KeyPlace] = set()
         self._runs = 0
 
     async def connect(self) -> None:
@@ -74,6 +79,14 @@ class JetStreamBus:
 
             await self._connection.retrying(ensure)
 
+        async def states(session: Session) -> None:
+            try:
+                await ensure_states(session, retention_s=max(spec.retention_s for spec in topics))
+            except ApiError as error:
+                raise _refusal(error, STREAM) from error
+
+        await self._connection.retrying(states)
+
     async def publish(
         self,
         topic: str,
@@ -84,24 +97,38 @@ class JetStreamBus:
         headers: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        subject = await self._publish_subject(topic, key)
         sent = to_wire(headers or {}) | {EVENT_ID_HEADER: event_id}
         if progress is not None:
             sent |= progress_to_wire(progress)
-        size_bytes = len(value) + sum(len(name) + len(text.encode()) + 4 for name, text in sent.items()) + 12
+        header_bytes = sum(len(name) + len(text.encode()) + 4 for name, text in sent.items()) + 12
+        place = await self._place(topic, key)
 
         async def send(session: Session) -> None:
-            if size_bytes > session.max_payload_bytes:
-                raise RecordTooLargeError(topic, size_bytes, session.max_payload_bytes)
-            answer = json.loads((await session.request(subject, value, headers=sent)).data)
+            limit = session.max_payload_bytes
+            for size_bytes in (len(value) + header_bytes, 0 if progress is None else len(progress.state)):
+                if size_bytes > limit:
+                    raise RecordTooLargeError(topic, size_bytes, limit)
+            if header_bytes > _HEADER_LIMIT:
+                raise RecordTooLargeError(topic, header_bytes, _HEADER_LIMIT)
             try:
-                check(answer)
+                await self._send(session, place, value, sent, progress)
             except ApiError as error:
-                if error.code == _TOO_LARGE:
-                    raise RecordTooLargeError(topic, size_bytes, session.max_payload_bytes) from error
                 raise _refusal(error, topic) from error
 
         await self._connection.retrying(send)
+
+    async def _send(
+        self, session: Session, place: "_KeyPlace", value: bytes, headers: dict[str, str], progress: Progress | None
+    ) -> None:
+        """A large state goes before the output that it belongs to, and is dropped behind one that needs it no more."""
+        large = progress is not None and len(progress.state) > INLINE_STATE_BYTES
+        if progress is not None and large:
+            self._large_states.add(place)
+            await write_state(session, *place, progress)
+        check_publish(await session.request(place.publish_subject, value, headers=headers))
+        if progress is not None and not large and place in self._large_states:
+            await drop_states(session, *place)
+            self._large_states.discard(place)
 
     async def run(self, subscription: Subscription, handler: Handler) -> None:
         if not _GROUP.fullmatch(subscription.group):
@@ -154,20 +181,23 @@ class JetStreamBus:
     async def _progress(self, topic: str | None, key: bytes) -> Progress | None:
         if topic is None:
             return None
-        token = key_token(key)
-        number = partition_of(token.encode(), await self._partitions_of(topic))
-        subject = f"$JS.API.DIRECT.GET.{stream_name(topic)}.{subject_base(topic)}.{number}.{token}"
+        place = await self._place(topic, key)
 
         async def read(session: Session) -> Progress | None:
-            return progress_from_wire((await session.request(subject)).headers)
+            stored = progress_from_wire((await session.request(place.last_record_subject)).headers)
+            if stored is None:
+                return None
+            progress, complete = stored
+            if complete:
+                return progress
+            self._large_states.add(place)
+            return msgspec.structs.replace(progress, state=await read_state(session, *place, progress.seq))
 
         return await self._connection.retrying(read)
 
-    async def _publish_subject(self, topic: str, key: bytes) -> str:
+    async def _place(self, topic: str, key: bytes) -> "_KeyPlace":
         token = key_token(key)
-        if topic in PRODUCER_TOPICS:
-            return f"{subject_base(topic)}.{token}"
-        return f"{subject_base(topic)}.{partition_of(token.encode(), await self._partitions_of(topic))}.{token}"
+        return _KeyPlace(topic, partition_of(token.encode(), await self._partitions_of(topic)), token)
 
     async def _partitions_of(self, topic: str) -> int:
         """As the stream was created. Raises BusError where there is no such topic."""
@@ -184,6 +214,25 @@ class JetStreamBus:
 
         found = self._partitions[topic] = await self._connection.retrying(look)
         return found
+
+
+class _KeyPlace(NamedTuple):
+    """Where a key's records are."""
+
+    topic: str
+    partition: int
+    token: str
+
+    @property
+    def publish_subject(self) -> str:
+        base = subject_base(self.topic)
+        return f"{base}.{self.token}" if self.topic in PRODUCER_TOPICS else f"{base}.{self.partition}.{self.token}"
+
+    @property
+    def last_record_subject(self) -> str:
+        """Requested, it answers with the key's last record."""
+        base = subject_base(self.topic)
+        return f"$JS.API.DIRECT.GET.{stream_name(self.topic)}.{base}.{self.partition}.{self.token}"
 
 
 def _consumer(group: str, partition: int) -> str:

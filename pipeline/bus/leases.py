@@ -9,14 +9,13 @@ hold, so a restart moves nothing; and a worker on a fresh embedded server finds 
 """
 
 import asyncio
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost, check
+from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost, check_publish
 from pipeline.bus.fair_share import LAPSE_S, LEASE_S, Entry, FairShare, without
 from pipeline.bus.sharing import Place
 from pipeline.errors import BusError
@@ -162,14 +161,12 @@ class LeaseShares:
             headers={"Nats-Expected-Last-Subject-Sequence": str(revision)},
             timeout_s=_REQUEST_S,
         )
-        answer = json.loads(message.data)
         try:
-            check(answer)
+            return check_publish(message)
         except ApiError as error:
             if error.code in _WRONG_SEQUENCE:
                 return None
             raise
-        return int(answer["seq"])
 
     async def _listen(self, session: Session) -> None:
         """Once per session: make sure of the bucket, and be woken by what others write into it."""

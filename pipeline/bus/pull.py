@@ -28,6 +28,8 @@ EXPIRES_S: Final = 60.0
 HEARTBEAT_S: Final = 15.0
 SILENCE_S: Final = 2.5 * HEARTBEAT_S
 _BATCH: Final = 1_000_000
+_ANY_SIZE: Final = 1 << 30
+"""Some limit in bytes there must be, because the server says when a pull is complete only where there is one."""
 _NANOSECONDS: Final = 1_000_000_000
 _PAUSE_S: Final = 0.2
 
@@ -216,7 +218,7 @@ class _Intake:
             if self._single:
                 if not self._open_pulls and not self._arrived:
                     self._single = False
-                    await self._pull({"batch": 1})
+                    await self._pull({"batch": 1, "max_bytes": _ANY_SIZE})
                 return
             while self._open_pulls < PULLS and self._held_bytes + self._open_pulls * self._pull_bytes <= (
                 (PULLS - 1) * self._pull_bytes
@@ -232,7 +234,7 @@ class _Intake:
         await self._session.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
             json.dumps(body).encode(),
-            reply=f"{self._inbox}.{request.get('max_bytes', 0)}",
+            reply=f"{self._inbox}.status",
         )
 
     async def _on_message(self, message: Any) -> None:

@@ -19,6 +19,9 @@ PRODUCER_TOPICS: Final = frozenset({topics.AUDIO, topics.AUDIO_BATCH})
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
+INLINE_STATE_BYTES: Final = 4096
+"""A larger state is stored beside the output: a record's headers may hold 64 kB, and consumers get them all."""
+
 EVENT_ID_HEADER: Final = "Nats-Msg-Id"
 _SEQ_HEADER: Final = "callstream-seq"
 _RELEASED_HEADER: Final = "callstream-released"
@@ -80,22 +83,24 @@ def from_wire(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def progress_to_wire(progress: Progress) -> dict[str, str]:
-    return {
-        _SEQ_HEADER: str(progress.seq),
-        _RELEASED_HEADER: str(progress.released),
-        _STATE_HEADER: base64.b64encode(progress.state).decode(),
-    }
+    """The headers of the output that carries `progress`; without a large state (`pipeline.bus.states`)."""
+    headers = {_SEQ_HEADER: str(progress.seq), _RELEASED_HEADER: str(progress.released)}
+    if len(progress.state) <= INLINE_STATE_BYTES:
+        headers[_STATE_HEADER] = base64.b64encode(progress.state).decode()
+    return headers
 
 
-def progress_from_wire(headers: Mapping[str, str] | None) -> Progress | None:
-    """What `progress_to_wire` wrote; None for a record without it."""
+def progress_from_wire(headers: Mapping[str, str] | None) -> tuple[Progress, bool] | None:
+    """What `progress_to_wire` wrote, and whether the state is in there; None for a record without progress."""
     if not headers or _SEQ_HEADER not in headers:
         return None
-    return Progress(
+    state = headers.get(_STATE_HEADER)
+    progress = Progress(
         seq=int(headers[_SEQ_HEADER]),
         released=int(headers[_RELEASED_HEADER]),
-        state=base64.b64decode(headers.get(_STATE_HEADER, "")),
+        state=b"" if state is None else base64.b64decode(state),
     )
+    return progress, state is not None
 
 
 def stored_record(topic: str, message: Any) -> Record:

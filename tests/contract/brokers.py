@@ -1,0 +1,71 @@
+"""What stands behind the buses of the contract suite, and what is declared to be different between them."""
+
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.bus.jetstream import JetStreamBus
+from pipeline.bus.memory import MemoryBus
+from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.protocol import Bus, Subscription
+
+RECONNECT_S = 10.0
+
+
+class Broker(Protocol):
+    """Makes buses that see the same records."""
+
+    outlives_its_clients: bool
+    """Whether the records are elsewhere than in the process that reads them, so that a worker can be killed."""
+
+    async def bus(self) -> Bus: ...
+
+    async def given_out(self, subscription: Subscription) -> int | None:
+        """Records that the broker has sent to the group's readers and that are not acknowledged; None: not known."""
+        ...
+
+
+class MemoryBroker:
+    outlives_its_clients = False
+
+    def __init__(self) -> None:
+        self._bus = MemoryBus(max_record_bytes=1_000_000)
+
+    async def bus(self) -> Bus:
+        return self._bus
+
+    async def given_out(self, subscription: Subscription) -> int | None:
+        return None
+
+
+class JetStreamBroker:
+    outlives_its_clients = True
+
+    def __init__(self, store: Path) -> None:
+        self.server = NatsServer(store, max_store_bytes=500_000_000, max_payload_bytes=1_000_000)
+        self.url = ""
+        self._buses: list[JetStreamBus] = []
+
+    async def start(self) -> None:
+        self.url = await self.server.start()
+
+    async def stop(self) -> None:
+        for bus in self._buses:
+            await bus.close()
+        await self.server.stop()
+
+    async def bus(self) -> JetStreamBus:
+        bus = JetStreamBus(self.url, reconnect_s=RECONNECT_S)
+        await bus.connect()
+        self._buses.append(bus)
+        return bus
+
+    async def given_out(self, subscription: Subscription) -> int | None:
+        import nats
+
+        client = await nats.connect(self.url)
+        total = 0
+        for topic in subscription.topics:
+            for info in await client.jsm().consumers_info(topic.replace(".", "-")):
+                total += info.num_ack_pending or 0
+        await client.close()
+        return total
