@@ -1,6 +1,6 @@
 """One channel of a call on its way from samples to utterances.
 
-Two sample rates meet here: what utterances keep (the source's, at most 16 kHz) and the 16 kHz of the voice activity
+Two sample rates meet here: what utterances keep (the source's, at most 16 kHz) and the 8 kHz of the voice activity
 model. Times are the channel's own sample and frame numbers, counted from the call's start.
 """
 
@@ -14,7 +14,10 @@ from stages.separate.resampling import ResamplerState, StreamingResampler
 from stages.separate.speech import FRAME_S, FRAME_SAMPLES, VAD_RATE_HZ, SpeechState, VoiceActivityModel
 
 FRAMES_PER_RUN = 6
-"""0.2 s: running fewer frames at a time costs up to three times the CPU."""
+"""0.2 s: enough audio to be worth handing to a thread."""
+
+MAX_RATE_HZ = 16_000
+"""What utterances keep at most: Whisper hears no more."""
 
 SKIP_S = 4
 """A whole number of seconds, of samples at any rate and of frames: silence is skipped in multiples of it."""
@@ -33,7 +36,7 @@ class LaneState(msgspec.Struct, frozen=True, array_like=True):
     """A channel between two chunks: some kilobytes, and the open utterance's audio if there is one."""
 
     down: ResamplerState | None
-    up: ResamplerState | None
+    heard: ResamplerState | None
     speech: SpeechState
     endpointer: EndpointerState
     audio: bytes
@@ -51,14 +54,16 @@ class ChannelLane:
         settings: EndpointingSettings,
         state: LaneState | None = None,
     ) -> None:
-        self.rate_hz = min(source_rate_hz, VAD_RATE_HZ)
+        self.rate_hz = min(source_rate_hz, MAX_RATE_HZ)
         self._source_rate_hz = source_rate_hz
         self._model = model
         given = state or LaneState(None, None, SpeechState(), EndpointerState(), b"", 0, b"")
         self._down = (
-            StreamingResampler(source_rate_hz, VAD_RATE_HZ, given.down) if source_rate_hz > VAD_RATE_HZ else None
+            StreamingResampler(source_rate_hz, MAX_RATE_HZ, given.down) if source_rate_hz > MAX_RATE_HZ else None
         )
-        self._up = StreamingResampler(self.rate_hz, VAD_RATE_HZ, given.up) if self.rate_hz < VAD_RATE_HZ else None
+        self._heard = (
+            StreamingResampler(self.rate_hz, VAD_RATE_HZ, given.heard) if self.rate_hz != VAD_RATE_HZ else None
+        )
         self._speech = given.speech
         self._endpointer = Endpointer(settings, given.endpointer.copy())
         self._audio: Samples = np.frombuffer(given.audio, "<i2").astype(np.int16)
@@ -82,7 +87,7 @@ class ChannelLane:
     def snapshot(self) -> LaneState:
         return LaneState(
             self._down.snapshot() if self._down else None,
-            self._up.snapshot() if self._up else None,
+            self._heard.snapshot() if self._heard else None,
             self._speech,
             self._endpointer.state.copy(),
             self._audio.astype("<i2").tobytes(),
@@ -122,8 +127,8 @@ class ChannelLane:
         """The last utterances: hear what is still in the filters and the last, incomplete frame."""
         if self._down:
             self._append(self._down.finish())
-        if self._up:
-            self._pending = np.concatenate([self._pending, self._up.finish()])
+        if self._heard:
+            self._pending = np.concatenate([self._pending, self._heard.finish()])
         self._pending = np.concatenate([self._pending, np.zeros(-len(self._pending) % FRAME_SAMPLES, np.int16)])
         return self.flush()
 
@@ -134,7 +139,7 @@ class ChannelLane:
         """
         if self.is_open:
             return False
-        for resampler in (self._down, self._up):
+        for resampler in (self._down, self._heard):
             if resampler:
                 resampler.skip_silence(seconds)
         self._audio_start += seconds * self.rate_hz
@@ -143,7 +148,7 @@ class ChannelLane:
 
     def _append(self, base: Samples) -> None:
         self._audio = np.concatenate([self._audio, base])
-        self._pending = np.concatenate([self._pending, self._up.push(base) if self._up else base])
+        self._pending = np.concatenate([self._pending, self._heard.push(base) if self._heard else base])
 
     def _cut(self, boundary: Boundary, end: int) -> Speech:
         start = self._sample(boundary.start)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from schemas.audio import MAX_CHANNELS, MIN_SAMPLE_RATE_HZ
-from stages.separate.speech import VAD_RATE_HZ
+from stages.separate.channels import MAX_RATE_HZ
 
 BLOCK_S: Final = 0.5
 
@@ -38,7 +38,7 @@ class AudioFile:
         self.format: str = container.format.name
         self.codec: str = context.name
         self.source_rate_hz: int = context.sample_rate
-        self.sample_rate_hz = min(self.source_rate_hz, VAD_RATE_HZ)
+        self.sample_rate_hz = min(self.source_rate_hz, MAX_RATE_HZ)
         self.channels: int = context.channels
         self.duration_s: float | None = container.duration / 1_000_000 if container.duration else None
         self.truncated = False

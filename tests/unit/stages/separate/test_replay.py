@@ -1,0 +1,150 @@
+"""A crash at any moment changes nothing: the outputs before it and after it are those of the uninterrupted run."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted
+from schemas.utterances import CallClosed, Utterance
+from stages.separate.codecs import Samples
+from stages.separate.speech import load_voice_activity_model
+from stages.separate.stage import SeparateStage
+from tests.unit.stages.separate.scripted import (
+    CALL,
+    Arrival,
+    LoudnessModel,
+    after_crash,
+    bursts,
+    call_events,
+    feed,
+    in_order,
+    separate,
+    wire,
+)
+
+SAMPLE = Path(__file__).parents[3] / "calls" / "sample"
+
+
+def random_channel(dice: random.Random, length_s: float, rate_hz: int) -> Samples:
+    """Bursts of 0.05 to 20 s with pauses of 0.05 to 2 s."""
+    at, stretches = dice.uniform(0, 2), []
+    while at < length_s:
+        end = min(length_s, at + dice.choice([dice.uniform(0.05, 0.4), dice.uniform(0.3, 3), dice.uniform(5, 20)]))
+        stretches.append((at, end))
+        at = end + dice.choice([dice.uniform(0.05, 0.4), dice.uniform(0.3, 2)])
+    return bursts(*stretches, length_s=length_s, rate_hz=rate_hz, seed=dice.randrange(1000))
+
+
+def random_chunks(dice: random.Random, data: bytes, mean_bytes: int, *, any_size: bool) -> list[AudioChunk]:
+    chunks, at = [], 0
+    while at < len(data):
+        size = dice.randrange(1, 2 * mean_bytes) if any_size else mean_bytes
+        chunks.append(AudioChunk(data=data[at : at + size]))
+        at += size
+    return chunks
+
+
+def random_history(dice: random.Random) -> list[Arrival]:
+    """A call as a bad network delivers it: repeats, holes, early and late events, producers that fall silent.
+
+    The start may come late too, but before the others are given up for want of it.
+    """
+    rate_hz, n_channels = dice.choice([8000, 8000, 11025, 16000, 24000]), dice.choice([1, 2])
+    length_s = dice.uniform(1, 40)
+    channels = [random_channel(dice, length_s, rate_hz) for _ in range(n_channels)]
+    data = np.stack(channels, axis=1).astype("<i2").tobytes()
+    mean_bytes = int(dice.choice([0.1, 0.3, 1.0]) * rate_hz) * n_channels * 2
+    chunks = random_chunks(dice, data, mean_bytes, any_size=dice.random() < 0.3)
+    start = CallStarted(encoding="pcm_s16le", sample_rate_hz=rate_hz, channels=n_channels)
+    events: list[AudioEvent] = [start, *chunks, CallEnded(events=len(chunks) + 2 + dice.choice([0, 0, 0, 3]))]
+    loss, repeat, delay = dice.choice([0, 0.1]), dice.choice([0, 0.1]), dice.choice([0, 0.2])
+    delivered: list[tuple[float, int, AudioEvent]] = []
+    for seq, record in enumerate(events):
+        if 0 < seq < len(events) - 1 and dice.random() < loss:
+            continue
+        late = dice.random() < delay and (seq > 0 or len(events) > 10)
+        delivered.append((seq + (dice.uniform(0, 6) if late else 0), seq, record))
+        if dice.random() < repeat:
+            delivered.append((seq + dice.uniform(0, 80), seq, record))
+    delivered.sort(key=lambda item: item[0])
+    history: list[Arrival] = []
+    idle_chance, highest = dice.choice([0, 0.05]), -1
+    for _, seq, record in delivered:
+        history.append(Arrival(len(history), seq, record))
+        highest = max(highest, seq)
+        if dice.random() < idle_chance and any(item.seq == 0 for item in history):
+            idle = CallIdle(next_seq=highest + dice.choice([1, 1, 1, 0]))
+            history.append(Arrival(len(history), max(0, idle.next_seq - 1), idle))
+    return history
+
+
+async def check_all_crashes(history: list[Arrival], stage: SeparateStage, crashes: list[int] | None = None) -> None:
+    whole = await feed(stage.open(CALL, None), history)
+    assert [item.output.seq for item in whole.published] == list(range(len(whole.published)))
+    expected, told = wire(whole), {output.event_id: output.record for output in whole.others}
+    for n_published in range(len(whole.published) + 1) if crashes is None else crashes:
+        for only_unreleased in (True, False):
+            n = min(n_published, len(whole.published))
+            again = await after_crash(history, whole, n, only_unreleased=only_unreleased, stage=stage)
+            assert wire(again) == expected
+            for output in again.others:
+                assert told[output.event_id] == output.record
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 60), min_size=3, max_size=3))
+async def test_a_crash_after_any_output_of_any_history_changes_no_byte(seed: int, crashes: list[int]) -> None:
+    await check_all_crashes(random_history(random.Random(seed)), SeparateStage(LoudnessModel()), crashes)
+
+
+async def test_a_crash_after_each_output_of_a_long_monologue_changes_no_byte() -> None:
+    talk = bursts((0.5, 33.0), length_s=34.0)
+    listen = bursts((3.0, 3.4), (20.0, 22.0), length_s=34.0)
+    history = in_order(call_events(talk, listen, chunk_s=0.9))
+    whole = await separate(history)
+    assert {record.cut for record in whole.of(Utterance)} >= {"hard", "pause"}  # type: ignore[attr-defined]
+    await check_all_crashes(history, SeparateStage(LoudnessModel()))
+
+
+async def test_an_idle_end_that_is_reopened_survives_a_crash_after_each_output() -> None:
+    events = call_events(bursts((0.5, 2.0), (4.0, 6.0), length_s=8.0), chunk_s=0.5)
+    for at in range(1, len(events)):
+        history = in_order(events[:at])
+        history.append(Arrival(at, at - 1, CallIdle(next_seq=at)))
+        history += [Arrival(seq + 1, seq, record) for seq, record in enumerate(events) if seq >= at]
+        whole = await separate(history)
+        assert [closed.revision for closed in whole.of(CallClosed)] == [1, 2]  # type: ignore[attr-defined]
+        if at in (1, 4, 6, 10, 16):
+            await check_all_crashes(history, SeparateStage(LoudnessModel()))
+
+
+async def test_what_is_released_is_never_needed_again() -> None:
+    history = in_order(call_events(bursts((1, 3), (5, 6), (9, 30), length_s=32), bursts((4, 5), length_s=32)))
+    whole = await separate(history)
+    released = [item.released for item in whole.published]
+    assert released == sorted(released)
+    assert released[-1] == len(history)
+    assert max(item.position + 1 - item.released for item in whole.published) * 0.5 <= 15.0
+
+
+async def test_a_state_stays_within_some_seconds_of_audio() -> None:
+    talk = [bursts((0.0, 60.0), length_s=60.0, rate_hz=16_000, seed=seed) for seed in range(8)]
+    whole = await separate(in_order(call_events(*talk, chunk_s=0.2, rate_hz=16_000)))
+    assert max(len(item.state) for item in whole.published) < 600_000
+    quiet = await separate(in_order(call_events(bursts((1, 2), (4, 5), (7, 8), length_s=60.0), chunk_s=0.5)))
+    assert len(quiet.published[-3].state) < 20_000
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample call is not in this checkout")
+async def test_with_the_real_model_a_crash_changes_no_byte_either() -> None:
+    import wave
+
+    with wave.open(str(next(SAMPLE.glob("*.wav")))) as recording:
+        n_channels, rate_hz = recording.getnchannels(), recording.getframerate()
+        samples = np.frombuffer(recording.readframes(25 * rate_hz), "<i2").reshape(-1, n_channels)
+    history = in_order(call_events(*samples.T, chunk_s=0.5, rate_hz=rate_hz))
+    await check_all_crashes(history, SeparateStage(load_voice_activity_model()), [1, 4, 7, 10, 13])
