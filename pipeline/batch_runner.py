@@ -21,7 +21,7 @@ _RESTART_PAUSE_S = 1.0
 class BatchStage(Protocol):
     name: str
 
-    def decode(self, topic: str, headers: Mapping[str, str], value: bytes) -> Any:
+    def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Any:
         """Raises RejectedInput for what cannot be read."""
         ...
 
@@ -84,7 +84,7 @@ class BatchRunner:
     async def on_record(self, record: Record, partition: Partition) -> None:
         self._metrics.records_in.labels(self.stage.name, record.topic).inc()
         try:
-            content = self.stage.decode(record.topic, record.headers, record.value)
+            content = self.stage.decode(record.topic, record.headers, record.value, record.timestamp_s)
         except RejectedInput as error:
             await self._publisher.reject(record, None, error, attempts=1)
             partition.ack(record.position)

@@ -1,0 +1,122 @@
+"""One recorded file through the pipeline, with what a person sees of it meanwhile."""
+
+import asyncio
+import contextlib
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.bus.protocol import Feed
+from pipeline.cli.display import Display
+from pipeline.cli.session import Session
+from pipeline.errors import CallstreamError, InputError
+from pipeline.producer import publish_audio
+from pipeline.watch import FOLLOWED, CallWatch
+from schemas.calls import CallRef
+from schemas.topics import Lane
+from stages.separate.files import AudioFile, AudioFileError, open_audio_file
+
+_POLL_S = 0.2
+_ASK_WAREHOUSE_S = 3.0
+
+
+class FileCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to be sent as a call."""
+
+    path: Path
+    call: CallRef
+    roles: list[str]
+    language: str | None
+
+
+class CallFailed(CallstreamError):
+    """The pipeline took the call and could not finish it."""
+
+
+def open_audio(path: Path) -> AudioFile:
+    """Raises InputError that names the file and says what is wrong with it."""
+    try:
+        return open_audio_file(path)
+    except AudioFileError as error:
+        raise InputError(str(error)) from error
+
+
+def new_call_id(path: Path) -> str:
+    """A call id from a file's name; the random part lets a file be transcribed again."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem)[:64] or "call"
+    return f"{stem}-{secrets.token_hex(4)}"
+
+
+def refuse_finished(session: Session, call: CallRef) -> None:
+    """Raises InputError where the call is completed already."""
+    with contextlib.closing(session.reader()) as reader:
+        known = reader.call_status(call)
+    if known == "completed":
+        raise InputError(f"call {call.call_id!r} is completed already: publish under another id")
+
+
+def metadata_of(path: Path, audio: AudioFile) -> dict[str, Any]:
+    return {"filename": path.name, "container": audio.format, "codec": audio.codec}
+
+
+async def run_file(session: Session, job: FileCall, display: Display, *, lane: Lane) -> CallWatch:
+    """Send the file and wait until the warehouse holds its transcript and summary. Raises CallFailed."""
+    watch = CallWatch()
+    audio = open_audio(job.path)
+    sent_s = 0.0
+
+    def note_sent(seconds: float) -> None:
+        nonlocal sent_s
+        sent_s = seconds
+
+    feed = await session.bus.follow(FOLLOWED, key=job.call.key)
+    following = asyncio.create_task(_follow(feed, watch))
+    sending = asyncio.create_task(
+        publish_audio(
+            session.bus,
+            audio,
+            call=job.call,
+            roles=job.roles,
+            language=job.language,
+            metadata=metadata_of(job.path, audio),
+            lane=lane,
+            on_progress=note_sent,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    asked_at = loop.time()
+    try:
+        while not watch.stored:
+            await asyncio.sleep(_POLL_S)
+            if sending.done():
+                sending.result()
+            if watch.failure is not None:
+                raise CallFailed(f"{job.path.name}: {watch.failure}")
+            phase = "" if session.own is None or session.own.worker.ready.is_set() else "loading the model"
+            display.update(watch, published_s=sent_s, phase=phase)
+            if loop.time() - asked_at > _ASK_WAREHOUSE_S:
+                asked_at = loop.time()
+                if await asyncio.to_thread(_is_stored, session, job.call):
+                    break
+        display.update(watch, published_s=sent_s)
+        if audio.truncated:
+            display.note(f"{job.path.name}: the file breaks off after {sent_s:.1f} s; that much was transcribed")
+    finally:
+        sending.cancel()
+        await feed.close()
+        following.cancel()
+        await asyncio.gather(sending, following, return_exceptions=True)
+    return watch
+
+
+def _is_stored(session: Session, call: CallRef) -> bool:
+    with contextlib.closing(session.reader()) as reader:
+        return reader.is_complete(call)
+
+
+async def _follow(feed: Feed, watch: CallWatch) -> None:
+    async for record in feed:
+        watch.apply(record)

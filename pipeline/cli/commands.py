@@ -1,0 +1,17 @@
+"""The commands, each with its help; what they do is in the modules beside this one."""
+
+import typer
+
+from pipeline.cli import publish, query, serve, transcribe
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(transcribe.demo)
+    app.command("transcribe")(transcribe.transcribe)
+    app.command("up")(serve.up)
+    app.command("worker")(serve.worker)
+    app.command("status")(serve.status)
+    app.command("publish")(publish.publish)
+    app.command("calls")(query.calls)
+    app.command("show")(query.show)
+    app.command("sql")(query.sql)

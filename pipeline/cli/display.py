@@ -1,0 +1,143 @@
+"""What a person sees while calls run: a live line of figures, the turns as they settle, metrics and summary."""
+
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.watch import CallWatch
+from schemas.summaries import Summary
+from schemas.transcripts import CallMetrics, Turn
+
+_STYLES = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
+_PLAIN_INTERVAL_S = 2.0
+
+
+def clock_text(seconds: float) -> str:
+    """`1:02:03.4`, or `02:03.4` under an hour."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes:02d}:{rest:04.1f}"
+
+
+class Display:
+    """Draws on standard error what changes, and prints on standard output what stays.
+
+    On a terminal the figures stay in one line that is drawn anew; elsewhere a line is printed every two seconds.
+    """
+
+    def __init__(self, *, name: str, turns: bool = True) -> None:
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._name = name
+        self._turns = turns
+        self._began = time.monotonic()
+        self._last_plain = -_PLAIN_INTERVAL_S
+        self._last_text = ""
+        self._live = Live(console=self._err, refresh_per_second=4, transient=True) if self._err.is_terminal else None
+
+    def __enter__(self) -> "Display":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        self._err.print(text)
+
+    def update(self, watch: CallWatch, *, published_s: float, phase: str = "") -> None:
+        """Show the figures, and the turns that settled since the last call."""
+        if self._turns:
+            for turn in watch.new_turns:
+                self._out.print(turn_line(turn))
+        watch.new_turns.clear()
+        figures = self._figures(watch, published_s, phase)
+        if self._live is not None:
+            self._live.update(Text(figures, style="bold"))
+            return
+        now = time.monotonic()
+        if figures != self._last_text and now - self._last_plain >= _PLAIN_INTERVAL_S:
+            self._last_plain, self._last_text = now, figures
+            self._err.print(figures, style="dim")
+
+    def final_figures(self, watch: CallWatch, *, published_s: float) -> None:
+        self._err.print(self._figures(watch, published_s, "done"), style="bold")
+
+    def metrics(self, metrics: CallMetrics) -> None:
+        self._out.print()
+        self._out.print(metrics_table(metrics))
+        self._out.print(
+            f"silence {metrics.silence_s:.1f} s (longest {metrics.longest_silence_s:.1f} s) · "
+            f"overlap {metrics.overlap_s:.1f} s · interruptions {metrics.interruptions}"
+        )
+
+    def summary(self, summary: Summary) -> None:
+        method = f"by {summary.model}" if summary.method == "llm" else f"extractive, {summary.model}"
+        self._out.print()
+        self._out.print(Text(f"Summary ({method})", style="bold"))
+        if summary.detail:
+            self._out.print(Text(summary.detail, style="dim"))
+        self._out.print(summary.text, markup=False)
+        for point in summary.key_points:
+            self._out.print(f"  • {point.text}", markup=False)
+        for action in summary.actions:
+            self._out.print(f"  → {action}", markup=False)
+
+    def line(self, text: str = "") -> None:
+        self._out.print(text, markup=False)
+
+    def _figures(self, watch: CallWatch, published_s: float, phase: str) -> str:
+        elapsed_s = time.monotonic() - self._began
+        parts = [
+            self._name,
+            f"{elapsed_s:5.1f} s",
+            f"audio in {published_s:.1f} s",
+            f"heard {watch.heard_s:.1f} s",
+            f"speech {watch.speech_s:.1f} s",
+            f"utterances {watch.utterances}",
+            f"transcribed {watch.transcribed}",
+        ]
+        if watch.transcribed_s:
+            parts.append(f"{watch.transcribed_s / elapsed_s:.1f} × real time")
+        return " · ".join([*parts, phase] if phase else parts)
+
+
+def turn_line(turn: Turn) -> Text:
+    style = _STYLES[turn.channel % len(_STYLES)]
+    return Text.assemble(
+        (f"{clock_text(turn.start_s)}–{clock_text(turn.end_s)}  ", "dim"), (f"{turn.speaker:<10}", style), turn.text
+    )
+
+
+def metrics_table(metrics: CallMetrics) -> Table:
+    table = Table(title=f"Call of {metrics.duration_s:.1f} s", title_justify="left", title_style="bold")
+    for heading in (
+        "speaker",
+        "talk s",
+        "talk %",
+        "turns",
+        "words",
+        "words/min",
+        "monologue s",
+        "latency s",
+        "interrupts",
+    ):
+        table.add_column(heading, justify="left" if heading == "speaker" else "right")
+    for channel in metrics.channels:
+        table.add_row(
+            channel.role,
+            f"{channel.talk_s:.1f}",
+            f"{100 * channel.talk_ratio:.0f}",
+            str(channel.turns),
+            str(channel.words),
+            f"{channel.words_per_minute:.0f}",
+            f"{channel.longest_monologue_s:.1f}",
+            "–" if channel.response_latency_s is None else f"{channel.response_latency_s:.2f}",
+            str(channel.interruptions),
+        )
+    return table

@@ -1,0 +1,48 @@
+"""The `callstream` command."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import CallstreamError
+
+app = typer.Typer(
+    name="callstream",
+    help="Telephone calls to speaker-labelled, word-timed transcripts, summaries and metrics, on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"callstream {version('callstream')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Telephone calls to speaker-labelled, word-timed transcripts, summaries and metrics, on your own machine."""
+
+
+def main() -> None:
+    """Run the command; an error that callstream raises on purpose is one line on standard error, never a trace."""
+    from pipeline.cli import commands
+
+    commands.register(app)
+    try:
+        app()
+    except CallstreamError as error:
+        print(f"callstream: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,61 @@
+"""`callstream publish`: a recorded file as a producer."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.calling import metadata_of, new_call_id, open_audio, refuse_finished
+from pipeline.cli.roles import parse_roles
+from pipeline.cli.session import Session, connect, load_settings, running_instance
+from pipeline.cli.transcribe import _call_ref
+from pipeline.producer import publish_audio
+from schemas.calls import DEFAULT_TENANT
+
+RECONNECT_S = 600.0
+"""How long a producer waits for a broker that is away, with its audio kept."""
+
+
+def publish(
+    file: Annotated[Path, typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…", metavar="FILE")],
+    call: Annotated[str | None, typer.Option("--call", help="Call id; else made from the file's name.")] = None,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="At the speed of speech, on the live lane; else as fast as it goes.")
+    ] = False,
+    roles: options.Roles = None,
+    language: options.Language = None,
+    tenant: options.Tenant = DEFAULT_TENANT,
+    data: options.Data = None,
+) -> None:
+    """Send a recorded call to the running instance; exits 0 once the bus holds all of it.
+
+    Sending again after an interruption continues the call; an id that is completed already is refused.
+    """
+    settings = load_settings(data, log_level="warning")
+    open_audio(file).close()
+    reference = _call_ref(tenant, call or new_call_id(file))
+
+    async def send() -> None:
+        instance = running_instance(settings)
+        async with connect(instance, reconnect_s=RECONNECT_S) as bus:
+            session = Session(bus, instance, settings, None)
+            await asyncio.to_thread(refuse_finished, session, reference)
+            audio = open_audio(file)
+            published = await publish_audio(
+                bus,
+                audio,
+                call=reference,
+                roles=parse_roles(roles),
+                language=language,
+                metadata=metadata_of(file, audio),
+                lane="live" if realtime else "batch",
+                realtime=realtime,
+            )
+        note = " (the file breaks off there)" if audio.truncated else ""
+        print(f"published {published.audio_s:.1f} s in {published.events} events{note}", file=sys.stderr)
+        print(reference.call_id)
+
+    asyncio.run(send())

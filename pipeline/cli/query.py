@@ -1,0 +1,51 @@
+"""`callstream calls`, `callstream show` and `callstream sql`."""
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.cli.transcribe import _call_ref
+from pipeline.errors import InputError
+from pipeline.exports import to_json, to_txt
+from pipeline.tabular import render
+from schemas.calls import DEFAULT_TENANT
+
+_FORMATS = ("table", "json", "csv")
+
+
+def calls(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    data: options.Data = None,
+) -> None:
+    """List the calls, newest first."""
+    with contextlib.closing(open_warehouse(load_settings(data, log_level="warning"))) as reader:
+        columns, rows = reader.calls()
+    typer.echo(render(columns, rows, "json" if as_json else "table"))
+
+
+def show(
+    call: Annotated[str, typer.Argument(help="Call id.", metavar="ID")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    tenant: options.Tenant = DEFAULT_TENANT,
+    data: options.Data = None,
+) -> None:
+    """Show one call: its turns, summary and metrics."""
+    with contextlib.closing(open_warehouse(load_settings(data, log_level="warning"))) as reader:
+        document = reader.show(_call_ref(tenant, call))
+    typer.echo(to_json(document) if as_json else to_txt(document))
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT.", metavar="SELECT")],
+    output: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    data: options.Data = None,
+) -> None:
+    """Run read-only SQL over the calls, also while they come in."""
+    if output not in _FORMATS:
+        raise InputError(f"--format {output!r}: it is one of {', '.join(_FORMATS)}")
+    with contextlib.closing(open_warehouse(load_settings(data, log_level="warning"))) as reader:
+        columns, rows = reader.query(query)
+    typer.echo(render(columns, rows, output))

@@ -1,0 +1,107 @@
+"""`callstream up`, `callstream worker` and `callstream status`."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from pipeline import topology
+from pipeline.cli import options
+from pipeline.cli.session import load_settings
+from pipeline.embedded import Embedded
+from pipeline.errors import ConfigurationError, InputError, InstanceError
+from pipeline.instance import InstanceInfo, read_instance
+from pipeline.settings import Settings
+
+_WAIT_PAUSE_S = 0.2
+
+
+def up(data: options.Data = None) -> None:
+    """Run the bus and all stages until Ctrl-C."""
+    settings = load_settings(data)
+    asyncio.run(_serve(settings, topology.STAGES))
+
+
+def worker(
+    stage: Annotated[str, typer.Argument(help="separate, transcribe, merge, summarize or sink.", metavar="STAGE")],
+    bus: Annotated[str | None, typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS).", metavar="URL")] = None,
+    data: options.Data = None,
+) -> None:
+    """Run one stage on a bus that others share, until Ctrl-C."""
+    if stage not in topology.STAGES:
+        raise InputError(f"there is no stage {stage!r}: it is one of {', '.join(topology.STAGES)}")
+    settings = load_settings(data, bus=bus)
+    if settings.bus is None:
+        raise ConfigurationError("a worker needs a bus to share: --bus nats://HOST:PORT or CALLSTREAM_BUS")
+    asyncio.run(_serve(settings, (stage,)))
+
+
+def status(
+    wait: Annotated[bool, typer.Option("--wait", help="Return when everything is ready.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", help="The longest wait, in seconds.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    data: options.Data = None,
+) -> None:
+    """Say whether an instance runs on the data directory, and where it can be reached. Exits 3 if none does."""
+    settings = load_settings(data, log_level="warning")
+    deadline = time.monotonic() + timeout
+    instance = read_instance(settings.data)
+    while wait and (instance is None or not instance.ready):
+        if time.monotonic() > deadline:
+            raise InstanceError(f"not ready on {settings.data} after {timeout:.0f} s")
+        time.sleep(_WAIT_PAUSE_S)
+        instance = read_instance(settings.data)
+    if instance is None:
+        raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
+    shown = {
+        "ready": instance.ready,
+        "pid": instance.pid,
+        "nats_url": instance.nats_url,
+        "quack_url": instance.quack_url,
+        "metrics_url": instance.metrics_url,
+        "data": str(settings.data),
+    }
+    if as_json:
+        typer.echo(msgspec.json.encode(shown).decode())
+        return
+    for name, value in shown.items():
+        typer.echo(f"{name:<12} {value}")
+
+
+async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with Embedded(settings, stages=stages) as embedded:
+        _greet(console, embedded.instance, settings)
+        ending = asyncio.create_task(stopping.wait())
+        failing = asyncio.create_task(embedded.worker.wait())
+        ready = asyncio.create_task(embedded.worker.ready.wait())
+        try:
+            await asyncio.wait({ending, failing, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                console.print("ready: all stages are reading (Ctrl-C stops)")
+                await asyncio.wait({ending, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                failing.result()
+            console.print("stopping: what is not finished goes on at the next start")
+        finally:
+            for task in (ending, failing, ready):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(ending, failing, ready, return_exceptions=True)
+
+
+def _greet(console: Console, instance: InstanceInfo, settings: Settings) -> None:
+    console.print(f"callstream on {settings.data}")
+    console.print(f"  bus      {instance.nats_url}")
+    console.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
+    console.print(f"  metrics  {instance.metrics_url}")
+    console.print(f"  model    {settings.model} (loading)")

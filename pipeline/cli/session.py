@@ -1,0 +1,93 @@
+"""Where a command finds the pipeline: the instance that owns the data directory, or one of its own."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from pipeline.bus.jetstream import JetStreamBus
+from pipeline.embedded import Embedded
+from pipeline.errors import InstanceError
+from pipeline.instance import InstanceInfo, read_instance
+from pipeline.settings import Settings
+from pipeline.telemetry import logs
+from pipeline.warehouse import Reader, open_reader
+from pipeline.worker import DATABASE_FILE
+
+T = TypeVar("T")
+
+
+def load_settings(data: Path | None, *, log_level: logs.LogLevel | None = None, **overrides: object) -> Settings:
+    """Settings for a command, with logging configured by them. A command that draws its own display logs less."""
+    settings = Settings.load(overrides={"data": data, **overrides})
+    logs.configure(settings.log_format, log_level or settings.log_level, sys.stderr)
+    return settings
+
+
+class Session:
+    """A bus with all stages behind it, and SQL over what they stored."""
+
+    def __init__(self, bus: JetStreamBus, instance: InstanceInfo, settings: Settings, own: Embedded | None) -> None:
+        self.bus = bus
+        self.instance = instance
+        self.settings = settings
+        self.own = own
+
+    def reader(self) -> Reader:
+        return open_reader(self.settings.data / DATABASE_FILE, self.instance)
+
+    async def guard(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`, unless a stage of our own fails for good first: then raise why."""
+        if self.own is None:
+            return await work
+        task = asyncio.create_task(work)
+        failing = asyncio.create_task(self.own.worker.wait())
+        try:
+            await asyncio.wait({task, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                failing.result()
+            return task.result()
+        finally:
+            for each in (task, failing):
+                each.cancel()
+            await asyncio.gather(task, failing, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def open_session(settings: Settings, *, reconnect_s: float = 60.0) -> AsyncIterator[Session]:
+    """The running instance's bus if there is one, else an embedded pipeline that ends with the block."""
+    instance = read_instance(settings.data)
+    if instance is None:
+        async with Embedded(settings) as own:
+            yield Session(own.bus, own.instance, settings, own)
+        return
+    structlog.get_logger("callstream.cli").info("using the running instance", pid=instance.pid)
+    async with connect(instance, reconnect_s=reconnect_s) as bus:
+        yield Session(bus, instance, settings, None)
+
+
+@contextlib.asynccontextmanager
+async def connect(instance: InstanceInfo, *, reconnect_s: float = 60.0) -> AsyncIterator[JetStreamBus]:
+    bus = JetStreamBus(instance.nats_url, reconnect_s=reconnect_s)
+    await bus.connect()
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+def running_instance(settings: Settings) -> InstanceInfo:
+    """Raises InstanceError where nothing runs on the data directory."""
+    instance = read_instance(settings.data)
+    if instance is None:
+        raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
+    return instance
+
+
+def open_warehouse(settings: Settings) -> Reader:
+    """SQL over the data directory, through the running instance where there is one."""
+    return open_reader(settings.data / DATABASE_FILE, read_instance(settings.data))

@@ -1,0 +1,146 @@
+"""`callstream transcribe` and `callstream demo`."""
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.calling import FileCall, new_call_id, open_audio, refuse_finished, run_file
+from pipeline.cli.display import Display
+from pipeline.cli.roles import parse_roles
+from pipeline.cli.session import Session, load_settings, open_session
+from pipeline.errors import CallstreamError, InputError
+from pipeline.exports import FORMATS, write_export
+from schemas.calls import DEFAULT_TENANT, CallRef
+
+SAMPLE = Path("tests/calls/sample/sample.wav")
+SAMPLE_ROLES = "left=agent,right=customer"
+
+
+def transcribe(
+    files: Annotated[list[Path], typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…; mono or one speaker a channel.")],
+    roles: options.Roles = None,
+    language: options.Language = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--out",
+            help="Write the transcript: .json, .vtt, .srt or .txt by its ending; may be given several times. "
+            "With several FILEs put {stem} into the name.",
+            metavar="F",
+        ),
+    ] = None,
+    call: Annotated[
+        str | None, typer.Option("--call", help="Call id (one FILE only); else made from its name.", metavar="ID")
+    ] = None,
+    tenant: options.Tenant = DEFAULT_TENANT,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No turns on standard output.")] = False,
+    data: options.Data = None,
+) -> None:
+    """Transcribe recorded calls; exits 0 once DuckDB holds them.
+
+    Uses the instance that runs on the data directory, or runs the whole pipeline for as long as it takes.
+    """
+    outs = out or []
+    _check_outs(outs, files)
+    if call is not None and len(files) > 1:
+        raise InputError("--call names one call, and there are several files")
+    jobs = [
+        FileCall(
+            path=path,
+            call=_call_ref(tenant, call or new_call_id(path)),
+            roles=parse_roles(roles),
+            language=language,
+        )
+        for path in files
+    ]
+    for job in jobs:
+        open_audio(job.path).close()
+    asyncio.run(_transcribe(jobs, outs, quiet=quiet, data=data))
+
+
+def demo(data: options.Data = None) -> None:
+    """Run the sample call through the whole pipeline and show all that comes out of it."""
+    sample = next(
+        (root / SAMPLE for root in (Path.cwd(), Path(__file__).parents[2]) if (root / SAMPLE).is_file()), None
+    )
+    if sample is None:
+        raise InputError(f"{SAMPLE} is not here: run the demo from a checkout")
+    asyncio.run(_demo(sample, data))
+
+
+async def _transcribe(jobs: list[FileCall], outs: list[Path], *, quiet: bool, data: Path | None) -> None:
+    settings = load_settings(data, log_level="warning")
+    failures = 0
+    async with open_session(settings) as session:
+        for job in jobs:
+            try:
+                await _transcribe_one(session, job, outs, quiet=quiet)
+            except (InputError, CallstreamError) as error:
+                if len(jobs) == 1:
+                    raise
+                failures += 1
+                print(f"callstream: {job.path}: {error}", file=sys.stderr)
+    if failures:
+        raise CallstreamError(f"{failures} of {len(jobs)} files failed")
+
+
+async def _transcribe_one(session: Session, job: FileCall, outs: list[Path], *, quiet: bool) -> None:
+    await asyncio.to_thread(refuse_finished, session, job.call)
+    with Display(name=job.path.name, turns=not quiet) as display:
+        watch = await session.guard(run_file(session, job, display, lane="batch"))
+        display.final_figures(watch, published_s=watch.heard_s)
+    document = await asyncio.to_thread(_show, session, job.call)
+    for path in outs:
+        target = Path(str(path).replace("{stem}", job.path.stem))
+        write_export(document, target)
+        print(f"wrote {target}", file=sys.stderr)
+    print(f"call {job.call.call_id}: callstream show {job.call.call_id} --json", file=sys.stderr)
+
+
+async def _demo(sample: Path, data: Path | None) -> None:
+    settings = load_settings(data, log_level="warning")
+    job = FileCall(
+        path=sample, call=CallRef(DEFAULT_TENANT, new_call_id(sample)), roles=parse_roles(SAMPLE_ROLES), language=None
+    )
+    with Display(name=sample.name) as display:
+        display.note(f"{sample.name}: audio → bus → separate → transcribe → merge → summarize → DuckDB")
+        display.note(f"data directory {settings.data}, Whisper model {settings.model}")
+        async with open_session(settings) as session:
+            watch = await session.guard(run_file(session, job, display, lane="batch"))
+            display.final_figures(watch, published_s=watch.heard_s)
+            if watch.metrics is not None:
+                display.metrics(watch.metrics)
+            if watch.summary is not None:
+                display.summary(watch.summary)
+            display.line()
+            display.line("Look further:")
+            display.line(f"  .venv/bin/callstream show {job.call.call_id}")
+            display.line('  .venv/bin/callstream sql "SELECT speaker, start_time, text FROM transcript_segments"')
+            display.line('  .venv/bin/callstream sql "SELECT * FROM calls"')
+
+
+def _show(session: Session, call: CallRef) -> dict[str, object]:
+    with contextlib.closing(session.reader()) as reader:
+        return reader.show(call)
+
+
+def _call_ref(tenant: str, call_id: str) -> CallRef:
+    try:
+        return CallRef.checked(tenant, call_id)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _check_outs(outs: list[Path], files: list[Path]) -> None:
+    for path in outs:
+        if path.suffix.lower() not in FORMATS:
+            raise InputError(f"--out {path}: the ending must be one of {', '.join(FORMATS)}")
+        if len(files) > 1 and "{stem}" not in path.name:
+            raise InputError(f"--out {path}: with several files put {{stem}} into the name")
+        if not path.parent.is_dir():
+            raise InputError(f"--out {path}: there is no folder {path.parent}")

@@ -1,0 +1,142 @@
+"""Everything on one machine in one process: bus server, stages, warehouse, metrics. `callstream up` is this."""
+
+import asyncio
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from pipeline import topology
+from pipeline.bus.jetstream import JetStreamBus
+from pipeline.bus.nats_server import NatsServer
+from pipeline.clock import unix_time_s
+from pipeline.errors import ConfigurationError
+from pipeline.instance import DataLock, InstanceInfo
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics, MetricsServer
+from pipeline.worker import DATABASE_FILE, Worker
+
+if TYPE_CHECKING:
+    from stages.sink.tables import Tables
+
+STORE_DIR = "nats"
+TOKEN_FILE = "quack.token"
+
+
+class Embedded:
+    """The owner of a data directory. Use as an async context manager; `worker.ready` tells when models are loaded.
+
+    With `settings.bus` set it uses that NATS server instead of starting one.
+    Raises InstanceError on entry when another process owns the directory.
+    """
+
+    bus: JetStreamBus
+    worker: Worker
+    instance: InstanceInfo
+
+    def __init__(self, settings: Settings, *, stages: tuple[str, ...] = topology.STAGES) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._stages = stages
+        self._cleanup = contextlib.AsyncExitStack()
+        self._log = structlog.get_logger("callstream.embedded")
+
+    async def __aenter__(self) -> "Embedded":
+        settings = self.settings
+        settings.data.mkdir(parents=True, exist_ok=True)
+        async with contextlib.AsyncExitStack() as stack:
+            lock = stack.enter_context(DataLock(settings.data))
+            nats_url = settings.bus or await self._start_server(stack)
+            self.bus = JetStreamBus(nats_url)
+            await self.bus.connect()
+            stack.push_async_callback(self.bus.close)
+            await self.bus.ensure_topics(
+                topology.topic_specs(
+                    partitions=settings.partitions,
+                    retention_days=settings.retention_days,
+                    store_bytes=store_bytes(settings),
+                )
+            )
+            metrics_url = self._serve_metrics(stack)
+            tables, writer, quack_url, quack_token = await self._open_tables(stack)
+            self.worker = Worker(
+                self.bus,
+                settings,
+                stages=self._stages,
+                metrics=self.metrics,
+                tables=tables,
+                writer=writer,
+            )
+            await self.worker.start()
+            stack.push_async_callback(self.worker.stop)
+            self.instance = InstanceInfo(
+                pid=os.getpid(),
+                nats_url=nats_url,
+                quack_url=quack_url,
+                quack_token=quack_token,
+                metrics_url=metrics_url,
+                started_at=unix_time_s(),
+                ready=False,
+            )
+            lock.announce(self.instance)
+            announcing = asyncio.create_task(self._announce_ready(lock))
+            stack.callback(announcing.cancel)
+            self._cleanup = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._cleanup.aclose()
+
+    async def _start_server(self, stack: contextlib.AsyncExitStack) -> str:
+        server = NatsServer(
+            self.settings.data / STORE_DIR, max_store_bytes=store_bytes(self.settings), sync=self.settings.sync
+        )
+        url = await server.start()
+        stack.push_async_callback(server.stop)
+        return url
+
+    def _serve_metrics(self, stack: contextlib.AsyncExitStack) -> str | None:
+        if self.settings.metrics_port is None:
+            return None
+        try:
+            server = MetricsServer(self.metrics, self.settings.metrics_port)
+        except OSError as error:
+            port = self.settings.metrics_port
+            raise ConfigurationError(f"CALLSTREAM_METRICS_PORT {port}: {error.strerror}") from error
+        stack.callback(server.stop)
+        return server.url
+
+    async def _open_tables(
+        self, stack: contextlib.AsyncExitStack
+    ) -> "tuple[Tables | None, ThreadPoolExecutor | None, str | None, str | None]":
+        """The warehouse, opened and served by the one thread that will write to it."""
+        if "sink" not in self._stages:
+            return None, None, None, None
+        from stages.sink.quack import free_port, kept_token
+        from stages.sink.tables import Tables
+
+        loop = asyncio.get_running_loop()
+        writer = ThreadPoolExecutor(1, thread_name_prefix="sink")
+        stack.callback(writer.shutdown)
+        tables = await loop.run_in_executor(writer, Tables, self.settings.data / DATABASE_FILE)
+        stack.push_async_callback(loop.run_in_executor, writer, tables.close)
+        token = kept_token(self.settings.data / TOKEN_FILE)
+        url = await loop.run_in_executor(writer, tables.serve, token, free_port())
+        return tables, writer, url, token
+
+    async def _announce_ready(self, lock: DataLock) -> None:
+        await self.worker.ready.wait()
+        self.instance = msgspec.structs.replace(self.instance, ready=True)
+        lock.announce(self.instance)
+        self._log.info("ready", pid=self.instance.pid, nats=self.instance.nats_url)
+
+
+def store_bytes(settings: Settings) -> int:
+    """The store's limit in bytes."""
+    return int(settings.store_gb * 1e9)

@@ -1,0 +1,128 @@
+"""A recorded file as a producer: call started, audio chunks, call ended, on the audio topic of a lane.
+
+It holds nothing that an outside producer would not have: plain events through `Bus.publish`. Event ids follow from the
+call and the event's number, so sending a file again after a crash continues where the first attempt ended.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from pipeline.bus.protocol import Bus
+from pipeline.telemetry import traces
+from schemas import cloudevents
+from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
+from schemas.calls import CallRef
+from schemas.topics import AUDIO, Lane, in_lane
+
+WINDOW = 16
+"""Records in flight: well under what the separate stage puts back in order."""
+
+SOURCE = "callstream/publish"
+
+
+class AudioSource(Protocol):
+    """Decoded audio: interleaved signed 16-bit little-endian blocks of at most 1 s."""
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What was sent: audio seconds and the number of events."""
+
+    audio_s: float
+    events: int
+
+
+async def publish_audio(
+    bus: Bus,
+    audio: AudioSource,
+    *,
+    call: CallRef,
+    roles: list[str],
+    language: str | None,
+    metadata: dict[str, Any],
+    lane: Lane,
+    realtime: bool = False,
+    on_progress: Callable[[float], None] | None = None,
+) -> Published:
+    """Send `audio` as `call`; at the speed of speech if `realtime`, else as fast as the bus stores it.
+
+    `on_progress` is told the seconds stored so far. Raises StoreFullError and BusError as the bus does.
+    """
+    sender = _Sender(bus, call, in_lane(AUDIO, lane))
+    start = CallStarted(
+        encoding="pcm_s16le",
+        sample_rate_hz=audio.sample_rate_hz,
+        channels=audio.channels,
+        roles=roles,
+        language=language,
+        metadata=metadata,
+    )
+    loop = asyncio.get_running_loop()
+    bytes_per_s = audio.sample_rate_hz * audio.channels * 2
+    sent_s = 0.0
+    try:
+        await sender.send(start)
+        began = loop.time()
+        blocks = iter(audio)
+        while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+            if realtime:
+                await asyncio.sleep(max(0.0, began + sent_s + len(block) / bytes_per_s - loop.time()))
+            await sender.send(AudioChunk(data=block))
+            sent_s += len(block) / bytes_per_s
+            if on_progress is not None:
+                on_progress(sent_s)
+        await sender.drain()
+        await sender.send(CallEnded(events=sender.events + 1))
+        await sender.drain()
+    finally:
+        await sender.abandon()
+    return Published(audio_s=sent_s, events=sender.events)
+
+
+class _Sender:
+    """Numbers a call's events and keeps a window of them in flight."""
+
+    def __init__(self, bus: Bus, call: CallRef, topic: str) -> None:
+        self.events = 0
+        self._bus = bus
+        self._call = call
+        self._topic = topic
+        self._trace = traces.root(f"{call.tenant}/{call.call_id}")
+        self._flying: set[asyncio.Task[None]] = set()
+
+    async def send(self, event: AudioEvent) -> None:
+        while len(self._flying) >= WINDOW:
+            await self._land(asyncio.FIRST_COMPLETED)
+        headers, value = cloudevents.encode_audio_event(event, call=self._call, seq=self.events, source=SOURCE)
+        self.events += 1
+        storing = self._bus.publish(
+            self._topic,
+            key=self._call.call_id.encode(),
+            value=value,
+            event_id=headers["ce_id"],
+            headers={**headers, "traceparent": self._trace.child(headers["ce_id"]).header},
+        )
+        self._flying.add(asyncio.ensure_future(storing))
+
+    async def drain(self) -> None:
+        while self._flying:
+            await self._land(asyncio.ALL_COMPLETED)
+
+    async def abandon(self) -> None:
+        for task in self._flying:
+            task.cancel()
+        await asyncio.gather(*self._flying, return_exceptions=True)
+        self._flying.clear()
+
+    async def _land(self, when: str) -> None:
+        done, self._flying = await asyncio.wait(self._flying, return_when=when)
+        for task in done:
+            task.result()

@@ -1,0 +1,208 @@
+"""Stages on a bus in this process: one of them (`callstream worker STAGE`) or all (`pipeline.embedded`)."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from pipeline import topology
+from pipeline.batch_runner import BatchRunner
+from pipeline.bus.protocol import Bus
+from pipeline.decoding import DECODERS
+from pipeline.idle import IdleWatch
+from pipeline.publisher import Publisher
+from pipeline.runner import StageRunner
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from schemas.topics import Lane
+
+if TYPE_CHECKING:
+    from stages.sink.tables import Tables
+    from stages.transcribe.scheduler import Scheduler
+
+BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 16_000_000, "merge": 4_000_000, "summarize": 8_000_000}
+SINK_BUDGET_BYTES = 8_000_000
+DATABASE_FILE = "callstream.duckdb"
+
+
+class Worker:
+    """Runs `stages` until stopped. `tables` is given by who owns the data directory, for the sink."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        settings: Settings,
+        *,
+        stages: tuple[str, ...],
+        metrics: Metrics,
+        tables: "Tables | None" = None,
+        writer: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self.ready = asyncio.Event()
+        self._bus = bus
+        self._settings = settings
+        self._stages = stages
+        self._metrics = metrics
+        self._tables = tables
+        self._writer = writer
+        self._scheduler: Scheduler | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failed: asyncio.Future[None] | None = None
+        self._log = structlog.get_logger("callstream.worker")
+
+    async def start(self) -> None:
+        """Start reading. Returns at once: `ready` is set when the models are loaded, `wait` raises what failed."""
+        self._failed = asyncio.get_running_loop().create_future()
+        starts = {
+            "separate": self._separate,
+            "transcribe": self._transcribe,
+            "merge": self._merge,
+            "summarize": self._summarize,
+            "sink": self._sink,
+        }
+        started = [asyncio.Event() for _ in self._stages]
+        for stage, event in zip(self._stages, started, strict=True):
+            self._spawn(starts[stage](event))
+        self._spawn(self._announce(started))
+
+    async def wait(self) -> None:
+        """Until something fails that no restart of a stage can mend, such as a missing model: raises it."""
+        assert self._failed is not None
+        await asyncio.shield(self._failed)
+
+    async def stop(self) -> None:
+        """Stop reading. What is not acknowledged is delivered again to the next worker."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._scheduler is not None:
+            await self._scheduler.close()
+        if self._failed is not None:
+            self._failed.cancel()
+
+    # -- the stages --------------------------------------------------------------------------------------------------
+
+    async def _separate(self, started: asyncio.Event) -> None:
+        from stages.separate.speech import load_voice_activity_model
+        from stages.separate.stage import SeparateStage
+
+        vad = await asyncio.to_thread(load_voice_activity_model)
+        started.set()
+        async with asyncio.TaskGroup() as group:
+            for lane in topology.lanes_of("separate"):
+                runner = self._runner(SeparateStage(vad), lane)
+                watch = IdleWatch(self._bus, runner, idle_s=self._settings.idle_s)
+                group.create_task(runner.run())
+                group.create_task(watch.run())
+
+    async def _transcribe(self, started: asyncio.Event) -> None:
+        scheduler = await asyncio.to_thread(self._load_scheduler)
+        self._scheduler = scheduler
+        started.set()
+        from stages.transcribe.stage import TranscribeStage
+
+        async with asyncio.TaskGroup() as group:
+            for lane in topology.lanes_of("transcribe"):
+                stage = TranscribeStage(
+                    scheduler,
+                    live=lane == "live",
+                    language=self._settings.language,
+                    default_language=self._settings.default_language,
+                )
+                group.create_task(self._runner(stage, lane).run())
+
+    async def _merge(self, started: asyncio.Event) -> None:
+        from stages.merge.stage import MergeStage
+
+        started.set()
+        await self._runner(MergeStage(), "live").run()
+
+    async def _summarize(self, started: asyncio.Event) -> None:
+        from stages.summarize.ollama_client import OllamaClient
+        from stages.summarize.stage import SummarizeStage
+
+        client = OllamaClient(
+            self._settings.ollama_url, self._settings.summary_model, timeout_s=self._settings.summary_timeout_s
+        )
+        started.set()
+        await self._runner(SummarizeStage(client, timeout_s=self._settings.summary_timeout_s), "live").run()
+
+    async def _sink(self, started: asyncio.Event) -> None:
+        from stages.sink.stage import SinkStage
+
+        assert self._tables is not None
+        assert self._writer is not None
+        runner = BatchRunner(
+            self._bus,
+            SinkStage(self._tables),
+            subscription=topology.subscription("sink", "live"),
+            publisher=self._publisher("sink", "live"),
+            metrics=self._metrics,
+            budget_bytes=SINK_BUDGET_BYTES,
+            writer=self._writer,
+        )
+        started.set()
+        await runner.run()
+
+    # -- their parts -------------------------------------------------------------------------------------------------
+
+    def _runner(self, stage: Any, lane: Lane) -> StageRunner:
+        return StageRunner(
+            self._bus,
+            stage,
+            subscription=topology.subscription(stage.name, lane),
+            decoder=DECODERS[stage.name],
+            publisher=self._publisher(stage.name, lane),
+            metrics=self._metrics,
+            budget_bytes=BUDGET_BYTES[stage.name],
+        )
+
+    def _publisher(self, stage: str, lane: Lane) -> Publisher:
+        return Publisher(self._bus, stage=stage, lane=lane, metrics=self._metrics)
+
+    def _load_scheduler(self) -> "Scheduler":
+        from pipeline.models import resolve_model
+        from stages.transcribe.engine import Engine
+        from stages.transcribe.scheduler import Scheduler
+
+        began = time.monotonic()
+        settings = self._settings
+        model = resolve_model(settings.model, models_dir(settings.data))
+        engine = Engine(
+            model.path,
+            name=model.name,
+            device=settings.device,
+            compute_type=settings.compute_type,
+            workers=settings.asr_workers,
+            beam_size=settings.beam_size,
+        )
+        load_s = time.monotonic() - began
+        self._metrics.model_load_seconds.labels(model.name).set(load_s)
+        self._log.info("model loaded", load_s=round(load_s, 1), said=model.sentence)
+        return Scheduler(engine, workers=settings.asr_workers)
+
+    async def _announce(self, started: list[asyncio.Event]) -> None:
+        await asyncio.gather(*(event.wait() for event in started))
+        self.ready.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._note_end)
+        self._tasks.append(task)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+
+def models_dir(data: Path) -> Path:
+    """Where models that packages bring in parts are put together."""
+    return data / "models"
