@@ -43,7 +43,7 @@ def _turn_cues(turn: Document) -> Iterator[Cue]:
         if index + 1 < len(groups):
             end_ms = min(end_ms, round(groups[index + 1][0] * 1000))
         if text:
-            yield Cue(start_ms, max(end_ms, start_ms + 1), _line(turn["speaker"]), text)
+            yield Cue(start_ms, max(end_ms, start_ms + 1), _line(turn["speaker"]) or "unknown", text)
 
 
 def _groups(turn: Document) -> Iterator[tuple[float, float, str]]:

@@ -85,6 +85,7 @@ def test_webvtt_is_well_formed_whatever_was_said(said: list[dict[str, Any]]) -> 
         match = VTT_CUE.fullmatch(block)
         assert match
         assert html.unescape(match[4]) == html.unescape(html.escape(cue.text, quote=False))
+        assert match[3].strip()
         assert "-->" not in match[3] + match[4]
 
 

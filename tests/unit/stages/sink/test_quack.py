@@ -151,9 +151,9 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("sql", READS)
-def test_reads_work(client: Client, sql: str) -> None:
-    assert client.run(sql)
+def test_reads_work(client: Client) -> None:
+    for sql in READS:
+        assert client.run(sql), sql
 
 
 def test_everything_that_is_no_read_is_refused(client: Client, tables: Tables, tmp_path: Path) -> None:
@@ -181,11 +181,11 @@ def test_everything_that_is_no_read_is_refused(client: Client, tables: Tables, t
     ]
 
 
-@pytest.mark.parametrize("template", FILES)
-def test_files_of_the_machine_cannot_be_read(client: Client, tmp_path: Path, template: str) -> None:
+def test_files_of_the_machine_cannot_be_read(client: Client, tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(duckdb.Error, match=r"Authorization failed|file system operations are disabled|does not exist"):
-        client.run(template.format(dir=tmp_path))
+    for template in FILES:
+        with pytest.raises(duckdb.Error, match=r"Authorization failed|file system operations are disabled"):
+            client.run(template.format(dir=tmp_path))
 
 
 def test_an_attached_client_reads_tables_and_views_and_can_write_nothing(client: Client, tables: Tables) -> None:
@@ -208,10 +208,11 @@ def test_an_attached_client_reads_tables_and_views_and_can_write_nothing(client:
     assert read(tables, "SELECT count(*) FROM schema_version") == [(1,)]
 
 
-@pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "0"])
-def test_a_wrong_token_is_refused(client: Client, token: str) -> None:
-    with pytest.raises(duckdb.Error):
-        Client(client.url, token).run("SELECT 1")
+def test_a_wrong_token_is_refused(client: Client) -> None:
+    for token in ("wrong", TOKEN[:-1], TOKEN + "0"):
+        client.token = token
+        with pytest.raises(duckdb.InvalidInputException, match="Authentication failed"):
+            client.run("SELECT 1")
 
 
 def test_the_policy_knows_every_function_with_an_effect() -> None:
@@ -252,15 +253,16 @@ def test_a_long_query_of_a_client_does_not_stop_the_writer(client: Client, table
     stage = SinkStage(tables)
     analyst.start()
     time.sleep(0.1)
-    slowest_s = 0.0
-    for turn in script.turns(10):
+    written: list[float] = []
+    for turn in script.turns(100):
         since = time.monotonic()
         stage.write([script.arrival(turn)])
-        slowest_s = max(slowest_s, time.monotonic() - since)
-    written = time.monotonic()
+        if finished:
+            break
+        written.append(time.monotonic() - since)
     analyst.join()
-    assert finished[0] > written, "the query was over before the writes: it proves nothing"
-    assert slowest_s < 2.0
+    assert len(written) >= 5, "the query was over before there were writes beside it: it proves nothing"
+    assert max(written) < 2.0
 
 
 def test_the_owner_goes_on_writing_and_keeps_its_rows_with_external_access_off(client: Client, tmp_path: Path) -> None:
