@@ -26,6 +26,7 @@ from pipeline.errors import BusError, ConfigurationError, InstanceError
 _RESTART_PAUSE_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 _PR_SET_PDEATHSIG: Final = 1
 _ORPHAN_WAIT_S: Final = 10.0
+_HOLDER_WAIT_S: Final = 0.5
 _PROBE_S: Final = 0.01
 _MEMORY_STORE_BYTES: Final = 64_000_000
 
@@ -182,18 +183,20 @@ class StoreLock:
     async def take(cls, path: Path) -> "StoreLock":
         """Raises InstanceError that names the holder.
 
-        A server whose parent was killed a moment ago is about to end, so a lock left by a dead holder is waited for.
+        A server whose parent was killed a moment ago is about to end, so a lock left by a dead holder is waited for,
+        and for a moment also one whose holder is alive, for it may have been killed just now.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _ORPHAN_WAIT_S
+        started = loop.time()
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-                if (holder.isdigit() and _alive(int(holder))) or loop.time() > deadline:
+                patience_s = _HOLDER_WAIT_S if holder.isdigit() and _alive(int(holder)) else _ORPHAN_WAIT_S
+                if loop.time() > started + patience_s:
                     os.close(fd)
                     raise InstanceError(f"{path.parent} is in use by process {holder or 'unknown'}") from None
                 await asyncio.sleep(_PROBE_S)
@@ -238,13 +241,18 @@ def _bindable(port: int) -> bool:
 
 
 def _alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and that nobody has waited for does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state not in "ZX"
 
 
 async def _server_name(port: int) -> str | None:

@@ -1,0 +1,142 @@
+"""Processes that die while records flow: workers, the broker, one worker that is stopped and goes on."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+
+from pipeline.bus.protocol import Bus, Partition, Record, Subscription, TopicSpec
+from tests.contract.brokers import JetStreamBroker
+from tests.contract.conftest import Running
+from tests.contract.recorder import Recorder
+from tests.contract.worker import IN, OUT
+
+ROOT = Path(__file__).parents[2]
+KEYS = [f"call-{number}".encode() for number in range(10)]
+
+
+async def bus_with_topics(broker: JetStreamBroker) -> Bus:
+    bus = await broker.bus()
+    await bus.ensure_topics([TopicSpec(name=name, partitions=4, retention_s=3600) for name in (IN, OUT)])
+    return bus
+
+
+@contextlib.asynccontextmanager
+async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker process that has been given a partition."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.contract.worker", url, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        assert line.startswith(b"assigned")
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def publish_calls(bus: Bus, count: int, *, pause_s: float) -> None:
+    """`count` records of every call, in order per call."""
+    for number in range(count):
+        for key in KEYS:
+            await bus.publish(IN, key=key, value=str(number).encode(), event_id=f"{key.decode()}/{number}")
+        await asyncio.sleep(pause_s)
+
+
+async def outputs(url: str, expected: int, *, timeout_s: float) -> dict[str, list[int]]:
+    """What is stored on the output topic, by subject, once `expected` records are."""
+    client = await nats.connect(url)
+    stream = client.jetstream()
+    for _ in range(int(timeout_s / 0.1)):
+        if (await stream.stream_info("calls-segments")).state.messages >= expected:
+            break
+        await asyncio.sleep(0.1)
+    subscription = await stream.subscribe("calls.segments.>", ordered_consumer=True)
+    found: dict[str, list[int]] = defaultdict(list)
+    with contextlib.suppress(TimeoutError, nats.errors.TimeoutError):
+        while True:
+            message = await subscription.next_msg(timeout=0.5)
+            found[message.subject].append(int(message.data))
+    await client.close()
+    return found
+
+
+@pytest.mark.slow
+async def test_killed_workers_lose_nothing_and_double_nothing(jetstream: JetStreamBroker) -> None:
+    bus = await bus_with_topics(jetstream)
+    count = 60
+    async with worker(jetstream.url) as first, worker(jetstream.url) as second:
+        publishing = asyncio.create_task(publish_calls(bus, count, pause_s=0.03))
+        await asyncio.sleep(0.7)
+        first.kill()
+        async with worker(jetstream.url):
+            await asyncio.sleep(0.5)
+            second.kill()
+            await publishing
+            found = await outputs(jetstream.url, count * len(KEYS), timeout_s=30)
+    assert len(found) == len(KEYS)
+    assert all(values == list(range(count)) for values in found.values())
+
+
+@pytest.mark.slow
+async def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_no_harm(jetstream: JetStreamBroker) -> None:
+    bus = await bus_with_topics(jetstream)
+    count = 100
+    async with worker(jetstream.url) as stopped, worker(jetstream.url):
+        publishing = asyncio.create_task(publish_calls(bus, count, pause_s=0.08))
+        await asyncio.sleep(0.5)
+        stopped.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(7.0)
+        stopped.send_signal(signal.SIGCONT)
+        await publishing
+        found = await outputs(jetstream.url, count * len(KEYS), timeout_s=20)
+    assert len(found) == len(KEYS)
+    assert all(values == list(range(count)) for values in found.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_broker_that_is_killed_under_load_loses_nothing_and_reorders_nothing(
+    jetstream: JetStreamBroker, running: Running, number: signal.Signals
+) -> None:
+    bus, other = await bus_with_topics(jetstream), await jetstream.bus()
+    count = 60
+    acks: set[asyncio.Task[None]] = set()
+
+    async def ack_later(record: Record, partition: Partition) -> None:
+        async def ack() -> None:
+            await asyncio.sleep(random.random() * 0.2)
+            partition.ack(record.position)
+
+        acks.add(asyncio.create_task(ack()))
+
+    recorder = Recorder(ack_later)
+    subscription = Subscription(group="merge", topics=(IN,), prefetch_bytes=2_000)
+    async with running(bus, subscription, recorder):
+        publishing = asyncio.create_task(publish_calls(other, count, pause_s=0.03))
+        for _ in range(3):
+            await asyncio.sleep(0.6)
+            assert jetstream.server.pid is not None
+            os.kill(jetstream.server.pid, number)
+        await publishing
+        await recorder.count(count * len(KEYS))
+        await asyncio.gather(*acks)
+        for _ in range(100):
+            if await bus.lag(subscription) == 0:
+                break
+            await asyncio.sleep(0.05)
+        assert await bus.lag(subscription) == 0
+    assert jetstream.server.restarts == 3
+    for key in KEYS:
+        assert [int(value) for value in recorder.of_key(key)] == list(range(count))
