@@ -33,8 +33,8 @@ NOISE_DB = -60.0
 SPEECH_PEAK = 0.5
 """Peak of each line: about -6 dB, as a telephone's."""
 
-BRIDGED_PAUSE_S = 0.3
-"""A pause shorter than this belongs to the speech around it; a longer one divides a line into two stretches."""
+BRIDGED_PAUSE_S = 0.2
+"""A pause up to this belongs to the speech around it, as in a talk-spurt (ITU-T P.59); a longer one divides a line."""
 RESPONSE_WITHIN_S = 5.0
 """A turn that begins later than this behind the other channel's is no response to it."""
 
@@ -131,7 +131,7 @@ def spoken_stretches(audio: Samples) -> list[Stretch]:
     frames = audio[: len(audio) // frame * frame].reshape(-1, frame)
     level = np.sqrt((frames**2).mean(axis=1))
     voiced = np.flatnonzero(level > level.max() * 10 ** (-40 / 20))
-    edges = [0, *(np.flatnonzero(np.diff(voiced) > BRIDGED_PAUSE_S * 100) + 1), len(voiced)]
+    edges = [0, *(np.flatnonzero(np.diff(voiced) - 1 > BRIDGED_PAUSE_S * 100) + 1), len(voiced)]
     return [(float(voiced[a]) / 100, float(voiced[b - 1] + 1) / 100) for a, b in pairwise(edges)]
 
 
