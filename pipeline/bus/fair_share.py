@@ -17,10 +17,15 @@ LAPSE_S: Final = 3.5
 
 
 class Entry(msgspec.Struct):
-    """A group's entry: `beats` by member, `owners` by partition number."""
+    """A group's entry: `beats` by member, `owners` by partition number.
+
+    `recovering` names the member that found the store empty although it held something: for a lease after that, what
+    others hold may not be written down again yet, so nobody takes or gives up anything.
+    """
 
     beats: dict[str, int] = {}
     owners: dict[int, str] = {}
+    recovering: str | None = None
 
     def arrangement(self) -> tuple[frozenset[str], dict[int, str]]:
         """What the others need to know of a change at once; a beat alone is none."""
@@ -28,7 +33,10 @@ class Entry(msgspec.Struct):
 
 
 class FairShare:
-    """One member's view. `decide` proposes the next entry, `settle` follows once that entry is written."""
+    """One member's view. `decide` proposes the next entry, `settle` follows once that entry is written.
+
+    Its beat never repeats, or another would take its return after a strike for the old beat that stands still.
+    """
 
     def __init__(self, member: str, numbers: Iterable[int]) -> None:
         self.member = member
@@ -37,7 +45,8 @@ class FairShare:
         self._leaving: set[int] = set()
         self._reading: set[int] = set()
         self._seen: dict[str, tuple[int, float]] = {}
-        self._patience_until = 0.0
+        self._beat = 0
+        self._recovering_until = 0.0
 
     @property
     def held(self) -> frozenset[int]:
@@ -47,25 +56,27 @@ class FairShare:
     def decide(self, before: Entry, now: float, *, lost: bool) -> Entry:
         """The next entry: beat raised, the dead struck off, surplus given up, free numbers taken up to the share.
 
-        `lost`: the store has no entry. Then what others hold is not known, and whoever holds something takes nothing
-        more for a lease, until the others have written down again what they hold.
+        `lost`: the store has no entry.
         """
         if lost and self._mine:
-            self._patience_until = now + LEASE_S
+            self._recovering_until = now + LEASE_S
+        self._beat += 1
         alive = self._alive(before, now)
         after = Entry(
-            beats={member: before.beats.get(member, 0) for member in sorted(alive)},
+            beats={member: before.beats.get(member, 0) for member in sorted(alive)} | {self.member: self._beat},
             owners={number: member for number, member in before.owners.items() if member in alive},
+            recovering=before.recovering if before.recovering in alive - {self.member} else None,
         )
-        after.beats[self.member] += 1
+        if now < self._recovering_until:
+            after.recovering = self.member
         for number in self._mine:
             after.owners.setdefault(number, self.member)
-        share = self._share(after)
         owned = self._owned(after)
         held = sorted(owned & self._mine)
+        share = self._share(after)
         for number in (owned - self._mine).union(held[share:]) - self._reading:
             del after.owners[number]
-        if now >= self._patience_until:
+        if after.recovering is None:
             free = [n for n in self._numbers if n not in after.owners and n not in self._reading]
             for number in free[: max(0, share - len(held))]:
                 after.owners[number] = self.member
@@ -98,6 +109,8 @@ class FairShare:
 
     def _share(self, entry: Entry) -> int:
         """How many numbers are this member's: the division's remainder goes to the first members by name."""
+        if entry.recovering is not None:
+            return len(self._numbers)
         whole, rest = divmod(len(self._numbers), len(entry.beats))
         return whole + (sorted(entry.beats).index(self.member) < rest)
 
@@ -107,4 +120,5 @@ def without(entry: Entry, member: str) -> Entry:
     return Entry(
         beats={name: beat for name, beat in entry.beats.items() if name != member},
         owners={number: name for number, name in entry.owners.items() if name != member},
+        recovering=entry.recovering if entry.recovering != member else None,
     )

@@ -1,0 +1,87 @@
+"""The tracker against a model that keeps everything: after any interleaving the floor is what brute force finds."""
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.bus.tracker import PrefixTracker
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("deliver"), st.integers(1, 4)),  # how far behind the last one: more than 1 leaves a hole
+        st.tuples(st.just("repeat"), st.integers(0, 40)),
+        st.tuples(st.just("ack"), st.integers(0, 60)),
+    ),
+    max_size=120,
+)
+
+
+class Model:
+    def __init__(self) -> None:
+        self.delivered: list[int] = []
+        self.acknowledged: set[int] = set()
+
+    @property
+    def floor(self) -> int:
+        floor = -1
+        for position in self.delivered:
+            if position not in self.acknowledged:
+                break
+            floor = position
+        return floor
+
+
+@given(steps)
+def test_the_floor_is_the_last_of_the_unbroken_prefix(script: list[tuple[str, int]]) -> None:
+    tracker, model = PrefixTracker(), Model()
+    for action, number in script:
+        before = model.floor
+        if action == "deliver":
+            position = (model.delivered[-1] if model.delivered else -1) + number
+            model.delivered.append(position)
+            assert tracker.deliver(position)
+        elif action == "repeat":
+            if model.delivered:
+                assert not tracker.deliver(min(number, model.delivered[-1]))
+        else:
+            if number in model.delivered:
+                model.acknowledged.add(number)
+            risen = tracker.ack(number)
+            assert risen == (model.floor if model.floor > before else None)
+        assert tracker.floor == model.floor
+        assert tracker.open_count == len(set(model.delivered) - model.acknowledged)
+
+
+@given(st.sets(st.integers(0, 10_000), min_size=1, max_size=60), st.randoms())
+def test_once_everything_is_acknowledged_the_floor_is_the_last_position_in_any_order(
+    positions: set[int], random: Random
+) -> None:
+    tracker = PrefixTracker()
+    for position in sorted(positions):
+        tracker.deliver(position)
+    order = sorted(positions)
+    random.shuffle(order)
+    floors = [floor for position in order if (floor := tracker.ack(position)) is not None]
+    assert floors == sorted(floors)
+    assert tracker.floor == max(positions)
+    assert tracker.open_count == 0
+
+
+def test_a_held_head_keeps_the_floor_before_it() -> None:
+    tracker = PrefixTracker()
+    for position in (3, 5, 9):
+        tracker.deliver(position)
+    assert tracker.ack(5) is None
+    assert tracker.ack(9) is None
+    assert tracker.floor == -1
+    assert tracker.ack(3) == 9
+
+
+def test_an_acknowledgement_that_was_never_delivered_or_repeats_does_nothing() -> None:
+    tracker = PrefixTracker()
+    tracker.deliver(0)
+    assert tracker.ack(7) is None
+    assert tracker.ack(0) == 0
+    assert tracker.ack(0) is None
+    assert tracker.floor == 0
