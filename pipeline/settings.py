@@ -93,14 +93,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(ge=1, le=64),
         _about(
-            "Batches that are transcribed at a time, one thread each",
+            "Utterances that are transcribed at a time, one thread each",
             "a whole number from 1 to 64",
             default="one per core, at most 4",
         ),
     ] = msgspec.field(default_factory=lambda: min(4, _cores()))
-    batch_size: Annotated[
-        int, Meta(ge=1, le=128), _about("The most utterances in one batch", "a whole number from 1 to 128")
-    ] = 8
     beam_size: Annotated[int, Meta(ge=1, le=20), _about("Whisper's beam", "a whole number from 1 to 20")] = 5
     language: Annotated[
         Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")] | None,

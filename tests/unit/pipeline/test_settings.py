@@ -27,10 +27,10 @@ def test_the_data_directory_follows_the_desktop_convention(tmp_path: Path) -> No
 
 
 def test_an_override_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
-    (tmp_path / "callstream.toml").write_text("partitions = 2\nbeam_size = 2\nbatch_size = 2\n")
+    (tmp_path / "callstream.toml").write_text("partitions = 2\nbeam_size = 2\nasr_workers = 2\n")
     environ = {"CALLSTREAM_DATA": str(tmp_path), "CALLSTREAM_PARTITIONS": "3", "CALLSTREAM_BEAM_SIZE": "3"}
-    settings = Settings.load(environ, overrides={"partitions": 4, "batch_size": None})
-    assert (settings.partitions, settings.beam_size, settings.batch_size) == (4, 3, 2)
+    settings = Settings.load(environ, overrides={"partitions": 4, "asr_workers": None})
+    assert (settings.partitions, settings.beam_size, settings.asr_workers) == (4, 3, 2)
 
 
 def test_a_named_file_is_read_instead_of_the_data_directorys(tmp_path: Path) -> None:
