@@ -1,0 +1,127 @@
+"""The Ollama adapter against a server that misbehaves. A real server is in `tests/e2e/test_ollama.py`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from stages.summarize import ollama_client
+from stages.summarize.llm import LlmError, Message
+from stages.summarize.ollama_client import OllamaClient
+
+CHAT_REPLY = {"model": "m", "message": {"role": "assistant", "content": "{}"}, "done": True}
+
+
+class Served:
+    """What an HTTP server that answers every request with one reply was asked."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.bodies: list[bytes] = []
+
+
+@asynccontextmanager
+async def served(status: int, body: bytes | None) -> AsyncIterator[Served]:
+    """A server that always replies the same; with no body it takes requests and never replies."""
+    seen = Served()
+    replies: set[asyncio.Task[None] | None] = set()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        replies.add(asyncio.current_task())
+        head = await reader.readuntil(b"\r\n\r\n")
+        lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        seen.bodies.append(await reader.readexactly(int(lengths[0])) if lengths else b"")
+        if body is None:
+            await reader.read()
+        else:
+            lines = f"HTTP/1.1 {status} Reply\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            writer.write(lines.encode() + b"connection: close\r\n\r\n" + body)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(reply, "127.0.0.1", 0)
+    seen.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield seen
+    finally:
+        server.close()
+        await server.wait_closed()
+        await asyncio.gather(*(reply for reply in replies if reply is not None))
+
+
+@asynccontextmanager
+async def client_of(server: Served, *, timeout_s: float = 5.0) -> AsyncIterator[OllamaClient]:
+    client = OllamaClient(server.url, "llama3.2:1b", timeout_s=timeout_s, context_tokens=2048, answer_tokens=300)
+    yield client
+    await client.close()
+
+
+def models(*names: str) -> bytes:
+    return msgspec.json.encode({"models": [{"model": name} for name in names]})
+
+
+async def test_a_server_that_has_the_model_is_usable() -> None:
+    async with served(200, models("other:7b", "llama3.2:1b")) as server, client_of(server) as client:
+        await client.check()
+
+
+async def test_a_name_without_a_tag_means_the_latest() -> None:
+    async with served(200, models("llama3.2:latest")) as server:
+        client = OllamaClient(server.url, "llama3.2")
+        await client.check()
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, models("other:7b"), "does not have the model llama3.2:1b"),
+        (200, b"<html>a proxy's page</html>", "no Ollama answers"),
+        (502, b"bad gateway", "no Ollama answers"),
+    ],
+)
+async def test_what_cannot_be_used_is_told_before_a_call_is_sent(status: int, body: bytes, reason: str) -> None:
+    async with served(status, body) as server, client_of(server) as client:
+        with pytest.raises(LlmError, match=reason):
+            await client.check()
+
+
+async def test_a_server_that_never_answers_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ollama_client, "CHECK_TIMEOUT_S", 0.1)
+    async with served(200, None) as server, client_of(server) as client:
+        with pytest.raises(LlmError, match=r"did not answer within 0\.1 s"):
+            await client.check()
+
+
+async def test_a_chat_is_asked_for_with_schema_bounds_and_no_randomness() -> None:
+    async with served(200, msgspec.json.encode(CHAT_REPLY)) as server, client_of(server) as client:
+        assert await client.chat([Message("user", "hello")], schema={"type": "object"}) == "{}"
+        sent = msgspec.json.decode(server.bodies[0])
+    assert sent["model"] == "llama3.2:1b"
+    assert sent["format"] == {"type": "object"}
+    assert sent["messages"] == [{"role": "user", "content": "hello"}]
+    assert sent["options"] == {"temperature": 0, "num_ctx": 2048, "num_predict": 300}
+    assert sent["stream"] is False
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (500, b'{"error": "out of memory"}', "failed: out of memory"),
+        (200, b"not JSON", "failed"),
+        (200, b'{"message": 1}', "failed"),
+    ],
+)
+async def test_a_chat_that_fails_says_why(status: int, body: bytes, reason: str) -> None:
+    async with served(status, body) as server, client_of(server) as client:
+        with pytest.raises(LlmError, match=reason):
+            await client.chat([Message("user", "hello")], schema={})
+
+
+async def test_a_chat_that_takes_too_long_is_given_up() -> None:
+    async with served(200, None) as server, client_of(server, timeout_s=0.1) as client:
+        with pytest.raises(LlmError, match="took too long"):
+            await client.chat([Message("user", "hello")], schema={})
