@@ -116,11 +116,14 @@ class ChannelLane:
         return cuts
 
     def flush(self) -> list[Speech]:
-        """End the open utterance with the audio that there is; more audio may follow as if nothing had been."""
+        """End the open utterance with all the audio that there is.
+
+        More audio may follow; an utterance in it may repeat the last, incomplete frame.
+        """
         cuts = self.run()
         boundary = self._endpointer.flush()
         if boundary is not None:
-            cuts.append(self._cut(boundary, self._sample(boundary.end)))
+            cuts.append(self._cut(boundary, self._audio_start + len(self._audio)))
         return cuts
 
     def finish(self) -> list[Speech]:
@@ -152,7 +155,6 @@ class ChannelLane:
 
     def _cut(self, boundary: Boundary, end: int) -> Speech:
         start = self._sample(boundary.start)
-        end = min(end, self._audio_start + len(self._audio))
         audio = self._audio[start - self._audio_start : end - self._audio_start]
         start_s, end_s = start / self.rate_hz, end / self.rate_hz
         return Speech(

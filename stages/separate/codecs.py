@@ -51,8 +51,8 @@ def _samples(encoding: Encoding, data: bytes) -> Samples:
     if encoding == "pcm_s16le":
         return np.frombuffer(data, "<i2").astype(np.int16)
     if encoding == "f32le":
-        values = np.nan_to_num(np.frombuffer(data, "<f4").astype(np.float64), nan=0.0, posinf=1.0, neginf=-1.0)
-        return np.rint(np.clip(values * 32768.0, -32768.0, 32767.0)).astype(np.int16)
+        values: NDArray[np.float32] = np.nan_to_num(np.frombuffer(data, "<f4"), nan=0.0, posinf=1.0, neginf=-1.0)
+        return np.rint(np.clip(values.astype(np.float64) * 32768.0, -32768.0, 32767.0)).astype(np.int16)
     table = mulaw_table() if encoding == "mulaw" else alaw_table()
     return table[np.frombuffer(data, np.uint8)]
 

@@ -143,6 +143,7 @@ class Endpointer:
         start, voiced, continued = state.start, self._voiced(), state.continued
         state.start, state.runs, state.run_start, state.probabilities, state.continued = None, [], None, [], False
         if not voiced or (not continued and sum(last - first for first, last in voiced) < self._min_speech):
+            state.floor = start
             return None
         state.floor = end
         return Boundary(start=start, end=end, voiced=voiced, cut=cut)

@@ -14,6 +14,9 @@ from stages.separate.channels import MAX_RATE_HZ
 
 BLOCK_S: Final = 0.5
 
+_UNKNOWN_RIFF_SIZE: Final = 0x7FFFF000
+"""Programs that write WAV to a pipe put a size this large, or 0, in its header."""
+
 
 class AudioFileError(ValueError):
     """A file that holds no usable audio. Carries its name and the reason."""
@@ -30,7 +33,7 @@ class AudioFile:
     says nothing. `truncated` is known after the iteration: the file broke off, or its last part cannot be decoded.
     """
 
-    def __init__(self, container: Any, name: str) -> None:
+    def __init__(self, container: Any, name: str, *, breaks_off: bool) -> None:
         self._container = container
         self._stream = container.streams.audio[0]
         context = self._stream.codec_context
@@ -41,7 +44,7 @@ class AudioFile:
         self.sample_rate_hz = min(self.source_rate_hz, MAX_RATE_HZ)
         self.channels: int = context.channels
         self.duration_s: float | None = container.duration / 1_000_000 if container.duration else None
-        self.truncated = False
+        self.truncated = breaks_off
 
     def close(self) -> None:
         self._container.close()
@@ -98,18 +101,29 @@ def open_audio_file(path: Path) -> AudioFile:
         raise AudioFileError(path.name, error.strerror or str(error)) from error
     if size == 0:
         raise AudioFileError(path.name, "the file is empty")
-    return _open(str(path), path.name)
+    with path.open("rb") as file:
+        breaks_off = _wav_breaks_off(file.read(12), size)
+    return _open(str(path), path.name, breaks_off=breaks_off)
 
 
 def open_audio_stream(stream: BinaryIO, name: str) -> AudioFile:
     """The same for an open, seekable stream, from its start."""
-    if stream.seek(0, 2) == 0:
+    size = stream.seek(0, 2)
+    if size == 0:
         raise AudioFileError(name, "there is no data")
     stream.seek(0)
-    return _open(stream, name)
+    breaks_off = _wav_breaks_off(stream.read(12), size)
+    stream.seek(0)
+    return _open(stream, name, breaks_off=breaks_off)
 
 
-def _open(source: str | BinaryIO, name: str) -> AudioFile:
+def _wav_breaks_off(head: bytes, size: int) -> bool:
+    """Whether a WAV header promises more bytes than there are; FFmpeg does not say."""
+    promised = int.from_bytes(head[4:8], "little")
+    return head[:4] == b"RIFF" and head[8:] == b"WAVE" and size - 8 < promised < _UNKNOWN_RIFF_SIZE
+
+
+def _open(source: str | BinaryIO, name: str, *, breaks_off: bool) -> AudioFile:
     import av
 
     try:
@@ -119,7 +133,7 @@ def _open(source: str | BinaryIO, name: str) -> AudioFile:
         raise AudioFileError(name, f"not a readable audio file ({reason})") from error
     try:
         _check(container, name)
-        return AudioFile(container, name)
+        return AudioFile(container, name, breaks_off=breaks_off)
     except BaseException:
         container.close()
         raise
