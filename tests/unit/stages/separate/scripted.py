@@ -27,7 +27,7 @@ class LoudnessModel:
         before = float(np.frombuffer(state.memory, "<f4")[0])
         found = []
         for frame in frames.astype(np.float64):
-            before = 0.2 * before + 0.8 * min(1.0, float(np.abs(frame).mean()) / 1000)
+            before = 0.2 * before + 0.8 * min(1.0, float(np.abs(frame).mean()) / 400)
             found.append(before)
         memory = np.full(256, before, np.float32).tobytes()
         return np.asarray(found, np.float32), msgspec.structs.replace(state, memory=memory)

@@ -1,0 +1,72 @@
+from schemas.audio import AudioChunk
+from stages.protocol import Event
+from stages.separate.sequence import MAX_HELD_EVENTS, Held, Missing, Sequence
+
+
+def offer(sequence: Sequence, *seqs: int, n_bytes: int = 1) -> list[int | Missing]:
+    """Hold each event that is new and hand out what is ready: numbers of events, and holes."""
+    given: list[int | Missing] = []
+    for seq in seqs:
+        if not sequence.is_repeat(seq):
+            sequence.hold(AudioChunk(data=bytes(n_bytes)), Event(seq=seq, event_id=str(seq), timestamp_s=0.0))
+        given += [item.seq if isinstance(item, Held) else item for item in sequence.ready()]
+    return given
+
+
+def test_events_come_out_in_order_and_once() -> None:
+    assert offer(Sequence(), 0, 2, 2, 1, 0, 4, 3, 1) == [0, 1, 2, 3, 4]
+
+
+def test_a_hole_is_waited_for_until_it_is_given_up() -> None:
+    sequence = Sequence()
+    assert offer(sequence, 0, 3, 4) == [0]
+    sequence.give_up_next(160)
+    assert offer(sequence, 6) == [Missing(1, 2, 320), 3, 4]
+    assert sequence.is_late(1)
+    assert sequence.is_late(2)
+    assert not sequence.is_late(3)
+    assert not sequence.is_late(5)
+
+
+def test_only_so_many_events_and_bytes_are_held() -> None:
+    by_number, by_bytes = Sequence(), Sequence()
+    offer(by_number, 0, *range(2, MAX_HELD_EVENTS + 2))
+    assert not by_number.is_full
+    offer(by_number, MAX_HELD_EVENTS + 2)
+    assert by_number.is_full
+    offer(by_bytes, 0, 2, 3, n_bytes=1_900_000)
+    assert not by_bytes.is_full
+    offer(by_bytes, 4, n_bytes=1_900_000)
+    assert by_bytes.is_full
+
+
+def test_a_replay_hands_out_again_what_was_decided_before() -> None:
+    sequence = Sequence(cursor=3, fresh_from=8, highest=9, missing=[Missing(5, 2, 10)])
+    assert not sequence.is_fresh
+    assert offer(sequence, 9, 3, 4) == [3, 4, Missing(5, 2, 10)]
+    assert sequence.is_late(5)
+    assert offer(sequence, 7) == [7]
+    assert sequence.is_fresh
+    assert offer(sequence, 8) == [8, 9]
+
+
+def test_a_replay_never_counts_as_full() -> None:
+    sequence = Sequence(cursor=1, fresh_from=200)
+    offer(sequence, *range(2, 190))
+    assert not sequence.is_full
+
+
+def test_a_hole_ends_where_the_replay_ends() -> None:
+    sequence = Sequence(cursor=3, fresh_from=5)
+    offer(sequence, 9)
+    sequence.give_up_next(1)
+    assert offer(sequence) == []
+    assert sequence.missing == [Missing(3, 2, 2)]
+
+
+def test_what_is_held_can_be_taken_out() -> None:
+    sequence = Sequence()
+    offer(sequence, 7, 5)
+    assert [held.seq for held in sequence.release_held()] == [5, 7]
+    assert not sequence.has_held
+    assert sequence.highest == 7
