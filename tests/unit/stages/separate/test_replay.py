@@ -4,7 +4,6 @@ import random
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from schemas.utterances import CallClosed, Utterance
 from stages.separate.codecs import Samples
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
+from tests.calls import bad
 from tests.unit.stages.separate.scripted import (
     CALL,
     Arrival,
@@ -25,8 +25,6 @@ from tests.unit.stages.separate.scripted import (
     separate,
     wire,
 )
-
-SAMPLE = Path(__file__).parents[3] / "calls" / "sample"
 
 
 def random_channel(dice: random.Random, length_s: float, rate_hz: int) -> Samples:
@@ -139,12 +137,16 @@ async def test_a_state_stays_within_some_seconds_of_audio() -> None:
     assert len(quiet.published[-3].state) < 20_000
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample call is not in this checkout")
 async def test_with_the_real_model_a_crash_changes_no_byte_either() -> None:
-    import wave
-
-    with wave.open(str(next(SAMPLE.glob("*.wav")))) as recording:
-        n_channels, rate_hz = recording.getnchannels(), recording.getframerate()
-        samples = np.frombuffer(recording.readframes(25 * rate_hz), "<i2").reshape(-1, n_channels)
-    history = in_order(call_events(*samples.T, chunk_s=0.5, rate_hz=rate_hz))
+    samples, rate_hz = bad.read_wav(Path(bad.__file__).parent / "sample" / "sample.wav")
+    history = in_order(call_events(*samples[: 25 * rate_hz].T, chunk_s=0.5, rate_hz=rate_hz))
     await check_all_crashes(history, SeparateStage(load_voice_activity_model()), [1, 4, 7, 10, 13])
+
+
+async def test_a_restored_call_knows_how_far_it_was() -> None:
+    events = in_order(call_events(bursts((1, 2), length_s=8), chunk_s=0.5))
+    stage = SeparateStage(LoudnessModel())
+    for at in range(1, len(events)):
+        processor = stage.open(CALL, None)
+        await feed(processor, [*events[:at], *events[at + 1 : at + 3]])
+        assert stage.open(CALL, processor.checkpoint().state).next_seq == processor.next_seq
