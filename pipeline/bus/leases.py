@@ -22,6 +22,7 @@ from pipeline.errors import BusError
 
 BEAT_S: Final = 1.0
 _REQUEST_S: Final = 1.0
+_LATE_S: Final = 0.25
 _BUCKET: Final = "callstream-leases"
 _STREAM: Final = f"KV_{_BUCKET}"
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
@@ -117,15 +118,22 @@ class LeaseShares:
     def _settle(self, entry: Entry, started: float) -> None:
         if self._lapse is not None:
             self._lapse.cancel()
-        self._lapse = asyncio.get_running_loop().call_at(started + LAPSE_S, self._on_lapse)
+        self._lapse = asyncio.get_running_loop().call_at(started + LAPSE_S, self._on_lapse, True)
         before = self._share.held
         self._share.settle(entry)
         if self._share.held != before:
             self._log.info("partitions shared out", held=sorted(self._share.held), members=len(entry.beats))
             self._change.set()
 
-    def _on_lapse(self) -> None:
+    def _on_lapse(self, first: bool) -> None:
+        """Give up what is held; but where this process stood still, not the broker, ask first who has it now."""
+        loop = asyncio.get_running_loop()
+        assert self._lapse is not None
         self._entry = None
+        if first and loop.time() > self._lapse.when() + _LATE_S:
+            self._lapse = loop.call_later(BEAT_S, self._on_lapse, False)
+            self._wake.set()
+            return
         if self._share.held:
             self._log.warning("the lease could not be renewed in time, its partitions are given up")
         self._share.lapse()

@@ -29,6 +29,8 @@ _ORPHAN_WAIT_S: Final = 10.0
 _HOLDER_WAIT_S: Final = 0.5
 _PROBE_S: Final = 0.01
 _MEMORY_STORE_BYTES: Final = 64_000_000
+_MAX_PENDING_BYTES: Final = 1_000_000_000
+"""A client further behind than this is cut off. The sum of the prefetch limits of a process must stay below."""
 
 
 class NatsServer:
@@ -153,7 +155,8 @@ class NatsServer:
             "server_name": name,
             "listen": f"127.0.0.1:{self._port}",
             "max_payload": self._max_payload_bytes,
-            "max_pending": 64_000_000,
+            "max_pending": _MAX_PENDING_BYTES,
+            "write_deadline": "60s",
             "log_file": str(self._store / "nats-server.log"),
             "logfile_size_limit": 10_000_000,
             "logfile_max_num": 2,
