@@ -8,7 +8,6 @@ where it was not, only what recognizes repeats.
 """
 
 import math
-import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
@@ -24,38 +23,15 @@ from schemas.utterances import CallClosed, CallOpened, CallProgress
 from stages.errors import RejectedInput
 from stages.merge.metrics import call_metrics
 from stages.merge.ordering import Ordering, Piece
+from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
 
 PART_BYTES: Final = 700_000
-"""The most JSON in one part of a completed transcript, less what its checkpoint takes beside it."""
+"""The most JSON in one part of a completed transcript: brokers take records up to 1 MB by default."""
 
 UNDETERMINED: Final = "und"
 """ISO 639-2 for a language that is not known."""
-
-
-class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
-    """A call in the merge stage, without the pieces and the turn still in work: all there is once it is complete.
-
-    `taken` is the number of the last input, `numbered` that of the next output, `revision` that of the next
-    completed transcript. `complete` says that nothing came since the last one, `over` that nothing may come.
-    `voiced` are the detected stretches of speech per channel in seconds.
-    """
-
-    opened: CallOpened | None = None
-    taken: int = -1
-    numbered: int = 0
-    revision: int = 1
-    complete: bool = False
-    over: bool = False
-    heard_s: list[float] = []
-    turns: list[Turn] = []
-    voiced: list[list[tuple[float, float]]] = []
-    segments: int = 0
-    words: int = 0
-    empty: int = 0
-    guards: dict[str, int] = {}
-    languages: dict[str, int] = {}
 
 
 class MergeStage:
@@ -76,7 +52,7 @@ class MergeProcessor:
     def __init__(self, call: CallRef, state: bytes | None, *, topic: str) -> None:
         self._call = call
         self._topic = topic
-        self._state = msgspec.msgpack.decode(zlib.decompress(state), type=MergeState) if state else MergeState()
+        self._state = unpack(state) if state else MergeState()
         self._checkpoint = Checkpoint(state=state or b"", released=self._state.taken + 1)
         self._ordering = Ordering(0)
         self._builder = TurnBuilder(call, [])
@@ -157,7 +133,7 @@ class MergeProcessor:
         n_words = len(segment.words) or len(segment.text.split())
         state.words += n_words
         state.languages[segment.language] = state.languages.get(segment.language, 0) + n_words
-        self._ordering.add(segment)
+        self._ordering.add(msgspec.structs.replace(segment, words=[rounded(word) for word in segment.words]))
 
     def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
         """The turns that `pieces`, and the time heard so far, close."""
@@ -210,7 +186,7 @@ class MergeProcessor:
         for part, turns in enumerate(batches, start=1):
             record = msgspec.structs.replace(transcript, part=part, parts=len(batches), turns=turns)
             yield self._numbered(record, COMPLETED_TYPE)
-        self._checkpoint = Checkpoint(state=self._packed(), released=state.taken + 1)
+        self._checkpoint = Checkpoint(state=pack(state), released=state.taken + 1)
 
     def _transcript(self, closed: CallClosed, opened: CallOpened) -> TranscriptCompleted:
         state = self._state
@@ -243,9 +219,8 @@ class MergeProcessor:
         )
 
     def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:
-        """The turns of each part: in a record that, with its checkpoint beside it in base64, every bus takes."""
-        room = PART_BYTES - 4 * len(self._packed()) // 3
-        room -= len(msgspec.json.encode(msgspec.structs.replace(transcript, turns=[])))
+        """The turns of each part, so that its record is one that every bus takes."""
+        room = PART_BYTES - len(msgspec.json.encode(msgspec.structs.replace(transcript, turns=[])))
         batches: list[list[Turn]] = [[]]
         used = 0
         for turn in transcript.turns:
@@ -256,9 +231,6 @@ class MergeProcessor:
             batches[-1].append(turn)
             used += size
         return batches
-
-    def _packed(self) -> bytes:
-        return zlib.compress(msgspec.msgpack.encode(self._state), 6)
 
     def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:
         return Output(

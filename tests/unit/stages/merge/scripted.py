@@ -133,11 +133,12 @@ def merge_with_crashes(records: Sequence[SegmentRecord], crashes: Sequence[tuple
     """The numbered outputs on the bus when the stage dies, as the runner would store and replay them.
 
     A crash is (input, outputs of it that still reach the bus): everything in memory is lost, and the next processor
-    starts from the checkpoint of the last output on the bus and gets every input that it does not release.
+    starts from the checkpoint of the last output on the bus and gets every input that was never released.
     """
     inputs = numbered(records)
     bus: list[Output] = []
     kept = Checkpoint(state=b"", released=0)
+    gone = 0
     pending = list(crashes)
     position = 0
     processor = MergeStage().open(CALL, None)
@@ -154,9 +155,10 @@ def merge_with_crashes(records: Sequence[SegmentRecord], crashes: Sequence[tuple
             assert output.seq == len(bus)
             bus.append(output)
             kept = processor.checkpoint() if output is outputs[-1] else before
+        gone = max(gone, kept.released)
         position += 1
         if crash is not None:
             pending.pop(0)
             processor = MergeStage().open(CALL, kept.state or None)
-            position = next((at for at, record in enumerate(inputs) if record.seq >= kept.released), len(inputs))
+            position = gone
     return bus

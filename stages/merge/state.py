@@ -1,0 +1,111 @@
+"""A call in the merge stage as its checkpoint keeps it: small enough that hours of a call fit one record.
+
+Words make up nearly all of it. They are kept in columns, times in whole milliseconds and probabilities in
+ten-thousandths, which is why the stage rounds them so when it takes them. An hour of talk made up for a measurement
+(720 turns, 8,640 words) packs into 130 KB.
+"""
+
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+
+from schemas.segments import Word
+from schemas.transcripts import Turn
+from schemas.utterances import CallOpened
+
+
+class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
+    """A call without the pieces and the turn still in work: all there is once it is complete.
+
+    `taken` is the number of the last input, `numbered` that of the next output, `revision` that of the next
+    completed transcript. `complete` says that nothing came since the last one, `over` that nothing may come.
+    `voiced` are the detected stretches of speech per channel in seconds.
+    """
+
+    opened: CallOpened | None = None
+    taken: int = -1
+    numbered: int = 0
+    revision: int = 1
+    complete: bool = False
+    over: bool = False
+    heard_s: list[float] = []
+    turns: list[Turn] = []
+    voiced: list[list[tuple[float, float]]] = []
+    segments: int = 0
+    words: int = 0
+    empty: int = 0
+    guards: dict[str, int] = {}
+    languages: dict[str, int] = {}
+
+
+class _WordColumns(msgspec.Struct, array_like=True):
+    """The words of all turns. `counts` is the number of each turn's; `steps_ms` are from one start to the next."""
+
+    counts: list[int]
+    texts: list[str]
+    steps_ms: list[int]
+    lengths_ms: list[int]
+    probabilities: list[int]
+    interpolated: list[bool]
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    state: MergeState
+    words: _WordColumns
+
+
+def rounded(word: Word) -> Word:
+    """The word with times and probability as a state can keep them."""
+    return msgspec.structs.replace(
+        word, start_s=round(word.start_s, 3), end_s=round(word.end_s, 3), probability=round(word.probability, 4)
+    )
+
+
+def pack(state: MergeState) -> bytes:
+    """All words in `state` must be `rounded`."""
+    words = [word for turn in state.turns for word in turn.words]
+    starts_ms = [round(word.start_s * 1e3) for word in words]
+    columns = _WordColumns(
+        counts=[len(turn.words) for turn in state.turns],
+        texts=[word.text for word in words],
+        steps_ms=[start_ms - before_ms for before_ms, start_ms in zip([0, *starts_ms], starts_ms, strict=False)],
+        lengths_ms=[round(word.end_s * 1e3) - start_ms for word, start_ms in zip(words, starts_ms, strict=True)],
+        probabilities=[round(word.probability * 1e4) for word in words],
+        interpolated=[word.interpolated for word in words],
+    )
+    turns = [msgspec.structs.replace(turn, words=[]) for turn in state.turns]
+    kept = _Packed(msgspec.structs.replace(state, turns=turns), columns)
+    return zlib.compress(msgspec.msgpack.encode(kept), 6)
+
+
+def unpack(data: bytes) -> MergeState:
+    """The inverse of `pack`. Raises msgspec.DecodeError or zlib.error for what `pack` did not make."""
+    packed = msgspec.msgpack.decode(zlib.decompress(data), type=_Packed)
+    words = _words(packed.words)
+    turns = [
+        msgspec.structs.replace(turn, words=list(islice(words, count)))
+        for turn, count in zip(packed.state.turns, packed.words.counts, strict=True)
+    ]
+    return msgspec.structs.replace(packed.state, turns=turns)
+
+
+def _words(columns: _WordColumns) -> Iterator[Word]:
+    start_ms = 0
+    for text, step_ms, length_ms, probability, interpolated in zip(
+        columns.texts,
+        columns.steps_ms,
+        columns.lengths_ms,
+        columns.probabilities,
+        columns.interpolated,
+        strict=True,
+    ):
+        start_ms += step_ms
+        yield Word(
+            text=text,
+            start_s=start_ms / 1e3,
+            end_s=(start_ms + length_ms) / 1e3,
+            probability=probability / 1e4,
+            interpolated=interpolated,
+        )
