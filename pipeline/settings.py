@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sync: Annotated[
         Literal["1s", "always"],
         _about("When the embedded bus forces records to disk: each second or each record", "1s or always"),
-    ] = "1s"
+    ] = "always"
     retention_days: Annotated[
         float, Meta(gt=0, le=1e6), _about("How long the bus keeps records", "a number of days above 0")
     ] = 7.0
