@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from pipeline import topology
 from pipeline.bus.jetstream import JetStreamBus
 from pipeline.bus.nats_server import NatsServer
 from pipeline.clock import unix_time_s
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, InstanceError
 from pipeline.instance import DataLock, InstanceInfo
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics, MetricsServer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 STORE_DIR = "nats"
 TOKEN_FILE = "quack.token"
+FILE_PATIENCE_S = 20.0
 
 
 class Embedded:
@@ -119,16 +121,30 @@ class Embedded:
         if "sink" not in self._stages:
             return None, None, None, None
         from stages.sink.quack import free_port, kept_token
-        from stages.sink.tables import Tables
 
         loop = asyncio.get_running_loop()
         writer = ThreadPoolExecutor(1, thread_name_prefix="sink")
         stack.callback(writer.shutdown)
-        tables = await loop.run_in_executor(writer, Tables, self.settings.data / DATABASE_FILE)
+        tables = await self._open_file(writer, self.settings.data / DATABASE_FILE)
         stack.push_async_callback(loop.run_in_executor, writer, tables.close)
         token = kept_token(self.settings.data / TOKEN_FILE)
         url = await loop.run_in_executor(writer, tables.serve, token, free_port())
         return tables, writer, url, token
+
+    async def _open_file(self, writer: ThreadPoolExecutor, path: Path) -> "Tables":
+        """Open the warehouse; somebody who read the file while no instance ran may have it open for a moment."""
+        from stages.sink.tables import FileInUse, Tables
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FILE_PATIENCE_S
+        while True:
+            try:
+                return await loop.run_in_executor(writer, Tables, path)
+            except FileInUse as error:
+                if loop.time() > deadline:
+                    raise InstanceError(str(error)) from error
+                self._log.warning("waiting for the warehouse file", error=str(error))
+            await asyncio.sleep(0.5)
 
     async def _announce_ready(self, lock: DataLock) -> None:
         await self.worker.ready.wait()

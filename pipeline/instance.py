@@ -16,6 +16,9 @@ from pipeline.errors import InstanceError
 LOCK_FILE: Final = "lock"
 INSTANCE_FILE: Final = "instance.json"
 
+STARTING_S: Final = 30.0
+"""How long an owner may take from the lock to its first announcement: it opens the bus and the warehouse between."""
+
 _PATIENCE_S: Final = 1.0
 """A look at the lock by `read_instance` holds it for microseconds; an owner that starts just then tries again."""
 
@@ -89,6 +92,24 @@ def read_instance(data: Path) -> InstanceInfo | None:
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
         return info if str(info.pid).encode() == holder else None
+
+
+def find_instance(data: Path, *, patience_s: float = STARTING_S) -> InstanceInfo | None:
+    """The same, but waits for an owner that is just starting to say where it is, instead of reading its file beside it.
+
+    Raises InstanceError when it says nothing for `patience_s`.
+    """
+    deadline = time.monotonic() + patience_s
+    while (instance := read_instance(data)) is None and _is_owned(data):
+        if time.monotonic() > deadline:
+            raise InstanceError(f"{data} is in use by a process that does not say where it can be reached")
+        time.sleep(0.05)
+    return instance
+
+
+def _is_owned(data: Path) -> bool:
+    with _opened(data / LOCK_FILE) as lock:
+        return lock is not None and not _try_lock(lock, fcntl.LOCK_SH)
 
 
 @contextlib.contextmanager

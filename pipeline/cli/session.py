@@ -12,7 +12,7 @@ import structlog
 from pipeline.bus.jetstream import JetStreamBus
 from pipeline.embedded import Embedded
 from pipeline.errors import InstanceError
-from pipeline.instance import InstanceInfo, read_instance
+from pipeline.instance import InstanceInfo, find_instance
 from pipeline.settings import Settings
 from pipeline.telemetry import logs
 from pipeline.warehouse import Reader, open_reader
@@ -60,7 +60,7 @@ class Session:
 @contextlib.asynccontextmanager
 async def open_session(settings: Settings, *, reconnect_s: float = 60.0) -> AsyncIterator[Session]:
     """The running instance's bus if there is one, else an embedded pipeline that ends with the block."""
-    instance = read_instance(settings.data)
+    instance = find_instance(settings.data)
     if instance is None:
         async with Embedded(settings) as own:
             yield Session(own.bus, own.instance, settings, own)
@@ -82,7 +82,7 @@ async def connect(instance: InstanceInfo, *, reconnect_s: float = 60.0) -> Async
 
 def running_instance(settings: Settings) -> InstanceInfo:
     """Raises InstanceError where nothing runs on the data directory."""
-    instance = read_instance(settings.data)
+    instance = find_instance(settings.data)
     if instance is None:
         raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
     return instance
@@ -90,4 +90,4 @@ def running_instance(settings: Settings) -> InstanceInfo:
 
 def open_warehouse(settings: Settings) -> Reader:
     """SQL over the data directory, through the running instance where there is one."""
-    return open_reader(settings.data / DATABASE_FILE, read_instance(settings.data))
+    return open_reader(settings.data / DATABASE_FILE, find_instance(settings.data))

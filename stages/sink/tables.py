@@ -25,17 +25,23 @@ _MIGRATION_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 LoadedRow = TypeVar("LoadedRow", SessionRow, PartRow, SummaryRow, JobRow)
 
 
+class FileInUse(StageError):
+    """Another process has the warehouse file open. The operator ends it, or reads through the running instance."""
+
+
 class Tables:
     """The owner's connection. Not thread-safe: all calls from one thread, or one after the other."""
 
     def __init__(self, path: Path, *, memory_limit: str = "1GB", threads: int = 2) -> None:
         """Open or create the file and bring it to the newest schema.
 
-        Raises duckdb.IOException when another process has it open, StageError when its schema is newer than this code.
+        Raises FileInUse when another process has it open, StageError when its schema is newer than this code.
         """
         config = {"memory_limit": memory_limit, "threads": threads, "autoinstall_known_extensions": False}
-        self.connection = duckdb.connect(str(path), config=config)
-        """Whoever else uses it, only to read, takes a cursor of it or the same thread."""
+        try:
+            self.connection = duckdb.connect(str(path), config=config)
+        except duckdb.IOException as error:
+            raise FileInUse(str(error)) from error
         self._served: str | None = None
         try:
             self._migrate()
