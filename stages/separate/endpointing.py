@@ -24,8 +24,9 @@ class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Speech begins at a frame at least this probable, and takes in the frames above `offset` just before it."""
     offset: float = 0.35
     """Speech goes on through frames at least this probable."""
-    bridge_s: float = 0.16
-    """A shorter dip below `offset` does not split a voiced stretch."""
+    bridge_s: float = 0.22
+    """A shorter dip below `offset` does not split a voiced stretch: seven frames, the first longer than the 0.2 s up to
+    which a pause belongs to the talk-spurt around it (see `stages.merge.metrics`)."""
     min_speech_s: float = 0.2
     """An utterance with less voiced time in all is not speech: clicks and tones."""
     hang_s: float = 0.6
