@@ -10,6 +10,7 @@ import structlog
 from pipeline.budget import ByteBudget
 from pipeline.bus.protocol import Bus, Partition, Record, Subscription
 from pipeline.publisher import Publisher
+from pipeline.runner import log_waiting
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.errors import RejectedInput
@@ -57,11 +58,12 @@ class BatchRunner:
         self._max_records = max_records
         self._pending: list[tuple[Record, Partition, Any]] = []
         self._arrived = asyncio.Event()
-        self._log = structlog.get_logger("callstream.sink")
+        self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
     async def run(self) -> None:
         """Read until cancelled; start again from the floor after any failure."""
         while True:
+            await log_waiting(self._bus, self.subscription, self._log)
             reading = asyncio.ensure_future(self._bus.run(self.subscription, self))
             writing = asyncio.ensure_future(self._write())
             try:

@@ -21,6 +21,7 @@ from pipeline.clock import unix_time_s
 from pipeline.decoding import Decoded, Decoder
 from pipeline.errors import BusError
 from pipeline.publisher import TRACE_HEADER, Publisher
+from pipeline.telemetry import traces
 from pipeline.telemetry.logs import bind_call
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
@@ -76,6 +77,7 @@ class StageRunner:
         clock = asyncio.get_running_loop().time
         while True:
             started_at = clock()
+            await log_waiting(self._bus, self.subscription, self._log)
             self._failure = asyncio.get_running_loop().create_future()
             reading = asyncio.ensure_future(self._bus.run(self.subscription, self))
             sweeping = asyncio.create_task(self._sweep())
@@ -149,9 +151,12 @@ class StageRunner:
             self._failure.set_exception(error)
 
     async def _sweep(self) -> None:
-        """Drop the calls that are over from memory."""
+        """Drop the calls that are over from memory, and measure what waits."""
         while True:
             await asyncio.sleep(_KEEP_IDLE_CALL_S / 3)
+            with contextlib.suppress(BusError):
+                waiting = await self._bus.lag(self.subscription)
+                self.metrics.queue_depth.labels(self.subscription.group).set(waiting)
             for place, work in list(self._calls.items()):
                 if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S):
                     del self._calls[place]
@@ -250,10 +255,12 @@ class _CallWork:
             self._started.put_nowait(_Started(taken, outputs))
 
     async def _publish(self) -> None:
-        bind_call(self.call, stage=self._runner.stage.name)
         metrics, stage = self._runner.metrics, self._runner.stage.name
         while True:
             started = await self._started.get()
+            trace = traces.parse(started.taken.record.headers.get(TRACE_HEADER, ""))
+            event_id = started.taken.decoded.event_id
+            bind_call(self.call, stage=stage, event_id=event_id, trace_id=trace.trace_id if trace else None)
             try:
                 with metrics.stage_seconds.labels(stage).time():
                     await self._publish_outputs(started)
@@ -295,6 +302,9 @@ class _CallWork:
             checkpoint = self.processor.checkpoint()
             self._state, released = checkpoint.state, checkpoint.released
             await self._send_numbered(held, trace, released=released)
+        elif self._published_seq < 0 and not (checkpoint := self.processor.checkpoint()).state:
+            # Nothing is on the bus and nothing is to be remembered: what is released needs no checkpoint to carry it.
+            self._released = checkpoint.released
         self._acknowledge()
 
     async def _send_numbered(self, output: Output, trace: str | None, *, released: int | None = None) -> None:
@@ -338,6 +348,14 @@ class _CallWork:
         if close is not None:
             with contextlib.suppress(Exception):
                 await close()
+
+
+async def log_waiting(bus: Bus, subscription: Subscription, log: Any) -> None:
+    """Say how much a stage finds when it begins to read: after a crash, what the one before it had not finished."""
+    try:
+        log.info("stage reads", waiting=await bus.lag(subscription))
+    except BusError as error:
+        log.warning("stage reads, the broker does not tell how much waits", error=str(error))
 
 
 async def _raising(error: Exception) -> AsyncIterator[Output]:

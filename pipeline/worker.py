@@ -129,7 +129,10 @@ class Worker:
             self._settings.ollama_url, self._settings.summary_model, timeout_s=self._settings.summary_timeout_s
         )
         started.set()
-        await self._runner(SummarizeStage(client, timeout_s=self._settings.summary_timeout_s), "live").run()
+        try:
+            await self._runner(SummarizeStage(client, timeout_s=self._settings.summary_timeout_s), "live").run()
+        finally:
+            await client.close()
 
     async def _sink(self, started: asyncio.Event) -> None:
         from stages.sink.stage import SinkStage

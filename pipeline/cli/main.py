@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import CallstreamError
+from pipeline.errors import CallstreamError, ConfigurationError
+from stages.errors import StageError
 
 app = typer.Typer(
     name="callstream",
@@ -41,8 +42,12 @@ def main() -> None:
     commands.register(app)
     try:
         app()
-    except CallstreamError as error:
+    except (CallstreamError, StageError) as error:
         print(f"callstream: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(error.exit_code if isinstance(error, CallstreamError) else 1)
+    except ModuleNotFoundError as error:
+        hint = "`pip install 'callstream[all]'` has every part"
+        print(f"callstream: {error.name} is not installed; {hint}", file=sys.stderr)
+        sys.exit(ConfigurationError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -53,15 +53,12 @@ class Metrics:
         self.guard_drops = counter("guard_drops", "Texts dropped as invented", "guard")
 
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of the records in work", "stage")
-        self.queue_depth = gauge("queue_depth", "Records not acknowledged yet", "stage")
+        self.queue_depth = gauge("queue_depth", "Records not acknowledged yet", "group")
         self.model_load_seconds = gauge("model_load_seconds", "How long the model took to load", "model")
 
         self.publish_seconds = histogram("publish_seconds", "Until the bus had stored a record", _FAST_S, "topic")
         self.stage_seconds = histogram("stage_seconds", "Work on a record, its publishing included", _WORK_S, "stage")
         self.queue_seconds = histogram("queue_seconds", "From stored to read, of each record", _WAIT_S, "stage")
-        self.end_to_end_seconds = histogram(
-            "end_to_end_seconds", "From when the bus stored the audio to when what rests on it was", _WAIT_S, "topic"
-        )
 
     def count(self, stage: str, record: object) -> None:
         """Count what `stage` has published, from the record itself; what stages only forward is not counted again."""
