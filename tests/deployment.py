@@ -1,0 +1,148 @@
+"""A callstream of its own for tests: a data directory, `callstream up` as a process that may be killed, and commands.
+
+Everything goes through the installed command, as an operator would; nothing of the product is imported.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+COMMAND = str(Path(sys.executable).parent / "callstream")
+SAMPLE = Path(__file__).parent / "calls" / "sample" / "sample.wav"
+SAMPLE_ROLES = "left=agent,right=customer"
+
+
+class Deployment:
+    """One data directory. `kill` and `terminate` end the whole `up`; `start` begins it again on the same directory."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        self.data = data
+        self.environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("CALLSTREAM_")},
+            "CALLSTREAM_DATA": str(data),
+            "CALLSTREAM_LOG_FORMAT": "json",
+            "CALLSTREAM_OLLAMA_URL": "http://127.0.0.1:9",
+            **{f"CALLSTREAM_{name.upper()}": text for name, text in settings.items()},
+        }
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Deployment":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._process is not None:
+            self.terminate()
+
+    # -- the instance ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start `up` and return at once."""
+        assert self._process is None
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.starts += 1
+        with open(self.log_path(self.starts), "wb") as log:
+            self._process = subprocess.Popen([COMMAND, "up"], env=self.environment, stdout=log, stderr=log)
+
+    def wait_ready(self, timeout_s: float = 120.0) -> None:
+        self.run("status", "--wait", "--timeout", str(timeout_s), timeout_s=timeout_s + 20)
+
+    def kill(self) -> None:
+        """kill -9 of the process; its nats-server goes with it."""
+        process, self._process = self._process, None
+        assert process is not None
+        servers = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        psutil.wait_procs(servers, timeout=10)
+
+    def terminate(self, timeout_s: float = 60.0) -> int:
+        process, self._process = self._process, None
+        assert process is not None
+        process.terminate()
+        return process.wait(timeout_s)
+
+    def kill_broker(self) -> None:
+        """kill -9 of the nats-server alone."""
+        assert self._process is not None
+        [server] = [child for child in psutil.Process(self._process.pid).children() if "nats" in child.name()]
+        server.kill()
+        psutil.wait_procs([server], timeout=10)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def log_path(self, start: int) -> Path:
+        return self.data / f"up-{start}.log"
+
+    def log_lines(self, start: int) -> list[dict[str, Any]]:
+        """The JSON lines that the given start of `up` logged."""
+        lines = self.log_path(start).read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def stages_hit(self) -> Counter[str]:
+        """How often each stage found unacknowledged input when `up` was started again."""
+        found: Counter[str] = Counter()
+        for start in range(2, self.starts + 1):
+            first: dict[str, int] = {}
+            for line in self.log_lines(start):
+                if line.get("event") == "stage reads":
+                    first.setdefault(line["group"], line["waiting"])
+            hit = {group.removesuffix("-batch") for group, waiting in first.items() if waiting}
+            found.update(hit)
+        return found
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def run(self, *arguments: str, timeout_s: float = 120.0, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [COMMAND, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"callstream {' '.join(arguments)} exited {done.returncode}:\n{done.stderr}")
+        return done
+
+    def publish(self, path: Path, call: str, *more: str) -> "subprocess.Popen[bytes]":
+        """A producer as a process of its own, which outlives the instance."""
+        return subprocess.Popen(
+            [COMMAND, "publish", str(path), "--call", call, *more],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def show(self, call: str) -> dict[str, Any] | None:
+        """The call's document; None while nothing of it is known or nobody answers."""
+        done = self.run("show", call, "--json", check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def wait_completed(self, call: str, timeout_s: float = 180.0) -> dict[str, Any]:
+        """The document once the call is completed and summarized."""
+        deadline = time.monotonic() + timeout_s
+        document = None
+        while time.monotonic() < deadline:
+            document = self.show(call)
+            if document and document["status"] == "completed" and document["summary"]:
+                return document
+            time.sleep(0.5)
+        raise AssertionError(f"{call} is not completed after {timeout_s} s: {document and document['status']}")
+
+
+def said(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """A document's turns without the ids that depend on the call: what must be equal after any kill."""
+    names = ("speaker", "channel", "start_s", "end_s", "text", "words")
+    return [{name: turn[name] for name in names} for turn in document["turns"]]

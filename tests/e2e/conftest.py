@@ -1,0 +1,26 @@
+"""One running `callstream up` for the tests that share it; those that kill it make their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.calls import bad
+from tests.deployment import SAMPLE, Deployment
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """An instance with the real model, ready. Its idle limit is short, so that tests of it are."""
+    with Deployment(tmp_path_factory.mktemp("deployment") / "data", idle_s="4") as deployment:
+        deployment.start()
+        deployment.wait_ready()
+        yield deployment
+
+
+@pytest.fixture(scope="session")
+def short_call(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 18 s of the sample call, both channels."""
+    pcm, rate_hz = bad.read_wav(SAMPLE)
+    path = tmp_path_factory.mktemp("calls") / "short.wav"
+    return bad.write_wav(path, [pcm[: 18 * rate_hz]], rate_hz=rate_hz, channels=2)
