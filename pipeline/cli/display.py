@@ -29,8 +29,8 @@ class Display:
     """
 
     def __init__(self, *, name: str, turns: bool = True) -> None:
-        self._out = Console(highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = _console(stderr=False)
+        self._err = _console(stderr=True)
         self._name = name
         self._turns = turns
         self._began = time.monotonic()
@@ -77,11 +77,11 @@ class Display:
         )
 
     def summary(self, summary: Summary) -> None:
-        method = f"by {summary.model}" if summary.method == "llm" else f"extractive, {summary.model}"
+        method = f"by {summary.model}" if summary.method == "llm" else "extractive: sentences picked from the call"
         self._out.print()
         self._out.print(Text(f"Summary ({method})", style="bold"))
         if summary.detail:
-            self._out.print(Text(summary.detail, style="dim"))
+            self._out.print(Text(f"  {summary.detail}", style="dim"))
         self._out.print(summary.text, markup=False)
         for point in summary.key_points:
             self._out.print(f"  • {point.text}", markup=False)
@@ -105,6 +105,12 @@ class Display:
         if watch.transcribed_s:
             parts.append(f"{watch.transcribed_s / elapsed_s:.1f} × real time")
         return " · ".join([*parts, phase] if phase else parts)
+
+
+def _console(*, stderr: bool) -> Console:
+    """Off a terminal nobody says how wide a line may be: wide enough for the table."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=120)
 
 
 def turn_line(turn: Turn) -> Text:
