@@ -24,6 +24,9 @@ from pipeline.worker import DATABASE_FILE, Worker
 if TYPE_CHECKING:
     from stages.sink.tables import Tables
 
+OWNER = "sink"
+"""The stage that owns the data directory: it writes the warehouse. Workers of other stages share the directory."""
+
 STORE_DIR = "nats"
 TOKEN_FILE = "quack.token"
 FILE_PATIENCE_S = 20.0
@@ -32,7 +35,8 @@ FILE_PATIENCE_S = 20.0
 class Embedded:
     """The owner of a data directory. Use as an async context manager; `worker.ready` tells when models are loaded.
 
-    With `settings.bus` set it uses that NATS server instead of starting one.
+    With `settings.bus` set it uses that NATS server instead of starting one, and may run some stages alone: then the
+    one that runs the sink owns the directory.
     Raises InstanceError on entry when another process owns the directory.
     """
 
@@ -51,7 +55,7 @@ class Embedded:
         settings = self.settings
         settings.data.mkdir(parents=True, exist_ok=True)
         async with contextlib.AsyncExitStack() as stack:
-            lock = stack.enter_context(DataLock(settings.data))
+            lock = stack.enter_context(DataLock(settings.data)) if OWNER in self._stages else None
             nats_url = settings.bus or await self._start_server(stack)
             self.bus = JetStreamBus(nats_url)
             await self.bus.connect()
@@ -84,7 +88,8 @@ class Embedded:
                 started_at=unix_time_s(),
                 ready=False,
             )
-            lock.announce(self.instance)
+            if lock is not None:
+                lock.announce(self.instance)
             announcing = asyncio.create_task(self._announce_ready(lock))
             stack.callback(announcing.cancel)
             self._cleanup = stack.pop_all()
@@ -118,7 +123,7 @@ class Embedded:
         self, stack: contextlib.AsyncExitStack
     ) -> "tuple[Tables | None, ThreadPoolExecutor | None, str | None, str | None]":
         """The warehouse, opened and served by the one thread that will write to it."""
-        if "sink" not in self._stages:
+        if OWNER not in self._stages:
             return None, None, None, None
         from stages.sink.quack import free_port, kept_token
 
@@ -146,10 +151,11 @@ class Embedded:
                 self._log.warning("waiting for the warehouse file", error=str(error))
             await asyncio.sleep(0.5)
 
-    async def _announce_ready(self, lock: DataLock) -> None:
+    async def _announce_ready(self, lock: DataLock | None) -> None:
         await self.worker.ready.wait()
         self.instance = msgspec.structs.replace(self.instance, ready=True)
-        lock.announce(self.instance)
+        if lock is not None:
+            lock.announce(self.instance)
         self._log.info("ready", pid=self.instance.pid, nats=self.instance.nats_url)
 
 

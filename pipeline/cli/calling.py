@@ -14,6 +14,7 @@ from pipeline.cli.display import Display
 from pipeline.cli.session import Session
 from pipeline.errors import CallstreamError, InputError
 from pipeline.producer import publish_audio
+from pipeline.warehouse import Reader
 from pipeline.watch import FOLLOWED, CallWatch
 from schemas.calls import CallRef
 from schemas.topics import Lane
@@ -50,9 +51,9 @@ def new_call_id(path: Path) -> str:
     return f"{stem}-{secrets.token_hex(4)}"
 
 
-def refuse_finished(session: Session, call: CallRef) -> None:
-    """Raises InputError where the call is completed already."""
-    with contextlib.closing(session.reader()) as reader:
+def refuse_finished(reader: Reader, call: CallRef) -> None:
+    """Raises InputError where the call is completed already. Closes the reader."""
+    with contextlib.closing(reader):
         known = reader.call_status(call)
     if known == "completed":
         raise InputError(f"call {call.call_id!r} is completed already: publish under another id")

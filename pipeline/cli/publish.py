@@ -10,7 +10,7 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.calling import metadata_of, new_call_id, open_audio, refuse_finished
 from pipeline.cli.roles import parse_roles
-from pipeline.cli.session import Session, connect, load_settings, running_instance
+from pipeline.cli.session import bus_url, connect, load_settings, open_warehouse
 from pipeline.cli.transcribe import _call_ref
 from pipeline.producer import publish_audio
 from schemas.calls import DEFAULT_TENANT
@@ -39,10 +39,8 @@ def publish(
     reference = _call_ref(tenant, call or new_call_id(file))
 
     async def send() -> None:
-        instance = running_instance(settings)
-        async with connect(instance, reconnect_s=RECONNECT_S) as bus:
-            session = Session(bus, instance, settings, None)
-            await asyncio.to_thread(refuse_finished, session, reference)
+        async with connect(bus_url(settings), reconnect_s=RECONNECT_S) as bus:
+            await asyncio.to_thread(lambda: refuse_finished(open_warehouse(settings), reference))
             audio = open_audio(file)
             published = await publish_audio(
                 bus,

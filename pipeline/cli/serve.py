@@ -80,14 +80,14 @@ async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with Embedded(settings, stages=stages) as embedded:
-        _greet(console, embedded.instance, settings)
+        _greet(console, embedded.instance, settings, stages)
         ending = asyncio.create_task(stopping.wait())
         failing = asyncio.create_task(embedded.worker.wait())
         ready = asyncio.create_task(embedded.worker.ready.wait())
         try:
             await asyncio.wait({ending, failing, ready}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
-                console.print("ready: all stages are reading (Ctrl-C stops)")
+                console.print(f"ready: {', '.join(stages)} (Ctrl-C stops)")
                 await asyncio.wait({ending, failing}, return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
                 failing.result()
@@ -99,9 +99,12 @@ async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
                 await asyncio.gather(ending, failing, ready, return_exceptions=True)
 
 
-def _greet(console: Console, instance: InstanceInfo, settings: Settings) -> None:
+def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages: tuple[str, ...]) -> None:
     console.print(f"callstream on {settings.data}")
     console.print(f"  bus      {instance.nats_url}")
-    console.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
-    console.print(f"  metrics  {instance.metrics_url}")
-    console.print(f"  model    {settings.model} (loading)")
+    if instance.quack_url is not None:
+        console.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
+    if instance.metrics_url is not None:
+        console.print(f"  metrics  {instance.metrics_url}")
+    if "transcribe" in stages:
+        console.print(f"  model    {settings.model} (loading)")

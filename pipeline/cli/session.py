@@ -66,13 +66,13 @@ async def open_session(settings: Settings, *, reconnect_s: float = 60.0) -> Asyn
             yield Session(own.bus, own.instance, settings, own)
         return
     structlog.get_logger("callstream.cli").info("using the running instance", pid=instance.pid)
-    async with connect(instance, reconnect_s=reconnect_s) as bus:
+    async with connect(instance.nats_url, reconnect_s=reconnect_s) as bus:
         yield Session(bus, instance, settings, None)
 
 
 @contextlib.asynccontextmanager
-async def connect(instance: InstanceInfo, *, reconnect_s: float = 60.0) -> AsyncIterator[JetStreamBus]:
-    bus = JetStreamBus(instance.nats_url, reconnect_s=reconnect_s)
+async def connect(url: str, *, reconnect_s: float = 60.0) -> AsyncIterator[JetStreamBus]:
+    bus = JetStreamBus(url, reconnect_s=reconnect_s)
     await bus.connect()
     try:
         yield bus
@@ -80,12 +80,17 @@ async def connect(instance: InstanceInfo, *, reconnect_s: float = 60.0) -> Async
         await bus.close()
 
 
-def running_instance(settings: Settings) -> InstanceInfo:
-    """Raises InstanceError where nothing runs on the data directory."""
+def bus_url(settings: Settings) -> str:
+    """Where a producer sends: the bus that is set, else that of the instance on the data directory.
+
+    Raises InstanceError where there is neither.
+    """
+    if settings.bus is not None:
+        return settings.bus
     instance = find_instance(settings.data)
     if instance is None:
         raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
-    return instance
+    return instance.nats_url
 
 
 def open_warehouse(settings: Settings) -> Reader:

@@ -90,7 +90,7 @@ async def _transcribe(jobs: list[FileCall], outs: list[Path], *, quiet: bool, da
 
 
 async def _transcribe_one(session: Session, job: FileCall, outs: list[Path], *, quiet: bool) -> None:
-    await asyncio.to_thread(refuse_finished, session, job.call)
+    await asyncio.to_thread(lambda: refuse_finished(session.reader(), job.call))
     with Display(name=job.path.name, turns=not quiet) as display:
         watch = await session.guard(run_file(session, job, display, lane="batch"))
         display.final_figures(watch, published_s=watch.heard_s)

@@ -1,0 +1,65 @@
+"""Each stage as a process of its own, on a NATS server that none of them started."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deployment import COMMAND, SAMPLE_ROLES, Deployment
+
+STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
+
+
+@pytest.fixture
+def bus_url(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    binary = Path(sys.executable).parent / "nats-server"
+    arguments = ["-js", "-sd", str(tmp_path / "jetstream"), "-a", "127.0.0.1", "-p", str(port)]
+    with open(tmp_path / "nats.log", "wb") as log:
+        server = subprocess.Popen([str(binary), *arguments], stdout=log, stderr=log)
+    yield f"nats://127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.slow
+def test_a_call_goes_through_five_workers(bus_url: str, short_call: Path, tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "data", bus=bus_url)
+    deployment.data.mkdir()
+    logs = {stage: open(tmp_path / f"{stage}.log", "wb") for stage in STAGES}  # noqa: SIM115  # closed below
+    workers = {
+        stage: subprocess.Popen([COMMAND, "worker", stage], env=deployment.environment, stdout=log, stderr=log)
+        for stage, log in logs.items()
+    }
+    try:
+        deadline = time.monotonic() + 90
+        while not all(b"ready" in (tmp_path / f"{stage}.log").read_bytes() for stage in STAGES):
+            assert all(worker.poll() is None for worker in workers.values())
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        deployment.run("publish", str(short_call), "--call", "far", "--roles", SAMPLE_ROLES)
+        document = deployment.wait_completed("far")
+        assert [turn["speaker"] for turn in document["turns"]] == ["agent", "customer", "agent", "customer"]
+        maps = {stage: (Path("/proc") / str(worker.pid) / "maps").read_text() for stage, worker in workers.items()}
+        assert [stage for stage, text in maps.items() if "libtorch" in text] == ["transcribe"]
+    finally:
+        for worker in workers.values():
+            worker.send_signal(signal.SIGTERM)
+        codes = {stage: worker.wait(30) for stage, worker in workers.items()}
+        for log in logs.values():
+            log.close()
+    assert codes == dict.fromkeys(STAGES, os.EX_OK)
+
+
+def test_a_worker_without_a_bus_says_what_it_needs(tmp_path: Path) -> None:
+    done = Deployment(tmp_path / "data").run("worker", "merge", check=False)
+    assert done.returncode == 2
+    assert "CALLSTREAM_BUS" in done.stderr
