@@ -22,8 +22,8 @@ def cut(probabilities: list[float], *, flush: bool = True) -> list[Boundary]:
 def test_a_pause_of_the_hang_ends_an_utterance_with_context_on_both_sides() -> None:
     (only,) = cut(frames((1.0, 0.0), (1.6, 0.9), (1.0, 0.0)))
     assert only.cut == "pause"
-    assert only.start == 31 - 6
-    assert only.end == 31 + 50 + 6
+    assert only.start == 31 - 9
+    assert only.end == 31 + 50 + 9
     assert only.voiced == [(31, 31 + 50 - 1)]
 
 
@@ -48,11 +48,11 @@ def test_a_click_is_no_utterance_and_stays_context_of_the_next() -> None:
     assert only.start * FRAME_S < 1.0
 
 
-def test_long_speech_is_cut_at_a_short_pause_after_seven_seconds() -> None:
-    first, second = cut(frames((0.5, 0.0), (7.5, 0.9), (0.25, 0.0), (2.0, 0.9), (1.0, 0.0)))
+def test_long_speech_is_cut_at_a_short_pause_after_eight_seconds() -> None:
+    first, second = cut(frames((0.5, 0.0), (8.5, 0.9), (0.35, 0.0), (2.0, 0.9), (1.0, 0.0)))
     assert (first.cut, second.cut) == ("soft", "pause")
     assert first.end <= second.start <= first.end + 2
-    assert 8.0 <= first.end * FRAME_S <= 8.2
+    assert 9.0 <= first.end * FRAME_S <= 9.3
 
 
 def test_speech_without_a_pause_is_cut_where_it_is_weakest() -> None:
@@ -66,10 +66,10 @@ def test_speech_without_a_pause_is_cut_where_it_is_weakest() -> None:
 
 
 def test_what_little_is_left_behind_a_hard_cut_is_not_lost() -> None:
-    speech = [*[0.0] * 16, *[0.95] * 434, *[0.0] * 30]
-    speech[445] = 0.4
+    speech = [*[0.0] * 16, *[0.95] * 431, *[0.0] * 30]
+    speech[442] = 0.4
     found = cut(speech)
-    assert found[0].end == 445
+    assert found[0].end == 442
     assert [boundary.cut for boundary in found] == ["hard", "pause"]
     assert 0 < found[1].voiced[0][1] - found[1].voiced[0][0] < 6
 
