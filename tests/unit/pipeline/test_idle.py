@@ -1,0 +1,114 @@
+"""The idle watch on the reference bus: when it fires, and when it must not."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Subscription, TopicSpec
+from pipeline.decoding import decode_audio
+from pipeline.errors import BusError
+from pipeline.idle import IdleWatch
+from pipeline.publisher import Publisher
+from pipeline.runner import StageRunner
+from pipeline.telemetry.metrics import Metrics
+from schemas import topics
+from schemas.audio import AudioChunk, CallEnded, CallStarted
+from schemas.calls import CallRef
+from schemas.cloudevents import encode_audio_event
+from schemas.envelope import decode
+from schemas.utterances import CallClosed
+from stages.separate.speech import load_voice_activity_model
+from stages.separate.stage import SeparateStage
+
+CALL = CallRef("default", "call-1")
+IDLE_S = 0.4
+
+
+class Deaf(MemoryBus):
+    """A bus that can stop answering what lag there is."""
+
+    answers = True
+
+    async def lag(self, subscription: Subscription) -> int:
+        if not self.answers:
+            raise BusError("nobody answers")
+        return await super().lag(subscription)
+
+
+async def started(bus: MemoryBus) -> SimpleNamespace:
+    names = (topics.AUDIO, topics.UTTERANCES, topics.STATUS, topics.DEAD_LETTERS)
+    await bus.ensure_topics([TopicSpec(name=name, partitions=1, retention_s=60) for name in names])
+    metrics = Metrics()
+    runner = StageRunner(
+        bus,
+        SeparateStage(load_voice_activity_model()),
+        subscription=Subscription(group="separate", topics=(topics.AUDIO,), progress_topic=topics.UTTERANCES),
+        decoder=decode_audio,
+        publisher=Publisher(bus, stage="separate", lane="live", metrics=metrics),
+        metrics=metrics,
+        budget_bytes=1_000_000,
+    )
+    feed = await bus.follow((topics.UTTERANCES,))
+    closed: list[CallClosed] = []
+
+    async def follow() -> None:
+        async for record in feed:
+            content = decode(record.value)
+            if isinstance(content, CallClosed):
+                closed.append(content)
+
+    work = (runner.run(), IdleWatch(bus, runner, idle_s=IDLE_S).run(), follow())
+    return SimpleNamespace(closed=closed, tasks=[asyncio.create_task(task) for task in work])
+
+
+async def send(bus: MemoryBus, *events: CallStarted | AudioChunk | CallEnded, first: int = 0) -> None:
+    for seq, event in enumerate(events, first):
+        headers, value = encode_audio_event(event, call=CALL, seq=seq, source="test")
+        await bus.publish(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers)
+
+
+async def stop(running: SimpleNamespace) -> None:
+    for task in running.tasks:
+        task.cancel()
+    await asyncio.gather(*running.tasks, return_exceptions=True)
+
+
+START = CallStarted(encoding="pcm_s16le", sample_rate_hz=8000, channels=1)
+
+
+async def test_a_call_whose_producer_vanished_is_ended_once_and_provisionally() -> None:
+    bus = MemoryBus(partitions=1)
+    running = await started(bus)
+    await send(bus, START, AudioChunk(data=bytes(1600)))
+    await asyncio.sleep(4 * IDLE_S)
+    await stop(running)
+    assert [(closed.provisional, closed.reason) for closed in running.closed] == [(True, "idle")]
+
+
+async def test_a_call_that_goes_on_is_not_ended() -> None:
+    bus = MemoryBus(partitions=1)
+    running = await started(bus)
+    await send(bus, START)
+    for seq in range(1, 9):
+        await asyncio.sleep(IDLE_S / 3)
+        await send(bus, AudioChunk(data=bytes(1600)), first=seq)
+    assert running.closed == []
+    await send(bus, CallEnded(events=10), first=9)
+    await asyncio.sleep(0.2)
+    await stop(running)
+    assert [closed.provisional for closed in running.closed] == [False]
+
+
+async def test_the_clock_stands_still_while_the_broker_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = Deaf(partitions=1)
+    running = await started(bus)
+    await send(bus, START, AudioChunk(data=bytes(1600)))
+    bus.answers = False
+    await asyncio.sleep(4 * IDLE_S)
+    assert running.closed == []
+    bus.answers = True
+    await asyncio.sleep(3 * IDLE_S)
+    await stop(running)
+    assert len(running.closed) == 1

@@ -1,0 +1,65 @@
+import asyncio
+
+import msgspec
+import pytest
+
+from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Progress, TopicSpec
+from pipeline.errors import StoreFullError
+from pipeline.publisher import Publisher
+from pipeline.telemetry.metrics import Metrics
+from schemas import topics
+from schemas.calls import CallRef
+from schemas.utterances import CallProgress
+from stages.protocol import Output
+
+CALL = CallRef("default", "call-1")
+
+
+class FullFor(MemoryBus):
+    """Refuses the first publishes as a full store does."""
+
+    refusals = 2
+
+    async def publish(self, topic: str, **record: object) -> None:  # type: ignore[override]
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreFullError("the store is full")
+        await super().publish(topic, **record)  # type: ignore[arg-type]
+
+
+def progress_output() -> Output:
+    return Output(
+        topic=topics.UTTERANCES,
+        record=CallProgress(call=CALL, seq=3, heard_to_s=[1.0]),
+        event_id="default/call-1/separate.1/3",
+        seq=3,
+    )
+
+
+async def test_a_full_store_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.publisher._FULL_STORE_RETRY_S", (0.01,))
+    bus = FullFor(partitions=1)
+    await bus.ensure_topics([TopicSpec(name=topics.UTTERANCES_BATCH, partitions=1, retention_s=60)])
+    feed = await bus.follow((topics.UTTERANCES_BATCH,))
+    publisher = Publisher(bus, stage="separate", lane="batch", metrics=Metrics())
+    await publisher.send(progress_output(), CALL, progress=Progress(seq=3, released=2, state=b"s"))
+    record = await asyncio.wait_for(anext(feed), 5)
+    assert bus.refusals == 0
+    assert record.headers["ce_callseq"] == "3"
+    assert record.headers["ce_subject"] == "call-1"
+    assert record.headers["traceparent"].startswith("00-")
+
+
+async def test_a_published_record_is_json_with_its_type() -> None:
+    bus = MemoryBus(partitions=1)
+    await bus.ensure_topics([TopicSpec(name=topics.STATUS, partitions=1, retention_s=60)])
+    feed = await bus.follow((topics.STATUS,))
+    publisher = Publisher(bus, stage="merge", lane="live", metrics=Metrics())
+    output = Output(topic=topics.STATUS, record={"at": 1.5}, event_id="x", event_type="callstream.job")
+    await publisher.send(output, CALL, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+    record = await asyncio.wait_for(anext(feed), 5)
+    assert msgspec.json.decode(record.value) == {"at": 1.5}
+    assert record.headers["ce_type"] == "callstream.job"
+    assert "ce_callseq" not in record.headers
+    assert record.headers["traceparent"].split("-")[1] == "a" * 32
