@@ -19,6 +19,9 @@ FRAMES_PER_RUN = 6
 MAX_RATE_HZ = 16_000
 """What utterances keep at most: Whisper hears no more."""
 
+RELEASE_S = FRAME_S / 2
+"""The model lets go of speech late, by more than the frame that the endpointer takes off (see there)."""
+
 SKIP_S = 4
 """A whole number of seconds, of samples at any rate and of frames: silence is skipped in multiples of it."""
 
@@ -160,7 +163,10 @@ class ChannelLane:
         return Speech(
             first_sample=start,
             pcm=audio.astype("<i2").tobytes(),
-            voiced=[(max(first * FRAME_S, start_s), min(last * FRAME_S, end_s)) for first, last in boundary.voiced],
+            voiced=[
+                (max(first * FRAME_S, start_s), min(last * FRAME_S - RELEASE_S, end_s))
+                for first, last in boundary.voiced
+            ],
             cut=boundary.cut,
         )
 
