@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stages.sink.tables import Tables
     from stages.transcribe.scheduler import Scheduler
 
-BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 16_000_000, "merge": 4_000_000, "summarize": 8_000_000}
+BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_000, "summarize": 8_000_000}
 SINK_BUDGET_BYTES = 8_000_000
 DATABASE_FILE = "callstream.duckdb"
 

@@ -45,10 +45,25 @@ def open_audio(path: Path) -> AudioFile:
         raise InputError(str(error)) from error
 
 
+def check_audio(path: Path) -> None:
+    """Raises InputError for a file that cannot be opened or in which not one sample can be decoded."""
+    with contextlib.closing(open_audio(path)) as audio:
+        if next(iter(audio), None) is None:
+            raise InputError(f"{audio.name}: there is no audio in it")
+
+
 def new_call_id(path: Path) -> str:
     """A call id from a file's name; the random part lets a file be transcribed again."""
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem)[:64] or "call"
     return f"{stem}-{secrets.token_hex(4)}"
+
+
+def call_ref(tenant: str, call_id: str) -> CallRef:
+    """A call that a person named. Raises InputError."""
+    try:
+        return CallRef.checked(tenant, call_id)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def refuse_finished(reader: Reader, call: CallRef) -> None:

@@ -1,9 +1,19 @@
 """Options that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.errors import InputError
+
+
+def _language(code: str | None) -> str | None:
+    if code is not None and not re.fullmatch(r"[a-z]{2,3}", code):
+        raise InputError(f"--language {code!r}: expected an ISO 639-1 code such as en")
+    return code
+
 
 Data = Annotated[
     Path | None,
@@ -14,6 +24,7 @@ Roles = Annotated[
     typer.Option("--roles", help="Who speaks on which channel: left=agent,right=customer or 0=…,1=….", metavar="LIST"),
 ]
 Language = Annotated[
-    str | None, typer.Option("--language", help="ISO 639-1 code; detected where not given.", metavar="CODE")
+    str | None,
+    typer.Option("--language", help="ISO 639-1 code; detected where not given.", metavar="CODE", callback=_language),
 ]
 Tenant = Annotated[str, typer.Option("--tenant", help="Whose call it is.")]

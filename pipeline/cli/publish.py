@@ -8,15 +8,19 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.calling import metadata_of, new_call_id, open_audio, refuse_finished
+from pipeline.cli.calling import call_ref, check_audio, metadata_of, new_call_id, open_audio, refuse_finished
 from pipeline.cli.roles import parse_roles
 from pipeline.cli.session import bus_url, connect, load_settings, open_warehouse
-from pipeline.cli.transcribe import _call_ref
+from pipeline.errors import InstanceError
 from pipeline.producer import publish_audio
-from schemas.calls import DEFAULT_TENANT
+from pipeline.settings import Settings
+from schemas.calls import DEFAULT_TENANT, CallRef
 
 RECONNECT_S = 600.0
 """How long a producer waits for a broker that is away, with its audio kept."""
+
+RESTART_S = 60.0
+"""How long it waits for an instance that answered before and is being restarted."""
 
 
 def publish(
@@ -35,12 +39,12 @@ def publish(
     Sending again after an interruption continues the call; an id that is completed already is refused.
     """
     settings = load_settings(data, log_level="warning")
-    open_audio(file).close()
-    reference = _call_ref(tenant, call or new_call_id(file))
+    check_audio(file)
+    reference = call_ref(tenant, call or new_call_id(file))
 
     async def send() -> None:
         async with connect(bus_url(settings), reconnect_s=RECONNECT_S) as bus:
-            await asyncio.to_thread(lambda: refuse_finished(open_warehouse(settings), reference))
+            await _refuse_finished(settings, reference)
             audio = open_audio(file)
             published = await publish_audio(
                 bus,
@@ -57,3 +61,15 @@ def publish(
         print(reference.call_id)
 
     asyncio.run(send())
+
+
+async def _refuse_finished(settings: Settings, call: CallRef) -> None:
+    """Ask whether the call is completed, again while the instance that would know starts anew."""
+    deadline = asyncio.get_running_loop().time() + RESTART_S
+    while True:
+        try:
+            return await asyncio.to_thread(lambda: refuse_finished(open_warehouse(settings), call))
+        except InstanceError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(0.5)

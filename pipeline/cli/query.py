@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.calling import call_ref
 from pipeline.cli.session import load_settings, open_warehouse
-from pipeline.cli.transcribe import _call_ref
 from pipeline.errors import InputError
 from pipeline.exports import to_json, to_txt
 from pipeline.tabular import render
@@ -34,7 +34,7 @@ def show(
 ) -> None:
     """Show one call: its turns, summary and metrics."""
     with contextlib.closing(open_warehouse(load_settings(data, log_level="warning"))) as reader:
-        document = reader.show(_call_ref(tenant, call))
+        document = reader.show(call_ref(tenant, call))
     typer.echo(to_json(document) if as_json else to_txt(document))
 
 

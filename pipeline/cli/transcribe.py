@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.calling import FileCall, new_call_id, open_audio, refuse_finished, run_file
+from pipeline.cli.calling import FileCall, call_ref, check_audio, new_call_id, refuse_finished, run_file
 from pipeline.cli.display import Display
 from pipeline.cli.roles import parse_roles
 from pipeline.cli.session import Session, load_settings, open_session
@@ -52,15 +52,15 @@ def transcribe(
     jobs = [
         FileCall(
             path=path,
-            call=_call_ref(tenant, call or new_call_id(path)),
+            call=call_ref(tenant, call or new_call_id(path)),
             roles=parse_roles(roles),
             language=language,
         )
         for path in files
     ]
-    for job in jobs:
-        open_audio(job.path).close()
-    asyncio.run(_transcribe(jobs, outs, quiet=quiet, data=data))
+    finished = asyncio.run(_transcribe(_usable(jobs), outs, several=len(jobs) > 1, quiet=quiet, data=data))
+    if finished < len(jobs):
+        raise CallstreamError(f"{len(jobs) - finished} of {len(jobs)} files failed")
 
 
 def demo(data: options.Data = None) -> None:
@@ -73,20 +73,37 @@ def demo(data: options.Data = None) -> None:
     asyncio.run(_demo(sample, data))
 
 
-async def _transcribe(jobs: list[FileCall], outs: list[Path], *, quiet: bool, data: Path | None) -> None:
+def _usable(jobs: list[FileCall]) -> list[FileCall]:
+    """Those whose files can be read; of several, the others are named. Raises InputError where there is only one."""
+    usable = []
+    for job in jobs:
+        try:
+            check_audio(job.path)
+        except InputError as error:
+            if len(jobs) == 1:
+                raise
+            print(f"callstream: {error}", file=sys.stderr)
+        else:
+            usable.append(job)
+    return usable
+
+
+async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, quiet: bool, data: Path | None) -> int:
+    """How many were transcribed; the failures of several are named, that of a single one is raised."""
+    if not jobs:
+        return 0
     settings = load_settings(data, log_level="warning")
-    failures = 0
+    finished = 0
     async with open_session(settings) as session:
         for job in jobs:
             try:
                 await _transcribe_one(session, job, outs, quiet=quiet)
-            except (InputError, CallstreamError) as error:
-                if len(jobs) == 1:
+                finished += 1
+            except CallstreamError as error:
+                if not several:
                     raise
-                failures += 1
                 print(f"callstream: {job.path}: {error}", file=sys.stderr)
-    if failures:
-        raise CallstreamError(f"{failures} of {len(jobs)} files failed")
+    return finished
 
 
 async def _transcribe_one(session: Session, job: FileCall, outs: list[Path], *, quiet: bool) -> None:
@@ -129,18 +146,13 @@ def _show(session: Session, call: CallRef) -> dict[str, object]:
         return reader.show(call)
 
 
-def _call_ref(tenant: str, call_id: str) -> CallRef:
-    try:
-        return CallRef.checked(tenant, call_id)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
 def _check_outs(outs: list[Path], files: list[Path]) -> None:
     for path in outs:
         if path.suffix.lower() not in FORMATS:
             raise InputError(f"--out {path}: the ending must be one of {', '.join(FORMATS)}")
         if len(files) > 1 and "{stem}" not in path.name:
             raise InputError(f"--out {path}: with several files put {{stem}} into the name")
+        if len({file.stem for file in files}) < len(files):
+            raise InputError(f"--out {path}: two of the files have the same name")
         if not path.parent.is_dir():
             raise InputError(f"--out {path}: there is no folder {path.parent}")

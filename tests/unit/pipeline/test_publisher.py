@@ -25,7 +25,7 @@ class FullFor(MemoryBus):
         if self.refusals:
             self.refusals -= 1
             raise StoreFullError("the store is full")
-        await super().publish(topic, **record)  # type: ignore[arg-type]
+        await super().publish(topic, **record)
 
 
 def progress_output() -> Output:
