@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ class FullFor(MemoryBus):
 
     refusals = 2
 
-    async def publish(self, topic: str, **record: object) -> None:  # type: ignore[override]
+    async def publish(self, topic: str, **record: Any) -> None:
         if self.refusals:
             self.refusals -= 1
             raise StoreFullError("the store is full")
