@@ -53,8 +53,10 @@ class Display:
     def update(self, watch: CallWatch, *, published_s: float, phase: str = "") -> None:
         """Show the figures, and the turns that settled since the last call."""
         if self._turns:
+            # On one terminal both streams share the screen: only the console of the live line can print above it.
+            console = self._err if self._live is not None and self._out.is_terminal else self._out
             for turn in watch.new_turns:
-                self._out.print(turn_line(turn))
+                console.print(turn_line(turn))
         watch.new_turns.clear()
         figures = self._figures(watch, published_s, phase)
         if self._live is not None:
