@@ -15,6 +15,10 @@ MAX_SAMPLE_RATE_HZ = 192_000
 MAX_CHUNK_BYTES = 900_000
 """Kafka's and aiokafka's default record limit is 1 MB, headers included."""
 
+MAX_JSON_BYTES = 256_000
+"""Of a start or an end. A start travels in every checkpoint of its call."""
+MAX_METADATA_DEPTH = 32
+
 STARTED_TYPE = "callstream.call.started"
 CHUNK_TYPE = "callstream.audio.chunk"
 ENDED_TYPE = "callstream.call.ended"

@@ -15,6 +15,8 @@ from schemas.audio import (
     IDLE_TYPE,
     MAX_CHANNELS,
     MAX_CHUNK_BYTES,
+    MAX_JSON_BYTES,
+    MAX_METADATA_DEPTH,
     MAX_SAMPLE_RATE_HZ,
     MIN_SAMPLE_RATE_HZ,
     STARTED_TYPE,
@@ -110,19 +112,23 @@ def _structured(value: bytes) -> tuple[dict[str, str], bytes]:
             if "data_base64" in envelope
             else msgspec.json.encode(envelope.get("data"))
         )
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"the structured CloudEvent cannot be read: {error}") from error
     return {name: str(envelope[name]) for name in _ATTRIBUTES if envelope.get(name) is not None}, data
 
 
 def _call(attributes: dict[str, str], key: bytes) -> CallRef:
+    """The call of `ce_subject`, else of the key. Under another key its order with the call's events would be lost."""
     call_id = attributes.get("subject")
     if not call_id:
         try:
             call_id = key.decode()
         except UnicodeDecodeError as error:
             raise ValueError("there is no ce_subject and the key is not UTF-8") from error
-    return CallRef.checked(attributes.get("tenant", DEFAULT_TENANT), call_id)
+    call = CallRef.checked(attributes.get("tenant", DEFAULT_TENANT), call_id)
+    if key not in (call_id.encode(), call.key):
+        raise ValueError(f"the key is not the call id {call_id!r}")
+    return call
 
 
 def _sequence_number(text: str) -> int:
@@ -138,10 +144,12 @@ def _event(event_type: str, data: bytes) -> AudioEvent:
         return AudioChunk(data=data)
     kind = _JSON_EVENTS.get(event_type)
     if kind is None:
-        raise ValueError(f"event type {event_type!r} is not one of {[*_JSON_EVENTS, CHUNK_TYPE]}")
+        raise ValueError(f"event type {event_type[:100]!r} is not one of {[*_JSON_EVENTS, CHUNK_TYPE]}")
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"the value of {event_type} has {len(data)} bytes, more than {MAX_JSON_BYTES}")
     try:
         event: CallStarted | CallEnded | CallIdle = msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"the value of {event_type} cannot be read: {error}") from error
     if isinstance(event, CallStarted):
         _check_start(event)
@@ -155,3 +163,21 @@ def _check_start(start: CallStarted) -> None:
         raise ValueError(
             f"sample_rate_hz must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, it is {start.sample_rate_hz}"
         )
+    _check_metadata(start.metadata)
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    """Raises ValueError for what JSON can say and not every later record, column and reader can hold."""
+    level: list[Any] = [metadata]
+    for _ in range(MAX_METADATA_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
+            raise ValueError("metadata holds a whole number of more than 64 bits")
+        if not level:
+            return
+    raise ValueError(f"metadata is nested deeper than {MAX_METADATA_DEPTH}")

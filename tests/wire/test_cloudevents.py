@@ -47,13 +47,13 @@ def structured(event_type: str, **more: object) -> bytes:
 
 def test_structured_mode_carries_a_chunk_in_base64() -> None:
     value = structured(CHUNK_TYPE, data_base64=base64.b64encode(b"\x00\xff").decode(), tenant="acme")
-    decoded = decode_audio_event({"content-type": "application/cloudevents+json; charset=UTF-8"}, b"", value)
+    decoded = decode_audio_event({"content-type": "application/cloudevents+json; charset=UTF-8"}, b"call-1", value)
     assert (decoded.call, decoded.seq, decoded.event) == (CALL, 7, AudioChunk(data=b"\x00\xff"))
 
 
 def test_structured_mode_carries_a_start_as_json() -> None:
     value = structured(STARTED_TYPE, data={"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 1})
-    decoded = decode_audio_event({"Content-Type": "application/cloudevents+json"}, b"", value)
+    decoded = decode_audio_event({"Content-Type": "application/cloudevents+json"}, b"call-1", value)
     assert decoded.event == CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=1)
     assert decoded.call == CallRef("default", "call-1")
 
@@ -98,12 +98,42 @@ def test_an_unusable_event_is_refused_with_its_reason(change: dict[str, str], wo
 )
 def test_a_start_that_describes_no_audio_is_refused(start: object) -> None:
     with pytest.raises(ValueError, match=r"must be|cannot be read"):
-        decode_audio_event({**BINARY, "ce_type": STARTED_TYPE}, b"", json.dumps(start).encode())
+        decode_audio_event({**BINARY, "ce_type": STARTED_TYPE}, b"call-1", json.dumps(start).encode())
 
 
 def test_a_chunk_over_the_record_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="900001 bytes"):
-        decode_audio_event(BINARY, b"", bytes(900_001))
+        decode_audio_event(BINARY, b"call-1", bytes(900_001))
+
+
+def start_with(metadata: bytes) -> bytes:
+    return b'{"encoding":"mulaw","sample_rate_hz":8000,"channels":1,"metadata":' + metadata + b"}"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (b'{"n":' + b"9" * 30 + b"}", "64 bits"),
+        (b'{"n":[{"n":-9223372036854775809}]}', "64 bits"),
+        (b'{"n":' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper than 32"),
+        (b'{"n":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "cannot be read"),
+        (b'{"n":"' + b"x" * 256_000 + b'"}', "more than 256000"),
+    ],
+)
+def test_metadata_that_later_records_could_not_hold_is_refused(metadata: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        decode_audio_event({**BINARY, "ce_type": STARTED_TYPE}, b"call-1", start_with(metadata))
+
+
+def test_metadata_may_hold_what_json_and_msgpack_can_both_say() -> None:
+    metadata = b'{"n":' + b"[" * 30 + b'-9223372036854775808, 1.5, null, true, ""' + b"]" * 30 + b"}"
+    decode_audio_event({**BINARY, "ce_type": STARTED_TYPE}, b"call-1", start_with(metadata))
+
+
+def test_an_event_under_another_calls_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="the key is not the call id 'call-1'"):
+        decode_audio_event(BINARY, b"call-2", b"")
+    assert decode_audio_event({**BINARY, "ce_tenant": "acme"}, CALL.key, b"").call == CALL
 
 
 @given(
