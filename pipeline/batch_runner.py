@@ -13,7 +13,6 @@ from pipeline.publisher import Publisher
 from pipeline.runner import log_waiting
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
-from stages.errors import RejectedInput
 from stages.protocol import Output
 
 _RESTART_PAUSE_S = 1.0
@@ -87,7 +86,7 @@ class BatchRunner:
         self._metrics.records_in.labels(self.stage.name, record.topic).inc()
         try:
             content = self.stage.decode(record.topic, record.headers, record.value, record.timestamp_s)
-        except RejectedInput as error:
+        except Exception as error:  # decoding is a function of the record: another attempt would end the same
             await self._publisher.reject(record, None, error, attempts=1)
             partition.ack(record.position)
             return

@@ -12,7 +12,7 @@ from pipeline.telemetry import traces
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics
 from schemas.calls import CallRef
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobStatus
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, MAX_LETTER_BYTES, DeadLetter, JobStatus
 from schemas.topics import Lane
 from stages.protocol import Output
 
@@ -65,7 +65,8 @@ class Publisher:
             partition=record.partition,
             position=record.position,
             key=record.key,
-            value=record.value,
+            value=record.value[:MAX_LETTER_BYTES],
+            value_bytes=len(record.value),
             headers=dict(record.headers),
             error=type(error).__name__,
             message=str(error),

@@ -109,7 +109,7 @@ class StageRunner:
         self._lag[record.topic, record.partition] = record.lag
         try:
             decoded = self._decoder(record)
-        except RejectedInput as error:
+        except Exception as error:  # decoders are functions of the record: another attempt would end the same
             await self.publisher.reject(record, None, error, attempts=1)
             partition.ack(record.position)
             return
@@ -267,9 +267,11 @@ class _CallWork:
             except asyncio.CancelledError:
                 await self._abandon(started)
                 raise
-            except (BusError, ProcessingError):
+            except Exception as error:
                 await self._abandon(started)
-                raise
+                if isinstance(error, BusError) and error.retryable:
+                    raise
+                raise ProcessingError(event_id, error) from error
             self._runner.budget.give(started.taken.record.size_bytes)
             metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
             self._unfinished -= 1
@@ -293,10 +295,6 @@ class _CallWork:
             self._runner.forget(decoded.event_id)
             self.partition.ack(record.position)
             return
-        except (BusError, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            raise ProcessingError(decoded.event_id, error) from error
         self._unreleased.append((decoded.seq, record.position))
         if held is not None:
             checkpoint = self.processor.checkpoint()

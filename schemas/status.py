@@ -6,6 +6,8 @@ import msgspec
 
 JOB_TYPE = "callstream.job"
 DEAD_LETTER_TYPE = "callstream.dead-letter"
+MAX_LETTER_BYTES = 900_000
+"""Of a rejected value: base64 makes it a third larger, and brokers take 8 MB from outside."""
 
 Job = Literal["separate", "transcribe", "merge", "summarize", "sink"]
 JobState = Literal["started", "completed", "failed", "gap", "rejected"]
@@ -26,7 +28,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A record that no stage could use, with where it came from and why it failed.
 
-    `key` and `value` are base64 in JSON, as msgspec encodes bytes.
+    `key` and `value` are base64 in JSON, as msgspec encodes bytes. Of a value larger than `MAX_LETTER_BYTES` only the
+    beginning is here; `value_bytes` is the length of all of it.
     """
 
     stage: str
@@ -35,6 +38,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     key: bytes
     value: bytes
+    value_bytes: int
     headers: dict[str, str]
     error: str
     message: str

@@ -44,6 +44,7 @@ def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output
             position=-1,
             key=call.key,
             value=value,
+            value_bytes=len(value),
             headers={**headers, "ce_id": item.event.event_id},
             error="RejectedInput",
             message=message,

@@ -161,6 +161,7 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         position=17,
         key=b"call-1",
         value=b"\x00\x01",
+        value_bytes=2,
         headers={"ce_id": "x"},
         error="RejectedInput",
         message="callseq '-1' is not a whole number",

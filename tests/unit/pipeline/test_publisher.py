@@ -5,13 +5,15 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Progress, TopicSpec
+from pipeline.bus.protocol import Progress, Record, TopicSpec
 from pipeline.errors import StoreFullError
 from pipeline.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import topics
 from schemas.calls import CallRef
+from schemas.status import MAX_LETTER_BYTES, DeadLetter
 from schemas.utterances import CallProgress
+from stages.errors import RejectedInput
 from stages.protocol import Output
 
 CALL = CallRef("default", "call-1")
@@ -64,3 +66,25 @@ async def test_a_published_record_is_json_with_its_type() -> None:
     assert record.headers["ce_type"] == "callstream.job"
     assert "ce_callseq" not in record.headers
     assert record.headers["traceparent"].split("-")[1] == "a" * 32
+
+
+async def test_of_a_rejected_record_as_large_as_the_broker_takes_the_letter_holds_the_beginning() -> None:
+    bus = MemoryBus(partitions=1)
+    await bus.ensure_topics([TopicSpec(name=topics.DEAD_LETTERS, partitions=1, retention_s=60)])
+    feed = await bus.follow((topics.DEAD_LETTERS,))
+    publisher = Publisher(bus, stage="separate", lane="live", metrics=Metrics())
+    record = Record(
+        topic=topics.AUDIO,
+        partition=0,
+        position=7,
+        key=b"call-1",
+        value=bytes(range(250)) * 32_000,
+        headers={},
+        timestamp_s=1.5,
+    )
+    await publisher.reject(record, None, RejectedInput("too large"), attempts=1)
+    stored = await asyncio.wait_for(anext(feed), 5)
+    letter = msgspec.json.decode(stored.value, type=DeadLetter)
+    assert (letter.value_bytes, letter.position) == (8_000_000, 7)
+    assert letter.value == record.value[:MAX_LETTER_BYTES]
+    assert len(stored.value) < 1_500_000

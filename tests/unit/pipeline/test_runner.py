@@ -49,7 +49,7 @@ class Sums:
         for copy in range(copies):
             yield Output(
                 topic=OUTPUT,
-                record={"total": self.total, "copy": copy},
+                record={"total": object() if record == self.faults.unsendable else self.total, "copy": copy},
                 event_id=f"{self.call.call_id}/{self.out_seq}",
                 seq=self.out_seq,
             )
@@ -66,8 +66,15 @@ class Sums:
 
 
 class Faults:
-    def __init__(self, *, rejects: int | None = None, breaks_on: int | None = None, times: int = 0) -> None:
-        self.rejects, self.breaks_on, self.left = rejects, breaks_on, times
+    def __init__(
+        self,
+        *,
+        rejects: int | None = None,
+        breaks_on: int | None = None,
+        times: int = 0,
+        unsendable: int | None = None,
+    ) -> None:
+        self.rejects, self.breaks_on, self.left, self.unsendable = rejects, breaks_on, times, unsendable
 
 
 class SumStage:
@@ -238,11 +245,12 @@ async def test_a_rejected_input_becomes_a_dead_letter_and_the_call_goes_on() -> 
     assert outputs == {call.key: expected_outputs(skip=16) for call in CALLS}
 
 
-async def test_a_record_that_cannot_be_decoded_becomes_a_dead_letter() -> None:
+@pytest.mark.parametrize("error", [RejectedInput("not a number"), RecursionError("not a number")])
+async def test_a_record_that_cannot_be_decoded_becomes_a_dead_letter(error: Exception) -> None:
     bus = await bus_with_inputs()
 
     def refuse(record: Record) -> Decoded:
-        raise RejectedInput("not a number")
+        raise error
 
     runner = runner_on(bus, SumStage())
     runner._decoder = refuse
@@ -279,3 +287,17 @@ async def test_a_record_that_always_breaks_the_stage_is_given_up_after_three_att
     await stop(task)
     letters = [msgspec.json.decode(r.value, type=DeadLetter) for r in await read_all(bus, topics.DEAD_LETTERS, 5)]
     assert [(letter.value, letter.attempts) for letter in letters] == [(b"36", 3)] * len(CALLS)
+
+
+async def test_a_record_whose_output_cannot_be_sent_is_given_up_after_three_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.runner._RESTART_PAUSE_S", (0.0,))
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, SumStage(Faults(unsendable=25)))
+    task = asyncio.create_task(runner.run())
+    await publish_all(bus)
+    await wait_for_lag(bus, runner, 5)
+    await stop(task)
+    letters = [msgspec.json.decode(r.value, type=DeadLetter) for r in await read_all(bus, topics.DEAD_LETTERS, 5)]
+    assert [(letter.value, letter.attempts) for letter in letters] == [(b"25", 3)] * len(CALLS)
