@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from stages.transcribe.scheduler import Scheduler
 
 BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_000, "summarize": 8_000_000}
+"""What each stage may hold of records that it has taken and not finished. The transcriber's utterances wait as floats
+at 16 kHz, four times the size of what arrived at 8 kHz."""
 SINK_BUDGET_BYTES = 8_000_000
 DATABASE_FILE = "callstream.duckdb"
 

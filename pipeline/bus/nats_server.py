@@ -29,6 +29,8 @@ _ORPHAN_WAIT_S: Final = 10.0
 _HOLDER_WAIT_S: Final = 0.5
 _PROBE_S: Final = 0.01
 _MEMORY_STORE_BYTES: Final = 64_000_000
+_GARBAGE_PERCENT: Final = "50"
+"""Go's own 100 lets a server that takes an hour of audio in a few seconds hold 163 MB, this 107 MB."""
 _MAX_PENDING_BYTES: Final = 1_000_000_000
 """A client further behind than this is cut off. The sum of the prefetch limits of a process must stay below."""
 
@@ -130,6 +132,7 @@ class NatsServer:
             binary,
             "-c",
             config,
+            env={"GOGC": _GARBAGE_PERCENT, **os.environ},  # noqa: TID251  # passed on, not read
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
