@@ -68,6 +68,7 @@ class IdleWatch:
                             value=value,
                             event_id=event_id,
                             headers={**headers, "ce_id": event_id},
+                            partition=record.partition,
                         )
                     except BusError as error:
                         self._log.warning("the idle record could not be stored", error=str(error))

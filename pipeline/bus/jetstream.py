@@ -25,6 +25,7 @@ from pipeline.bus.subjects import (
     INLINE_STATE_BYTES,
     PRODUCER_TOPICS,
     key_token,
+    padded_token,
     progress_from_wire,
     progress_to_wire,
     stream_name,
@@ -96,12 +97,13 @@ class JetStreamBus:
         event_id: str,
         headers: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        partition: int | None = None,
     ) -> None:
         sent = to_wire(headers or {}) | {EVENT_ID_HEADER: event_id}
         if progress is not None:
             sent |= progress_to_wire(progress)
         header_bytes = sum(len(name) + len(text.encode()) + 4 for name, text in sent.items()) + 12
-        place = await self._place(topic, key)
+        place = await self._place(topic, key, partition)
 
         async def send(session: Session) -> None:
             limit = session.max_payload_bytes
@@ -195,9 +197,13 @@ class JetStreamBus:
 
         return await self._connection.retrying(read)
 
-    async def _place(self, topic: str, key: bytes) -> "_KeyPlace":
+    async def _place(self, topic: str, key: bytes, partition: int | None = None) -> "_KeyPlace":
+        """Where the key's records are; in `partition` if the key has a spelling that the server puts there."""
+        count = await self._partitions_of(topic)
         token = key_token(key)
-        return _KeyPlace(topic, partition_of(token.encode(), await self._partitions_of(topic)), token)
+        spellings = (token, padded_token(key))
+        token = next((text for text in spellings if partition_of(text.encode(), count) == partition), token)
+        return _KeyPlace(topic, partition_of(token.encode(), count), token)
 
     async def _partitions_of(self, topic: str) -> int:
         """As the stream was created. Raises BusError where there is no such topic."""

@@ -49,13 +49,15 @@ class MemoryBus:
         event_id: str,
         headers: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        partition: int | None = None,
     ) -> None:
         if self._closed:
             raise BusError("the bus is closed")
         target = self._topic(topic)
+        number = partition_of(key_token(key).encode(), target.spec.partitions) if partition is None else partition
         record = Record(
             topic=topic,
-            partition=(number := partition_of(key_token(key).encode(), target.spec.partitions)),
+            partition=number,
             position=len(target.logs[number]),
             key=key,
             value=value,

@@ -107,8 +107,12 @@ class Bus(Protocol):
         event_id: str,
         headers: Mapping[str, str] | None = None,
         progress: Progress | None = None,
+        partition: int | None = None,
     ) -> None:
         """Store one record; returns when it is durable. `event_id` repeated within a short time is stored once.
+
+        `partition` is where the key's other records were read, which an outside producer decides in its own way;
+        where it is not given it follows from the key.
 
         Raises StoreFullError, RecordTooLargeError, or BusError after the bus's own reconnect time.
         """

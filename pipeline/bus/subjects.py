@@ -33,6 +33,11 @@ def key_token(key: bytes) -> str:
     return base64.urlsafe_b64encode(key).decode().rstrip("=")
 
 
+def padded_token(key: bytes) -> str:
+    """The same with padding, as some producers spell it: the server may put it into another partition."""
+    return base64.urlsafe_b64encode(key).decode()
+
+
 def token_key(token: str) -> bytes:
     """The inverse; padding is accepted, and a token that is no base64url is the key itself, as bytes."""
     if _BASE64URL.fullmatch(token):

@@ -1,18 +1,21 @@
 """What every bus must do. Each test runs on the memory bus and on JetStream with a real server."""
 
 import asyncio
+import base64
 import random
 import time
 
 import pytest
 
-from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription, TopicSpec, partition_of
+from pipeline.bus.subjects import key_token
 from pipeline.errors import RecordTooLargeError, StoreFullError
 from tests.contract.brokers import Broker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder, holding
 
 IN, OUT = "calls.segments", "calls.transcripts"
+AUDIO = "calls.audio"
 PARTITIONS = 4
 SUBSCRIPTION = Subscription(group="merge", topics=(IN,), progress_topic=OUT)
 
@@ -43,6 +46,22 @@ async def lag_is_zero(bus: Bus) -> None:
 
 def numbers(values: list[bytes]) -> list[int]:
     return [int(value.rstrip(b".")) for value in values]
+
+
+async def test_a_record_goes_to_the_partition_where_its_producer_put_the_others(
+    broker: Broker, running: Running
+) -> None:
+    bus = await broker.bus()
+    await bus.ensure_topics([TopicSpec(name=AUDIO, partitions=7, retention_s=3600)])
+    keys = [f"call-{number}".encode() for number in range(20)]
+    places = {key: partition_of(base64.urlsafe_b64encode(key), 7) for key in keys}
+    for key, partition in places.items():
+        await bus.publish(AUDIO, key=key, value=b"", event_id=key.decode(), partition=partition)
+    recorder = Recorder()
+    async with running(bus, Subscription(group="separate", topics=(AUDIO,)), recorder):
+        await recorder.count(len(keys))
+    assert {record.key: record.partition for record in recorder.records} == places
+    assert any(partition_of(key_token(key).encode(), 7) != partition for key, partition in places.items())
 
 
 async def test_a_record_arrives_as_it_was_published(broker: Broker, running: Running) -> None:
