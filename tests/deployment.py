@@ -71,9 +71,12 @@ class Deployment:
         return process.wait(timeout_s)
 
     def kill_broker(self) -> None:
-        """kill -9 of the nats-server alone."""
-        assert self._process is not None
-        [server] = [child for child in psutil.Process(self._process.pid).children() if "nats" in child.name()]
+        """kill -9 of the nats-server alone, waiting for one that is just being started again."""
+        deadline = time.monotonic() + 30
+        while not (servers := [child for child in psutil.Process(self.pid).children() if "nats" in child.name()]):
+            assert time.monotonic() < deadline, "nats-server is not started again"
+            time.sleep(0.05)
+        [server] = servers
         server.kill()
         psutil.wait_procs([server], timeout=10)
 
