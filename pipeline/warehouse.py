@@ -75,9 +75,15 @@ SELECT to_json({{
 }})::VARCHAR AS call FROM audio_sessions AS s WHERE s.id = '{session}'
 """
 
+_ENDED_AS: Final = """
+SELECT status FROM audio_sessions WHERE id = '{session}' AND status <> 'in_progress' AND revision IS NOT NULL
+    AND NOT provisional
+"""
+
 _IS_COMPLETE: Final = """
 SELECT 1 FROM audio_sessions AS s JOIN summaries AS u ON u.session_id = s.id
 WHERE s.id = '{session}' AND s.status = 'completed' AND u.kind = 'final' AND u.revision = s.revision
+    AND NOT s.provisional
 """
 
 
@@ -118,13 +124,15 @@ class Reader:
             document["metrics"]["channels"] = channel_metrics
         return document
 
-    def call_status(self, call: CallRef) -> str | None:
-        """in_progress, completed or failed; None for a call that the warehouse does not know."""
-        status = self._one("SELECT status FROM audio_sessions WHERE id = '{session}'", call.session_id)
+    def ended_as(self, call: CallRef) -> str | None:
+        """completed or failed; None for a call that would take more audio: it runs, was ended by the idle limit, or
+        never began.
+        """
+        status = self._one(_ENDED_AS, call.session_id)
         return None if status is None else str(status)
 
     def is_complete(self, call: CallRef) -> bool:
-        """Whether the completed transcript and the final summary of its revision are stored."""
+        """Whether the completed transcript, not a provisional one, and the final summary of its revision are stored."""
         return self._one(_IS_COMPLETE, call.session_id) is not None
 
     def _one(self, sql: str, session: uuid.UUID) -> Any:

@@ -67,11 +67,11 @@ def call_ref(tenant: str, call_id: str) -> CallRef:
 
 
 def refuse_finished(reader: Reader, call: CallRef) -> None:
-    """Raises InputError where the call is completed already. Closes the reader."""
+    """Raises InputError where the call has ended: it would take no more audio. Closes the reader."""
     with contextlib.closing(reader):
-        known = reader.call_status(call)
-    if known == "completed":
-        raise InputError(f"call {call.call_id!r} is completed already: publish under another id")
+        ended_as = reader.ended_as(call)
+    if ended_as is not None:
+        raise InputError(f"call {call.call_id!r} is {ended_as} already: publish under another id")
 
 
 def metadata_of(path: Path, audio: AudioFile) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The rules:
 - A completed transcript is authoritative. When all its parts are there, the call's other turns go, and turns or parts
   of its or an older revision that come again (a replay after a crash) change nothing.
 - A summary replaces one of its kind with a lower record number.
+- A call whose audio cannot be decoded has failed, and so has one of which nothing could be used, until it starts.
 - A job's ledger row is the later of its entries by their own time, in whatever order they are read.
 """
 
@@ -176,7 +177,7 @@ class Batch:
         changes.kept[session.id] = Kept(
             turns=kept, parts={one.id for one in parts}, channels={r.id for r in channels}, gaps={r.id for r in gaps}
         )
-        session.status = "completed"
+        session.status = "failed" if self._was_undecodable(call) else "completed"
         session.revision = completed.revision
         session.duration = completed.duration_s
         session.language = completed.language or session.language
@@ -199,10 +200,16 @@ class Batch:
         row = rows.job_row(call, status)
         stored = self.changes.jobs.get(row.id) or self._stored.jobs.get(row.id)
         self.changes.jobs[row.id] = row if stored is None else rows.merged_job(stored, row)
-        if status.status == "failed" and status.job in ("separate", "transcribe", "merge"):
-            session.status = "failed" if session.revision is None else session.status
-        if status.job == "separate" and status.status in ("started", "completed"):
+        if status.status == "failed" and status.job in ("transcribe", "merge") and session.revision is None:
+            session.status = "failed"
+        if status.job == "separate" and status.status != "gap":
             _describe(session, status)
+
+    def _was_undecodable(self, call: CallRef) -> bool:
+        """Whether the separate stage could make nothing of the call's audio; the transcript is empty then."""
+        job_id = rows.job_id(call, "separate")
+        job = self.changes.jobs.get(job_id) or self._stored.jobs.get(job_id)
+        return job is not None and job.status == "failed"
 
     def _say_stored(self, arrival: Arrival, what: str, revision: int, figures: dict[str, Any]) -> None:
         call = arrival.call
@@ -221,12 +228,20 @@ class Batch:
 def _describe(session: SessionRow, status: JobStatus) -> None:
     """Take over what the separate stage says about the call; figures of the completed transcript stay."""
     detail = status.detail
-    if status.status == "completed":
+    if status.status in ("completed", "failed"):
         session.reason = _text(detail.get("reason")) or session.reason
+        if status.status == "failed":
+            session.status = "failed"
         if session.revision is None and isinstance(detail.get("duration_s"), int | float):
             session.duration = float(detail["duration_s"])
         return
+    if status.status == "rejected":
+        if session.uploaded_at is None:
+            session.status, session.reason = "failed", _text(detail.get("error"))
+        return
     at = rows.utc(status.at)
+    if session.uploaded_at is None and session.status == "failed" and session.revision is None:
+        session.status, session.reason = "in_progress", None
     session.uploaded_at = min(session.uploaded_at or at, at)
     metadata = detail.get("metadata")
     if isinstance(metadata, dict):

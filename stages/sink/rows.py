@@ -231,6 +231,11 @@ def gap_rows(call: CallRef, completed: TranscriptCompleted) -> list[GapRow]:
     ]
 
 
+def job_id(call: CallRef, job: str, stored: str = "") -> uuid.UUID:
+    """The row of a job as a whole; `stored` tells those of the sink apart."""
+    return call.derived_id("job", job, stored)
+
+
 def job_row(call: CallRef, status: JobStatus) -> JobRow:
     """The ledger entry by itself: a job has one row a call (the sink one for each thing stored), a gap or rejection
     its own."""
@@ -239,7 +244,7 @@ def job_row(call: CallRef, status: JobStatus) -> JobRow:
         canonical = msgspec.json.encode(status.detail, order="sorted").decode()
         row_id = call.derived_id("job", status.job, status.status, repr(status.at), canonical)
     else:
-        row_id = call.derived_id("job", status.job, str(status.detail.get("stored", "")))
+        row_id = job_id(call, status.job, str(status.detail.get("stored", "")))
     error = next((status.detail[name] for name in ("error", "message", "reason") if name in status.detail), None)
     return JobRow(
         id=row_id,

@@ -144,8 +144,8 @@ def test_the_calls_are_listed_and_their_status_is_told(reader: Reader) -> None:
         ("default", "call-1", "completed", 4),
         ("acme", "call-2", "in_progress", 2),
     }
-    assert reader.call_status(CallRef("default", "call-1")) == "completed"
-    assert reader.call_status(CallRef("default", "call-3")) is None
+    assert reader.ended_as(CallRef("default", "call-1")) == "completed"
+    assert reader.ended_as(CallRef("default", "call-3")) is None
     assert reader.is_complete(CallRef("default", "call-1"))
     assert not reader.is_complete(CallRef("acme", "call-2"))
 
@@ -158,6 +158,18 @@ def test_a_call_is_not_complete_before_the_summary_of_its_revision(tmp_path: Pat
         transcript = [script.arrival(part) for part in script.completed(turns, revision=1)]
         SinkStage(tables).write([script.arrival(script.summary()), *transcript])
     with contextlib.closing(open_reader(path, None)) as reader:
+        assert not reader.is_complete(script.call)
+
+
+def test_a_call_that_the_idle_limit_ended_would_take_more_audio(tmp_path: Path) -> None:
+    path = tmp_path / "calls.duckdb"
+    script = CallScript("call-1")
+    with Tables(path) as tables:
+        transcript = [script.arrival(part) for part in script.completed(script.turns(1), provisional=True)]
+        SinkStage(tables).write([*transcript, script.arrival(script.summary())])
+    with contextlib.closing(open_reader(path, None)) as reader:
+        assert reader.query("SELECT status FROM audio_sessions")[1] == [("completed",)]
+        assert reader.ended_as(script.call) is None
         assert not reader.is_complete(script.call)
 
 
@@ -176,7 +188,7 @@ def test_a_call_of_which_only_a_ledger_entry_is_known_can_be_shown(tmp_path: Pat
 def test_a_data_directory_without_a_file_has_no_calls_and_gets_no_file(tmp_path: Path) -> None:
     with contextlib.closing(open_reader(tmp_path / "calls.duckdb", None)) as reader:
         assert reader.calls()[1] == []
-        assert reader.call_status(CallRef("default", "call-1")) is None
+        assert reader.ended_as(CallRef("default", "call-1")) is None
         assert reader.query("SELECT count(*) AS n FROM words") == (["n"], [(0,)])
     assert os.listdir(tmp_path) == []
 

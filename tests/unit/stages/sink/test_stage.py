@@ -199,6 +199,34 @@ def test_a_failed_stage_fails_the_call_unless_its_transcript_is_there(tables: Ta
     ]
 
 
+@pytest.mark.parametrize("transcript_first", [False, True])
+def test_a_call_whose_audio_cannot_be_decoded_has_failed_though_its_transcript_is_complete(
+    tables: Tables, transcript_first: bool
+) -> None:
+    script = CallScript("garbage")
+    failed = [script.arrival(script.job("separate", "failed", {"reason": "undecodable: no audio"}))]
+    transcript = [script.arrival(part) for part in script.completed([])]
+    stage = SinkStage(tables)
+    for batch in (transcript, failed) if transcript_first else (failed, transcript):
+        stage.write(batch)
+    assert read(tables, "SELECT status, reason, revision FROM audio_sessions") == [
+        ("failed", "undecodable: no audio", 0)
+    ]
+
+
+def test_a_call_of_which_nothing_could_be_used_has_failed_until_it_starts(tables: Tables) -> None:
+    script = CallScript("headless")
+    rejected = script.arrival(script.job("separate", "rejected", {"error": "the call has no start"}))
+    stage = SinkStage(tables)
+    stage.write([rejected])
+    query = "SELECT status, reason FROM audio_sessions"
+    assert read(tables, query) == [("failed", "the call has no start")]
+    stage.write([script.arrival(script.job("separate", "started", {"channels": 1}))])
+    assert read(tables, query) == [("in_progress", None)]
+    stage.write([rejected])
+    assert read(tables, query) == [("in_progress", None)]
+
+
 def test_every_row_belongs_to_a_session_whatever_arrives_first(tables: Tables) -> None:
     rng = random.Random(4)
     stage = SinkStage(tables)
