@@ -124,5 +124,6 @@ class _Sender:
 
     async def _land(self, when: str) -> None:
         done, self._flying = await asyncio.wait(self._flying, return_when=when)
-        for task in done:
-            task.result()
+        failed = [error for error in (task.exception() for task in done) if error is not None]
+        if failed:
+            raise failed[0]

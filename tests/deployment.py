@@ -133,13 +133,14 @@ class Deployment:
         done = self.run("show", call, "--json", check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
-    def wait_completed(self, call: str, timeout_s: float = 180.0) -> dict[str, Any]:
-        """The document once the call is completed and summarized."""
+    def wait_completed(self, call: str, timeout_s: float = 180.0, *, revision: int = 1) -> dict[str, Any]:
+        """The document once the call is completed, in this revision or a later one, and summarized."""
         deadline = time.monotonic() + timeout_s
         document = None
         while time.monotonic() < deadline:
             document = self.show(call)
-            if document and document["status"] == "completed" and document["summary"]:
+            ended = document is not None and document["status"] == "completed" and document["revision"] >= revision
+            if document is not None and ended and document["summary"]:
                 return document
             time.sleep(0.5)
         raise AssertionError(f"{call} is not completed after {timeout_s} s: {document and document['status']}")

@@ -299,5 +299,5 @@ async def _lag(session: Session, topic: str, number: int, group: str) -> int:
 
 def _refusal(error: ApiError, topic: str) -> BusError:
     if error.code in _STORE_FULL:
-        return StoreFullError(f"the store takes no more for {topic}: {error}")
+        return StoreFullError(f"the store is full, it takes no more for {topic}: {error}")
     return BusError(f"the broker refuses for {topic}: {error}")

@@ -11,7 +11,7 @@ from pipeline.cli import options
 from pipeline.cli.calling import call_ref, check_audio, metadata_of, new_call_id, open_audio, refuse_finished
 from pipeline.cli.roles import parse_roles
 from pipeline.cli.session import bus_url, connect, load_settings, open_warehouse
-from pipeline.errors import InstanceError
+from pipeline.errors import InstanceError, StoreFullError
 from pipeline.producer import publish_audio
 from pipeline.settings import Settings
 from schemas.calls import DEFAULT_TENANT, CallRef
@@ -46,16 +46,20 @@ def publish(
         async with connect(bus_url(settings), reconnect_s=RECONNECT_S) as bus:
             await _refuse_finished(settings, reference)
             audio = open_audio(file)
-            published = await publish_audio(
-                bus,
-                audio,
-                call=reference,
-                roles=parse_roles(roles),
-                language=language,
-                metadata=metadata_of(file, audio),
-                lane="live" if realtime else "batch",
-                realtime=realtime,
-            )
+            try:
+                published = await publish_audio(
+                    bus,
+                    audio,
+                    call=reference,
+                    roles=parse_roles(roles),
+                    language=language,
+                    metadata=metadata_of(file, audio),
+                    lane="live" if realtime else "batch",
+                    realtime=realtime,
+                )
+            except StoreFullError as error:
+                how = f"start it again with more CALLSTREAM_STORE_GB, then continue with --call {reference.call_id}"
+                raise StoreFullError(f"{error}; {how}") from error
         note = " (the file breaks off there)" if audio.truncated else ""
         print(f"published {published.audio_s:.1f} s in {published.events} events{note}", file=sys.stderr)
         print(reference.call_id)
