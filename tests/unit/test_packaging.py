@@ -57,7 +57,9 @@ def test_make_without_a_python_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_make_alone_lists_what_can_be_made() -> None:
-    made = subprocess.run(["make"], cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=True)
+    made = subprocess.run(
+        ["make", "--no-print-directory"], cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=True
+    )
     assert [line.split("\t")[0] for line in made.stdout.splitlines()] == [
         "make help",
         "make demo",
