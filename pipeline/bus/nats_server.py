@@ -30,7 +30,7 @@ _HOLDER_WAIT_S: Final = 0.5
 _PROBE_S: Final = 0.01
 _MEMORY_STORE_BYTES: Final = 64_000_000
 _GARBAGE_PERCENT: Final = "50"
-"""Go's own 100 lets a server that takes an hour of audio in a few seconds hold 163 MB, this 107 MB."""
+"""Go's default is 100. With an hour of audio published at once the server held 168 MB at most, with 50 it held 128."""
 _MAX_PENDING_BYTES: Final = 1_000_000_000
 """A client further behind than this is cut off. The sum of the prefetch limits of a process must stay below."""
 
