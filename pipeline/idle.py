@@ -6,7 +6,6 @@ reads it (see `schemas.audio.CallIdle`).
 """
 
 import asyncio
-from typing import Protocol
 
 import structlog
 
@@ -17,13 +16,6 @@ from schemas import cloudevents
 from schemas.audio import CallIdle
 
 _PROBE_TIMEOUT_S = 2.0
-
-
-class CountsEvents(Protocol):
-    """What the watch needs of a processor: the number of the next event that it expects."""
-
-    @property
-    def next_seq(self) -> int: ...
 
 
 class IdleWatch:

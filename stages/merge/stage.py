@@ -16,11 +16,12 @@ import msgspec
 
 from schemas.calls import CallRef
 from schemas.segments import Segment, SegmentRecord
-from schemas.status import JOB_TYPE, JobState, JobStatus
-from schemas.topics import STATUS, TRANSCRIPTS
+from schemas.status import JobState
+from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 from schemas.utterances import CallClosed, CallOpened, CallProgress
 from stages.errors import RejectedInput
+from stages.ledger import ledger_entry
 from stages.merge.metrics import call_metrics
 from stages.merge.ordering import Ordering, Piece
 from stages.merge.state import MergeState, pack, rounded, unpack
@@ -233,19 +234,8 @@ class MergeProcessor:
         return batches
 
     def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:
-        return Output(
-            topic=STATUS,
-            record=JobStatus(
-                tenant=self._call.tenant,
-                call_id=self._call.call_id,
-                job="merge",
-                status=status,
-                detail=detail,
-                at=event.timestamp_s,
-            ),
-            event_id=f"{self._call.tenant}/{self._call.call_id}/merge.1/{status}/{event.seq}",
-            event_type=JOB_TYPE,
-        )
+        event_id = f"{self._call.tenant}/{self._call.call_id}/merge.1/{status}/{event.seq}"
+        return ledger_entry(self._call, "merge", status, detail, at=event.timestamp_s, event_id=event_id)
 
 
 def _times_s(record: Segment | CallProgress | CallClosed) -> list[float]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from schemas import cloudevents, topics
 from schemas.calls import CallRef
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobState, JobStatus
+from schemas.status import DEAD_LETTER_TYPE, DeadLetter, JobState
+from stages.ledger import ledger_entry
 from stages.protocol import Output
 from stages.separate.sequence import Held
 
@@ -19,12 +20,7 @@ def event_id(call: CallRef, what: str | int) -> str:
 
 def entry(call: CallRef, status: JobState, detail: dict[str, Any], *, at: float, what: str) -> Output:
     """One entry of the call's ledger; `what` makes its id."""
-    return Output(
-        topic=topics.STATUS,
-        record=JobStatus(tenant=call.tenant, call_id=call.call_id, job="separate", status=status, detail=detail, at=at),
-        event_id=event_id(call, what),
-        event_type=JOB_TYPE,
-    )
+    return ledger_entry(call, "separate", status, detail, at=at, event_id=event_id(call, what))
 
 
 def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output]:

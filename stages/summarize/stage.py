@@ -12,11 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from schemas.calls import CallRef
-from schemas.status import JOB_TYPE, JobState, JobStatus
+from schemas.status import JobState
 from schemas.summaries import SUMMARY_TYPE, KeyPoint, Summary
-from schemas.topics import STATUS, SUMMARIES
+from schemas.topics import SUMMARIES
 from schemas.transcripts import TranscriptCompleted, TranscriptRecord
 from stages.errors import RejectedInput
+from stages.ledger import ledger_entry
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
 from stages.summarize.extractive import MODEL, NO_SPEECH, extractive_summary
 from stages.summarize.llm import PROMPT, LlmClient, LlmError, llm_summary
@@ -165,19 +166,8 @@ class SummarizeProcessor:
         self._checkpoint = _checkpoint(SummarizeState(taken=self._taken, numbered=self._numbered))
 
     def _job(self, status: JobState, detail: dict[str, Any], event: Event) -> Output:
-        return Output(
-            topic=STATUS,
-            record=JobStatus(
-                tenant=self._call.tenant,
-                call_id=self._call.call_id,
-                job="summarize",
-                status=status,
-                detail=detail,
-                at=event.timestamp_s,
-            ),
-            event_id=f"{self._call.tenant}/{self._call.call_id}/summarize.1/{status}/{event.seq}",
-            event_type=JOB_TYPE,
-        )
+        event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/{status}/{event.seq}"
+        return ledger_entry(self._call, "summarize", status, detail, at=event.timestamp_s, event_id=event_id)
 
 
 def _checkpoint(state: SummarizeState) -> Checkpoint:

@@ -13,10 +13,11 @@ import numpy as np
 
 from schemas.calls import CallRef
 from schemas.segments import Segment, SegmentRecord
-from schemas.status import JOB_TYPE, JobState, JobStatus
-from schemas.topics import SEGMENTS, STATUS
+from schemas.status import JobState
+from schemas.topics import SEGMENTS
 from schemas.utterances import CallClosed, CallOpened, Utterance, UtteranceRecord
 from stages.errors import RejectedInput
+from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output
 from stages.transcribe import guards
 from stages.transcribe.engine import Audio, Row, Transcription
@@ -258,15 +259,8 @@ class TranscribeProcessor:
         return Output(topic=SEGMENTS, record=record, event_id=self._event_id(str(record.seq)), seq=record.seq)
 
     def _ledger(self, status: JobState, detail: dict[str, Any], event: Event, name: str) -> Output:
-        entry = JobStatus(
-            tenant=self._call.tenant,
-            call_id=self._call.call_id,
-            job="transcribe",
-            status=status,
-            detail=detail,
-            at=event.timestamp_s,
-        )
-        return Output(topic=STATUS, record=entry, event_id=self._event_id(name), event_type=JOB_TYPE)
+        at, event_id = event.timestamp_s, self._event_id(name)
+        return ledger_entry(self._call, "transcribe", status, detail, at=at, event_id=event_id)
 
     def _event_id(self, name: str) -> str:
         return f"{self._call.tenant}/{self._call.call_id}/transcribe.1/{name}"
