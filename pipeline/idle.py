@@ -54,13 +54,12 @@ class IdleWatch:
                     event_id = f"{headers['ce_id']}/idle"
                     record = work.last_record
                     try:
-                        await self._bus.publish(
+                        await work.partition.publish(
                             record.topic,
                             key=record.key,
                             value=value,
                             event_id=event_id,
                             headers={**headers, "ce_id": event_id},
-                            partition=record.partition,
                         )
                     except BusError as error:
                         self._log.warning("the idle record could not be stored", error=str(error))

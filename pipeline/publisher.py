@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 import structlog
 
-from pipeline.bus.protocol import Bus, Progress, Record
+from pipeline.bus.protocol import Bus, Partition, Progress, Record
 from pipeline.errors import StoreFullError
 from pipeline.telemetry import traces
 from pipeline.telemetry.metrics import Metrics
@@ -31,9 +33,15 @@ class Publisher:
         self._log = structlog.get_logger("callstream.publisher").bind(stage=stage, lane=lane)
 
     async def send(
-        self, output: Output, call: CallRef, *, progress: Progress | None = None, traceparent: str | None = None
+        self,
+        output: Output,
+        call: CallRef,
+        *,
+        source: Partition | None = None,
+        progress: Progress | None = None,
+        traceparent: str | None = None,
     ) -> None:
-        """Store one output. While the store is full it waits: what came before is not acknowledged meanwhile.
+        """Store one output; a numbered one beside the partition that it came from, with its progress. While the store is full it waits: what came before is not acknowledged meanwhile.
 
         Raises BusError when the broker is gone for longer than the bus waits for it.
         """
@@ -53,7 +61,11 @@ class Publisher:
             del headers["ce_callseq"]
         headers[TRACE_HEADER] = traces.continued(traceparent, output.event_id)
         topic = topics.in_lane(output.topic, self._lane)
-        await self._store(topic, call.key, value, output.event_id, headers, progress)
+        if source is None:
+            publish = partial(self._bus.publish, topic)
+        else:
+            publish = partial(source.publish, topic, progress=progress)
+        await self._store(publish, topic, call.key, value, output.event_id, headers)
         self._metrics.records_out.labels(self._stage, topic).inc()
         self._metrics.count(self._stage, output.record)
 
@@ -81,7 +93,8 @@ class Publisher:
             "ce_source": f"callstream/{self._stage}",
             "ce_type": DEAD_LETTER_TYPE,
         }
-        await self._store(topics.DEAD_LETTERS, record.key, msgspec.json.encode(letter), event_id, headers, None)
+        publish = partial(self._bus.publish, topics.DEAD_LETTERS)
+        await self._store(publish, topics.DEAD_LETTERS, record.key, msgspec.json.encode(letter), event_id, headers)
         self._metrics.dead_letters.labels(self._stage, type(error).__name__).inc()
         self._log.warning(
             "record rejected",
@@ -106,20 +119,18 @@ class Publisher:
 
     async def _store(
         self,
+        publish: Callable[..., Awaitable[None]],
         topic: str,
         key: bytes,
         value: bytes,
         event_id: str,
         headers: dict[str, str],
-        progress: Progress | None,
     ) -> None:
         attempt = 0
         while True:
             try:
                 with self._metrics.publish_seconds.labels(topic).time():
-                    await self._bus.publish(
-                        topic, key=key, value=value, event_id=event_id, headers=headers, progress=progress
-                    )
+                    await publish(key=key, value=value, event_id=event_id, headers=headers)
                 return
             except StoreFullError as error:
                 pause_s = _FULL_STORE_RETRY_S[min(attempt, len(_FULL_STORE_RETRY_S) - 1)]

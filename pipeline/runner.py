@@ -311,7 +311,9 @@ class _CallWork:
         released = self._released if released is None else released
         if output.seq > self._published_seq:
             progress = Progress(seq=output.seq, released=released, state=self._state)
-            await self._runner.publisher.send(output, self.call, progress=progress, traceparent=trace)
+            await self._runner.publisher.send(
+                output, self.call, source=self.partition, progress=progress, traceparent=trace
+            )
             self._published_seq = output.seq
         elif output.seq < self._published_seq:
             return

@@ -96,8 +96,18 @@ class JetStreamBus:
         value: bytes,
         event_id: str,
         headers: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-        partition: int | None = None,
+    ) -> None:
+        await self._store(topic, None, key, value, event_id, headers, None)
+
+    async def _store(
+        self,
+        topic: str,
+        partition: int | None,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None,
+        progress: Progress | None,
     ) -> None:
         sent = to_wire(headers or {}) | {EVENT_ID_HEADER: event_id}
         if progress is not None:
@@ -147,8 +157,8 @@ class JetStreamBus:
             },
         )
 
-        async def read_progress(key: bytes) -> Progress | None:
-            return await self._progress(subscription.progress_topic, key)
+        async def read_progress(number: int, key: bytes) -> Progress | None:
+            return await self._progress(subscription.progress_topic, number, key)
 
         async def open_partition(place: Place) -> PulledPartition:
             return PulledPartition(
@@ -159,6 +169,7 @@ class JetStreamBus:
                 number=place.partition,
                 prefetch_bytes=subscription.prefetch_bytes,
                 read_progress=read_progress,
+                store=self._store,
             )
 
         await shares.start()
@@ -180,10 +191,10 @@ class JetStreamBus:
                 total += await self._connection.retrying(count)
         return total
 
-    async def _progress(self, topic: str | None, key: bytes) -> Progress | None:
+    async def _progress(self, topic: str | None, partition: int, key: bytes) -> Progress | None:
         if topic is None:
             return None
-        place = await self._place(topic, key)
+        place = await self._place(topic, key, partition)
 
         async def read(session: Session) -> Progress | None:
             stored = progress_from_wire((await session.request(place.last_record_subject)).headers)
@@ -198,9 +209,15 @@ class JetStreamBus:
         return await self._connection.retrying(read)
 
     async def _place(self, topic: str, key: bytes, partition: int | None = None) -> "_KeyPlace":
-        """Where the key's records are; in `partition` if the key has a spelling that the server puts there."""
+        """Where the key's records are: in `partition`, if it is given.
+
+        The server decides on the partition of what producers publish, so there the key needs a spelling that it puts
+        into `partition`.
+        """
         count = await self._partitions_of(topic)
         token = key_token(key)
+        if partition is not None and topic not in PRODUCER_TOPICS:
+            return _KeyPlace(topic, partition % count, token)
         spellings = (token, padded_token(key))
         token = next((text for text in spellings if partition_of(text.encode(), count) == partition), token)
         return _KeyPlace(topic, partition_of(token.encode(), count), token)

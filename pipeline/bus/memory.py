@@ -1,13 +1,13 @@
 """The reference bus: everything in this process, for tests and as the shortest statement of what a bus does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
 from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, partition_of
-from pipeline.bus.sharing import Place, read_shared
+from pipeline.bus.sharing import Place, read_shared, revoked
 from pipeline.bus.subjects import key_token
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
@@ -48,13 +48,24 @@ class MemoryBus:
         value: bytes,
         event_id: str,
         headers: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-        partition: int | None = None,
+    ) -> None:
+        await self._store(topic, None, key, value, event_id, headers, None)
+
+    async def _store(
+        self,
+        topic: str,
+        partition: int | None,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None,
+        progress: Progress | None,
     ) -> None:
         if self._closed:
             raise BusError("the bus is closed")
         target = self._topic(topic)
-        number = partition_of(key_token(key).encode(), target.spec.partitions) if partition is None else partition
+        count = target.spec.partitions
+        number = partition_of(key_token(key).encode(), count) if partition is None else partition % count
         record = Record(
             topic=topic,
             partition=number,
@@ -76,7 +87,7 @@ class MemoryBus:
         progress_topic = None if subscription.progress_topic is None else self._topic(subscription.progress_topic)
 
         async def open_partition(place: Place) -> _MemoryPartition:
-            return _MemoryPartition(self._topic(place.topic), place.partition, group, progress_topic)
+            return _MemoryPartition(self._topic(place.topic), place.partition, group, progress_topic, self._store)
 
         places = [Place(topic.spec.name, number) for topic in topics for number in range(topic.spec.partitions)]
         await read_shared(group.join(places), open_partition, handler)
@@ -135,7 +146,15 @@ class _Topic:
 
 
 class _MemoryPartition:
-    def __init__(self, topic: _Topic, number: int, group: "_Group", progress_topic: _Topic | None) -> None:
+    def __init__(
+        self,
+        topic: _Topic,
+        number: int,
+        group: "_Group",
+        progress_topic: _Topic | None,
+        store: Callable[..., Awaitable[None]],
+    ) -> None:
+        self._store = store
         self.topic = topic.spec.name
         self.number = number
         self._log = topic
@@ -150,6 +169,20 @@ class _MemoryPartition:
         floor = self._tracker.ack(position)
         if floor is not None:
             self._group.floors[Place(self.topic, self.number)] = floor
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if self._revoked:
+            raise revoked(self)
+        await self._store(topic, self.number, key, value, event_id, headers, progress)
 
     async def progress(self, key: bytes) -> Progress | None:
         return None if self._progress_topic is None else self._progress_topic.progress.get(key)

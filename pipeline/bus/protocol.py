@@ -6,7 +6,7 @@ things about it are exact, and everything else rests on them:
 
 - A record counts as done only when `Partition.ack` was called for it *and* for every record before it in the
   partition (`pipeline.bus.tracker`). After any crash the group's next worker gets all others again.
-- `Partition.checkpoint(key)` returns what the last published record of the key on `Subscription.progress_topic`
+- `Partition.progress(key)` returns what the last published record of the key on `Subscription.progress_topic`
   carried, also when that record was published a moment before the crash.
 """
 
@@ -51,8 +51,26 @@ class Partition(Protocol):
         """The record at `position` is done. In any order; after revocation it does nothing."""
         ...
 
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Store what followed from this partition's records: in the partition of the same number of `topic`.
+
+        So all that concerns a call meets in one partition number, whichever an outside producer put it into. With
+        `progress`, `topic` must be the subscription's progress topic; both are stored or neither.
+        Raises what `Bus.publish` raises, and BusError after revocation.
+        """
+        ...
+
     async def progress(self, key: bytes) -> Progress | None:
-        """The progress stored with the last record of `key` on the subscription's progress topic.
+        """The progress that the last numbered record of `key` from this partition carried, whichever worker wrote it.
 
         `key` is the key of the *outputs*. Raises BusError when the broker does not answer.
         """
@@ -106,14 +124,10 @@ class Bus(Protocol):
         value: bytes,
         event_id: str,
         headers: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-        partition: int | None = None,
     ) -> None:
-        """Store one record; returns when it is durable. `event_id` repeated within a short time is stored once.
+        """Store one record in the partition that follows from its key; returns when it is durable.
 
-        `partition` is where the key's other records were read, which an outside producer decides in its own way;
-        where it is not given it follows from the key.
-
+        `event_id` repeated within a short time is stored once where the broker can tell.
         Raises StoreFullError, RecordTooLargeError, or BusError after the bus's own reconnect time.
         """
         ...

@@ -18,6 +18,7 @@ import structlog
 
 from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.protocol import Progress, Record
+from pipeline.bus.sharing import revoked
 from pipeline.bus.subjects import stored_record, subject_base
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError
@@ -46,7 +47,8 @@ class PulledPartition:
         topic: str,
         number: int,
         prefetch_bytes: int,
-        read_progress: Callable[[bytes], Awaitable[Progress | None]],
+        read_progress: Callable[[int, bytes], Awaitable[Progress | None]],
+        store: Callable[..., Awaitable[None]],
     ) -> None:
         self.topic = topic
         self.number = number
@@ -55,6 +57,7 @@ class PulledPartition:
         self._consumer = consumer
         self._pull_bytes = max(1, prefetch_bytes // PULLS)
         self._read_progress = read_progress
+        self._store = store
         self._tracker = PrefixTracker()
         self._intake: _Intake | None = None
         self._revoked = False
@@ -65,8 +68,22 @@ class PulledPartition:
         if not self._revoked and self._tracker.ack(position) is not None:
             self._ack_soon()
 
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,
+        headers: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if self._revoked:
+            raise revoked(self)
+        await self._store(topic, self.number, key, value, event_id, headers, progress)
+
     async def progress(self, key: bytes) -> Progress | None:
-        return await self._read_progress(key)
+        return await self._read_progress(self.number, key)
 
     async def records(self) -> AsyncIterator[Record]:
         while True:

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from pipeline.bus.protocol import Handler, Partition, Record
+from pipeline.errors import BusError
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -47,6 +48,11 @@ class Shares(Protocol):
     async def close(self) -> None:
         """Give up everything. All readers have ended."""
         ...
+
+
+def revoked(partition: Partition) -> BusError:
+    """What publishing for a partition raises that its worker no longer holds."""
+    return BusError(f"partition {partition.number} of {partition.topic} is no longer held")
 
 
 async def read_shared(

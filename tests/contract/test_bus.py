@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription, TopicSpec, partition_of
 from pipeline.bus.subjects import key_token
-from pipeline.errors import RecordTooLargeError, StoreFullError
+from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 from tests.contract.brokers import Broker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder, holding
@@ -55,10 +55,11 @@ async def test_a_record_goes_to_the_partition_where_its_producer_put_the_others(
     await bus.ensure_topics([TopicSpec(name=AUDIO, partitions=7, retention_s=3600)])
     keys = [f"call-{number}".encode() for number in range(20)]
     places = {key: partition_of(base64.urlsafe_b64encode(key), 7) for key in keys}
-    for key, partition in places.items():
-        await bus.publish(AUDIO, key=key, value=b"", event_id=key.decode(), partition=partition)
     recorder = Recorder()
     async with running(bus, Subscription(group="separate", topics=(AUDIO,)), recorder):
+        await recorder.until(lambda: len(recorder.held) == 7)
+        for key, number in places.items():
+            await recorder.partitions[AUDIO, number].publish(AUDIO, key=key, value=b"", event_id=key.decode())
         await recorder.count(len(keys))
     assert {record.key: record.partition for record in recorder.records} == places
     assert any(partition_of(key_token(key).encode(), 7) != partition for key, partition in places.items())
@@ -189,8 +190,8 @@ async def test_progress_is_what_the_last_output_of_the_key_carried(broker: Broke
         assert await partition.progress(b"call-1") is None
         for seq in range(5):
             progress = Progress(seq=seq, released=seq - 1, state=bytes([0, 255, seq]))
-            await bus.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
-            await bus.publish(OUT, key=b"call-2", value=b"", event_id=f"other/{seq}")
+            await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
+            await partition.publish(OUT, key=b"call-2", value=b"", event_id=f"other/{seq}")
             assert await partition.progress(b"call-1") == progress
         assert await partition.progress(b"call-2") is None
 
@@ -204,8 +205,48 @@ async def test_progress_may_be_large_and_become_small_again(broker: Broker, runn
         partition = recorder.partitions[IN, recorder.records[0].partition]
         for seq, size in enumerate([10, 5_000, 500_000, 500_000, 40_000, 0, 0, 70_000]):
             progress = Progress(seq=seq, released=seq, state=bytes([seq]) * size)
-            await bus.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
+            await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
             assert await partition.progress(b"call-1") == progress
+
+
+async def test_progress_outlives_the_worker_that_published_it(broker: Broker, running: Running) -> None:
+    bus = await bus_with_topics(broker)
+    await publish(bus, 1)
+    before: Progress | None = None
+    for seq, size in enumerate([10, 70_000, 10, 10, 300_000, 300_000]):
+        recorder = holding()
+        async with running(await broker.bus(), SUBSCRIPTION, recorder):
+            await recorder.count(1)
+            partition = recorder.partitions[IN, recorder.records[0].partition]
+            assert await partition.progress(b"call-1") == before
+            before = Progress(seq=seq, released=seq, state=bytes([seq]) * size)
+            await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=before)
+
+
+async def test_what_followed_from_a_partition_is_stored_in_the_same_one(broker: Broker, running: Running) -> None:
+    bus = await bus_with_topics(broker)
+    inputs, outputs = Recorder(), Recorder()
+    async with (
+        running(bus, SUBSCRIPTION, inputs),
+        running(bus, Subscription(group="sink", topics=(OUT,)), outputs),
+    ):
+        await inputs.until(lambda: len(inputs.held) == PARTITIONS)
+        for number in range(PARTITIONS):
+            await inputs.partitions[IN, number].publish(OUT, key=b"call-1", value=b"", event_id=f"out/{number}")
+        await outputs.count(PARTITIONS)
+    assert {record.partition for record in outputs.records} == set(range(PARTITIONS))
+
+
+async def test_nothing_is_published_for_a_partition_that_was_revoked(broker: Broker, running: Running) -> None:
+    bus = await bus_with_topics(broker)
+    await publish(bus, 1)
+    recorder = holding()
+    async with running(bus, SUBSCRIPTION, recorder):
+        await recorder.count(1)
+    partition = recorder.partitions[IN, recorder.records[0].partition]
+    with pytest.raises(BusError, match="no longer held"):
+        await partition.publish(OUT, key=b"call-1", value=b"", event_id="late")
+    assert await bus.lag(Subscription(group="sink", topics=(OUT,))) == 0
 
 
 async def test_a_slow_handler_bounds_what_the_bus_holds(broker: Broker, running: Running) -> None:
@@ -337,13 +378,13 @@ async def test_a_record_beyond_the_limit_is_refused_and_the_bus_goes_on(broker: 
     with pytest.raises(RecordTooLargeError) as refusal:
         await publish(bus, 1, size=1_200_000)
     assert not refusal.value.retryable
-    state = Progress(seq=0, released=0, state=b"x" * 1_200_000)
-    with pytest.raises(RecordTooLargeError):
-        await bus.publish(IN, key=b"k", value=b"", event_id="state", progress=state)
     await publish(bus, 1, first=1)
+    state = Progress(seq=0, released=0, state=b"x" * 1_200_000)
     recorder = Recorder()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(1)
+        with pytest.raises(RecordTooLargeError):
+            await recorder.partitions[IN, 0].publish(OUT, key=b"k", value=b"", event_id="state", progress=state)
     assert numbers(recorder.values) == [1]
 
 

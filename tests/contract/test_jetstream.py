@@ -92,7 +92,7 @@ async def test_a_large_state_whose_output_was_not_published_any_more_changes_not
     connection = NatsConnection(jetstream.url, name="test", reconnect_s=5)
     await connection.connect()
     for progress, following in pairwise(states):
-        await bus.publish(TRANSCRIPTS, key=b"k", value=b"", event_id=str(progress.seq), progress=progress)
+        await partition.publish(TRANSCRIPTS, key=b"k", value=b"", event_id=str(progress.seq), progress=progress)
         for _ in range(2):  # a crash, and another one at the same place
             await write_state(await connection.session(), TRANSCRIPTS, 0, token(b"k", padded=False), following)
             assert await partition.progress(b"k") == progress
@@ -100,7 +100,7 @@ async def test_a_large_state_whose_output_was_not_published_any_more_changes_not
     stream = client.jetstream()
     assert (await stream.stream_info("callstream-state")).state.messages == 2
     small = Progress(seq=4, released=4, state=b"")
-    await bus.publish(TRANSCRIPTS, key=b"k", value=b"", event_id="4", progress=small)
+    await partition.publish(TRANSCRIPTS, key=b"k", value=b"", event_id="4", progress=small)
     assert await partition.progress(b"k") == small
     assert (await stream.stream_info("callstream-state")).state.messages == 0
     run.cancel()
@@ -109,16 +109,19 @@ async def test_a_large_state_whose_output_was_not_published_any_more_changes_not
     await connection.close()
 
 
-async def test_plain_clients_read_what_is_published(jetstream: JetStreamBroker) -> None:
+async def test_plain_clients_read_what_is_published(jetstream: JetStreamBroker, running: Running) -> None:
     bus = await bus_with_topics(jetstream)
     client = await nats.connect(jetstream.url)
     stream = client.jetstream()
     live = await client.subscribe("calls.transcripts.>")
     await client.flush()
     progress = Progress(seq=0, released=1, state=b"s" * 50_000)
-    await bus.publish(
-        TRANSCRIPTS, key=b"call-1", value=b"{}", event_id="turn-1", headers={"ce_id": "turn-1"}, progress=progress
-    )
+    recorder = Recorder()
+    async with running(bus, Subscription(group="g", topics=(AUDIO,), progress_topic=TRANSCRIPTS), recorder):
+        await recorder.until(lambda: bool(recorder.held))
+        await next(iter(recorder.partitions.values())).publish(
+            TRANSCRIPTS, key=b"call-1", value=b"{}", event_id="turn-1", headers={"ce_id": "turn-1"}, progress=progress
+        )
     pushed = await stream.subscribe("calls.transcripts.>")
     pulled = await stream.pull_subscribe("calls.transcripts.>", durable="crm")
     received = [await live.next_msg(), await pushed.next_msg(), *(await pulled.fetch(1))]

@@ -19,8 +19,7 @@ SUBSCRIPTION = Subscription(group="transcribe", topics=(IN,), progress_topic=OUT
 
 
 class CountingStage:
-    def __init__(self, bus: JetStreamBus) -> None:
-        self._bus = bus
+    def __init__(self) -> None:
         self._done: dict[tuple[int, bytes], int] = {}
         self._acks: set[asyncio.Task[None]] = set()
 
@@ -37,7 +36,7 @@ class CountingStage:
         number = int(record.value)
         if number > self._done[place]:
             assert number == self._done[place] + 1, f"{record.key!r}: {number} after {self._done[place]}"
-            await self._bus.publish(
+            await partition.publish(
                 OUT,
                 key=record.key,
                 value=record.value,
@@ -67,7 +66,7 @@ async def main(url: str) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     bus = JetStreamBus(url)
     await bus.connect()
-    await bus.run(SUBSCRIPTION, CountingStage(bus))
+    await bus.run(SUBSCRIPTION, CountingStage())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Progress, Record, TopicSpec
+from pipeline.bus.protocol import Record, TopicSpec
 from pipeline.errors import StoreFullError
 from pipeline.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
@@ -46,7 +46,7 @@ async def test_a_full_store_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     await bus.ensure_topics([TopicSpec(name=topics.UTTERANCES_BATCH, partitions=1, retention_s=60)])
     feed = await bus.follow((topics.UTTERANCES_BATCH,))
     publisher = Publisher(bus, stage="separate", lane="batch", metrics=Metrics())
-    await publisher.send(progress_output(), CALL, progress=Progress(seq=3, released=2, state=b"s"))
+    await publisher.send(progress_output(), CALL)
     record = await asyncio.wait_for(anext(feed), 5)
     assert bus.refusals == 0
     assert record.headers["ce_callseq"] == "3"
