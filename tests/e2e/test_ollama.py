@@ -18,9 +18,9 @@ import pytest
 from schemas.summaries import Summary
 from stages.summarize.ollama_client import OllamaClient
 from stages.summarize.stage import SummarizeStage
+from tests.requirements import require_built
 from tests.unit.stages.summarize.calls import CALL, completed, feed, turns
 
-SCRIPT = Path(__file__).parents[2] / "infra" / "dev" / "ollama.sh"
 READY_WITHIN_S = 30.0
 MODEL_TIMEOUT_S = 240.0
 """It answers in 5 s on two idle cores, and in minutes on crowded ones."""
@@ -43,13 +43,7 @@ class Server:
 @pytest.fixture(scope="module")
 def build() -> dict[str, str]:
     """Where the binary and the models are, as `infra/dev/ollama.sh` says."""
-    found = subprocess.run([SCRIPT, "--check"], capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        message = "there is no Ollama for tests; infra/dev/ollama.sh builds one in about 5 minutes"
-        if "ollama" in os.environ.get("CALLSTREAM_REQUIRE", "").replace(",", " ").split():
-            pytest.fail(message)
-        pytest.skip(message)
-    return dict(line.split("=", 1) for line in found.stdout.splitlines())
+    return require_built("ollama", "builds one in about 5 minutes")
 
 
 @contextmanager

@@ -1,0 +1,281 @@
+"""A real Apache Kafka broker of a test's own, as a process that may be killed, paused and started again."""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tests.requirements import SCRIPTS, require_built
+
+LOG_CONFIGURATION = SCRIPTS / "kafka" / "log4j2.properties"
+READY_WITHIN_S = 120.0
+STOP_WITHIN_S = 30.0
+PORTS = range(20000, 32000)
+"""Below the ports that outgoing connections get: nobody is given a stopped broker's port while it is away."""
+
+QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Starts with 40 % less of a processor's time. The fast compiler's code is slower in the long run."""
+
+
+def require_kafka() -> Path:
+    """The folder of the broker's jars; without them the test skips, or fails where CALLSTREAM_REQUIRE has kafka."""
+    return Path(require_built("kafka", "fetches it in about a minute (needs Java and Maven)")["KAFKA_LIBS"])
+
+
+class KafkaServer:
+    """One broker with its records in `folder`; `start` after `stop` or `kill` begins again on the same records.
+
+    Clients connect to `bootstrap`: in plain text, or by `tls` over TLS 1.3 with a certificate that `ca_file` proves,
+    or by `scram_user` (name, password) with a SCRAM-SHA-512 login; by both this is SASL_SSL. Nobody may connect
+    without them there. `inside` is always plain text without a login: for a test's own look at the broker.
+    Limits are Kafka's defaults: records of up to 1 MB. `extra` adds to, or replaces, lines of server.properties; it
+    may be changed between a stop and a start. Topics are not made by themselves. A benchmark gives `java_options=()`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scram_user: tuple[str, str] | None = None,
+        tls: bool = False,
+        extra: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = QUICK_START,
+    ) -> None:
+        self.folder = folder
+        self.tls = tls
+        self.scram_user = scram_user
+        self.extra = dict(extra or {})
+        self._java_options = java_options
+        self._libs = require_kafka()
+        self._port, self._inside_port, self._controller_port = _free_ports(3)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "KafkaServer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.kill()
+
+    @property
+    def security_protocol(self) -> str:
+        """What `bootstrap` speaks, in Kafka's words."""
+        return {
+            (False, False): "PLAINTEXT",
+            (True, False): "SASL_PLAINTEXT",
+            (False, True): "SSL",
+            (True, True): "SASL_SSL",
+        }[self.scram_user is not None, self.tls]
+
+    @property
+    def bootstrap(self) -> str:
+        """host:port as clients are given it; the same over restarts."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def inside(self) -> str:
+        """host:port in plain text without a login, whatever `bootstrap` asks for."""
+        return f"127.0.0.1:{self._inside_port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """The authority that signed the broker's certificate, once the broker was started with `tls`."""
+        assert self.tls
+        return self.folder / "tls" / "ca.pem"
+
+    @property
+    def log(self) -> Path:
+        """What all starts of the broker said."""
+        return self.folder / "kafka.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    # -- life and death ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start, and return when clients are served. Raises RuntimeError with the end of the log if that fails."""
+        assert self._process is None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.tls and not self.ca_file.exists():
+            _make_certificates(self.folder / "tls")
+        self._properties_file.write_text("".join(f"{name}={text}\n" for name, text in self._properties().items()))
+        if not (self.folder / "records" / "meta.properties").exists():
+            self._format()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._properties_file)), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        try:
+            self._wait_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """SIGTERM; SIGKILL if it takes too long."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.terminate()
+        try:
+            process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def kill(self) -> None:
+        """kill -9."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.kill()
+        process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers, as in a long pause of its machine."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    # -- how it is run -----------------------------------------------------------------------------------------------
+
+    @property
+    def _properties_file(self) -> Path:
+        return self.folder / "server.properties"
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        options = [*self._java_options, "-Xmx512m", f"-Dlog4j2.configurationFile={LOG_CONFIGURATION}"]
+        return ["java", *options, "-cp", f"{self._libs}/*", main, *arguments]
+
+    def _properties(self) -> dict[str, str]:
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "listeners": f"CLIENTS://{self.bootstrap},INSIDE://{self.inside},"
+            f"CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": f"CLIENTS://{self.bootstrap},INSIDE://{self.inside}",
+            "inter.broker.listener.name": "INSIDE",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": f"CLIENTS:{self.security_protocol},INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self.folder / "records"),
+            # A single broker, whose own topics are small.
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "8",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "4",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "auto.create.topics.enable": "false",
+            "group.initial.rebalance.delay.ms": "0",
+            # After a kill -9 the broker waits for its own old lease.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            # Compaction, and deletion by age, are seen within a second where a topic's own settings ask for them.
+            "log.cleaner.dedupe.buffer.size": "16777216",
+            "log.cleaner.backoff.ms": "200",
+            "log.retention.check.interval.ms": "500",
+            "log.initial.task.delay.ms": "500",
+        }
+        if self.tls:
+            properties |= {
+                "ssl.keystore.type": "PEM",
+                "ssl.keystore.location": str(self.folder / "tls" / "server.pem"),
+                "ssl.enabled.protocols": "TLSv1.3",
+            }
+        if self.scram_user is not None:
+            login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            properties |= {
+                "listener.name.clients.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+                "listener.name.clients.scram-sha-512.sasl.jaas.config": login,
+            }
+        return properties | self.extra
+
+    def _format(self) -> None:
+        arguments = ["format", "--cluster-id", "callstream-test-000000", "--config", str(self._properties_file)]
+        if self.scram_user is not None:
+            name, password = self.scram_user
+            arguments += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
+        done = subprocess.run(
+            self._java("kafka.tools.StorageTool", *arguments), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"the Kafka broker's folder cannot be formatted:\n{done.stdout}{done.stderr}")
+
+    def _wait_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not _serves_metadata(self._inside_port):
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the Kafka broker ended with {self._process.returncode}:\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the Kafka broker serves nobody after {READY_WITHIN_S:.0f} s:\n{self._log_tail()}")
+            time.sleep(0.05)
+
+    def _log_tail(self, n_lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-n_lines:])
+
+
+def _free_ports(n_ports: int) -> list[int]:
+    ports: list[int] = []
+    while len(ports) < n_ports:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
+    return ports
+
+
+def _serves_metadata(port: int) -> bool:
+    """Whether the broker there answers a request for metadata (version 1, no topics) with at least one broker."""
+    header = struct.pack(">hhih", 3, 1, 7, -1)  # api key, version, correlation id, no client id
+    body = struct.pack(">i", 0)
+    request = header + body
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            with connection.makefile("rb") as answers:
+                answer = answers.read(12)
+    except OSError:
+        return False
+    if len(answer) < 12:
+        return False
+    _size, correlation_id, n_brokers = struct.unpack(">iii", answer)
+    return bool(correlation_id == 7 and n_brokers > 0)
+
+
+def _make_certificates(folder: Path) -> None:
+    """An authority and a certificate for 127.0.0.1 and localhost, by the openssl program."""
+    folder.mkdir(parents=True)
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+
+    def openssl(*arguments: str) -> None:
+        done = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"openssl {' '.join(arguments)} failed:\n{done.stderr}")
+
+    (folder / "server.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    openssl("req", "-x509", *new_key, "-days", "30", "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.new")
+    openssl("req", *new_key, "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr")
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.new", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30",
+            "-extfile", "server.ext", "-out", "server.crt")  # fmt: skip
+    (folder / "server.pem").write_text((folder / "server.key").read_text() + (folder / "server.crt").read_text())
+    (folder / "ca.new").rename(folder / "ca.pem")
