@@ -6,6 +6,7 @@ Other code takes values.
 """
 
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from pipeline.bus.security import BusSecurity, SaslMechanism
 from pipeline.errors import ConfigurationError
+from pipeline.secret import Secret
 
 CONFIG_VARIABLE = "CALLSTREAM_CONFIG"
 CONFIG_FILE = "callstream.toml"
@@ -43,12 +46,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ]
     bus: Annotated[
-        Annotated[str, Meta(pattern=r"^nats://[^\s/]+$")] | None,
+        Annotated[str, Meta(pattern=r"^(nats|tls)://[^\s/@]+$")] | None,
         _about(
-            "Where the bus is; embedded starts a nats-server of its own",
-            "embedded or nats://HOST:PORT",
+            "Where the bus is; embedded starts a nats-server of its own, tls:// is NATS that must use TLS",
+            "embedded, nats://HOST:PORT or tls://HOST:PORT",
             none="embedded",
         ),
+    ] = None
+    bus_user: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        _about("Who this is to the bus; for Kafka it turns SASL on", "a user's name", none="none"),
+    ] = None
+    bus_password: Annotated[
+        Annotated[Secret, Meta()] | None,
+        _about("The user's password; never shown or logged", "a password", none="none"),
+    ] = None
+    bus_sasl: Annotated[
+        SaslMechanism,
+        _about("How Kafka is shown the password", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN"),
+    ] = "SCRAM-SHA-512"
+    bus_credentials: Annotated[
+        Annotated[Path, Meta()] | None,
+        _about("A NATS credentials file (.creds), instead of user and password", "a file", none="none"),
+    ] = None
+    bus_tls: Annotated[
+        Literal["off", "on"],
+        _about("Whether the bus must be reached by TLS; with tls:// it is", "off or on"),
+    ] = "off"
+    bus_ca_file: Annotated[
+        Annotated[Path, Meta()] | None,
+        _about("Authorities that may vouch for the bus, as PEM", "a file", none="the system's"),
+    ] = None
+    bus_cert_file: Annotated[
+        Annotated[Path, Meta()] | None,
+        _about("Certificate that this shows to the bus, as PEM", "a file", none="none"),
+    ] = None
+    bus_key_file: Annotated[
+        Annotated[Path, Meta()] | None,
+        _about("The certificate's key, as PEM, where it is not in the same file", "a file", none="none"),
     ] = None
     partitions: Annotated[
         int,
@@ -167,6 +202,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             values = from_file | values
         return cls(**values)
 
+    def bus_security(self) -> BusSecurity:
+        """What the `bus_…` settings say together. Raises ConfigurationError where they contradict each other."""
+        tls = self.bus_tls == "on" or (self.bus or "").startswith("tls://")
+        for name in ("bus_ca_file", "bus_cert_file"):
+            if getattr(self, name) is not None and not tls:
+                raise ConfigurationError(f"{SETTINGS[name].variable} is set and CALLSTREAM_BUS_TLS is off")
+        if self.bus_key_file is not None and self.bus_cert_file is None:
+            raise ConfigurationError("CALLSTREAM_BUS_KEY_FILE is set without CALLSTREAM_BUS_CERT_FILE")
+        if (self.bus_user is None) != (self.bus_password is None):
+            raise ConfigurationError("CALLSTREAM_BUS_USER and CALLSTREAM_BUS_PASSWORD go together: one of them is set")
+        return BusSecurity(
+            user=self.bus_user,
+            password=self.bus_password,
+            credentials=self.bus_credentials,
+            tls=tls,
+            ca_file=self.bus_ca_file,
+            cert_file=self.bus_cert_file,
+            key_file=self.bus_key_file,
+            sasl=self.bus_sasl,
+        )
+
 
 class Setting(msgspec.Struct, frozen=True):
     """One setting as documented: its field's name, and the words beside the field."""
@@ -184,14 +240,22 @@ class Setting(msgspec.Struct, frozen=True):
         if self.none is not None and value == self.none:
             return None
         try:
-            return msgspec.convert(value, self.kind, strict=strict, dec_hook=_path)
+            return msgspec.convert(value, self.kind, strict=strict, dec_hook=_convert)
         except (msgspec.ValidationError, ValueError) as error:
-            raise ConfigurationError(f"{source} is {value!r}; expected {self.expects}") from error
+            raise ConfigurationError(f"{source} is {self._shown(value)}; expected {self.expects}") from error
+
+    def _shown(self, value: object) -> str:
+        """A refused value as its error shows it: without what is secret, also where that stands in a URL."""
+        if typing.get_args(self.kind)[:1] == (Secret,):
+            return f"of type {type(value).__name__}"
+        return re.sub(r"//[^/\s]*@", "//***@", repr(value))
 
 
-def _path(kind: type, value: object) -> Any:
+def _convert(kind: type, value: object) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
     if kind is not Path or not isinstance(value, str | Path) or not str(value):
-        raise ValueError(f"{value!r} is not a {kind.__name__}")
+        raise ValueError(f"not a {kind.__name__}")
     return Path(value).expanduser().absolute()
 
 

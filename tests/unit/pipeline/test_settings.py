@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigurationError
+from pipeline.secret import Secret
 from pipeline.settings import SETTINGS, Settings, markdown_table
 
 REPOSITORY = Path(__file__).parents[3]
@@ -85,7 +86,7 @@ def test_a_mistake_in_the_file_names_the_file_the_setting_and_what_is_expected(
     [
         ("CALLSTREAM_PARTITIONS", "0", "a whole number from 1 to 1024"),
         ("CALLSTREAM_PARTITIONS", "eight", "a whole number from 1 to 1024"),
-        ("CALLSTREAM_BUS", "kafka://localhost:9092", "embedded or nats://HOST:PORT"),
+        ("CALLSTREAM_BUS", "amqp://localhost:5672", "embedded, nats://HOST:PORT or tls://HOST:PORT"),
         ("CALLSTREAM_DEVICE", "tpu", "cpu, cuda or auto"),
         ("CALLSTREAM_LANGUAGE", "English", "auto or an ISO 639-1 code such as en"),
         ("CALLSTREAM_STORE_GB", "nan", "a number of gigabytes above 0"),
@@ -114,6 +115,52 @@ def test_the_words_for_nothing_undo_a_value_from_the_file(tmp_path: Path) -> Non
     undone = {"CALLSTREAM_BUS": "embedded", "CALLSTREAM_LANGUAGE": "auto", "CALLSTREAM_METRICS_PORT": "off"}
     settings = Settings.load(environ | undone)
     assert (settings.bus, settings.language, settings.metrics_port) == (None, None, None)
+
+
+def test_a_password_is_read_and_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "callstream.toml").write_text('bus_password = "hunter2"\nbus_user = "branch"\n')
+    settings = Settings.load({"CALLSTREAM_DATA": str(tmp_path)})
+    assert settings.bus_security().password == Secret("hunter2")
+    assert settings.bus_security().password != Secret("hunter3")
+    shown = f"{settings!r} {settings} {settings.bus_security()} {msgspec.structs.asdict(settings)}"
+    assert "branch" in shown
+    assert "hunter2" not in shown
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load({"CALLSTREAM_BUS": "nats://me:hunter2@broker:4222"})
+    assert "'nats://***@broker:4222'" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_password_of_the_wrong_type_is_refused_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "callstream.toml").write_text("bus_password = 271828\n")
+    with pytest.raises(ConfigurationError, match="`bus_password` is of type int; expected a password") as raised:
+        Settings.load({"CALLSTREAM_DATA": str(tmp_path)})
+    assert "271828" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"BUS_CA_FILE": "/ca.pem"}, "CALLSTREAM_BUS_CA_FILE is set and CALLSTREAM_BUS_TLS is off"),
+        ({"BUS_CERT_FILE": "/c.pem", "BUS": "nats://h:1"}, "CALLSTREAM_BUS_CERT_FILE is set and CALLSTREAM_BUS_TLS"),
+        ({"BUS_KEY_FILE": "/k.pem", "BUS_TLS": "on"}, "without CALLSTREAM_BUS_CERT_FILE"),
+        ({"BUS_USER": "branch"}, "go together"),
+        ({"BUS_PASSWORD": "secret"}, "go together"),
+    ],
+)
+def test_what_secures_the_bus_must_fit_together(environ: dict[str, str], expected: str) -> None:
+    settings = Settings.load({f"CALLSTREAM_{name}": text for name, text in environ.items()})
+    with pytest.raises(ConfigurationError, match=expected):
+        settings.bus_security()
+
+
+def test_an_address_that_asks_for_tls_turns_it_on() -> None:
+    assert Settings.load({"CALLSTREAM_BUS": "tls://broker:4222"}).bus_security().tls
+    assert Settings.load({"CALLSTREAM_BUS_TLS": "on"}).bus_security().tls
+    assert not Settings.load({"CALLSTREAM_BUS": "nats://broker:4222"}).bus_security().tls
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
