@@ -1,6 +1,7 @@
-"""JSON Schemas of what outsiders send and read. `python -m schemas.generate` writes them to `schemas/json`.
+"""JSON Schemas of what outsiders send and read, and the AsyncAPI document: `python -m schemas.generate` writes them.
 
-A test compares the files with the structs, so a published schema cannot fall behind the code.
+They lie in `schemas/json` and `schemas/asyncapi.json`. Tests compare the files with the structs, so what is published
+cannot fall behind the code.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas import asyncapi
 from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobStatus
 from schemas.summaries import SUMMARY_TYPE, Summary
@@ -26,6 +28,8 @@ PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
 }
 """By CloudEvents type: the JSON values of `calls.audio`, `.transcripts`, `.summaries`, `.status`, `.dead-letters`."""
 
+ASYNCAPI_FILE: Final = "asyncapi.json"
+
 
 def json_schema(event_type: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of an event type's value."""
@@ -35,6 +39,10 @@ def json_schema(event_type: str) -> dict[str, Any]:
 
 def file_text(event_type: str) -> str:
     return json.dumps(json_schema(event_type), indent=2, ensure_ascii=False) + "\n"
+
+
+def asyncapi_text() -> str:
+    return json.dumps(asyncapi.document(PUBLISHED), indent=2, ensure_ascii=False) + "\n"
 
 
 def file_name(event_type: str) -> str:
@@ -53,6 +61,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for event_type in PUBLISHED:
         (folder / file_name(event_type)).write_text(file_text(event_type), encoding="utf-8")
+    (folder.parent / ASYNCAPI_FILE).write_text(asyncapi_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,399 @@
+"""The AsyncAPI 3 document: what outsiders publish to callstream and read from it, on Kafka and on NATS.
+
+`document` builds it from the structs, `python -m schemas.generate` writes it to `schemas/asyncapi.json`, and a test
+compares the two and gives the file to the official parser. A channel is described once for each of the two brokers:
+the same payloads under another address, with header names as that broker spells them.
+
+Sources: AsyncAPI 3.0.0; AsyncAPI's Kafka bindings 0.5.0; CloudEvents 1.0.2, Kafka and NATS protocol bindings.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from schemas import topics
+from schemas.audio import CHUNK_TYPE, ENDED_TYPE, MAX_CHUNK_BYTES, STARTED_TYPE, CallEnded, CallStarted
+from schemas.calls import DEFAULT_TENANT, MAX_CALL_ID_LENGTH
+from schemas.cloudevents import BYTES_TYPE, CONTENT_TYPE_HEADER, JSON_TYPE, STRUCTURED_TYPE
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE
+from schemas.summaries import SUMMARY_TYPE
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
+
+SCHEMA_PREFIX: Final = "#/components/schemas/"
+STRUCTURED: Final = "structured"
+"""Name of the message that holds any of a producer's events as one JSON object."""
+
+_KAFKA_BINDING: Final = "0.5.0"
+_ATTRIBUTE_PREFIX: Final = {"kafka": "ce_", "nats": "ce-"}
+_SERVERS: Final = {"kafka": ("kafka", "kafka-secure"), "nats": ("nats",)}
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A CloudEvents type: what it says in a sentence, and which of the optional attributes it has."""
+
+    summary: str
+    content_type: str = JSON_TYPE
+    numbered: bool = True
+    of_a_call: bool = True
+
+
+class _Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic that outsiders write to (`received` by callstream) or read from."""
+
+    topic: str
+    operation: str
+    summary: str
+    events: tuple[str, ...]
+    received: bool = False
+
+
+_EVENTS: Final = {
+    STARTED_TYPE: _Event(summary="A call begins, and what its chunks hold. Always the call's event 0"),
+    CHUNK_TYPE: _Event(summary="At most a second of audio, channels interleaved", content_type=BYTES_TYPE),
+    ENDED_TYPE: _Event(summary="The producer has sent everything"),
+    TURN_TYPE: _Event(summary="What one speaker says until another takes over, once it can no longer change"),
+    COMPLETED_TYPE: _Event(summary="The whole call; a long one comes in numbered parts"),
+    SUMMARY_TYPE: _Event(summary="Summary of a call, each point with the segments that it rests on"),
+    JOB_TYPE: _Event(summary="An entry of a call's ledger: a job's start, end or failure, or a gap", numbered=False),
+    DEAD_LETTER_TYPE: _Event(
+        summary="A record that no stage could use, where it came from, and why", numbered=False, of_a_call=False
+    ),
+}
+
+_AUDIO_EVENTS: Final = (STARTED_TYPE, CHUNK_TYPE, ENDED_TYPE)
+
+_CHANNELS: Final = (
+    _Channel(
+        topic=topics.AUDIO,
+        operation="receiveLiveCalls",
+        summary="Live calls, as any producer publishes them",
+        events=_AUDIO_EVENTS,
+        received=True,
+    ),
+    _Channel(
+        topic=topics.AUDIO_BATCH,
+        operation="receiveBackfill",
+        summary="Recorded calls; they wait for live ones",
+        events=_AUDIO_EVENTS,
+        received=True,
+    ),
+    _Channel(
+        topic=topics.TRANSCRIPTS,
+        operation="sendTranscripts",
+        summary="Turns as they settle, then the completed transcript",
+        events=(TURN_TYPE, COMPLETED_TYPE),
+    ),
+    _Channel(topic=topics.SUMMARIES, operation="sendSummaries", summary="Summaries", events=(SUMMARY_TYPE,)),
+    _Channel(topic=topics.STATUS, operation="sendStatus", summary="The ledger of all calls", events=(JOB_TYPE,)),
+    _Channel(
+        topic=topics.DEAD_LETTERS,
+        operation="sendDeadLetters",
+        summary="Records that no stage could use",
+        events=(DEAD_LETTER_TYPE,),
+    ),
+)
+
+LIVE_ADDRESS: Final = "live.{tenant}.{call}"
+_LIVE_EVENTS: Final = (TURN_TYPE, COMPLETED_TYPE, SUMMARY_TYPE)
+
+_CALL_TOKEN: Final = {
+    "description": "The record key (the call id; with a tenant of its own: tenant, U+001F, call id) as UTF-8 in "
+    "base64url without padding"
+}
+
+
+def document(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
+    """The document as it is published, with the structs of the JSON values by their CloudEvents types."""
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    for transport in _SERVERS:
+        for channel in _CHANNELS:
+            name = f"{transport}.{channel.topic}"
+            channels[name] = _channel(channel, transport)
+            operations[f"{channel.operation}.{transport}"] = _operation(channel, name)
+    channels["nats.live"] = _live_channel()
+    operations["sendLive.nats"] = {
+        "action": "send",
+        "channel": {"$ref": "#/channels/nats.live"},
+        "summary": "What a viewer of one call is shown",
+        "messages": [{"$ref": f"#/channels/nats.live/messages/{event_type}"} for event_type in _LIVE_EVENTS],
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": _info(),
+        "defaultContentType": JSON_TYPE,
+        "servers": _servers(),
+        "channels": channels,
+        "operations": operations,
+        "components": {
+            "messages": _messages(published),
+            "schemas": _schemas(published),
+            "securitySchemes": {
+                "scram": {"type": "scramSha512", "description": "A user of the broker"},
+            },
+        },
+    }
+
+
+def _info() -> dict[str, Any]:
+    return {
+        "title": "callstream",
+        "version": version("callstream"),
+        "description": "Telephone calls to speaker-labelled, word-timed transcripts and summaries, on a message bus. "
+        "Everything is delivered at least once, in order per call, with stable ids: a repeated id carries the same "
+        "bytes. Wait for the broker's acknowledgement: what was acknowledged is kept.",
+        "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        "tags": [
+            {"name": "producers", "description": "What outsiders publish"},
+            {"name": "consumers", "description": "What outsiders read"},
+        ],
+    }
+
+
+def _servers() -> dict[str, Any]:
+    def server(protocol: str, port: str, description: str, **more: Any) -> dict[str, Any]:
+        return {
+            "host": "{host}:{port}",
+            "protocol": protocol,
+            "description": description,
+            "variables": {
+                "host": {"default": "127.0.0.1", "description": "Where the broker answers"},
+                "port": {"default": port},
+            },
+            **more,
+        }
+
+    return {
+        "kafka": server("kafka", "9092", "Apache Kafka"),
+        "kafka-secure": server(
+            "kafka-secure",
+            "9093",
+            "Apache Kafka with TLS and SASL",
+            security=[{"$ref": "#/components/securitySchemes/scram"}],
+        ),
+        "nats": server(
+            "nats",
+            "4222",
+            "NATS JetStream: the embedded server (`callstream status` prints its address) or one that workers share",
+        ),
+    }
+
+
+def nats_address(topic: str, *, received: bool) -> str:
+    """The subject to publish to, or that a stored record has: it is given the partition by the server."""
+    root, *rest = topic.split(".")
+    base = f"{root}.{'_'.join(rest)}"
+    return f"{base}.{{call}}" if received else f"{base}.{{partition}}.{{call}}"
+
+
+def _channel(channel: _Channel, transport: str) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "address": channel.topic,
+        "title": channel.topic,
+        "summary": channel.summary,
+        "servers": [{"$ref": f"#/servers/{server}"} for server in _SERVERS[transport]],
+        "tags": [{"name": "producers" if channel.received else "consumers"}],
+        "messages": _message_refs(channel.events, transport),
+    }
+    if channel.received:
+        described["messages"] |= _message_refs((STRUCTURED,), transport)
+    if transport == "kafka":
+        described["bindings"] = {"kafka": {"topic": channel.topic, "bindingVersion": _KAFKA_BINDING}}
+        return described
+    described["address"] = nats_address(channel.topic, received=channel.received)
+    described["description"] = f"Kept in the JetStream stream `{channel.topic.replace('.', '-')}`. " + (
+        "Publish through JetStream, which acknowledges." if channel.received else "Read it through a consumer."
+    )
+    described["parameters"] = {"call": _CALL_TOKEN}
+    if not channel.received:
+        described["parameters"] |= {"partition": {"description": "Of the topic; `*` for all"}}
+    return described
+
+
+def _live_channel() -> dict[str, Any]:
+    return {
+        "address": LIVE_ADDRESS,
+        "title": LIVE_ADDRESS,
+        "summary": "One call as it goes on, for those who watch it",
+        "description": "Core NATS: nothing is kept for who comes later or falls behind; the topics have it all.",
+        "servers": [{"$ref": "#/servers/nats"}],
+        "tags": [{"name": "consumers"}],
+        "parameters": {
+            "tenant": {"description": "The call's tenant", "default": DEFAULT_TENANT},
+            "call": {"description": "The call id as UTF-8 in base64url without padding"},
+        },
+        "messages": _message_refs(_LIVE_EVENTS, "nats"),
+    }
+
+
+def _operation(channel: _Channel, channel_name: str) -> dict[str, Any]:
+    names = (*channel.events, STRUCTURED) if channel.received else channel.events
+    return {
+        "action": "receive" if channel.received else "send",
+        "channel": {"$ref": f"#/channels/{channel_name}"},
+        "summary": channel.summary,
+        "messages": [{"$ref": f"#/channels/{channel_name}/messages/{name}"} for name in names],
+    }
+
+
+def _message_refs(names: tuple[str, ...], transport: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/messages/{name}.{transport}"} for name in names}
+
+
+def _messages(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
+    messages: dict[str, Any] = {}
+    for transport in _SERVERS:
+        for event_type, event in _EVENTS.items():
+            payload = "AudioChunk" if event_type == CHUNK_TYPE else published[event_type].__name__
+            messages[f"{event_type}.{transport}"] = _message(event_type, event, payload, transport)
+        messages[f"{STRUCTURED}.{transport}"] = {
+            "name": STRUCTURED,
+            "title": "An event in structured mode",
+            "summary": "Any of a producer's events as one JSON object, for clients that cannot set headers",
+            "contentType": STRUCTURED_TYPE,
+            "headers": {
+                "type": "object",
+                "properties": {CONTENT_TYPE_HEADER: {"type": "string", "pattern": "^application/cloudevents\\+json"}},
+                "required": [CONTENT_TYPE_HEADER],
+            },
+            "payload": {"$ref": f"{SCHEMA_PREFIX}StructuredEvent"},
+            **_key_binding(transport, of_a_call=True),
+        }
+    return messages
+
+
+def _message(event_type: str, event: _Event, payload: str, transport: str) -> dict[str, Any]:
+    message = {
+        "name": event_type,
+        "title": event_type,
+        "summary": event.summary,
+        "contentType": event.content_type,
+        "headers": _headers(event_type, event, _ATTRIBUTE_PREFIX[transport]),
+        "payload": {"$ref": SCHEMA_PREFIX + payload},
+        **_key_binding(transport, of_a_call=event.of_a_call),
+    }
+    if event_type in _EXAMPLES:
+        message["examples"] = [_EXAMPLES[event_type]]
+    return message
+
+
+def _key_binding(transport: str, *, of_a_call: bool) -> dict[str, Any]:
+    if transport != "kafka":
+        return {}
+    key = (
+        {
+            "type": "string",
+            "description": "The call id as UTF-8; for a tenant other than `default` the tenant, U+001F and the call "
+            "id, or the call id alone. Any partitioner will do that keeps a key on one partition",
+            "minLength": 1,
+        }
+        if of_a_call
+        else {"type": "string", "description": "The key of the record that could not be used"}
+    )
+    return {"bindings": {"kafka": {"key": key, "bindingVersion": _KAFKA_BINDING}}}
+
+
+def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
+    """Header values are text. A producer's events and a stage's numbered outputs have `callseq`."""
+    from_producer = event_type in _AUDIO_EVENTS
+    attributes: dict[str, Any] = {
+        "specversion": {"type": "string", "const": "1.0"},
+        "id": {"type": "string", "minLength": 1, "description": "With the source it names the event"},
+        "source": {"type": "string", "minLength": 1},
+        "type": {"type": "string", "const": event_type},
+    }
+    required = [*attributes]
+    if event.of_a_call:
+        attributes["subject"] = {
+            "type": "string",
+            "description": "The call id" + ("; where absent, the key is" if from_producer else ""),
+            "minLength": 1,
+            "maxLength": MAX_CALL_ID_LENGTH,
+        }
+        attributes["tenant"] = {
+            "type": "string",
+            "description": "A call is tenant and call id",
+            "pattern": "^[A-Za-z0-9_.-]{1,64}$",
+            "default": DEFAULT_TENANT,
+        }
+        required += [] if from_producer else ["subject", "tenant"]
+    if event.numbered:
+        attributes["callseq"] = {
+            "type": "string",
+            "pattern": "^[0-9]{1,18}$",
+            "description": "Counts the call's events from 0, in decimal",
+        }
+        required.append("callseq")
+    if from_producer:
+        attributes["time"] = {"type": "string", "format": "date-time", "description": "When it happened"}
+    others: dict[str, Any] = {
+        "traceparent": {"type": "string", "description": "W3C Trace Context"},
+        CONTENT_TYPE_HEADER: {"type": "string", "const": event.content_type},
+    }
+    return {
+        "type": "object",
+        "properties": {f"{prefix}{name}": schema for name, schema in attributes.items()} | others,
+        "required": [f"{prefix}{name}" for name in required] + ([] if from_producer else [CONTENT_TYPE_HEADER]),
+    }
+
+
+def _schemas(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
+    """The payloads, each struct once; `schemas/json` holds the same ones, each file complete in itself."""
+    _, components = msgspec.json.schema_components(tuple(published.values()), ref_template=SCHEMA_PREFIX + "{name}")
+    for schema in components.values():
+        schema["description"] = " ".join(schema.get("description", "").split())
+    return components | {"AudioChunk": _chunk(), "StructuredEvent": _structured_event()}
+
+
+def _chunk() -> dict[str, Any]:
+    return {
+        "title": "AudioChunk",
+        "type": "string",
+        "format": "binary",
+        "description": "The bytes, in the encoding of the call's start, channels interleaved; at most a second, and "
+        f"at most {MAX_CHUNK_BYTES} bytes",
+    }
+
+
+def _structured_event() -> dict[str, Any]:
+    attributes = {
+        "specversion": {"type": "string", "const": "1.0"},
+        "id": {"type": "string", "minLength": 1},
+        "source": {"type": "string", "minLength": 1},
+        "type": {"type": "string", "enum": list(_AUDIO_EVENTS)},
+        "subject": {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID_LENGTH},
+        "tenant": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$", "default": DEFAULT_TENANT},
+        "callseq": {"type": "integer", "minimum": 0},
+        "time": {"type": "string", "format": "date-time"},
+    }
+    data = {
+        STARTED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallStarted"}},
+        CHUNK_TYPE: {"data_base64": {"type": "string", "contentEncoding": "base64"}},
+        ENDED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallEnded"}},
+    }
+    return {
+        "title": "StructuredEvent",
+        "description": "CloudEvents 1.0, JSON event format",
+        "type": "object",
+        "properties": attributes,
+        "required": ["specversion", "id", "source", "type", "callseq"],
+        "oneOf": [
+            {"properties": {"type": {"const": event_type}, **properties}, "required": list(properties)}
+            for event_type, properties in data.items()
+        ],
+    }
+
+
+def _example(name: str, record: CallStarted | CallEnded) -> dict[str, Any]:
+    return {"name": name, "payload": msgspec.json.decode(msgspec.json.encode(record))}
+
+
+_EXAMPLES: Final = {
+    STARTED_TYPE: _example(
+        "twoChannels",
+        CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"]),
+    ),
+    ENDED_TYPE: _example("hangup", CallEnded(events=302)),
+}
