@@ -17,6 +17,9 @@ from tests.requirements import SCRIPTS, require_built
 LOG_CONFIGURATION = SCRIPTS / "kafka" / "log4j2.properties"
 READY_WITHIN_S = 120.0
 STOP_WITHIN_S = 30.0
+STARTED = b"Kafka Server started"
+"""It says so when all its listeners are open; one of them answers before."""
+
 PORTS = range(20000, 32000)
 """Below the ports that outgoing connections get: nobody is given a stopped broker's port while it is away."""
 
@@ -118,11 +121,12 @@ class KafkaServer:
         if not (self.folder / "records" / "meta.properties").exists():
             self._format()
         with self.log.open("ab") as log:
+            log_starts_at = log.tell()
             self._process = subprocess.Popen(
                 self._java("kafka.Kafka", str(self._properties_file)), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         try:
-            self._wait_ready()
+            self._wait_ready(log_starts_at)
         except BaseException:
             self.kill()
             raise
@@ -219,10 +223,10 @@ class KafkaServer:
         if done.returncode:
             raise RuntimeError(f"the Kafka broker's folder cannot be formatted:\n{done.stdout}{done.stderr}")
 
-    def _wait_ready(self) -> None:
+    def _wait_ready(self, log_starts_at: int) -> None:
         assert self._process is not None
         deadline = time.monotonic() + READY_WITHIN_S
-        while not _serves_metadata(self._inside_port):
+        while not (STARTED in self.log.read_bytes()[log_starts_at:] and _serves_metadata(self._inside_port)):
             if self._process.poll() is not None:
                 raise RuntimeError(f"the Kafka broker ended with {self._process.returncode}:\n{self._log_tail()}")
             if time.monotonic() > deadline:
