@@ -1,6 +1,7 @@
 """The bus on NATS JetStream: a stream per topic, a consumer per group and partition.
 
-Names are in `pipeline.bus.subjects`, reading in `pipeline.bus.pull`, sharing between workers in `pipeline.bus.leases`.
+Names are in `pipeline.bus.subjects`, reading in `pipeline.bus.pull`, sharing between workers in `pipeline.bus.leases`,
+reading without a group in `pipeline.bus.stored`.
 The last record of a key's subject on a topic holds the key's progress, so asking for that record is all there is to
 `progress`, but for large states (`pipeline.bus.states`). Producers of other make publish to
 `calls.audio.<call id in base64url>`; the server adds the partition.
@@ -8,7 +9,7 @@ The last record of a key's subject on a topic holds the key's progress, so askin
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,10 +17,11 @@ import msgspec
 from pipeline.bus.connection import ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.feed import JetStreamFeed
 from pipeline.bus.leases import LeaseShares
-from pipeline.bus.protocol import Feed, Handler, Progress, Subscription, TopicSpec, partition_of
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, partition_of
 from pipeline.bus.pull import PulledPartition
 from pipeline.bus.sharing import Place, read_shared
 from pipeline.bus.states import STREAM, drop_states, ensure_states, read_state, write_state
+from pipeline.bus.stored import record_at, stored_records
 from pipeline.bus.subjects import (
     EVENT_ID_HEADER,
     INLINE_STATE_BYTES,
@@ -179,6 +181,14 @@ class JetStreamBus:
         feed = JetStreamFeed(self._connection, topics, key)
         await feed.start()
         return feed
+
+    def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
+        return stored_records(self._connection, topic, key)
+
+    async def read(self, topic: str, partition: int, position: int) -> Record | None:
+        await self._partitions_of(topic)
+        record = await record_at(self._connection, topic, position)
+        return record if record is not None and record.partition == partition else None
 
     async def lag(self, subscription: Subscription) -> int:
         total = 0

@@ -95,6 +95,19 @@ class MemoryBus:
     async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> Feed:
         return _MemoryFeed([self._topic(name) for name in topics], key)
 
+    async def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
+        held = [list(log) for log in self._existing(topic).logs]
+        for log in held:
+            for record in log:
+                if key is None or record.key == key:
+                    yield record
+
+    async def read(self, topic: str, partition: int, position: int) -> Record | None:
+        logs = self._existing(topic).logs
+        if not 0 <= partition < len(logs) or not 0 <= position < len(logs[partition]):
+            return None
+        return logs[partition][position]
+
     async def lag(self, subscription: Subscription) -> int:
         floors = self._groups.setdefault(subscription.group, _Group()).floors
         return sum(
@@ -109,6 +122,11 @@ class MemoryBus:
     def _topic(self, name: str) -> "_Topic":
         if name not in self._topics:
             self._topics[name] = _Topic(TopicSpec(name=name, partitions=self._partitions, retention_s=0))
+        return self._topics[name]
+
+    def _existing(self, name: str) -> "_Topic":
+        if name not in self._topics:
+            raise BusError(f"there is no topic {name}")
         return self._topics[name]
 
 

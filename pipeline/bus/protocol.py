@@ -10,7 +10,7 @@ things about it are exact, and everything else rests on them:
   carried, also when that record was published a moment before the crash.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -138,6 +138,18 @@ class Bus(Protocol):
 
     async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> "Feed":
         """Watch topics from now on without a group: for live display. Nothing is acknowledged."""
+        ...
+
+    def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
+        """The records that `topic` holds when iteration begins, in order per partition; of one key if it is given.
+
+        Without a group: nobody's floor moves. Raises BusError while iterated, when the broker is gone for longer than
+        the bus waits for it, or has no such topic.
+        """
+        ...
+
+    async def read(self, topic: str, partition: int, position: int) -> Record | None:
+        """The record at a position; None where the topic no longer holds it. Raises what `stored` raises."""
         ...
 
     async def lag(self, subscription: Subscription) -> int:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from pipeline.bus.protocol import Progress, Record
@@ -18,6 +19,7 @@ PRODUCER_TOPICS: Final = frozenset({topics.AUDIO, topics.AUDIO_BATCH})
 """Topics that clients of other make publish to, without a partition: the server adds it."""
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
+_TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f]+")
 
 INLINE_STATE_BYTES: Final = 4096
 """A larger state is stored beside the output: a record's headers may hold 64 kB, and consumers get them all."""
@@ -47,6 +49,17 @@ def token_key(token: str) -> bytes:
         except binascii.Error:
             pass
     return token.encode()
+
+
+def key_spellings(topic: str, key: bytes) -> list[str]:
+    """All tokens that the key's records may have on `topic`: what others publish is stored as they spell it."""
+    if topic not in PRODUCER_TOPICS:
+        return [key_token(key)]
+    spellings = [key_token(key), padded_token(key)]
+    bare = key.decode(errors="ignore")
+    if _TOKEN.fullmatch(bare) and token_key(bare) == key:
+        spellings.append(bare)
+    return list(dict.fromkeys(spellings))
 
 
 def subject_base(topic: str) -> str:
@@ -121,4 +134,20 @@ def stored_record(topic: str, message: Any) -> Record:
         headers=from_wire(message.headers),
         timestamp_s=metadata.timestamp.timestamp(),
         lag=metadata.num_pending,
+    )
+
+
+def direct_record(topic: str, message: Any) -> Record:
+    """A record as a direct get answers with it: headers hold subject, position and time, in a batch also the lag."""
+    headers = message.headers
+    partition, key = parse_subject(headers["Nats-Subject"])
+    return Record(
+        topic=topic,
+        partition=partition,
+        position=int(headers["Nats-Sequence"]),
+        key=key,
+        value=message.data,
+        headers=from_wire(headers),
+        timestamp_s=datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp(),
+        lag=int(headers.get("Nats-Num-Pending", 0)),
     )
