@@ -22,6 +22,7 @@ from schemas.topics import Lane
 
 if TYPE_CHECKING:
     from stages.sink.tables import Tables
+    from stages.transcribe.engine import SpeechEngine
     from stages.transcribe.scheduler import Scheduler
 
 BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_000, "summarize": 8_000_000}
@@ -170,9 +171,14 @@ class Worker:
         return Publisher(self._bus, stage=stage, lane=lane, metrics=self._metrics)
 
     def _load_scheduler(self) -> "Scheduler":
+        from stages.transcribe.scheduler import Scheduler
+
+        return Scheduler(self.load_engine(), workers=self._settings.asr_workers)
+
+    def load_engine(self) -> "SpeechEngine":
+        """What the transcriber hears with. Takes seconds: called from a thread."""
         from pipeline.models import resolve_model
         from stages.transcribe.engine import Engine
-        from stages.transcribe.scheduler import Scheduler
 
         began = time.monotonic()
         settings = self._settings
@@ -188,7 +194,7 @@ class Worker:
         load_s = time.monotonic() - began
         self._metrics.model_load_seconds.labels(model.name).set(load_s)
         self._log.info("model loaded", load_s=round(load_s, 1), said=model.sentence)
-        return Scheduler(engine, workers=settings.asr_workers)
+        return engine
 
     async def _announce(self, started: list[asyncio.Event]) -> None:
         await asyncio.gather(*(event.wait() for event in started))
