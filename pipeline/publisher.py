@@ -14,7 +14,7 @@ from pipeline.telemetry import traces
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics
 from schemas.calls import CallRef
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, MAX_LETTER_BYTES, DeadLetter, JobStatus
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, JobStatus, dead_letter, letter_id
 from schemas.topics import Lane
 from stages.protocol import Output
 
@@ -41,7 +41,9 @@ class Publisher:
         progress: Progress | None = None,
         traceparent: str | None = None,
     ) -> None:
-        """Store one output; a numbered one beside the partition that it came from, with its progress. While the store is full it waits: what came before is not acknowledged meanwhile.
+        """Store one output; a numbered one beside the partition that it came from, with its progress.
+
+        While the store is full it waits: what came before is not acknowledged meanwhile.
 
         Raises BusError when the broker is gone for longer than the bus waits for it.
         """
@@ -71,21 +73,20 @@ class Publisher:
 
     async def reject(self, record: Record, call: CallRef | None, error: Exception, *, attempts: int) -> None:
         """Put a record that the stage cannot use among the dead letters, and into its call's ledger."""
-        letter = DeadLetter(
+        letter = dead_letter(
             stage=self._stage,
             topic=record.topic,
             partition=record.partition,
             position=record.position,
             key=record.key,
-            value=record.value[:MAX_LETTER_BYTES],
-            value_bytes=len(record.value),
-            headers=dict(record.headers),
+            value=record.value,
+            headers=record.headers,
             error=type(error).__name__,
             message=str(error),
             attempts=attempts,
             at=record.timestamp_s,
         )
-        event_id = f"{self._stage}/{record.topic}/{record.partition}/{record.position}"
+        event_id = letter_id(self._stage, record.topic, record.partition, record.position)
         headers = {
             cloudevents.CONTENT_TYPE_HEADER: cloudevents.JSON_TYPE,
             "ce_specversion": "1.0",
@@ -94,7 +95,7 @@ class Publisher:
             "ce_type": DEAD_LETTER_TYPE,
         }
         publish = partial(self._bus.publish, topics.DEAD_LETTERS)
-        await self._store(publish, topics.DEAD_LETTERS, record.key, msgspec.json.encode(letter), event_id, headers)
+        await self._store(publish, topics.DEAD_LETTERS, letter.key, msgspec.json.encode(letter), event_id, headers)
         self._metrics.dead_letters.labels(self._stage, type(error).__name__).inc()
         self._log.warning(
             "record rejected",
@@ -102,7 +103,7 @@ class Publisher:
             partition=record.partition,
             position=record.position,
             key=base64.b64encode(record.key[:200]).decode() if call is None else call.call_id,
-            error=str(error),
+            error=letter.message,
         )
         if call is None or self._stage == "sink":
             return
@@ -111,7 +112,7 @@ class Publisher:
             call_id=call.call_id,
             job=self._stage,  # type: ignore[arg-type]  # stage names are the jobs' names
             status="rejected",
-            detail={"error": str(error), "topic": record.topic, "position": record.position},
+            detail={"error": letter.message, "topic": record.topic, "position": record.position},
             at=record.timestamp_s,
         )
         ledger = Output(topic=topics.STATUS, record=entry, event_id=f"{event_id}/status", event_type=JOB_TYPE)

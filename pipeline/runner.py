@@ -26,7 +26,7 @@ from pipeline.telemetry.logs import bind_call
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.errors import RejectedInput
-from stages.protocol import CallProcessor, CallStage, Event, Output
+from stages.protocol import CallProcessor, CallStage, Event, Origin, Output
 
 MAX_ATTEMPTS = 3
 """A record whose processing fails this often, for a reason that is not the bus, becomes a dead letter."""
@@ -243,6 +243,7 @@ class _CallWork:
                 event = Event(
                     seq=taken.decoded.seq,
                     event_id=taken.decoded.event_id,
+                    origin=Origin(taken.record.topic, taken.record.partition, taken.record.position, taken.record.key),
                     timestamp_s=taken.record.timestamp_s,
                     size_bytes=taken.record.size_bytes,
                 )

@@ -1,13 +1,21 @@
 """What every stage publishes on `calls.status` (the ledger) and on `calls.dead-letters`, as JSON."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 import msgspec
 
 JOB_TYPE = "callstream.job"
 DEAD_LETTER_TYPE = "callstream.dead-letter"
-MAX_LETTER_BYTES = 900_000
-"""Of a rejected value: base64 makes it a third larger, and brokers take 8 MB from outside."""
+RESOLVED_TYPE = "callstream.dead-letter.resolved"
+
+MAX_LETTER_BYTES: Final = 640_000
+"""Of a rejected value. Base64 makes it a third larger, and a letter must stay under 900 KB of JSON: brokers take 8 MB
+from outside, and Kafka's and its clients' default limit for a record is 1 MB."""
+MAX_LETTER_KEY_BYTES: Final = 4_096
+MAX_LETTER_HEADERS_BYTES: Final = 16_000
+"""Of the rejected record's headers, as JSON."""
+MAX_MESSAGE_CHARACTERS: Final = 4_000
 
 Job = Literal["separate", "transcribe", "merge", "summarize", "sink"]
 JobState = Literal["started", "completed", "failed", "gap", "rejected"]
@@ -28,8 +36,9 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A record that no stage could use, with where it came from and why it failed.
 
-    `key` and `value` are base64 in JSON, as msgspec encodes bytes. Of a value larger than `MAX_LETTER_BYTES` only the
-    beginning is here; `value_bytes` is the length of all of it.
+    `key` and `value` are base64 in JSON, as msgspec encodes bytes. What is too large for a letter is cut: of the value
+    the beginning is here, `value_bytes` is the length of all of it. `cut` says that something is missing, the whole
+    record is then only at its origin, for as long as `topic` is kept.
     """
 
     stage: str
@@ -44,3 +53,61 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     attempts: int
     at: float
+    cut: bool = False
+
+
+class LetterResolved(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator has dealt with a dead letter: put the record back on its topic, or given it up.
+
+    It is about the letter as it was stored at `position` of the partition that this record is in too. The same letter
+    stored behind that is open again.
+    """
+
+    letter_id: str
+    position: int
+    action: Literal["replayed", "dropped"]
+    at: float
+    """Unix time in seconds."""
+
+
+def dead_letter(
+    *,
+    stage: str,
+    topic: str,
+    partition: int,
+    position: int,
+    key: bytes,
+    value: bytes,
+    headers: Mapping[str, str],
+    error: str,
+    message: str,
+    attempts: int,
+    at: float,
+) -> DeadLetter:
+    """The letter about a record, cut to what a letter may hold."""
+    kept, room = {}, MAX_LETTER_HEADERS_BYTES
+    for name, text in sorted(headers.items(), key=lambda header: len(header[0]) + len(header[1])):
+        room -= len(msgspec.json.encode({name: text}))
+        if room < 0:
+            break
+        kept[name] = text
+    return DeadLetter(
+        stage=stage,
+        topic=topic,
+        partition=partition,
+        position=position,
+        key=key[:MAX_LETTER_KEY_BYTES],
+        value=value[:MAX_LETTER_BYTES],
+        value_bytes=len(value),
+        headers=kept,
+        error=error,
+        message=message[:MAX_MESSAGE_CHARACTERS],
+        attempts=attempts,
+        at=at,
+        cut=len(key) > MAX_LETTER_KEY_BYTES or len(value) > MAX_LETTER_BYTES or len(kept) < len(headers),
+    )
+
+
+def letter_id(stage: str, topic: str, partition: int, position: int) -> str:
+    """A letter's id: a replay of the pipeline repeats it, and the same event at another position gets another."""
+    return f"{stage}/{topic}/{partition}/{position}"

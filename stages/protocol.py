@@ -25,12 +25,22 @@ from schemas.calls import CallRef
 Input = TypeVar("Input", contravariant=True)
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where an input record lies on the bus."""
+
+    topic: str
+    partition: int
+    position: int
+    key: bytes
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Where and when an input record was read; the decoded record travels beside it."""
 
     seq: int
     """Its number in the call, on the topic that it was read from."""
     event_id: str
+    origin: Origin
     timestamp_s: float
     """Unix time in seconds at which the bus stored it: the only clock that a replay repeats."""
     size_bytes: int = 0

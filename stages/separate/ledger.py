@@ -5,7 +5,7 @@ from typing import Any
 
 from schemas import cloudevents, topics
 from schemas.calls import CallRef
-from schemas.status import DEAD_LETTER_TYPE, DeadLetter, JobState
+from schemas.status import DEAD_LETTER_TYPE, JobState, dead_letter, letter_id
 from stages.ledger import ledger_entry
 from stages.protocol import Output
 from stages.separate.sequence import Held
@@ -26,21 +26,20 @@ def entry(call: CallRef, status: JobState, detail: dict[str, Any], *, at: float,
 def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output]:
     """A dead letter and a ledger entry for every event that was held and can no longer be used.
 
-    The letter's value and headers are those that a producer would send again; where the record lay is not known here,
-    so its partition and position are -1.
+    The letter's value and headers are those that a producer would send again.
     """
     for item in held:
         headers, value = cloudevents.encode_audio_event(
             item.record, call=call, seq=item.seq, source=f"callstream/{NAME}"
         )
-        letter = DeadLetter(
+        origin = item.event.origin
+        letter = dead_letter(
             stage=NAME,
-            topic=topics.AUDIO,
-            partition=-1,
-            position=-1,
-            key=call.key,
+            topic=origin.topic,
+            partition=origin.partition,
+            position=origin.position,
+            key=origin.key,
             value=value,
-            value_bytes=len(value),
             headers={**headers, "ce_id": item.event.event_id},
             error="RejectedInput",
             message=message,
@@ -50,8 +49,8 @@ def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output
         yield Output(
             topic=topics.DEAD_LETTERS,
             record=letter,
-            event_id=event_id(call, f"rejected/{item.seq}"),
+            event_id=letter_id(NAME, origin.topic, origin.partition, origin.position),
             event_type=DEAD_LETTER_TYPE,
         )
         detail = {"error": message, "seq": item.seq}
-        yield entry(call, "rejected", detail, at=item.event.timestamp_s, what=f"rejected/{item.seq}/status")
+        yield entry(call, "rejected", detail, at=item.event.timestamp_s, what=f"rejected/{item.seq}/{origin.position}")

@@ -68,23 +68,43 @@ async def test_a_published_record_is_json_with_its_type() -> None:
     assert record.headers["traceparent"].split("-")[1] == "a" * 32
 
 
-async def test_of_a_rejected_record_as_large_as_the_broker_takes_the_letter_holds_the_beginning() -> None:
+async def rejected(record: Record, message: str) -> tuple[Record, DeadLetter]:
+    """The letter as it was stored, and decoded."""
     bus = MemoryBus(partitions=1)
-    await bus.ensure_topics([TopicSpec(name=topics.DEAD_LETTERS, partitions=1, retention_s=60)])
-    feed = await bus.follow((topics.DEAD_LETTERS,))
     publisher = Publisher(bus, stage="separate", lane="live", metrics=Metrics())
-    record = Record(
-        topic=topics.AUDIO,
-        partition=0,
-        position=7,
-        key=b"call-1",
-        value=bytes(range(250)) * 32_000,
-        headers={},
-        timestamp_s=1.5,
+    await publisher.reject(record, None, RejectedInput(message), attempts=1)
+    [stored] = [stored async for stored in bus.stored(topics.DEAD_LETTERS)]
+    return stored, msgspec.json.decode(stored.value, type=DeadLetter)
+
+
+def audio_record(*, key: bytes = b"call-1", value: bytes = b"", headers: dict[str, str] | None = None) -> Record:
+    return Record(
+        topic=topics.AUDIO, partition=0, position=7, key=key, value=value, headers=headers or {}, timestamp_s=1.5
     )
-    await publisher.reject(record, None, RejectedInput("too large"), attempts=1)
-    stored = await asyncio.wait_for(anext(feed), 5)
-    letter = msgspec.json.decode(stored.value, type=DeadLetter)
-    assert (letter.value_bytes, letter.position) == (8_000_000, 7)
+
+
+async def test_of_a_rejected_record_as_large_as_the_broker_takes_the_letter_holds_the_beginning() -> None:
+    record = audio_record(value=bytes(range(250)) * 32_000, headers={"ce_id": "a"})
+    _, letter = await rejected(record, "too large")
+    assert (letter.value_bytes, letter.position, letter.headers) == (8_000_000, 7, {"ce_id": "a"})
     assert letter.value == record.value[:MAX_LETTER_BYTES]
-    assert len(stored.value) < 1_500_000
+    assert letter.cut
+
+
+async def test_a_record_that_fits_is_in_its_letter_whole() -> None:
+    record = audio_record(value=bytes(MAX_LETTER_BYTES), headers={f"x-{n}": "é" * 200 for n in range(20)})
+    _, letter = await rejected(record, "no")
+    assert (letter.key, letter.value, letter.headers) == (record.key, record.value, record.headers)
+    assert not letter.cut
+
+
+@pytest.mark.parametrize("part", ["key", "headers", "message"])
+async def test_a_letter_is_smaller_than_brokers_take_by_default_whatever_was_rejected(part: str) -> None:
+    headers = {f"x-{n}": "\x01" * 900 for n in range(900)} if part == "headers" else {"ce_id": "a"}
+    key = b"k" * 900_000 if part == "key" else b"call-1"
+    record = audio_record(key=key, value=bytes(8_000_000), headers={**headers, "ce_type": "t"})
+    stored, letter = await rejected(record, "\x01" * 900_000 if part == "message" else "no")
+    assert len(stored.value) < 900_000
+    assert stored.size_bytes < 910_000
+    assert letter.cut
+    assert letter.headers["ce_type"] == "t"

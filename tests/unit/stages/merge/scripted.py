@@ -9,7 +9,7 @@ from schemas.segments import Segment, SegmentRecord, Word
 from schemas.transcripts import TranscriptCompleted, Turn
 from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel
 from stages.merge.stage import MergeStage
-from stages.protocol import CallProcessor, Checkpoint, Event, Output
+from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output
 
 CALL = CallRef("default", "call-1")
 
@@ -99,7 +99,12 @@ def feed(processor: CallProcessor[SegmentRecord], record: SegmentRecord) -> list
     """The outputs of one input. Runs without an event loop: the merge stage waits for nothing."""
 
     async def collect() -> list[Output]:
-        event = Event(seq=record.seq, event_id=f"in/{record.seq}", timestamp_s=1_700_000_000.0 + record.seq)
+        event = Event(
+            seq=record.seq,
+            event_id=f"in/{record.seq}",
+            origin=Origin("in", 0, record.seq, record.call.key),
+            timestamp_s=1_700_000_000.0 + record.seq,
+        )
         return [output async for output in processor.submit(record, event)]
 
     collecting = collect()

@@ -11,7 +11,7 @@ from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted, Encodi
 from schemas.calls import CallRef
 from schemas.utterances import UtteranceRecord
 from stages.errors import RejectedInput
-from stages.protocol import Event, Output
+from stages.protocol import Event, Origin, Output
 from stages.separate.codecs import Samples
 from stages.separate.speech import SpeechState
 from stages.separate.stage import CallSeparator, SeparateStage
@@ -63,7 +63,12 @@ class Arrival(msgspec.Struct, frozen=True):
 
     @property
     def event(self) -> Event:
-        return Event(seq=self.seq, event_id=f"{self.position}", timestamp_s=1_700_000_000.0 + self.position)
+        return Event(
+            seq=self.seq,
+            event_id=f"{self.position}",
+            origin=Origin(topics.AUDIO_BATCH, 3, self.position, CALL.key),
+            timestamp_s=1_700_000_000.0 + self.position,
+        )
 
 
 def in_order(events: Iterable[AudioEvent]) -> list[Arrival]:

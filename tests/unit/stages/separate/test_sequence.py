@@ -1,5 +1,5 @@
 from schemas.audio import AudioChunk
-from stages.protocol import Event
+from stages.protocol import Event, Origin
 from stages.separate.sequence import MAX_HELD_EVENTS, Held, Missing, Sequence
 
 
@@ -8,7 +8,8 @@ def offer(sequence: Sequence, *seqs: int, n_bytes: int = 1) -> list[int | Missin
     given: list[int | Missing] = []
     for seq in seqs:
         if not sequence.is_repeat(seq):
-            sequence.hold(AudioChunk(data=bytes(n_bytes)), Event(seq=seq, event_id=str(seq), timestamp_s=0.0))
+            event = Event(seq=seq, event_id=str(seq), origin=Origin("in", 0, seq, b"call"), timestamp_s=0.0)
+            sequence.hold(AudioChunk(data=bytes(n_bytes)), event)
         given += [item.seq if isinstance(item, Held) else item for item in sequence.ready()]
     return given
 

@@ -193,8 +193,10 @@ async def test_chunks_held_beyond_the_end_become_dead_letters() -> None:
     events = in_order(call_events(bursts((1, 2), length_s=3), chunk_s=0.5))
     beyond = Arrival(500, len(events) + 2, AudioChunk(data=b"\1\2" * 100))
     run = await separate([*events[:-1], beyond, events[-1]])
-    letters = [output.record for output in run.others if output.topic == topics.DEAD_LETTERS]
-    assert [letter.value for letter in letters if isinstance(letter, DeadLetter)] == [b"\1\2" * 100]
+    [(letter_id, letter)] = [(o.event_id, o.record) for o in run.others if isinstance(o.record, DeadLetter)]
+    assert letter.value == b"\1\2" * 100
+    assert (letter.topic, letter.partition, letter.position, letter.key) == (topics.AUDIO_BATCH, 3, 500, CALL.key)
+    assert letter_id == "separate/calls.audio.batch/3/500"
     assert run.published[-1].released == beyond.seq + 1
 
 

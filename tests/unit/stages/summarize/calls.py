@@ -10,7 +10,7 @@ from schemas.calls import CallRef
 from schemas.segments import Word
 from schemas.transcripts import CallMetrics, TranscriptCompleted, TranscriptRecord, Turn
 from schemas.utterances import Channel
-from stages.protocol import CallProcessor, Event, Output
+from stages.protocol import CallProcessor, Event, Origin, Output
 from stages.summarize.llm import LlmError, Message
 
 CALL = CallRef("default", "call-1")
@@ -78,7 +78,8 @@ def completed(
 
 
 async def feed(processor: CallProcessor[TranscriptRecord], record: TranscriptRecord, seq: int) -> list[Output]:
-    event = Event(seq=seq, event_id=f"in/{seq}", timestamp_s=1_700_000_000.0 + seq)
+    origin = Origin("in", 0, seq, CALL.key)
+    event = Event(seq=seq, event_id=f"in/{seq}", origin=origin, timestamp_s=1_700_000_000.0 + seq)
     return [output async for output in processor.submit(record, event)]
 
 

@@ -16,7 +16,7 @@ from schemas.status import JobStatus
 from schemas.topics import SEGMENTS, STATUS
 from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Utterance, UtteranceRecord
 from stages.errors import RejectedInput
-from stages.protocol import Checkpoint, Event, Output
+from stages.protocol import Checkpoint, Event, Origin, Output
 from stages.transcribe.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeProcessor, TranscribeStage
 from tests.unit.stages.transcribe.engines import FakeEngine, until
@@ -73,7 +73,8 @@ def closed(seq: int, *, revision: int = 0, provisional: bool = False) -> CallClo
 
 
 def event(record: UtteranceRecord) -> Event:
-    return Event(seq=record.seq, event_id=str(record.seq), timestamp_s=1000.0 + record.seq)
+    origin = Origin("in", 0, record.seq, CALL.key)
+    return Event(seq=record.seq, event_id=str(record.seq), origin=origin, timestamp_s=1000.0 + record.seq)
 
 
 @asynccontextmanager
