@@ -108,7 +108,10 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int
     retention_s: float
     max_bytes: int | None = None
-    """The most that the topic may hold; past it publishing raises StoreFullError. None: no limit of its own."""
+    """The most that the topic may hold; past it publishing raises StoreFullError. None: no limit of its own. Kafka has
+    no such limit: it refuses when its disk is full."""
+    compacted: bool = False
+    """Whether the broker may forget a record that a later one of the same key replaces."""
 
 
 class Bus(Protocol):

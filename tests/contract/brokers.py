@@ -1,12 +1,17 @@
 """What stands behind the buses of the contract suite, and what is declared to be different between them."""
 
+import asyncio
 from pathlib import Path
 from typing import Protocol
 
+from aiokafka.admin import AIOKafkaAdminClient
+
 from pipeline.bus.jetstream import JetStreamBus
+from pipeline.bus.kafka.bus import KafkaBus
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.nats_server import NatsServer
 from pipeline.bus.protocol import Bus, Subscription
+from tests.kafka import KafkaServer
 
 RECONNECT_S = 10.0
 
@@ -16,6 +21,10 @@ class Broker(Protocol):
 
     outlives_its_clients: bool
     """Whether the records are elsewhere than in the process that reads them, so that a worker can be killed."""
+    drops_repeats: bool
+    """Whether it stores an event id once that is published twice within a short time."""
+    limits_topics: bool
+    """Whether `TopicSpec.max_bytes` is kept."""
 
     async def bus(self) -> Bus: ...
 
@@ -26,6 +35,8 @@ class Broker(Protocol):
 
 class MemoryBroker:
     outlives_its_clients = False
+    drops_repeats = True
+    limits_topics = True
 
     def __init__(self) -> None:
         self._bus = MemoryBus(max_record_bytes=1_000_000)
@@ -39,6 +50,8 @@ class MemoryBroker:
 
 class JetStreamBroker:
     outlives_its_clients = True
+    drops_repeats = True
+    limits_topics = True
 
     def __init__(self, store: Path) -> None:
         self.server = NatsServer(store, max_store_bytes=500_000_000, max_payload_bytes=1_000_000)
@@ -69,3 +82,38 @@ class JetStreamBroker:
                 total += info.num_ack_pending or 0
         await client.close()
         return total
+
+
+class KafkaBroker:
+    """All tests share one server, so each begins by deleting the topics of the one before."""
+
+    outlives_its_clients = True
+    drops_repeats = False
+    limits_topics = False
+
+    def __init__(self, server: KafkaServer) -> None:
+        self.server = server
+        self._buses: list[KafkaBus] = []
+
+    async def start(self) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.server.inside)
+        await admin.start()
+        own = [name for name in await admin.list_topics() if not name.startswith("__")]
+        if own:
+            await admin.delete_topics(own)
+        while any(not name.startswith("__") for name in await admin.list_topics()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await admin.close()
+
+    async def stop(self) -> None:
+        for bus in self._buses:
+            await bus.close()
+
+    async def bus(self) -> KafkaBus:
+        bus = KafkaBus(self.server.bootstrap, reconnect_s=RECONNECT_S)
+        await bus.connect()
+        self._buses.append(bus)
+        return bus
+
+    async def given_out(self, subscription: Subscription) -> int | None:
+        return None

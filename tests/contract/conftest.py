@@ -1,13 +1,14 @@
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from pipeline.bus.protocol import Bus, Handler, Subscription
-from tests.contract.brokers import Broker, JetStreamBroker, MemoryBroker
+from tests.contract.brokers import Broker, JetStreamBroker, KafkaBroker, MemoryBroker
+from tests.kafka import KafkaServer
 
 Running = Callable[[Bus, Subscription, Handler], AbstractAsyncContextManager["asyncio.Task[None]"]]
 
@@ -21,12 +22,23 @@ async def jetstream(tmp_path: Path) -> AsyncIterator[JetStreamBroker]:
     await broker.stop()
 
 
-@pytest.fixture(params=["memory", "jetstream"])
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(params=["memory", "jetstream", "kafka"])
 async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
     if request.param == "memory":
         yield MemoryBroker()
         return
-    broker = JetStreamBroker(tmp_path / "store")
+    broker: KafkaBroker | JetStreamBroker
+    if request.param == "kafka":
+        broker = KafkaBroker(request.getfixturevalue("kafka_server"))
+    else:
+        broker = JetStreamBroker(tmp_path / "store")
     await broker.start()
     yield broker
     await broker.stop()

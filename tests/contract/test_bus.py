@@ -102,6 +102,8 @@ async def _publish_key(bus: Bus, key: bytes, count: int) -> None:
 
 
 async def test_an_event_id_is_stored_once(broker: Broker, running: Running) -> None:
+    if not broker.drops_repeats:
+        pytest.skip("this broker cannot tell repeats: stages know them by their numbers")
     bus = await bus_with_topics(broker)
     for number in (0, 1, 0, 1, 2):
         await publish(bus, 1, first=number)
@@ -358,6 +360,8 @@ async def test_partitions_are_assigned_before_their_records_and_revoked_at_the_e
 
 
 async def test_a_full_store_refuses_and_loses_nothing(broker: Broker, running: Running) -> None:
+    if not broker.limits_topics:
+        pytest.skip("this broker has no limit of a topic that refuses: it would delete what is oldest")
     bus = await bus_with_topics(broker, max_bytes=200_000)
     accepted = 0
     with pytest.raises(StoreFullError):  # noqa: PT012 - which record is refused is the question
@@ -419,7 +423,8 @@ async def test_following_shows_what_is_published_from_then_on(broker: Broker) ->
     await publish(bus, 6, first=5, keys=2)
     await bus.publish(OUT, key=b"call-1", value=b"99", event_id="out", headers={"ce_type": "t"})
     seen = [await asyncio.wait_for(anext(everything), 5) for _ in range(7)]
-    assert numbers([record.value for record in seen if record.topic == IN]) == list(range(5, 11))
+    for key, expected in ((b"call-0", [6, 8, 10]), (b"call-1", [5, 7, 9])):
+        assert numbers([record.value for record in seen if (record.topic, record.key) == (IN, key)]) == expected
     assert [(r.value, r.key, dict(r.headers)) for r in seen if r.topic == OUT] == [(b"99", b"call-1", {"ce_type": "t"})]
     mine = [await asyncio.wait_for(anext(one_call), 5) for _ in range(3)]
     assert numbers([record.value for record in mine]) == [5, 7, 9]

@@ -1,0 +1,288 @@
+"""The bus on Kafka: a topic per topic, a Faust app per run, progress in headers and an index.
+
+Reading is in `pipeline.bus.kafka.reading`, progress in `pipeline.bus.kafka.progress`. Keys go to the partitions that
+NATS would give them; outside producers may use any partitioner that keeps a call on one partition. Kafka cannot tell
+a repeat that comes after a restart: stages know repeats by the numbers in a call's records.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from pipeline.bus.kafka.clients import KafkaClients, bus_errors, read_to_end
+from pipeline.bus.kafka.feed import KafkaFeed
+from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
+from pipeline.bus.kafka.reading import FaustReading
+from pipeline.bus.kafka.records import Headers, stored_record, to_wire
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, partition_of
+from pipeline.bus.security import BusSecurity
+from pipeline.bus.subjects import key_token
+from pipeline.errors import BusError, RecordTooLargeError
+
+REQUEST_S: Final = 40.0
+"""How long a broker may take for an answer: longer than a pause of it that its clients should outlast."""
+_PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0)
+_CREATED_WITHIN_S: Final = 20.0
+_KEPT_S: Final = 90 * 86_400.0
+"""How long the index keeps what is known of a call. A call is asked for while its records are kept, or come late."""
+
+
+class KafkaBus:
+    """`servers` is "host:port[,host:port]"; `replication` is what new topics get; `reconnect_s` is how long a cluster
+    that does not answer is waited for before BusError.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        security: BusSecurity | None = None,
+        replication: int = 1,
+        worker_id: str | None = None,
+        reconnect_s: float = 30.0,
+    ) -> None:
+        self.servers = servers
+        self._clients = KafkaClients(servers, security or BusSecurity(), request_timeout_s=REQUEST_S)
+        self._replication = replication
+        self._worker_id = worker_id or secrets.token_hex(4)
+        self._reconnect_s = reconnect_s
+        self._producer: AIOKafkaProducer | None = None
+        self._producer_lock = asyncio.Lock()
+        self._looker: AIOKafkaConsumer | None = None
+        self._admin: AIOKafkaAdminClient | None = None
+        self._partitions: dict[str, int] = {}
+        self._faust_data = tempfile.TemporaryDirectory(prefix="callstream-faust-")
+        self._log = structlog.get_logger("callstream.kafka").bind(servers=servers)
+
+    async def connect(self) -> None:
+        """Raises BusError when no broker answers within `reconnect_s`, ConfigurationError when one refuses us."""
+        deadline = asyncio.get_running_loop().time() + self._reconnect_s
+        failures = 0
+        try:
+            while True:
+                try:
+                    self._admin = await self._clients.admin()
+                    self._looker = await self._clients.reader()
+                    self._producer = await self._clients.producer()
+                    return
+                except BusError:
+                    await self._close_clients()
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise
+                await asyncio.sleep(_PAUSE_S[min(failures, len(_PAUSE_S) - 1)])
+                failures += 1
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        await self._close_clients()
+        self._faust_data.cleanup()
+
+    async def _close_clients(self) -> None:
+        admin, self._admin = self._admin, None
+        looker, self._looker = self._looker, None
+        producer, self._producer = self._producer, None
+        for closing in (admin and admin.close(), looker and looker.stop(), producer and producer.stop()):
+            if closing is not None:
+                with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                    async with asyncio.timeout(self._reconnect_s):
+                        await closing
+
+    async def ensure_topics(self, topics: list[TopicSpec]) -> None:
+        """Create what is missing. What exists stays as it is: its operator may have reasons."""
+        with bus_errors("creating topics"):
+            known = set(await self._open_admin.list_topics())
+            missing = [spec for spec in topics if spec.name not in known]
+            if not missing:
+                return
+            answer = await self._open_admin.create_topics([self._new_topic(spec) for spec in missing])
+            for name, code, *_ in answer.topic_errors:
+                error = for_code(code)
+                if code and error is not TopicAlreadyExistsError:
+                    raise BusError(f"Kafka does not create the topic {name}: {error.description or error.__name__}")
+            async with asyncio.timeout(_CREATED_WITHIN_S):
+                for spec in missing:
+                    while not await self._has_leaders(spec.name):  # noqa: ASYNC110  # nothing tells
+                        await asyncio.sleep(0.05)
+
+    def _new_topic(self, spec: TopicSpec) -> NewTopic:
+        """Times are the broker's: a producer's wrong clock must not decide what is kept, or for how long."""
+        config = {
+            "retention.ms": str(int(spec.retention_s * 1000)),
+            "message.timestamp.type": "LogAppendTime",
+            "cleanup.policy": "compact,delete" if spec.compacted else "delete",
+        }
+        if self._replication >= 3:
+            config["min.insync.replicas"] = "2"
+        return NewTopic(spec.name, spec.partitions, self._replication, topic_configs=config)
+
+    async def _has_leaders(self, topic: str) -> bool:
+        found = (await self._open_admin.describe_topics([topic]))[0]
+        return not found["error_code"] and all(place["leader"] >= 0 for place in found["partitions"])
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,  # noqa: ARG002  # Kafka cannot tell repeats
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        number = partition_of(key_token(key).encode(), await self._partitions_of(topic))
+        await self._send(topic, number, key, value, to_wire(headers or {}))
+
+    async def _send(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers) -> int:
+        """Store a record and return its position. After a failure the next ones get a new producer: of this one it
+        is not known what it has still stored.
+        """
+        producer = await self._open_producer()
+        try:
+            with bus_errors(f"publishing to {topic}"):
+                stored = await producer.send(topic, value, key=key, partition=partition, headers=headers)
+                return int((await asyncio.shield(stored)).offset)
+        except BusError as error:
+            if isinstance(error.__cause__, MessageSizeTooLargeError):
+                size_bytes = len(value or b"") + len(key) + sum(len(name) + len(raw) for name, raw in headers)
+                limit_bytes = producer._max_request_size
+                raise RecordTooLargeError(topic, size_bytes, limit_bytes) from error
+            await self._give_up(producer)
+            raise
+
+    async def _open_producer(self) -> AIOKafkaProducer:
+        async with self._producer_lock:
+            if self._producer is None:
+                if self._admin is None:
+                    raise BusError(f"the connection to Kafka at {self.servers} is closed")
+                self._producer = await self._clients.producer()
+            return self._producer
+
+    async def _give_up(self, producer: AIOKafkaProducer) -> None:
+        async with self._producer_lock:
+            if self._producer is not producer:
+                return
+            self._producer = None
+            self._log.warning("publishing failed, the connection is made anew")
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await producer.stop()
+
+    async def run(self, subscription: Subscription, handler: Handler) -> None:
+        counts = [await self._partitions_of(topic) for topic in subscription.topics]
+        index = None
+        if subscription.progress_topic is not None:
+            spec = TopicSpec(
+                name=progress_topic(subscription.group), partitions=max(counts), retention_s=_KEPT_S, compacted=True
+            )
+            await self.ensure_topics([spec])
+            index = ProgressIndex(
+                self._clients,
+                group=subscription.group,
+                topic=subscription.progress_topic,
+                writer=self._worker_id,
+                send=self._send,
+            )
+
+        async def store(
+            topic: str,
+            number: int,
+            key: bytes,
+            value: bytes,
+            headers: Mapping[str, str] | None,
+            progress: Progress | None,
+        ) -> None:
+            partition = number % await self._partitions_of(topic)
+            wire = to_wire(headers or {})
+            if progress is None:
+                await self._send(topic, partition, key, value, wire)
+                return
+            assert index is not None
+            assert topic == subscription.progress_topic
+            await index.publish(number, partition, key, value, wire, progress)
+
+        reading = FaustReading(self._clients, subscription, data=Path(self._faust_data.name), index=index, store=store)
+        await reading.run(handler)
+
+    async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> Feed:
+        for topic in topics:
+            await self._partitions_of(topic)
+        feed = KafkaFeed(self._clients, topics, key, reconnect_s=self._reconnect_s)
+        await feed.start()
+        return feed
+
+    async def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
+        places = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
+        with bus_errors(f"reading {topic}"):
+            async with self._clients.reading() as reader:
+                starts, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
+                async for record in read_to_end(reader, starts, ends, timeout_s=self._reconnect_s):
+                    if key is None or record.key == key:
+                        yield stored_record(record, record.timestamp / 1000)
+
+    async def read(self, topic: str, partition: int, position: int) -> Record | None:
+        place = TopicPartition(topic, partition)
+        if partition >= await self._partitions_of(topic):
+            return None
+        with bus_errors(f"reading {topic}"):
+            async with self._clients.reading() as reader:
+                begin, end = await reader.beginning_offsets([place]), await reader.end_offsets([place])
+                if not begin[place] <= position < end[place]:
+                    return None
+                wanted = {place: position + 1}
+                async for record in read_to_end(reader, {place: position}, wanted, timeout_s=self._reconnect_s):
+                    return stored_record(record, record.timestamp / 1000)
+        return None
+
+    async def lag(self, subscription: Subscription) -> int:
+        total = 0
+        for topic in subscription.topics:
+            places = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
+            with bus_errors(f"asking how far {subscription.group} has come"):
+                async with asyncio.timeout(self._reconnect_s):
+                    done = await self._open_admin.list_consumer_group_offsets(subscription.group, partitions=places)
+                    begins = await self._open_looker.beginning_offsets(places)
+                    ends = await self._open_looker.end_offsets(places)
+            total += sum(ends[place] - max(begins[place], done[place].offset) for place in places)
+        return total
+
+    async def _partitions_of(self, topic: str) -> int:
+        """As the topic was created. Raises BusError where there is no such topic."""
+        known = self._partitions.get(topic)
+        if known is not None:
+            return known
+        with bus_errors(f"looking for the topic {topic}"):
+            found: Any = (await self._open_admin.describe_topics([topic]))[0]
+        if found["error_code"]:
+            if for_code(found["error_code"]) is UnknownTopicOrPartitionError:
+                raise BusError(f"there is no topic {topic}: create the topics with `callstream topics create`")
+            raise BusError(f"the topic {topic} cannot be used: {for_code(found['error_code']).__name__}")
+        count = self._partitions[topic] = len(found["partitions"])
+        return count
+
+    @property
+    def _open_admin(self) -> AIOKafkaAdminClient:
+        if self._admin is None:
+            raise BusError(f"the connection to Kafka at {self.servers} is closed")
+        return self._admin
+
+    @property
+    def _open_looker(self) -> AIOKafkaConsumer:
+        if self._looker is None:
+            raise BusError(f"the connection to Kafka at {self.servers} is closed")
+        return self._looker

@@ -1,0 +1,159 @@
+"""Clients of one Kafka cluster, made alike: address, login and TLS, and why none can connect."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from pipeline.bus.security import BusSecurity
+from pipeline.errors import BusError, ConfigurationError
+
+MAX_BATCH_BYTES: Final = 524_288
+LINGER_MS: Final = 5
+_FETCH_BYTES: Final = 2_000_000
+_REFUSALS: Final = ("authentication", "authenticate", "certificate", "ssl", "sasl")
+"""In the words of aiokafka's log and of OpenSSL: nothing that waiting mends."""
+
+
+class KafkaClients:
+    """Makes clients for the brokers at `servers` ("host:port,host:port"). A client is started; who asked closes it."""
+
+    def __init__(self, servers: str, security: BusSecurity, *, request_timeout_s: float) -> None:
+        self.servers = servers
+        self.security = security
+        self.ssl_context = security.tls_context()
+        self._options: dict[str, Any] = {
+            "bootstrap_servers": servers.split(","),
+            "request_timeout_ms": int(request_timeout_s * 1000),
+            "security_protocol": self.protocol,
+            "ssl_context": self.ssl_context,
+        }
+        if security.user is not None:
+            assert security.password is not None
+            self._options |= {
+                "sasl_mechanism": security.sasl,
+                "sasl_plain_username": security.user,
+                "sasl_plain_password": security.password.reveal(),
+            }
+
+    @property
+    def protocol(self) -> str:
+        """What is spoken with the brokers, in Kafka's words."""
+        login = self.security.user is not None
+        if self.security.tls:
+            return "SASL_SSL" if login else "SSL"
+        return "SASL_PLAINTEXT" if login else "PLAINTEXT"
+
+    async def producer(self) -> AIOKafkaProducer:
+        """Idempotent: a batch that is sent again within one connection is stored once and in order."""
+        return await self._started(
+            AIOKafkaProducer(
+                **self._options,
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=LINGER_MS,
+                max_batch_size=MAX_BATCH_BYTES,
+            )
+        )
+
+    async def reader(self) -> AIOKafkaConsumer:
+        """Without a group: reads what it is assigned by hand, and commits nothing."""
+        return await self._started(
+            AIOKafkaConsumer(
+                **self._options,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_bytes=_FETCH_BYTES,
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[AIOKafkaConsumer]:
+        reader = await self.reader()
+        try:
+            yield reader
+        finally:
+            await reader.stop()
+
+    async def admin(self) -> AIOKafkaAdminClient:
+        return await self._started(AIOKafkaAdminClient(**self._options))
+
+    async def _started(self, client: Any) -> Any:
+        """Raises BusError when no broker answers, ConfigurationError when one refuses us or we refuse it."""
+        stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+        with _said() as said:
+            try:
+                await client.start()
+            except BaseException as error:
+                await stop()
+                if not isinstance(error, KafkaError | OSError | TimeoutError):
+                    raise
+                reason = next((line for line in reversed(said) if _is_refusal(line)), said[-1] if said else str(error))
+                if _is_refusal(reason):
+                    raise ConfigurationError(
+                        f"Kafka at {self.servers} and this process do not agree: {reason}"
+                    ) from error
+                raise BusError(f"no Kafka broker answers at {self.servers}: {reason}") from error
+        return client
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[list[str]]:
+    """What aiokafka logs meanwhile: its errors leave out the reason of a refused login or certificate."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("aiokafka")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+
+
+def _is_refusal(line: str) -> bool:
+    return any(word in line.lower() for word in _REFUSALS)
+
+
+@contextlib.contextmanager
+def bus_errors(doing: str) -> Iterator[None]:
+    """Whatever a client raises, as BusError that names what it was doing."""
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError, asyncio.InvalidStateError) as error:
+        raise BusError(f"{doing}: {str(error) or type(error).__name__}") from error
+
+
+async def read_to_end(
+    reader: AIOKafkaConsumer, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int], *, timeout_s: float
+) -> AsyncIterator[Any]:
+    """The records of several partitions from `starts` up to `ends`, positions as the broker counts them.
+
+    Raises TimeoutError when nothing comes for `timeout_s`.
+    """
+    left = {tp for tp, end in ends.items() if starts[tp] < end}
+    if not left:
+        return
+    reader.assign(list(left))
+    for tp in left:
+        reader.seek(tp, starts[tp])
+    while left:
+        async with asyncio.timeout(timeout_s):
+            batches: dict[TopicPartition, list[Any]] = {}
+            while not batches and left:
+                batches = await reader.getmany(*left, timeout_ms=200)
+                # Behind the last record there may be others that are not records: of transactions, or compacted away.
+                ended = {tp for tp in left if tp not in batches and await reader.position(tp) >= ends[tp]}
+                left -= ended
+        for tp, records in batches.items():
+            for record in records:
+                if record.offset < ends[tp]:
+                    yield record
+            if records[-1].offset >= ends[tp] - 1:
+                left.discard(tp)

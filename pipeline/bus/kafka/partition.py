@@ -1,0 +1,97 @@
+"""One partition of Kafka while it is assigned: what Faust delivered and the handler has not taken, and the floor."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from pipeline.bus.protocol import Progress, Record
+from pipeline.bus.sharing import revoked
+from pipeline.bus.tracker import PrefixTracker
+
+
+class KafkaPartition:
+    """From assignment to revocation. `prefetch_bytes` bounds what is held for the handler."""
+
+    def __init__(
+        self,
+        topic: str,
+        number: int,
+        *,
+        generation: int,
+        prefetch_bytes: int,
+        store: Callable[..., Awaitable[None]],
+        read_progress: Callable[[int, bytes], Awaitable[Progress | None]],
+    ) -> None:
+        self.topic = topic
+        self.number = number
+        self.generation = generation
+        self._prefetch_bytes = prefetch_bytes
+        self._store = store
+        self._read_progress = read_progress
+        self._tracker = PrefixTracker()
+        self._committed = -1
+        self._revoked = False
+        self._waiting: deque[Record] = deque()
+        self._held_bytes = 0
+        self._changed = asyncio.Event()
+
+    # -- for the handler -----------------------------------------------------------------------------------------------
+
+    def ack(self, position: int) -> None:
+        if not self._revoked:
+            self._tracker.ack(position)
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        event_id: str,  # noqa: ARG002  # Kafka cannot tell repeats; the record's own headers hold its id
+        headers: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if self._revoked:
+            raise revoked(self)
+        await self._store(topic, self.number, key, value, headers, progress)
+
+    async def progress(self, key: bytes) -> Progress | None:
+        return await self._read_progress(self.number, key)
+
+    # -- for the bus ---------------------------------------------------------------------------------------------------
+
+    async def put(self, record: Record) -> None:
+        """Hold a record for the handler, when there is room. Drops repeats, and everything after revocation."""
+        while self._held_bytes and self._held_bytes + record.size_bytes > self._prefetch_bytes and not self._revoked:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._revoked or not self._tracker.deliver(record.position):
+            return
+        self._waiting.append(record)
+        self._held_bytes += record.size_bytes
+        self._changed.set()
+
+    async def records(self) -> AsyncIterator[Record]:
+        while True:
+            while self._waiting:
+                record = self._waiting.popleft()
+                self._held_bytes -= record.size_bytes
+                self._changed.set()
+                yield record
+            self._changed.clear()
+            await self._changed.wait()
+
+    def risen_floor(self) -> int | None:
+        """The floor, if it is above what was last noted as committed."""
+        return self._tracker.floor if self._tracker.floor > self._committed else None
+
+    def note_committed(self, floor: int) -> None:
+        self._committed = max(self._committed, floor)
+
+    def revoke(self) -> None:
+        self._revoked = True
+        self._waiting.clear()
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Nothing is open beside what `revoke` has dropped."""

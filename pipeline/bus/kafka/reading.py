@@ -1,0 +1,178 @@
+"""One `Bus.run` on Kafka: a Faust app, the partitions that it was assigned, and what becomes of them."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from pipeline.bus.kafka.clients import KafkaClients
+from pipeline.bus.kafka.faust_app import REBALANCE_S, ReaderApp, reader_app
+from pipeline.bus.kafka.partition import KafkaPartition
+from pipeline.bus.kafka.progress import ProgressIndex
+from pipeline.bus.kafka.records import stored_record
+from pipeline.bus.protocol import Handler, Progress, Subscription
+from pipeline.bus.sharing import Place, read_shared
+from pipeline.errors import BusError
+
+_START_S: Final = 60.0
+_STOP_S: Final = 15.0
+_RELEASE_S: Final = 0.7 * REBALANCE_S
+
+
+class FaustReading:
+    """Reads a subscription as a worker of its group until cancelled.
+
+    It is also the `Shares` of `read_shared`, and the app's `Floors`.
+    """
+
+    def __init__(
+        self,
+        clients: KafkaClients,
+        subscription: Subscription,
+        *,
+        data: Path,
+        index: ProgressIndex | None,
+        store: Callable[..., Awaitable[None]],
+    ) -> None:
+        self._subscription = subscription
+        self._index = index
+        self._store = store
+        self._partitions: dict[Place, KafkaPartition] = {}
+        self._held: frozenset[Place] = frozenset()
+        self._reading: set[Place] = set()
+        self._generation = -1
+        self._change = asyncio.Event()
+        self._step = asyncio.Event()
+        self._log = structlog.get_logger("callstream.kafka").bind(group=subscription.group)
+        self._app: ReaderApp = reader_app(
+            clients,
+            group=subscription.group,
+            topics=subscription.topics,
+            prefetch_bytes=subscription.prefetch_bytes,
+            data=data,
+            floors=self,
+            take=self._take,
+        )
+        self._app.on_partitions_assigned.connect(self._on_assigned, weak=False)
+        self._app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+
+    async def run(self, handler: Handler) -> None:
+        """Raises what the handler raised, and BusError when Faust gives up."""
+        app = self._app
+        tasks: list[asyncio.Future[Any]] = []
+        try:
+            try:
+                async with asyncio.timeout(_START_S):
+                    await app.start()
+            except Exception as error:
+                raise BusError(f"the group {self._subscription.group} cannot be joined: {error!r}") from error
+            tasks.append(asyncio.ensure_future(read_shared(self, self._open, handler)))
+            tasks.append(asyncio.ensure_future(app._crashed.wait()))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                tasks[0].result()
+            raise BusError(f"reading as {self._subscription.group} ended: {app.crash_reason!r}")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._stop()
+
+    async def _stop(self) -> None:
+        """Leave the group; what is acknowledged is committed before."""
+        try:
+            async with asyncio.timeout(_STOP_S):
+                if not self._app.crashed:
+                    await self._app.consumer.commit()
+                if self._index is not None:
+                    await self._index.close()
+                await self._app.stop()
+        except Exception as error:
+            self._log.warning("left without a word, the group's session runs out", error=repr(error))
+
+    # -- the shares ----------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> frozenset[Place]:
+        return self._held
+
+    async def changed(self) -> None:
+        await self._change.wait()
+        self._change.clear()
+
+    async def release(self, places: set[Place]) -> None:
+        self._reading -= places
+        self._step.set()
+
+    async def close(self) -> None:
+        self._reading.clear()
+        self._step.set()
+
+    async def _open(self, place: Place) -> KafkaPartition:
+        self._reading.add(place)
+        partition = self._partitions[place] = KafkaPartition(
+            place.topic,
+            place.partition,
+            generation=self._generation,
+            prefetch_bytes=self._subscription.prefetch_bytes,
+            store=self._store,
+            read_progress=self._progress,
+        )
+        self._step.set()
+        return partition
+
+    async def _progress(self, number: int, key: bytes) -> Progress | None:
+        return None if self._index is None else await self._index.get(number, key)
+
+    # -- from Faust ----------------------------------------------------------------------------------------------------
+
+    async def _on_assigned(self, app: Any, assigned: Any, **_: object) -> None:
+        self._generation = app.consumer_generation_id
+        self._partitions.clear()
+        if self._index is not None and assigned:
+            self._index.begin({tp.partition for tp in assigned})
+        self._held = frozenset(Place(tp.topic, tp.partition) for tp in assigned)
+        self._log.info("partitions assigned", held=sorted((place.topic, place.partition) for place in self._held))
+        self._change.set()
+
+    async def _on_revoked(self, app: Any, _revoked: Any, **_: object) -> None:
+        """All partitions are revoked at each rebalance. Returns when nobody works on them any more."""
+        held, self._held = self._held, frozenset()
+        for partition in self._partitions.values():
+            partition.revoke()
+        self._change.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RELEASE_S):
+                while self._reading & held:
+                    self._step.clear()
+                    await self._step.wait()
+        await app.consumer.commit()
+
+    async def _take(self, message: Any) -> None:
+        """Give a message to its partition; one of an earlier generation will come again."""
+        place = Place(message.topic, message.partition)
+        while message.generation_id == self._generation and place in self._held and place not in self._partitions:
+            self._step.clear()
+            await self._step.wait()
+        partition = self._partitions.get(place)
+        if partition is None or message.generation_id != partition.generation:
+            return
+        behind = self._app.behind(message.topic, message.partition, message.offset)
+        await partition.put(stored_record(message, message.timestamp, lag=behind))
+
+    def risen(self) -> dict[tuple[str, int], int]:
+        floors = {}
+        for place, partition in self._partitions.items():
+            floor = partition.risen_floor()
+            if floor is not None:
+                floors[place.topic, place.partition] = floor
+        return floors
+
+    def committed(self, floors: Mapping[tuple[str, int], int]) -> None:
+        for (topic, number), floor in floors.items():
+            partition = self._partitions.get(Place(topic, number))
+            if partition is not None:
+                partition.note_committed(floor)
