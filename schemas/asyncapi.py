@@ -17,7 +17,7 @@ from schemas import topics
 from schemas.audio import CHUNK_TYPE, ENDED_TYPE, MAX_CHUNK_BYTES, STARTED_TYPE, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, MAX_CALL_ID_LENGTH
 from schemas.cloudevents import BYTES_TYPE, CONTENT_TYPE_HEADER, JSON_TYPE, STRUCTURED_TYPE
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE
 from schemas.summaries import SUMMARY_TYPE
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
 
@@ -60,6 +60,9 @@ _EVENTS: Final = {
     DEAD_LETTER_TYPE: _Event(
         summary="A record that no stage could use, where it came from, and why", numbered=False, of_a_call=False
     ),
+    RESOLVED_TYPE: _Event(
+        summary="An operator put a dead letter's record back, or gave it up", numbered=False, of_a_call=False
+    ),
 }
 
 _AUDIO_EVENTS: Final = (STARTED_TYPE, CHUNK_TYPE, ENDED_TYPE)
@@ -91,7 +94,7 @@ _CHANNELS: Final = (
         topic=topics.DEAD_LETTERS,
         operation="sendDeadLetters",
         summary="Records that no stage could use",
-        events=(DEAD_LETTER_TYPE,),
+        events=(DEAD_LETTER_TYPE, RESOLVED_TYPE),
     ),
 )
 

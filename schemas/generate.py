@@ -13,7 +13,7 @@ import msgspec
 
 from schemas import asyncapi
 from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobStatus
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
 from schemas.summaries import SUMMARY_TYPE, Summary
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 
@@ -25,6 +25,7 @@ PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
     SUMMARY_TYPE: Summary,
     JOB_TYPE: JobStatus,
     DEAD_LETTER_TYPE: DeadLetter,
+    RESOLVED_TYPE: LetterResolved,
 }
 """By CloudEvents type: the JSON values of `calls.audio`, `.transcripts`, `.summaries`, `.status`, `.dead-letters`."""
 

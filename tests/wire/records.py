@@ -6,7 +6,7 @@ from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
 from schemas.calls import CallRef
 from schemas.envelope import StageRecord
 from schemas.segments import Segment, Word
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobStatus
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
 from schemas.summaries import SUMMARY_TYPE, KeyPoint, Summary
 from schemas.transcripts import (
     COMPLETED_TYPE,
@@ -167,5 +167,8 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         message="callseq '-1' is not a whole number",
         attempts=1,
         at=1767225600.5,
+    ),
+    RESOLVED_TYPE: LetterResolved(
+        letter_id="separate/calls.audio/3/17", position=5, action="replayed", at=1767225600.5
     ),
 }
