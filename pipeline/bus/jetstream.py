@@ -17,7 +17,7 @@ import msgspec
 from pipeline.bus.connection import ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.feed import JetStreamFeed
 from pipeline.bus.leases import LeaseShares
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, partition_of
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
 from pipeline.bus.pull import PulledPartition
 from pipeline.bus.sharing import Place, read_shared
 from pipeline.bus.states import STREAM, drop_states, ensure_states, read_state, write_state
@@ -26,8 +26,9 @@ from pipeline.bus.subjects import (
     EVENT_ID_HEADER,
     INLINE_STATE_BYTES,
     PRODUCER_TOPICS,
+    PROGRESS_HEADERS,
+    key_spellings,
     key_token,
-    padded_token,
     progress_from_wire,
     progress_to_wire,
     stream_name,
@@ -45,6 +46,8 @@ _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
 _STORE_FULL: Final = frozenset({10023, 10028, 10047, 10077})
 """Error codes: insufficient resources, resource limits exceeded, insufficient storage, the stream's store refuses."""
+_EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
+_ANOTHER_CAME_BEFORE: Final = 10071
 _HEADER_LIMIT: Final = 64 * 1024
 
 
@@ -98,8 +101,9 @@ class JetStreamBus:
         value: bytes,
         event_id: str,
         headers: Mapping[str, str] | None = None,
+        partition: int | None = None,
     ) -> None:
-        await self._store(topic, None, key, value, event_id, headers, None)
+        await self._store(topic, partition, key, value, event_id, headers, None)
 
     async def _store(
         self,
@@ -125,7 +129,10 @@ class JetStreamBus:
             if header_bytes > _HEADER_LIMIT:
                 raise RecordTooLargeError(topic, header_bytes, _HEADER_LIMIT)
             try:
-                await self._send(session, place, value, sent, progress)
+                if partition is None or progress is not None or topic in PRODUCER_TOPICS:
+                    await self._send(session, place, value, sent, progress)
+                else:
+                    await self._put_back(session, place, value, sent)
             except ApiError as error:
                 raise _refusal(error, topic) from error
 
@@ -143,6 +150,21 @@ class JetStreamBus:
         if progress is not None and not large and place in self._large_states:
             await drop_states(session, *place)
             self._large_states.discard(place)
+
+    async def _put_back(self, session: Session, place: "_KeyPlace", value: bytes, headers: dict[str, str]) -> None:
+        """Store a record that has no progress of its own where others have: it repeats that of its key's last record,
+        and is stored right behind that one or not at all.
+        """
+        while True:
+            last = (await session.request(place.last_record_subject)).headers or {}
+            kept = {name: text for name, text in last.items() if name in PROGRESS_HEADERS}
+            expected = {_EXPECTED_LAST: last.get("Nats-Sequence", "0")}
+            try:
+                check_publish(await session.request(place.publish_subject, value, headers=headers | kept | expected))
+                return
+            except ApiError as error:
+                if error.code != _ANOTHER_CAME_BEFORE:
+                    raise
 
     async def run(self, subscription: Subscription, handler: Handler) -> None:
         if not _GROUP.fullmatch(subscription.group):
@@ -201,6 +223,19 @@ class JetStreamBus:
                 total += await self._connection.retrying(count)
         return total
 
+    async def describe(self, topics: tuple[str, ...]) -> list[TopicState]:
+        async def look(session: Session) -> list[TopicState]:
+            found = []
+            for topic in topics:
+                try:
+                    found.append(_topic_state(topic, await session.api(f"STREAM.INFO.{stream_name(topic)}")))
+                except ApiError as error:
+                    if error.code != _STREAM_NOT_FOUND:
+                        raise BusError(f"the topic {topic} cannot be described: {error}") from error
+            return found
+
+        return await self._connection.retrying(look)
+
     async def _progress(self, topic: str | None, partition: int, key: bytes) -> Progress | None:
         if topic is None:
             return None
@@ -228,7 +263,7 @@ class JetStreamBus:
         token = key_token(key)
         if partition is not None and topic not in PRODUCER_TOPICS:
             return _KeyPlace(topic, partition % count, token)
-        spellings = (token, padded_token(key))
+        spellings = key_spellings(topic, key)
         token = next((text for text in spellings if partition_of(text.encode(), count) == partition), token)
         return _KeyPlace(topic, partition_of(token.encode(), count), token)
 
@@ -304,6 +339,20 @@ async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
             "dest": f"{base}.{{{{partition({spec.partitions},1)}}}}.{{{{wildcard(1)}}}}",
         }
     await session.api(f"STREAM.CREATE.{name}", config)
+
+
+def _topic_state(topic: str, info: dict[str, Any]) -> TopicState:
+    config, held = info["config"], info["state"]
+    return TopicState(
+        name=topic,
+        partitions=int(config["metadata"][_PARTITIONS]),
+        retention_s=config["max_age"] / _NANOSECONDS or None,
+        max_bytes=None if config["max_bytes"] < 0 else config["max_bytes"],
+        replicas=config["num_replicas"],
+        compacted=config["max_msgs_per_subject"] == 1,
+        records=held["messages"],
+        size_bytes=held["bytes"],
+    )
 
 
 async def _lag(session: Session, topic: str, number: int, group: str) -> int:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, partition_of
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
 from pipeline.bus.sharing import Place, read_shared, revoked
 from pipeline.bus.subjects import key_token
 from pipeline.bus.tracker import PrefixTracker
@@ -48,8 +48,9 @@ class MemoryBus:
         value: bytes,
         event_id: str,
         headers: Mapping[str, str] | None = None,
+        partition: int | None = None,
     ) -> None:
-        await self._store(topic, None, key, value, event_id, headers, None)
+        await self._store(topic, partition, key, value, event_id, headers, None)
 
     async def _store(
         self,
@@ -116,6 +117,9 @@ class MemoryBus:
             for number, log in enumerate(self._topic(name).logs)
         )
 
+    async def describe(self, topics: tuple[str, ...]) -> list[TopicState]:
+        return [self._topics[name].state() for name in topics if name in self._topics]
+
     async def close(self) -> None:
         self._closed = True
 
@@ -134,7 +138,7 @@ class _Topic:
     def __init__(self, spec: TopicSpec) -> None:
         self.spec = spec
         self.logs: list[list[Record]] = [[] for _ in range(spec.partitions)]
-        self.progress: dict[bytes, Progress | None] = {}
+        self.progress: dict[bytes, Progress] = {}
         self.feeds: set[_MemoryFeed] = set()
         self._grown = [asyncio.Event() for _ in range(spec.partitions)]
         self._ids: set[str] = set()
@@ -149,10 +153,23 @@ class _Topic:
         self._ids.add(event_id)
         self._bytes += record.size_bytes
         self.logs[record.partition].append(record)
-        self.progress[record.key] = progress
+        if progress is not None:
+            self.progress[record.key] = progress
         self._grown[record.partition].set()
         for feed in self.feeds:
             feed.put(record)
+
+    def state(self) -> TopicState:
+        return TopicState(
+            name=self.spec.name,
+            partitions=self.spec.partitions,
+            retention_s=self.spec.retention_s,
+            max_bytes=self.spec.max_bytes,
+            replicas=1,
+            compacted=self.spec.compacted,
+            records=sum(map(len, self.logs)),
+            size_bytes=self._bytes,
+        )
 
     async def read(self, number: int, position: int) -> Record:
         """The record at `position`, waited for, with its lag as of now."""

@@ -114,6 +114,19 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the broker may forget a record that a later one of the same key replaces."""
 
 
+class TopicState(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic as the broker has it. What it does not limit, or does not tell, is None."""
+
+    name: str
+    partitions: int
+    retention_s: float | None
+    max_bytes: int | None
+    replicas: int
+    compacted: bool
+    records: int | None
+    size_bytes: int | None
+
+
 class Bus(Protocol):
     async def ensure_topics(self, topics: list[TopicSpec]) -> None:
         """Create what is missing. Does not change the partitions of a topic that exists."""
@@ -127,9 +140,12 @@ class Bus(Protocol):
         value: bytes,
         event_id: str,
         headers: Mapping[str, str] | None = None,
+        partition: int | None = None,
     ) -> None:
         """Store one record in the partition that follows from its key; returns when it is durable.
 
+        `partition` is given for a record that is put back where it was: it joins its key's records there, whichever
+        partition their producer chose, and `Partition.progress` of the key stays as it is.
         `event_id` repeated within a short time is stored once where the broker can tell.
         Raises StoreFullError, RecordTooLargeError, or BusError after the bus's own reconnect time.
         """
@@ -157,6 +173,10 @@ class Bus(Protocol):
 
     async def lag(self, subscription: Subscription) -> int:
         """Records of the subscription's topics that are not acknowledged yet."""
+        ...
+
+    async def describe(self, topics: tuple[str, ...]) -> "list[TopicState]":
+        """The topics as the broker has them, in the given order; those that it does not have are left out."""
         ...
 
     async def close(self) -> None: ...

@@ -28,6 +28,7 @@ EVENT_ID_HEADER: Final = "Nats-Msg-Id"
 _SEQ_HEADER: Final = "callstream-seq"
 _RELEASED_HEADER: Final = "callstream-released"
 _STATE_HEADER: Final = "callstream-state"
+PROGRESS_HEADERS: Final = frozenset({_SEQ_HEADER, _RELEASED_HEADER, _STATE_HEADER})
 
 
 def key_token(key: bytes) -> str:
