@@ -12,8 +12,10 @@ import msgspec
 import structlog
 
 from pipeline import topology
-from pipeline.bus.jetstream import JetStreamBus
 from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.opening import open_bus
+from pipeline.bus.protocol import Bus
+from pipeline.bus.security import BusSecurity
 from pipeline.clock import unix_time_s
 from pipeline.errors import ConfigurationError, InstanceError
 from pipeline.instance import DataLock, InstanceInfo
@@ -35,12 +37,12 @@ FILE_PATIENCE_S = 20.0
 class Embedded:
     """The owner of a data directory. Use as an async context manager; `worker.ready` tells when models are loaded.
 
-    With `settings.bus` set it uses that NATS server instead of starting one, and may run some stages alone: then the
+    With `settings.bus` set it uses that bus instead of starting one, and may run some stages alone: then the
     one that runs the sink owns the directory.
     Raises InstanceError on entry when another process owns the directory.
     """
 
-    bus: JetStreamBus
+    bus: Bus
     worker: Worker
     instance: InstanceInfo
 
@@ -56,9 +58,12 @@ class Embedded:
         settings.data.mkdir(parents=True, exist_ok=True)
         async with contextlib.AsyncExitStack() as stack:
             lock = stack.enter_context(DataLock(settings.data)) if OWNER in self._stages else None
-            nats_url = settings.bus or await self._start_server(stack)
-            self.bus = JetStreamBus(nats_url)
-            await self.bus.connect()
+            if settings.bus is None:
+                bus_url = await self._start_server(stack)
+                self.bus = await open_bus(bus_url, BusSecurity())
+            else:
+                bus_url = settings.bus
+                self.bus = await open_bus(bus_url, settings.bus_security(), replication=settings.replication)
             stack.push_async_callback(self.bus.close)
             await self.bus.ensure_topics(
                 topology.topic_specs(
@@ -81,7 +86,7 @@ class Embedded:
             stack.push_async_callback(self.worker.stop)
             self.instance = InstanceInfo(
                 pid=os.getpid(),
-                nats_url=nats_url,
+                bus_url=bus_url,
                 quack_url=quack_url,
                 quack_token=quack_token,
                 metrics_url=metrics_url,
@@ -156,7 +161,7 @@ class Embedded:
         self.instance = msgspec.structs.replace(self.instance, ready=True)
         if lock is not None:
             lock.announce(self.instance)
-        self._log.info("ready", pid=self.instance.pid, nats=self.instance.nats_url)
+        self._log.info("ready", pid=self.instance.pid, bus=self.instance.bus_url)
 
 
 def store_bytes(settings: Settings) -> int:

@@ -27,7 +27,7 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a running instance says about itself. Holds a token: readable by its user only."""
 
     pid: int
-    nats_url: str
+    bus_url: str
     quack_url: str | None
     quack_token: str | None
     metrics_url: str | None

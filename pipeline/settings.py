@@ -46,10 +46,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ]
     bus: Annotated[
-        Annotated[str, Meta(pattern=r"^(nats|tls)://[^\s/@]+$")] | None,
+        Annotated[str, Meta(pattern=r"^(nats|tls|kafka)://[^\s/@]+$")] | None,
         _about(
             "Where the bus is; embedded starts a nats-server of its own, tls:// is NATS that must use TLS",
-            "embedded, nats://HOST:PORT or tls://HOST:PORT",
+            "embedded, nats://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT[,HOST:PORT]",
             none="embedded",
         ),
     ] = None
@@ -90,6 +90,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(ge=1, le=1024),
         _about("Partitions of each topic, fixed when the topic is created", "a whole number from 1 to 1024"),
     ] = 8
+    replication: Annotated[
+        int,
+        Meta(ge=1, le=100),
+        _about("Copies of each record on Kafka, where a topic is created by us", "a whole number from 1 to 100"),
+    ] = 1
     sync: Annotated[
         Literal["1s", "always"],
         _about("When the embedded bus forces records to disk: each second or each record", "1s or always"),

@@ -43,7 +43,7 @@ def publish(
     reference = call_ref(tenant, call or new_call_id(file))
 
     async def send() -> None:
-        async with connect(bus_url(settings), reconnect_s=RECONNECT_S) as bus:
+        async with connect(bus_url(settings), settings, reconnect_s=RECONNECT_S) as bus:
             await _refuse_finished(settings, reference)
             audio = open_audio(file)
             try:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from pipeline import topology
+from pipeline.bus.opening import KAFKA
 from pipeline.cli import options
 from pipeline.cli.session import load_settings
 from pipeline.embedded import Embedded
@@ -37,7 +38,9 @@ def worker(
         raise InputError(f"there is no stage {stage!r}: it is one of {', '.join(topology.STAGES)}")
     settings = load_settings(data, bus=bus)
     if settings.bus is None:
-        raise ConfigurationError("a worker needs a bus to share: --bus nats://HOST:PORT or CALLSTREAM_BUS")
+        raise ConfigurationError(
+            "a worker needs a bus to share: --bus nats://HOST:PORT or kafka://HOST:PORT, or CALLSTREAM_BUS"
+        )
     asyncio.run(_serve(settings, (stage,)))
 
 
@@ -61,7 +64,8 @@ def status(
     shown = {
         "ready": instance.ready,
         "pid": instance.pid,
-        "nats_url": instance.nats_url,
+        "bus_url": instance.bus_url,
+        "nats_url": None if instance.bus_url.startswith(KAFKA) else instance.bus_url,
         "quack_url": instance.quack_url,
         "metrics_url": instance.metrics_url,
         "data": str(settings.data),
@@ -101,7 +105,7 @@ async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
 
 def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages: tuple[str, ...]) -> None:
     console.print(f"callstream on {settings.data}")
-    console.print(f"  bus      {instance.nats_url}")
+    console.print(f"  bus      {instance.bus_url}")
     if instance.quack_url is not None:
         console.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
     if instance.metrics_url is not None:

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from pipeline.bus.jetstream import JetStreamBus
+from pipeline.bus.opening import open_bus
+from pipeline.bus.protocol import Bus
+from pipeline.bus.security import BusSecurity
 from pipeline.embedded import Embedded
 from pipeline.errors import InstanceError
 from pipeline.instance import InstanceInfo, find_instance
@@ -31,7 +33,7 @@ def load_settings(data: Path | None, *, log_level: logs.LogLevel | None = None, 
 class Session:
     """A bus with all stages behind it, and SQL over what they stored."""
 
-    def __init__(self, bus: JetStreamBus, instance: InstanceInfo, settings: Settings, own: Embedded | None) -> None:
+    def __init__(self, bus: Bus, instance: InstanceInfo, settings: Settings, own: Embedded | None) -> None:
         self.bus = bus
         self.instance = instance
         self.settings = settings
@@ -66,14 +68,15 @@ async def open_session(settings: Settings, *, reconnect_s: float = 60.0) -> Asyn
             yield Session(own.bus, own.instance, settings, own)
         return
     structlog.get_logger("callstream.cli").info("using the running instance", pid=instance.pid)
-    async with connect(instance.nats_url, reconnect_s=reconnect_s) as bus:
+    async with connect(instance.bus_url, settings, reconnect_s=reconnect_s) as bus:
         yield Session(bus, instance, settings, None)
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, reconnect_s: float = 60.0) -> AsyncIterator[JetStreamBus]:
-    bus = JetStreamBus(url, reconnect_s=reconnect_s)
-    await bus.connect()
+async def connect(url: str, settings: Settings, *, reconnect_s: float = 60.0) -> AsyncIterator[Bus]:
+    """The bus at `url`, with the credentials of `settings` where it is the one that is set and not an embedded one."""
+    security = settings.bus_security() if url == settings.bus else BusSecurity()
+    bus = await open_bus(url, security, reconnect_s=reconnect_s)
     try:
         yield bus
     finally:
@@ -90,7 +93,7 @@ def bus_url(settings: Settings) -> str:
     instance = find_instance(settings.data)
     if instance is None:
         raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
-    return instance.nats_url
+    return instance.bus_url
 
 
 def open_warehouse(settings: Settings) -> Reader:

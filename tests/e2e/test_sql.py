@@ -36,7 +36,7 @@ with DataLock(data) as lock, Tables(data / sys.argv[2]) as tables:
     stage = SinkStage(tables)
     stage.write(CallScript("call-1").whole(4))
     url = tables.serve(token, free_port())
-    lock.announce(InstanceInfo(pid=os.getpid(), nats_url="nats://127.0.0.1:1", quack_url=url, quack_token=token,
+    lock.announce(InstanceInfo(pid=os.getpid(), bus_url="nats://127.0.0.1:1", quack_url=url, quack_token=token,
                                metrics_url=None, started_at=0.0, ready=True))
     script = CallScript("live")
     for turn in script.turns(100_000):

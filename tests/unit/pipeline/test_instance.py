@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.instance import DataLock, InstanceInfo
 import os
 with DataLock(Path(sys.argv[1])) as lock:
-    lock.announce(InstanceInfo(pid=os.getpid(), nats_url="nats://x", quack_url=None, quack_token=None,
+    lock.announce(InstanceInfo(pid=os.getpid(), bus_url="nats://x", quack_url=None, quack_token=None,
                                metrics_url=None, started_at=1.0))
     print("held", flush=True)
     time.sleep(60)
@@ -28,7 +28,7 @@ with DataLock(Path(sys.argv[1])) as lock:
 def info(pid: int, *, ready: bool = False) -> InstanceInfo:
     return InstanceInfo(
         pid=pid,
-        nats_url="nats://127.0.0.1:4222",
+        bus_url="nats://127.0.0.1:4222",
         quack_url="quack:127.0.0.1:1",
         quack_token="secret",
         metrics_url=None,

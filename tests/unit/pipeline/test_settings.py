@@ -86,7 +86,7 @@ def test_a_mistake_in_the_file_names_the_file_the_setting_and_what_is_expected(
     [
         ("CALLSTREAM_PARTITIONS", "0", "a whole number from 1 to 1024"),
         ("CALLSTREAM_PARTITIONS", "eight", "a whole number from 1 to 1024"),
-        ("CALLSTREAM_BUS", "amqp://localhost:5672", "embedded, nats://HOST:PORT or tls://HOST:PORT"),
+        ("CALLSTREAM_BUS", "amqp://localhost:5672", "embedded, nats://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT[,HOST:PORT]"),
         ("CALLSTREAM_DEVICE", "tpu", "cpu, cuda or auto"),
         ("CALLSTREAM_LANGUAGE", "English", "auto or an ISO 639-1 code such as en"),
         ("CALLSTREAM_STORE_GB", "nan", "a number of gigabytes above 0"),

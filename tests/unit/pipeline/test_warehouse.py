@@ -24,7 +24,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 def instance(quack_url: str) -> InstanceInfo:
     return InstanceInfo(
         pid=os.getpid(),
-        nats_url="nats://127.0.0.1:1",
+        bus_url="nats://127.0.0.1:1",
         quack_url=quack_url,
         quack_token=TOKEN,
         metrics_url=None,

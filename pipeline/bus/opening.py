@@ -1,0 +1,30 @@
+"""From an address to the bus that is there."""
+
+from typing import Final
+
+from pipeline.bus.protocol import Bus
+from pipeline.bus.security import BusSecurity
+from pipeline.errors import ConfigurationError
+
+KAFKA: Final = "kafka://"
+
+
+async def open_bus(url: str, security: BusSecurity, *, replication: int = 1, reconnect_s: float = 30.0) -> Bus:
+    """A connected bus: kafka://HOST:PORT[,HOST:PORT], or NATS by nats:// and tls://.
+
+    `replication` is what topics get that are created through it on Kafka. Raises BusError when nothing answers within
+    `reconnect_s`, ConfigurationError when the broker refuses us or the package for it is not installed.
+    """
+    if not url.startswith(KAFKA):
+        from pipeline.bus.jetstream import JetStreamBus
+
+        jetstream = JetStreamBus(url, security=security, reconnect_s=reconnect_s)
+        await jetstream.connect()
+        return jetstream
+    try:
+        from pipeline.bus.kafka.bus import KafkaBus
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"a Kafka bus needs `pip install callstream[kafka]`: {error}") from error
+    kafka = KafkaBus(url.removeprefix(KAFKA), security=security, replication=replication, reconnect_s=reconnect_s)
+    await kafka.connect()
+    return kafka
