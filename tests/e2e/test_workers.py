@@ -1,4 +1,4 @@
-"""Each stage as a process of its own, on a NATS server that none of them started."""
+"""Each stage as a process of its own, on a broker that none of them started."""
 
 import os
 import signal
@@ -12,12 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.deployment import COMMAND, SAMPLE_ROLES, Deployment
+from tests.kafka import KafkaServer
 
 STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
 
 
-@pytest.fixture
-def bus_url(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["nats", "kafka"])
+def bus_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "kafka":
+        with KafkaServer(tmp_path / "kafka") as kafka:
+            kafka.start()
+            yield f"kafka://{kafka.bootstrap}"
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -16,9 +16,13 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
     KafkaError,
     MessageSizeTooLargeError,
+    NotCoordinatorForGroupError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -29,7 +33,7 @@ from pipeline.bus.kafka.feed import KafkaFeed
 from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
 from pipeline.bus.kafka.reading import FaustReading
 from pipeline.bus.kafka.records import Headers, stored_record, to_wire
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, partition_of
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
 from pipeline.bus.security import BusSecurity
 from pipeline.bus.subjects import key_token
 from pipeline.errors import BusError, RecordTooLargeError
@@ -38,6 +42,7 @@ REQUEST_S: Final = 40.0
 """How long a broker may take for an answer: longer than a pause of it that its clients should outlast."""
 _PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0)
 _CREATED_WITHIN_S: Final = 20.0
+_CLOSE_S: Final = 5.0
 _KEPT_S: Final = 90 * 86_400.0
 """How long the index keeps what is known of a call. A call is asked for while its records are kept, or come late."""
 
@@ -98,11 +103,13 @@ class KafkaBus:
         admin, self._admin = self._admin, None
         looker, self._looker = self._looker, None
         producer, self._producer = self._producer, None
-        for closing in (admin and admin.close(), looker and looker.stop(), producer and producer.stop()):
-            if closing is not None:
-                with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                    async with asyncio.timeout(self._reconnect_s):
-                        await closing
+        stops: list[Any] = [client.stop for client in (looker, producer) if client is not None]
+        if admin is not None:
+            stops.append(admin.close)
+        for stop in stops:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await stop()
 
     async def ensure_topics(self, topics: list[TopicSpec]) -> None:
         """Create what is missing. What exists stays as it is: its operator may have reasons."""
@@ -144,8 +151,10 @@ class KafkaBus:
         value: bytes,
         event_id: str,  # noqa: ARG002  # Kafka cannot tell repeats
         headers: Mapping[str, str] | None = None,
+        partition: int | None = None,
     ) -> None:
-        number = partition_of(key_token(key).encode(), await self._partitions_of(topic))
+        count = await self._partitions_of(topic)
+        number = partition_of(key_token(key).encode(), count) if partition is None else partition % count
         await self._send(topic, number, key, value, to_wire(headers or {}))
 
     async def _send(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers) -> int:
@@ -255,11 +264,45 @@ class KafkaBus:
             places = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
             with bus_errors(f"asking how far {subscription.group} has come"):
                 async with asyncio.timeout(self._reconnect_s):
-                    done = await self._open_admin.list_consumer_group_offsets(subscription.group, partitions=places)
+                    done = await self._committed(subscription.group, places)
                     begins = await self._open_looker.beginning_offsets(places)
                     ends = await self._open_looker.end_offsets(places)
-            total += sum(ends[place] - max(begins[place], done[place].offset) for place in places)
+            total += sum(ends[place] - max(begins[place], done.get(place, 0)) for place in places)
         return total
+
+    async def _committed(self, group: str, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where the group goes on. A new cluster first has to make the topic in which it keeps that."""
+        while True:
+            try:
+                done = await self._open_admin.list_consumer_group_offsets(group, partitions=places)
+            except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError, GroupLoadInProgressError):
+                await asyncio.sleep(_PAUSE_S[0])
+            else:
+                return {place: committed.offset for place, committed in done.items()}
+
+    async def describe(self, topics: tuple[str, ...]) -> list[TopicState]:
+        with bus_errors("describing topics"):
+            async with asyncio.timeout(self._reconnect_s):
+                known = set(await self._open_admin.list_topics())
+                return [await self._describe(topic) for topic in topics if topic in known]
+
+    async def _describe(self, topic: str) -> TopicState:
+        found: Any = (await self._open_admin.describe_topics([topic]))[0]
+        [answer] = await self._open_admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        config = {entry[0]: entry[1] for entry in answer.resources[0][4]}
+        places = [TopicPartition(topic, place["partition"]) for place in found["partitions"]]
+        begins, ends = await self._open_looker.beginning_offsets(places), await self._open_looker.end_offsets(places)
+        retention_ms = int(config["retention.ms"])
+        return TopicState(
+            name=topic,
+            partitions=len(places),
+            retention_s=None if retention_ms < 0 else retention_ms / 1000,
+            max_bytes=None,
+            replicas=min(len(place["replicas"]) for place in found["partitions"]),
+            compacted="compact" in config["cleanup.policy"],
+            records=sum(ends[place] - begins[place] for place in places),
+            size_bytes=None,
+        )
 
     async def _partitions_of(self, topic: str) -> int:
         """As the topic was created. Raises BusError where there is no such topic."""
