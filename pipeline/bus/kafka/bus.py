@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
     KafkaError,
-    MessageSizeTooLargeError,
     NotCoordinatorForGroupError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -30,13 +29,14 @@ from aiokafka.errors import (
 
 from pipeline.bus.kafka.clients import KafkaClients, bus_errors, read_to_end
 from pipeline.bus.kafka.feed import KafkaFeed
+from pipeline.bus.kafka.producing import RecordProducer
 from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
 from pipeline.bus.kafka.reading import FaustReading
-from pipeline.bus.kafka.records import Headers, stored_record, to_wire
+from pipeline.bus.kafka.records import stored_record, to_wire
 from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
 from pipeline.bus.security import BusSecurity
 from pipeline.bus.subjects import key_token
-from pipeline.errors import BusError, RecordTooLargeError
+from pipeline.errors import BusError
 
 REQUEST_S: Final = 40.0
 """How long a broker may take for an answer: longer than a pause of it that its clients should outlast."""
@@ -66,8 +66,7 @@ class KafkaBus:
         self._replication = replication
         self._worker_id = worker_id or secrets.token_hex(4)
         self._reconnect_s = reconnect_s
-        self._producer: AIOKafkaProducer | None = None
-        self._producer_lock = asyncio.Lock()
+        self._producer = RecordProducer(self._clients)
         self._looker: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._partitions: dict[str, int] = {}
@@ -83,7 +82,7 @@ class KafkaBus:
                 try:
                     self._admin = await self._clients.admin()
                     self._looker = await self._clients.reader()
-                    self._producer = await self._clients.producer()
+                    await self._producer.open()
                     return
                 except BusError:
                     await self._close_clients()
@@ -96,14 +95,14 @@ class KafkaBus:
             raise
 
     async def close(self) -> None:
+        await self._producer.close()
         await self._close_clients()
         self._faust_data.cleanup()
 
     async def _close_clients(self) -> None:
         admin, self._admin = self._admin, None
         looker, self._looker = self._looker, None
-        producer, self._producer = self._producer, None
-        stops: list[Any] = [client.stop for client in (looker, producer) if client is not None]
+        stops: list[Any] = [] if looker is None else [looker.stop]
         if admin is not None:
             stops.append(admin.close)
         for stop in stops:
@@ -155,42 +154,7 @@ class KafkaBus:
     ) -> None:
         count = await self._partitions_of(topic)
         number = partition_of(key_token(key).encode(), count) if partition is None else partition % count
-        await self._send(topic, number, key, value, to_wire(headers or {}))
-
-    async def _send(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers) -> int:
-        """Store a record and return its position. After a failure the next ones get a new producer: of this one it
-        is not known what it has still stored.
-        """
-        producer = await self._open_producer()
-        try:
-            with bus_errors(f"publishing to {topic}"):
-                stored = await producer.send(topic, value, key=key, partition=partition, headers=headers)
-                return int((await asyncio.shield(stored)).offset)
-        except BusError as error:
-            if isinstance(error.__cause__, MessageSizeTooLargeError):
-                size_bytes = len(value or b"") + len(key) + sum(len(name) + len(raw) for name, raw in headers)
-                limit_bytes = producer._max_request_size
-                raise RecordTooLargeError(topic, size_bytes, limit_bytes) from error
-            await self._give_up(producer)
-            raise
-
-    async def _open_producer(self) -> AIOKafkaProducer:
-        async with self._producer_lock:
-            if self._producer is None:
-                if self._admin is None:
-                    raise BusError(f"the connection to Kafka at {self.servers} is closed")
-                self._producer = await self._clients.producer()
-            return self._producer
-
-    async def _give_up(self, producer: AIOKafkaProducer) -> None:
-        async with self._producer_lock:
-            if self._producer is not producer:
-                return
-            self._producer = None
-            self._log.warning("publishing failed, the connection is made anew")
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await producer.stop()
+        await self._producer.send(topic, number, key, value, to_wire(headers or {}))
 
     async def run(self, subscription: Subscription, handler: Handler) -> None:
         counts = [await self._partitions_of(topic) for topic in subscription.topics]
@@ -205,7 +169,7 @@ class KafkaBus:
                 group=subscription.group,
                 topic=subscription.progress_topic,
                 writer=self._worker_id,
-                send=self._send,
+                send=self._producer.send,
             )
 
         async def store(
@@ -219,7 +183,7 @@ class KafkaBus:
             partition = number % await self._partitions_of(topic)
             wire = to_wire(headers or {})
             if progress is None:
-                await self._send(topic, partition, key, value, wire)
+                await self._producer.send(topic, partition, key, value, wire)
                 return
             assert index is not None
             assert topic == subscription.progress_topic
