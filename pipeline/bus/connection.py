@@ -8,24 +8,41 @@ with it, at once, and whoever needs it again sets it up again.
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
-import nats
+import msgspec
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from pipeline.errors import BusError
+from pipeline.bus.security import BusSecurity
+from pipeline.errors import BusError, ConfigurationError
 
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S: Final = 5.0
 _CONNECT_PAUSE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_CLOSE_S: Final = 0.2
 _NO_RESPONDERS: Final = "503"
 _PENDING_MESSAGES: Final = 1_000_000
 _PENDING_BYTES: Final = 512_000_000
+_REFUSALS: Final = {
+    "authorization violation": "it does not take these credentials",
+    "user authentication expired": "the credentials have expired",
+    "account authentication expired": "the credentials have expired",
+    "user authentication revoked": "the credentials were revoked",
+}
+"""What a server says when it turns a client away for good, and what that means."""
+_ALERTS: Final = {
+    "CERTIFICATE_REQUIRED": "it asks for a client certificate, and there is none",
+    "UNKNOWN_CA": "it does not know the authority of the client certificate",
+    "BAD_CERTIFICATE": "it refuses the client certificate",
+    "CERTIFICATE_EXPIRED": "the client certificate has expired",
+}
+"""OpenSSL's names of the server's TLS alerts, likewise."""
 
 
 class SessionLost(Exception):
@@ -142,10 +159,13 @@ class Listening:
 class NatsConnection:
     """Keeps one session open. `reconnect_s` is how long its users wait for a lost one before they raise BusError."""
 
-    def __init__(self, url: str, *, name: str, reconnect_s: float) -> None:
+    def __init__(self, url: str, *, name: str, reconnect_s: float, security: BusSecurity | None = None) -> None:
         self.url = url
         self.reconnect_s = reconnect_s
         self._name = name
+        self._security = security or BusSecurity()
+        if url.startswith("tls://"):
+            self._security = msgspec.structs.replace(self._security, tls=True)
         self._session: Session | None = None
         self._connected = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -153,13 +173,24 @@ class NatsConnection:
         self._log = structlog.get_logger("callstream.nats").bind(url=url)
 
     async def connect(self) -> None:
-        """Raises BusError when no server answers within `reconnect_s`."""
-        self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.url}")
+        """Raises BusError when no server answers within `reconnect_s`, ConfigurationError when one refuses at once.
+
+        A server that refuses later, while this is connected or reconnects, is asked again: what it asks for may be
+        under change there.
+        """
+        refused: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self._keeping = asyncio.create_task(self._keep(refused), name=f"keep {self.url}")
+        waiting = asyncio.ensure_future(self.session())
         try:
-            await self.session()
+            first, _ = await asyncio.wait({refused, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            first.pop().result()
         except BaseException:
             await self.close()
             raise
+        finally:
+            refused.cancel()
+            waiting.cancel()
+            await asyncio.gather(refused, waiting, return_exceptions=True)
 
     async def close(self) -> None:
         if self._keeping is not None:
@@ -199,13 +230,16 @@ class NatsConnection:
                     raise BusError(f"{self.url}: {error}") from error
                 await asyncio.sleep(_CONNECT_PAUSE_S[0])
 
-    async def _keep(self) -> None:
+    async def _keep(self, refused: "asyncio.Future[Session]") -> None:
         failures = 0
         while True:
             try:
                 session = await self._open()
-            except (nats.errors.Error, OSError, TimeoutError, SessionLost) as error:
-                self._reason = str(error) or type(error).__name__
+            except (nats.errors.Error, OSError, TimeoutError, SessionLost, ConfigurationError) as error:
+                refusal = self._refusal(error)
+                if refusal is not None and not refused.done():
+                    refused.set_exception(refusal)
+                self._reason = str(refusal or error) or type(error).__name__
                 await asyncio.sleep(_CONNECT_PAUSE_S[min(failures, len(_CONNECT_PAUSE_S) - 1)])
                 failures += 1
                 continue
@@ -221,6 +255,7 @@ class NatsConnection:
             self._log.warning("the connection to NATS was lost")
 
     async def _open(self) -> Session:
+        """Files of certificates and credentials are read for each connection: they may be renewed."""
         session: Session | None = None
 
         async def on_end() -> None:
@@ -230,25 +265,81 @@ class NatsConnection:
         async def on_error(error: Exception) -> None:
             self._log.debug("NATS client error", error=str(error) or type(error).__name__)
 
-        client = await nats.connect(
-            self.url,
-            name=self._name,
-            allow_reconnect=False,
-            connect_timeout=2,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            pending_size=16_000_000,
-            error_cb=on_error,
-            disconnected_cb=on_end,
-            closed_cb=on_end,
-        )
-        session = Session(client)
-        if client.is_closed:
-            session.end()
-        await session.begin()
+        shown = _shown(self._security)
+        client = _Client(tls=self._security.tls)
+        try:
+            await client.connect(
+                self.url,
+                name=self._name,
+                allow_reconnect=False,
+                connect_timeout=2,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                pending_size=16_000_000,
+                error_cb=on_error,
+                disconnected_cb=on_end,
+                closed_cb=on_end,
+                **shown,
+            )
+            session = Session(client)
+            if not client.is_connected:
+                session.end()
+            await session.begin()
+        except BaseException:
+            # After a TLS handshake that failed, asyncio never says that the connection is closed.
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await client.close()
+            raise
         return session
+
+    def _refusal(self, error: Exception) -> ConfigurationError | None:
+        """`error` as one that trying again does not mend, None for any other."""
+        if isinstance(error, ConfigurationError):
+            return error
+        said = str(error)
+        reason = next((meaning for words, meaning in _REFUSALS.items() if words in said.lower()), None)
+        if isinstance(error, nats.errors.SecureConnRequiredError):
+            reason = "TLS is on, and the server there does not offer it"
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not to be trusted: {error.verify_message}"
+        elif isinstance(error, ssl.SSLError):
+            reason = next((text for alert, text in _ALERTS.items() if alert in (error.reason or "")), None)
+        return None if reason is None else ConfigurationError(f"the NATS server at {self.url} refuses: {reason}")
+
+
+class _Client(Client):  # type: ignore[misc]
+    """With `tls` it sends nothing, no password either, to a server that does not speak TLS."""
+
+    def __init__(self, *, tls: bool) -> None:
+        super().__init__()
+        self._tls_demanded = tls
+
+    def _connect_command(self) -> bytes:
+        if self._tls_demanded and not self._server_info.get("tls_required"):
+            raise nats.errors.SecureConnRequiredError
+        return bytes(super()._connect_command())
+
+
+def _shown(security: BusSecurity) -> dict[str, Any]:
+    """What a client shows and asks for, as nats-py's `connect` takes it."""
+    options: dict[str, Any] = {}
+    context = security.tls_context()
+    if context is not None:
+        options["tls"] = context
+    if security.credentials is not None:
+        try:
+            security.credentials.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the credentials file {security.credentials} cannot be read: {error.strerror}"
+            ) from error
+        options["user_credentials"] = str(security.credentials)
+    elif security.user is not None and security.password is not None:
+        options |= {"user": security.user, "password": security.password.reveal()}
+    return options
 
 
 def check_publish(message: Msg) -> int:

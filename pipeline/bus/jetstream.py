@@ -19,6 +19,7 @@ from pipeline.bus.feed import JetStreamFeed
 from pipeline.bus.leases import LeaseShares
 from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
 from pipeline.bus.pull import PulledPartition
+from pipeline.bus.security import BusSecurity
 from pipeline.bus.sharing import Place, read_shared
 from pipeline.bus.states import STREAM, drop_states, ensure_states, read_state, write_state
 from pipeline.bus.stored import record_at, stored_records
@@ -56,15 +57,24 @@ class JetStreamBus:
     waited for before BusError.
     """
 
-    def __init__(self, url: str, *, worker_id: str | None = None, reconnect_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        worker_id: str | None = None,
+        reconnect_s: float = 30.0,
+        security: BusSecurity | None = None,
+    ) -> None:
         self._worker_id = worker_id or secrets.token_hex(4)
-        self._connection = NatsConnection(url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s)
+        self._connection = NatsConnection(
+            url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s, security=security
+        )
         self._partitions: dict[str, int] = {}
         self._large_states: set[_KeyPlace] = set()
         self._runs = 0
 
     async def connect(self) -> None:
-        """Raises BusError when no server answers within `reconnect_s`."""
+        """Raises BusError when no server answers within `reconnect_s`, ConfigurationError when it refuses at once."""
         await self._connection.connect()
 
     async def close(self) -> None:

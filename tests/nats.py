@@ -1,0 +1,94 @@
+"""A nats-server of a test's own, configured as an operator would, as a process that may be killed and started again."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.bus.nats_server import find_binary
+
+READY_WITHIN_S = 20.0
+
+
+class NatsProcess:
+    """One server with JetStream on records in `folder`; `start` after `kill` begins again on the same records.
+
+    `settings` is added to its configuration: `tls`, `authorization` and the like, in NATS's own words.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, object] | None = None) -> None:
+        self.folder = folder
+        self.settings = dict(settings or {})
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "NatsProcess":
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._process is not None:
+            self.kill()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"nats://{self.address}"
+
+    def start(self) -> None:
+        assert self._process is None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "listen": self.address,
+            "max_payload": 8_388_608,
+            "jetstream": {"store_dir": str(self.folder), "max_file_store": 4_000_000_000},
+        } | self.settings
+        config = self.folder / "server.conf"
+        config.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
+        with open(self.folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen([find_binary(), "-c", str(config)], stdout=log, stderr=log)
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not _greets(self.port):
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"nats-server serves nobody:\n{(self.folder / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.kill()
+        process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _greets(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            return connection.recv(5) == b"INFO "
+    except OSError:
+        return False
