@@ -1,0 +1,150 @@
+"""Nothing is lost when anything dies: many calls at once, workers and broker killed, paused and without disk.
+
+Plain producers send calls until all faults have been; then the same calls are sent to an undisturbed pipeline, and
+everything that both runs left on all topics and in the warehouse is compared, record by record and row by row. The
+transcriber's text is a hash of the samples that it got, unless the real model is asked for.
+
+    python -m benchmarks.chaos --kills 200 --json FILE
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos.checks import Findings, check
+from benchmarks.chaos.disk import namespace
+from benchmarks.chaos.faults import FaultPlan
+from benchmarks.chaos.run import Load, NotCompleted, Outcome, Run
+from benchmarks.report import write_report
+
+SHOWN = 40
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__.partition("\n")[0])
+    parser.add_argument("--bus", choices=("jetstream", "kafka"), default="jetstream")
+    parser.add_argument("--kills", type=int, default=200, help="of workers, and every tenth of the broker")
+    parser.add_argument("--calls", type=int, default=5, help="at a time")
+    parser.add_argument("--seconds", type=float, nargs=2, default=(15.0, 45.0), help="of audio in a call, from and to")
+    parser.add_argument("--speed", type=float, default=4.0, help="times the speed of speech")
+    parser.add_argument("--gap", type=float, default=3.0, help="seconds between two faults, on average")
+    parser.add_argument("--pause", type=float, default=30.0, help="seconds that the broker is paused")
+    parser.add_argument("--pauses", type=int, help="of the broker (default: one for every 60 kills)")
+    parser.add_argument("--fills", type=int, help="of the store's disk (default: one for every 60 kills)")
+    parser.add_argument("--freezes", type=int, help="of a worker, past its lease (default: one for every 20 kills)")
+    parser.add_argument("--real-model", action="store_true", help="transcribe with CALLSTREAM_MODEL's default")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, stores and tables there")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_args()
+
+
+def plan(given: argparse.Namespace) -> FaultPlan:
+    seldom = 1 + given.kills // 60
+    return FaultPlan(
+        kills=given.kills,
+        broker_kills=max(1, given.kills // 10),
+        broker_pauses=seldom if given.pauses is None else given.pauses,
+        broker_pause_s=given.pause,
+        disk_fills=seldom if given.fills is None else given.fills,
+        disk_full_s=6.0,
+        additions=given.kills // 10,
+        removals=given.kills // 10,
+        worker_pauses=given.kills // 20 if given.freezes is None else given.freezes,
+        worker_pause_s=(12.0, 25.0),
+        gap_s=given.gap,
+    )
+
+
+async def both_runs(folder: Path, load: Load, faults: FaultPlan) -> tuple[Outcome, Outcome]:
+    with Run(folder / "chaos", load) as run:
+        chaos = await run.chaos(faults)
+    print(f"  {len(chaos.calls)} calls again, undisturbed", file=sys.stderr, flush=True)
+    with Run(folder / "calm", load) as run:
+        calm = await run.calm(sorted(chaos.calls))
+    return chaos, calm
+
+
+def figures(given: argparse.Namespace, chaos: Outcome, findings: Findings) -> dict[str, Any]:
+    done = chaos.done
+    return {
+        "bus": given.bus,
+        "seed": given.seed,
+        "transcriber": "model" if given.real_model else "hash of the samples",
+        "calls": len(chaos.calls),
+        "calls_at_a_time": given.calls,
+        "speed": given.speed,
+        "audio_s": round(sum(chaos.calls.values())),
+        "wall_s": round(chaos.wall_s),
+        "kills": done.kills.total() + done.broker_kills,
+        "worker_kills": dict(done.kills),
+        "worker_kills_with_unacknowledged_input": dict(done.hits),
+        "worker_kills_while_the_broker_was_away": dict(done.unasked),
+        "broker_kills": done.broker_kills,
+        "broker_pauses": done.broker_pauses,
+        "broker_pause_s": given.pause,
+        "disk_fills": done.disk_fills,
+        "broker_restarts_after_full_disk": done.broker_restarts_after_full_disk,
+        "workers_added": dict(done.additions),
+        "workers_removed": dict(done.removals),
+        "workers_paused": dict(done.worker_pauses),
+        "workers_ended_by_themselves": chaos.ended_by_themselves,
+        "records": dict(findings.records),
+        "sent_again_by_producers": chaos.resent,
+        "repeats_seen_outside": dict(findings.repeats),
+        "lost": +findings.lost,
+        "doubled": +findings.doubled,
+        "altered": +findings.altered,
+        "wrong": findings.wrong,
+        "not_done": chaos.not_done,
+    }
+
+
+def main() -> int:
+    given = arguments()
+    inside = "CHAOS_NAMESPACE"
+    if inside not in os.environ and (before := namespace()):
+        command = [*before, sys.executable, "-m", "benchmarks.chaos", *sys.argv[1:]]
+        os.execvpe(command[0], command, os.environ | {inside: "1"})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in the namespace it would be ignored
+    folder = given.keep or Path(tempfile.mkdtemp(prefix="callstream-chaos-"))
+    load = Load(
+        bus=given.bus,
+        concurrent=given.calls,
+        seconds=tuple(given.seconds),
+        speed=given.speed,
+        seed=given.seed,
+        real_model=given.real_model,
+    )
+    began = time.monotonic()
+    try:
+        chaos, calm = asyncio.run(both_runs(folder, load, plan(given)))
+    except NotCompleted as error:
+        print(f"{error}; everything is in {folder}", file=sys.stderr)
+        return 1
+    findings = check(chaos, calm)
+    report = figures(given, chaos, findings)
+    for name, value in report.items():
+        if name != "wrong":
+            print(f"{name:<40} {value}")
+    for line in findings.wrong[:SHOWN]:
+        print(f"WRONG: {line}")
+    write_report("chaos", report, given.json)
+    print(f"{len(findings.wrong)} things are wrong; {time.monotonic() - began:.0f} s")
+    if findings.wrong:
+        print(f"everything is in {folder}")
+        return 1
+    if given.keep is None:
+        shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

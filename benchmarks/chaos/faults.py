@@ -1,0 +1,222 @@
+"""What goes wrong in a run, when, and whom it hit.
+
+Worker faults follow one another after random pauses. Two of three kills come at random, each third one at a moment
+when the worker has unacknowledged input. Broker faults come among them, one at a time: workers go on being
+killed while the broker is away.
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from benchmarks.chaos.brokers import Broker
+from benchmarks.chaos.clients import PlainClient
+from benchmarks.chaos.disk import Disk
+from benchmarks.chaos.workers import Fleet, WorkerProcess
+from pipeline import topology
+
+MOST_WORKERS = 3
+ANSWER_S = 3.0
+AIM_S = 10.0
+
+
+class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How often each fault comes. `kills` counts those of workers and of the broker together."""
+
+    kills: int
+    broker_kills: int
+    broker_pauses: int
+    broker_pause_s: float
+    disk_fills: int
+    disk_full_s: float
+    additions: int
+    removals: int
+    worker_pauses: int
+    worker_pause_s: tuple[float, float]
+    gap_s: float
+    """Between two faults, on average."""
+
+
+class Done(msgspec.Struct):
+    """What was done. `hits`: kills of a worker that had records it had not acknowledged; `unasked`: kills at which
+    the broker did not say, because it was away itself.
+    """
+
+    kills: Counter[str] = msgspec.field(default_factory=Counter)
+    hits: Counter[str] = msgspec.field(default_factory=Counter)
+    unasked: Counter[str] = msgspec.field(default_factory=Counter)
+    additions: Counter[str] = msgspec.field(default_factory=Counter)
+    removals: Counter[str] = msgspec.field(default_factory=Counter)
+    worker_pauses: Counter[str] = msgspec.field(default_factory=Counter)
+    broker_kills: int = 0
+    broker_pauses: int = 0
+    disk_fills: int = 0
+    broker_restarts_after_full_disk: int = 0
+
+
+class _Action(NamedTuple):
+    """`lasts`: the next one does not wait for its end."""
+
+    work: Callable[[], Coroutine[Any, Any, None]]
+    lasts: bool = False
+
+
+class Faults:
+    """Carries out a plan."""
+
+    def __init__(
+        self,
+        plan: FaultPlan,
+        *,
+        fleet: Fleet,
+        broker: Broker,
+        disk: Disk | None,
+        client: PlainClient,
+        chance: random.Random,
+    ) -> None:
+        self.done = Done()
+        self._plan = plan
+        self._fleet = fleet
+        self._broker = broker
+        self._disk = disk
+        self._client = client
+        self._chance = chance
+        self._broker_turn = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Until all is done and everyone has been let go on."""
+        plan = self._plan
+        stages = [topology.STAGES[index % len(topology.STAGES)] for index in range(plan.kills - plan.broker_kills)]
+        shared = [stage for stage in topology.STAGES if stage != "sink"]
+        some = partial(self._chance.choice, shared)
+        actions = [
+            *(_Action(partial(self._kill, stage)) for stage in stages),
+            *(_Action(partial(self._add, some())) for _ in range(plan.additions)),
+            *(_Action(partial(self._remove, some())) for _ in range(plan.removals)),
+            *(_Action(partial(self._pause_worker, some()), lasts=True) for _ in range(plan.worker_pauses)),
+            *(_Action(self._kill_broker, lasts=True) for _ in range(plan.broker_kills)),
+            *(_Action(self._pause_broker, lasts=True) for _ in range(plan.broker_pauses)),
+            *(_Action(self._fill_disk, lasts=True) for _ in range(plan.disk_fills if self._disk else 0)),
+        ]
+        self._chance.shuffle(actions)
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for index, action in enumerate(actions):
+                await asyncio.sleep(min(self._chance.expovariate(1 / plan.gap_s), 3 * plan.gap_s))
+                working = group.create_task(action.work())
+                if not action.lasts:
+                    await working
+                if index % 10 == 9:
+                    self._say(f"{index + 1} of {len(actions)} faults after {time.monotonic() - began:.0f} s")
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    async def _kill(self, stage: str) -> None:
+        worker = await self._ready(stage)
+        if self.done.kills[stage] % 3 == 2:
+            await self._until_busy(worker)
+        if worker not in self._fleet.workers:  # it ended by itself meanwhile
+            worker = await self._ready(stage)
+        worker.freeze()
+        unacknowledged = await self._unacknowledged(worker)
+        self._fleet.kill(worker)
+        self.done.kills[stage] += 1
+        if unacknowledged is None:
+            self.done.unasked[stage] += 1
+        elif unacknowledged:
+            self.done.hits[stage] += 1
+        at_once = stage == "sink" or self._chance.random() < 0.7
+        self._fleet.add_later(stage, self._chance.uniform(0, 1) if at_once else self._chance.uniform(5, 15))
+
+    async def _ready(self, stage: str) -> WorkerProcess:
+        """One of the stage's workers that works, waited for."""
+        while True:
+            ready = [worker for worker in self._fleet.of(stage) if worker.ready and not worker.frozen]
+            if ready:
+                return self._chance.choice(ready)
+            await asyncio.sleep(0.1)
+
+    async def _until_busy(self, worker: WorkerProcess) -> None:
+        """Every third kill is aimed: a stage that holds its input for a moment only is hardly hit by chance."""
+        deadline = time.monotonic() + AIM_S
+        while time.monotonic() < deadline and not await self._unacknowledged(worker):
+            pass
+
+    async def _unacknowledged(self, worker: WorkerProcess) -> int | None:
+        """Records that the worker was given and has not acknowledged; None where the broker does not say."""
+        held, total = worker.held(), 0
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                for lane in topology.lanes_of(worker.stage):
+                    reads = topology.subscription(worker.stage, lane)
+                    partitions = held.get(reads.group, frozenset())
+                    total += await self._client.unacknowledged(reads.group, reads.topics, partitions)
+        except Exception:  # whichever way the broker's client says that it is away
+            return None
+        return total
+
+    async def _add(self, stage: str) -> None:
+        if len(self._fleet.of(stage)) < MOST_WORKERS:
+            self._fleet.add(stage)
+            self.done.additions[stage] += 1
+
+    async def _remove(self, stage: str) -> None:
+        there = [worker for worker in self._fleet.of(stage) if not worker.frozen]
+        if len(there) > 1:
+            self._fleet.remove(self._chance.choice(there))
+            self.done.removals[stage] += 1
+
+    async def _pause_worker(self, stage: str) -> None:
+        """Longer than its share of the work lasts: others take over, and then it comes back."""
+        worker = await self._ready(stage)
+        worker.freeze()
+        await asyncio.sleep(self._chance.uniform(*self._plan.worker_pause_s))
+        if worker.alive:
+            worker.thaw()
+            self.done.worker_pauses[stage] += 1
+
+    # -- the broker --------------------------------------------------------------------------------------------------
+
+    async def _kill_broker(self) -> None:
+        async with self._broker_turn:
+            self._broker.kill()
+            self.done.broker_kills += 1
+            await asyncio.sleep(self._chance.uniform(0, 3))
+            await asyncio.to_thread(self._broker.start)
+            await asyncio.sleep(self._plan.gap_s)
+
+    async def _pause_broker(self) -> None:
+        async with self._broker_turn:
+            self._broker.pause()
+            self._say(f"the broker is paused for {self._plan.broker_pause_s:.0f} s")
+            await asyncio.sleep(self._plan.broker_pause_s)
+            self._broker.resume()
+            self.done.broker_pauses += 1
+            await asyncio.sleep(self._plan.gap_s)
+
+    async def _fill_disk(self) -> None:
+        """A broker that gives up because of it is started again when there is room: that is what an operator does."""
+        assert self._disk is not None
+        async with self._broker_turn:
+            await asyncio.to_thread(self._disk.fill)
+            self._say(f"the store's disk is full for {self._plan.disk_full_s:.0f} s")
+            await asyncio.sleep(self._plan.disk_full_s)
+            self._disk.free()
+            self.done.disk_fills += 1
+            await asyncio.sleep(2.0)
+            if not await asyncio.to_thread(self._broker.works):
+                self._say("the broker gave up when its disk was full; it is started again")
+                self._broker.kill()
+                await asyncio.to_thread(self._broker.start)
+                self.done.broker_restarts_after_full_disk += 1
+            await asyncio.sleep(self._plan.gap_s)
+
+    def _say(self, line: str) -> None:
+        print(f"  {line}; kills {self.done.kills.total() + self.done.broker_kills}", file=sys.stderr, flush=True)

@@ -1,0 +1,99 @@
+"""A producer of calls as a process of its own: a plain client that sends again what was not acknowledged.
+
+It holds `--concurrent` calls open at a time and sends each at `--speed` times the speed of speech (0: as fast as the
+broker takes it). For each call that it has sent wholly it writes a line of JSON. At SIGTERM it finishes the calls that
+it has begun, begins no more, and ends.
+
+    python -m benchmarks.chaos.producer URL --every 0:2 --concurrent 3
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import signal
+from collections import deque
+from collections.abc import Iterator
+
+from benchmarks.chaos.calls import ProducedCall, ProducedEvent, produced_call
+from benchmarks.chaos.clients import PlainClient, Unsent, connect
+
+WINDOW = 4
+"""Records of a call from the oldest unacknowledged one on: so many may arrive in another order."""
+PAUSE_S = 0.2
+
+
+class Producer:
+    """Sends calls of `numbers`; their audio follows from the number, `seed` and `seconds`."""
+
+    def __init__(
+        self, client: PlainClient, numbers: Iterator[int], *, seed: int, seconds: tuple[float, float], speed: float
+    ) -> None:
+        self.stopping = asyncio.Event()
+        self._client = client
+        self._numbers = numbers
+        self._seed = seed
+        self._seconds = seconds
+        self._speed = speed
+
+    async def run(self, concurrent: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrent):
+                group.create_task(self._calls())
+
+    async def _calls(self) -> None:
+        while not self.stopping.is_set() and (number := next(self._numbers, None)) is not None:
+            call = await asyncio.to_thread(produced_call, number, self._seed, self._seconds)
+            resent = await self._send_call(call)
+            print(json.dumps({"number": number, "duration_s": call.duration_s, "resent": resent}), flush=True)
+
+    async def _send_call(self, call: ProducedCall) -> int:
+        """In order but for the last `WINDOW`, the end behind everything. Returns how many records were sent again."""
+        loop = asyncio.get_running_loop()
+        began, again = loop.time(), 0
+        flying: deque[asyncio.Task[int]] = deque()
+        async with asyncio.TaskGroup() as group:
+            for index, event in enumerate(call.events):
+                if self._speed:
+                    await asyncio.sleep(began + event.at_s / self._speed - loop.time())
+                room = WINDOW - 1 if index < len(call.events) - 1 else 0
+                while len(flying) > room:
+                    again += await flying.popleft()
+                flying.append(group.create_task(self._store(call, event)))
+        return again + sum(task.result() for task in flying)
+
+    async def _store(self, call: ProducedCall, event: ProducedEvent) -> int:
+        """Returns how often the record was sent again."""
+        for again in itertools.count():
+            try:
+                await self._client.send(call.topic, call.call_id.encode(), event.headers, event.value)
+                return again
+            except Unsent:
+                await asyncio.sleep(PAUSE_S)
+        raise AssertionError
+
+
+async def produce(arguments: argparse.Namespace) -> None:
+    client = await connect(arguments.url)
+    numbers = iter(arguments.only) if arguments.every is None else itertools.count(*arguments.every)
+    producer = Producer(client, numbers, seed=arguments.seed, seconds=tuple(arguments.seconds), speed=arguments.speed)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, producer.stopping.set)
+    await producer.run(arguments.concurrent)
+    await client.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("url")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--every", type=lambda text: tuple(map(int, text.split(":"))), metavar="FIRST:STEP")
+    which.add_argument("--only", type=lambda text: list(map(int, text.split(","))), metavar="N,N,…")
+    parser.add_argument("--concurrent", type=int, default=1)
+    parser.add_argument("--speed", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, nargs=2, default=(15.0, 45.0))
+    asyncio.run(produce(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

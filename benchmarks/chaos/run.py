@@ -1,0 +1,220 @@
+"""One run: a broker, workers, producers, faults or none, and what there is at the end."""
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.chaos.brokers import Broker, JetStreamServer
+from benchmarks.chaos.clients import PlainClient, connect
+from benchmarks.chaos.disk import Disk
+from benchmarks.chaos.evidence import Evidence, read_evidence
+from benchmarks.chaos.faults import Done, FaultPlan, Faults
+from benchmarks.chaos.workers import Fleet
+from pipeline import topology
+from tests.deployment import Deployment
+
+STORE_GB = 2.0
+DISK_BYTES = 2_500_000_000
+PRODUCERS = 2
+SETTLES_WITHIN_S = 60.0
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent: `concurrent` calls at a time of `seconds` each, at `speed` times the speed of speech."""
+
+    bus: str
+    concurrent: int
+    seconds: tuple[float, float]
+    speed: float
+    seed: int
+    real_model: bool
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """`calls` maps the number of each call that was sent to the seconds of audio in it."""
+
+    evidence: Evidence
+    calls: dict[int, float]
+    resent: int
+    done: Done
+    wall_s: float
+    left_unacknowledged: int
+    ended_by_themselves: list[str]
+    ended_badly: list[str]
+    not_done: list[str]
+
+
+class NotCompleted(Exception):
+    """Calls that were sent wholly were not completed in time."""
+
+
+class Run:
+    """Use as a context manager: it ends everything that it started."""
+
+    def __init__(self, folder: Path, load: Load) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._load = load
+        self._stack = ExitStack()
+        self._not_done: list[str] = []
+        self._disk = self._make_disk(folder / "store")
+        self._broker: Broker = JetStreamServer(folder / "broker", folder / "store", max_store_bytes=int(STORE_GB * 1e9))
+        self._deployment = Deployment(
+            folder / "data", bus=self._broker.url, store_gb=str(STORE_GB), metrics_port="off", asr_workers="2"
+        )
+        self._deployment.data.mkdir()
+        self._fleet = Fleet(folder / "workers", self._deployment.environment, real_model=load.real_model)
+        self._calls: dict[int, float] = {}
+        self._resent = 0
+
+    def __enter__(self) -> "Run":
+        self._broker.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+        self._fleet.destroy()
+        if self._broker.alive:
+            self._broker.kill()
+        if self._disk is not None:
+            self._disk.close()
+
+    async def chaos(self, plan: FaultPlan) -> Outcome:
+        """Calls are sent until all faults have been; then those that were begun are finished."""
+        self._fleet.start(2)
+        return await self._measure(
+            lambda process: ["--every", f"{process}:{PRODUCERS}", "--speed", str(self._load.speed)], plan
+        )
+
+    async def calm(self, numbers: list[int]) -> Outcome:
+        """The same calls as fast as they are stored, and nothing happens."""
+        self._fleet.start(1)
+        parts = [numbers[process::PRODUCERS] for process in range(PRODUCERS)]
+        return await self._measure(lambda process: ["--only", ",".join(map(str, parts[process])), "--speed", "0"], None)
+
+    async def _measure(self, which: Callable[[int], list[str]], plan: FaultPlan | None) -> Outcome:
+        """`which` gives the arguments of the producer of that number."""
+        began = time.monotonic()
+        tending = asyncio.create_task(self._tend())
+        await self._until_ready()
+        client = await connect(self._broker.url)
+        done = Done()
+        try:
+            producers = [self._producer(which(process), process) for process in range(PRODUCERS)]
+            if plan is not None:
+                faults = Faults(
+                    plan,
+                    fleet=self._fleet,
+                    broker=self._broker,
+                    disk=self._disk,
+                    client=client,
+                    chance=random.Random(self._load.seed),
+                )
+                await faults.run()
+                done = faults.done
+            await self._until_sent(producers, stop=plan is not None)
+            await self._until_completed()
+            left = await self._until_acknowledged(client)
+            tending.cancel()
+            await asyncio.to_thread(self._fleet.end)
+            evidence = await read_evidence(client, self._folder / "data")
+        finally:
+            tending.cancel()
+            await client.close()
+        return Outcome(
+            evidence=evidence,
+            calls=self._calls,
+            resent=self._resent,
+            done=done,
+            wall_s=time.monotonic() - began,
+            left_unacknowledged=left,
+            ended_by_themselves=self._fleet.ended_by_themselves,
+            ended_badly=self._fleet.ended_badly,
+            not_done=self._not_done,
+        )
+
+    # -- its parts ---------------------------------------------------------------------------------------------------
+
+    def _make_disk(self, path: Path) -> Disk | None:
+        try:
+            return Disk(path, DISK_BYTES)
+        except OSError as error:
+            self._not_done.append(f"the disk of the store was not filled: nothing can be mounted here ({error})")
+            return None
+
+    def _producer(self, which: list[str], process: int) -> "subprocess.Popen[bytes]":
+        load = self._load
+        concurrent = load.concurrent // PRODUCERS + (process < load.concurrent % PRODUCERS)
+        command = [sys.executable, "-m", "benchmarks.chaos.producer", self._broker.url, *which]
+        command += ["--concurrent", str(concurrent), "--seed", str(load.seed)]
+        command += ["--seconds", *map(str, load.seconds)]
+        out = self._stack.enter_context((self._folder / f"producer-{process}.jsonl").open("wb"))
+        log = self._stack.enter_context((self._folder / f"producer-{process}.log").open("wb"))
+        producer = subprocess.Popen(command, stdout=out, stderr=log, stdin=subprocess.DEVNULL)
+        self._stack.callback(producer.wait)
+        self._stack.callback(producer.kill)
+        return producer
+
+    async def _tend(self) -> None:
+        while True:
+            self._fleet.tend()
+            await asyncio.sleep(0.1)
+
+    async def _until_ready(self) -> None:
+        async with asyncio.timeout(300):
+            for stage in topology.STAGES:
+                while not any(worker.ready for worker in self._fleet.of(stage)):  # noqa: ASYNC110 - a process's word
+                    await asyncio.sleep(0.1)
+
+    async def _until_sent(self, producers: "list[subprocess.Popen[bytes]]", *, stop: bool) -> None:
+        for producer in producers:
+            if stop and producer.poll() is None:
+                producer.send_signal(signal.SIGTERM)
+        for process, producer in enumerate(producers):
+            code = await asyncio.to_thread(producer.wait, 1800)
+            if code:
+                raise NotCompleted(f"producer {process} ended with {code}, see {self._folder}")
+            for line in (self._folder / f"producer-{process}.jsonl").read_text().splitlines():
+                sent = json.loads(line)
+                self._calls[sent["number"]] = sent["duration_s"]
+                self._resent += sent["resent"]
+
+    async def _until_completed(self) -> None:
+        """All calls are in the warehouse, with their summaries. Raises NotCompleted when nothing moves any more."""
+        sql = (
+            "SELECT count(*) AS n FROM audio_sessions AS s JOIN summaries AS u ON u.session_id = s.id "
+            "AND u.kind = 'final' AND u.revision = s.revision WHERE s.status = 'completed' AND NOT s.provisional"
+        )
+        completed, moved_at = -1, time.monotonic()
+        while completed < len(self._calls):
+            asked = await asyncio.to_thread(self._deployment.run, "sql", sql, "--format", "json", check=False)
+            now = json.loads(asked.stdout)[0]["n"] if asked.returncode == 0 else completed
+            if now != completed:
+                completed, moved_at = now, time.monotonic()
+            elif time.monotonic() - moved_at > SETTLES_WITHIN_S:
+                shown = await asyncio.to_thread(self._deployment.run, "calls", "--json", check=False)
+                (self._folder / "calls.json").write_text(shown.stdout)
+                raise NotCompleted(f"{completed} of {len(self._calls)} calls are completed, and nothing moves any more")
+            await asyncio.sleep(1.0)
+
+    async def _until_acknowledged(self, client: PlainClient) -> int:
+        """What the groups leave unacknowledged when there is nothing more to do."""
+        deadline = time.monotonic() + SETTLES_WITHIN_S
+        while True:
+            left = 0
+            for stage in topology.STAGES:
+                for lane in topology.lanes_of(stage):
+                    reads = topology.subscription(stage, lane)
+                    left += await client.unacknowledged(reads.group, reads.topics, frozenset(range(8)))
+            if not left or time.monotonic() > deadline:
+                return left
+            await asyncio.sleep(1.0)

@@ -1,0 +1,77 @@
+"""A transcribe worker whose text is a hash of the samples that it got: the real command, with another engine.
+
+A lost, doubled or shifted sample, a wrong stretch of speech or a forgotten language vote shows in the text, and a
+worker is up in a second. Each utterance takes a random moment, so that utterances overtake each other.
+
+    python -m benchmarks.chaos.transcriber        # as `callstream worker transcribe`
+"""
+
+import hashlib
+import random
+import sys
+import time
+from collections.abc import Sequence
+from unittest.mock import patch
+
+from pipeline.cli.main import main
+from pipeline.worker import Worker
+from schemas.segments import Word
+from stages.transcribe.engine import Row, Transcription
+from stages.transcribe.windows import SAMPLE_RATE_HZ
+
+LANGUAGES = ("en", "de", "fr")
+DELAY_S = (0.0, 0.25)
+WORD_S = 0.35
+
+
+class HashEngine:
+    """Says the digest of each row. See `stages.transcribe.engine.SpeechEngine`."""
+
+    model_name = "hash"
+    languages = frozenset(LANGUAGES)
+
+    def window_s(self, row: Row) -> int:  # noqa: ARG002  # the protocol's
+        return 30
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        time.sleep(random.uniform(*DELAY_S))
+        return [_said(row) for row in rows]
+
+
+def _said(row: Row) -> Transcription:
+    heard = hashlib.sha256(row.audio.tobytes())
+    heard.update(repr(row.voiced).encode())
+    digest = heard.digest()
+    language = row.language
+    if not isinstance(language, str):
+        heard_in = LANGUAGES[digest[0] % len(LANGUAGES)]
+        language = language({code: 0.9 if code == heard_in else 0.05 for code in LANGUAGES})
+    length_s = len(row.audio) / SAMPLE_RATE_HZ
+    n_words = min(len(digest) // 3, max(1, int(length_s / WORD_S)))
+    step_s = length_s / n_words
+    words = [
+        Word(
+            text=digest[3 * index : 3 * index + 3].hex(),
+            start_s=round(index * step_s, 3),
+            end_s=round((index + 0.9) * step_s, 3),
+            probability=round(0.5 + digest[index] / 512, 3),
+        )
+        for index in range(n_words)
+    ]
+    return Transcription(
+        text=" ".join(word.text for word in words),
+        words=words,
+        language=language,
+        average_logprob=-0.2,
+        no_speech_probability=0.05,
+    )
+
+
+def load_engine(_worker: Worker) -> HashEngine:
+    return HashEngine()
+
+
+if __name__ == "__main__":
+    sys.argv = ["callstream", "worker", "transcribe"]
+    with patch.object(Worker, "load_engine", load_engine):
+        main()

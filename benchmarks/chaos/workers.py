@@ -1,0 +1,146 @@
+"""The workers of a run: processes of the installed command, which are killed, stopped, added and taken away.
+
+A worker that ends by itself is started again after a moment, as any supervisor of services does, and noted.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.topology import STAGES
+from tests.deployment import COMMAND
+
+ENDS_WITHIN_S = 30.0
+AGAIN_AFTER_S = 1.0
+
+
+class WorkerProcess:
+    """One worker from its start to its end."""
+
+    def __init__(self, stage: str, log: Path, environment: Mapping[str, str], *, real_model: bool) -> None:
+        self.stage = stage
+        self.log = log
+        self.frozen = False
+        self._ready = False
+        command = [COMMAND, "worker", stage]
+        if stage == "transcribe" and not real_model:
+            command = [sys.executable, "-m", "benchmarks.chaos.transcriber"]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said so."""
+        self._ready = self._ready or b"\nready: " in self.log.read_bytes()
+        return self._ready and self.alive
+
+    def held(self) -> dict[str, frozenset[int]]:
+        """The partitions that it has said to hold, for each group that it reads in."""
+        held: dict[str, frozenset[int]] = {}
+        for line in self.log.read_text(errors="replace").splitlines():
+            said = json.loads(line) if line.startswith("{") else {}
+            if said.get("event") == "partitions shared out":
+                held[said["group"]] = frozenset(said["held"])
+            elif said.get("event") == "the lease could not be renewed in time, its partitions are given up":
+                held[said["group"]] = frozenset()
+        return held
+
+    def freeze(self) -> None:
+        self.frozen = True
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.frozen = False
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Fleet:
+    """All workers. `start` begins `n` of each stage, of the sink one: it owns the warehouse."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, real_model: bool) -> None:
+        folder.mkdir()
+        self.workers: list[WorkerProcess] = []
+        self.leaving: list[tuple[WorkerProcess, float]] = []
+        self.ended_by_themselves: list[str] = []
+        self.ended_badly: list[str] = []
+        self._folder = folder
+        self._environment = {**environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._real_model = real_model
+        self._due: list[tuple[float, str]] = []
+        self._started = 0
+
+    def start(self, n: int) -> None:
+        for stage in STAGES:
+            for _ in range(1 if stage == "sink" else n):
+                self.add(stage)
+
+    def add(self, stage: str) -> None:
+        self._started += 1
+        log = self._folder / f"{self._started:04d}-{stage}.log"
+        self.workers.append(WorkerProcess(stage, log, self._environment, real_model=self._real_model))
+
+    def add_later(self, stage: str, after_s: float) -> None:
+        self._due.append((time.monotonic() + after_s, stage))
+
+    def of(self, stage: str) -> list[WorkerProcess]:
+        return [worker for worker in self.workers if worker.stage == stage]
+
+    def remove(self, worker: WorkerProcess) -> None:
+        """Take it away for good: SIGTERM."""
+        self.workers.remove(worker)
+        worker.process.terminate()
+        self.leaving.append((worker, time.monotonic() + ENDS_WITHIN_S))
+
+    def kill(self, worker: WorkerProcess) -> None:
+        self.workers.remove(worker)
+        worker.kill()
+
+    def tend(self) -> None:
+        """To be called often: start what is due, and see who has ended."""
+        now = time.monotonic()
+        for entry in [entry for entry in self._due if entry[0] <= now]:
+            self._due.remove(entry)
+            self.add(entry[1])
+        for worker in [worker for worker in self.workers if not worker.alive]:
+            self.workers.remove(worker)
+            self.ended_by_themselves.append(f"{worker.log.name}: {worker.process.returncode}")
+            self.add_later(worker.stage, AGAIN_AFTER_S)
+        for worker, deadline in list(self.leaving):
+            if worker.alive and now < deadline:
+                continue
+            self.leaving.remove((worker, deadline))
+            if worker.alive:
+                worker.kill()
+                self.ended_badly.append(f"{worker.log.name}: still there {ENDS_WITHIN_S:.0f} s after SIGTERM")
+            elif worker.process.returncode:
+                self.ended_badly.append(f"{worker.log.name}: {worker.process.returncode} after SIGTERM")
+
+    def end(self) -> None:
+        """SIGTERM to all; what does not end well is noted."""
+        self._due.clear()
+        for worker in list(self.workers):
+            self.remove(worker)
+        while self.leaving:
+            self.tend()
+            time.sleep(0.05)
+
+    def destroy(self) -> None:
+        """kill -9 to all that is left."""
+        for worker in [*self.workers, *(worker for worker, _ in self.leaving)]:
+            if worker.alive:
+                worker.kill()
+        self.workers.clear()
+        self.leaving.clear()

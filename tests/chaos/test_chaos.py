@@ -1,0 +1,42 @@
+"""A short run of `python -m benchmarks.chaos`: workers and broker killed, paused and without disk, nothing lost."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KILLS = 7
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def run(bus: str, folder: Path) -> dict[str, Any]:
+    seed = random.randrange(1_000_000)
+    options = {
+        "bus": bus, "kills": KILLS, "calls": 2, "gap": 1, "pauses": 1, "pause": 3, "fills": 1, "freezes": 0,
+        "seed": seed, "keep": folder / "chaos", "json": folder / "chaos.json",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.chaos", "--seconds", "8", "20"]
+    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(f"seed {seed}\n{done.stdout}\n{done.stderr}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads((folder / "chaos.json").read_text())
+    return report
+
+
+@pytest.mark.parametrize("bus", ["jetstream"])
+def test_the_calls_are_those_of_an_undisturbed_run(bus: str, tmp_path: Path) -> None:
+    report = run(bus, tmp_path)
+    assert report["wrong"] == []
+    assert report["calls"] >= 2
+    assert report["broker_kills"] == 1
+    assert report["broker_pauses"] == 1
+    assert report["disk_fills"] == 1 or any("disk" in line for line in report["not_done"])
+    assert report["kills"] == KILLS
+    assert set(report["worker_kills"]) == {"separate", "transcribe", "merge", "summarize", "sink"}
