@@ -11,7 +11,7 @@ import structlog
 
 from pipeline.bus.protocol import Bus
 from pipeline.errors import BusError
-from pipeline.runner import StageRunner
+from pipeline.runner import CallWork, StageRunner
 from schemas import cloudevents
 from schemas.audio import CallIdle
 
@@ -29,43 +29,37 @@ class IdleWatch:
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
-        quiet_since: dict[object, float] = {}
+        quiet_since: dict[CallWork, float] = {}
         while True:
             await asyncio.sleep(min(1.0, self._idle_s / 4))
-            works = self._runner.open_calls()
-            answered = await self._broker_answers() if works else True
+            works = [work for work in self._runner.open_calls() if _may_be_idle(work)]
+            answers = await self._broker_answers() if works else True
             now = clock()
-            fresh: dict[object, float] = {}
+            since = {work: max(work.last_taken_at, quiet_since.get(work, 0.0)) for work in works}
             for work in works:
-                if work.processor is None or work.processor.finished or work.last_record is None:
-                    continue
-                since = max(work.last_taken_at, quiet_since.get(work, 0.0))
-                if not answered or self._runner.has_lag(work.partition):
-                    since = now
-                if now - since >= self._idle_s:
-                    next_seq = getattr(work.processor, "next_seq", 0)
-                    self._log.info("call is idle", call_id=work.call.call_id, idle_s=round(now - since, 1))
-                    headers, value = cloudevents.encode_audio_event(
-                        CallIdle(next_seq=next_seq),
-                        call=work.call,
-                        seq=max(0, next_seq - 1),
-                        source="callstream/separate",
-                    )
-                    event_id = f"{headers['ce_id']}/idle"
-                    record = work.last_record
-                    try:
-                        await work.partition.publish(
-                            record.topic,
-                            key=record.key,
-                            value=value,
-                            event_id=event_id,
-                            headers={**headers, "ce_id": event_id},
-                        )
-                    except BusError as error:
-                        self._log.warning("the idle record could not be stored", error=str(error))
-                    since = now
-                fresh[work] = since
-            quiet_since = fresh
+                if not answers or self._runner.has_lag(work.partition):
+                    since[work] = now
+                elif now - since[work] >= self._idle_s:
+                    await self._end(work, now - since[work])
+                    since[work] = now
+            quiet_since = since
+
+    async def _end(self, work: CallWork, idle_s: float) -> None:
+        """Put the idle record behind the call's last one."""
+        next_seq = getattr(work.processor, "next_seq", 0)
+        self._log.info("call is idle", call_id=work.call.call_id, idle_s=round(idle_s, 1))
+        headers, value = cloudevents.encode_audio_event(
+            CallIdle(next_seq=next_seq), call=work.call, seq=max(0, next_seq - 1), source="callstream/separate"
+        )
+        event_id = f"{headers['ce_id']}/idle"
+        record = work.last_record
+        assert record is not None
+        try:
+            await work.partition.publish(
+                record.topic, key=record.key, value=value, event_id=event_id, headers={**headers, "ce_id": event_id}
+            )
+        except BusError as error:
+            self._log.warning("the idle record could not be stored", error=str(error))
 
     async def _broker_answers(self) -> bool:
         try:
@@ -73,3 +67,7 @@ class IdleWatch:
         except (TimeoutError, BusError):
             return False
         return True
+
+
+def _may_be_idle(work: CallWork) -> bool:
+    return work.processor is not None and not work.processor.finished and work.last_record is not None

@@ -1,6 +1,6 @@
 """One stage on one bus: decode, stage, publish, acknowledge. What it guarantees is said in `stages.protocol`.
 
-A record's path: `StageRunner.on_record` decodes it and waits for room in the byte budget; `_CallWork` hands it to the
+A record's path: `StageRunner.on_record` decodes it and waits for room in the byte budget; `CallWork` hands it to the
 call's processor, publishes what comes out in order, and acknowledges what the published checkpoint releases. When
 anything fails the run ends, all memory of calls is dropped, and the bus delivers again from the floor: the same path
 as after a crash.
@@ -9,7 +9,7 @@ as after a crash.
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -65,7 +65,7 @@ class StageRunner:
         self.budget = ByteBudget(budget_bytes)
         self._bus = bus
         self._decoder = decoder
-        self._calls: dict[tuple[str, int, CallRef], _CallWork] = {}
+        self._calls: dict[tuple[str, int, CallRef], CallWork] = {}
         self._attempts: Counter[str] = Counter()
         self._lag: dict[tuple[str, int], int] = {}
         self._failure: asyncio.Future[None] | None = None
@@ -118,7 +118,7 @@ class StageRunner:
         place = (record.topic, record.partition, decoded.call)
         work = self._calls.get(place)
         if work is None or work.ended:
-            work = self._calls[place] = _CallWork(self, decoded.call, partition)
+            work = self._calls[place] = CallWork(self, decoded.call, partition)
         work.put(record, decoded)
 
     async def on_revoked(self, partition: Partition) -> None:
@@ -127,7 +127,7 @@ class StageRunner:
 
     # -- for the calls -----------------------------------------------------------------------------------------------
 
-    def open_calls(self) -> "list[_CallWork]":
+    def open_calls(self) -> "list[CallWork]":
         """The calls in memory, for the idle watch."""
         return [work for work in self._calls.values() if not work.ended]
 
@@ -178,7 +178,7 @@ class _Started(msgspec.Struct, frozen=True):
     outputs: AsyncIterator[Output]
 
 
-class _CallWork:
+class CallWork:
     """One call in one stage: two tasks, one that starts records in order and one that publishes their outputs."""
 
     def __init__(self, runner: StageRunner, call: CallRef, partition: Partition) -> None:
@@ -198,8 +198,8 @@ class _CallWork:
         self._state = b""
         self._log = structlog.get_logger("callstream.runner").bind(stage=runner.stage.name)
         self._tasks = [
-            asyncio.create_task(self._guarded(self._start())),
-            asyncio.create_task(self._guarded(self._publish())),
+            asyncio.create_task(self._guarded(self._start)),
+            asyncio.create_task(self._guarded(self._publish)),
         ]
 
     def put(self, record: Record, decoded: Decoded) -> None:
@@ -220,9 +220,9 @@ class _CallWork:
         while not self._started.empty():
             await self._abandon(self._started.get_nowait())
 
-    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
