@@ -26,6 +26,7 @@ class KafkaClients:
     def __init__(self, servers: str, security: BusSecurity, *, request_timeout_s: float) -> None:
         self.servers = servers
         self.security = security
+        self.request_timeout_s = request_timeout_s
         self.ssl_context = security.tls_context()
         self._options: dict[str, Any] = {
             "bootstrap_servers": servers.split(","),

@@ -1,15 +1,19 @@
 """Faust 0.15 as this bus uses it: group membership, fetching and flow control; positions are committed by us.
 
-Three things of Faust's own are switched off, each because it loses records when acknowledgements come out of order or
+Four things of Faust's own are switched off, each because it loses records when acknowledgements come out of order or
 late (`tests/contract/test_faust_pitfalls.py` shows each on a real broker):
 
 - Its bookkeeping of acknowledged positions commits past a record that is still held. Here `commit` commits floors of
   `pipeline.bus.tracker`, and `ack` does nothing, also for the events that Faust's streams skip and acknowledge.
+- It may commit a position of an earlier generation as one of the present. Here a commit is sent once, in the
+  generation that its floors are of, or not at all.
 - Records that were fetched before a rebalance may reach the stream after it. Here a fetch carries the generation in
   which it was made, and one of another generation is dropped whole: its partitions begin again at what is committed.
 - Its assignor does not keep a partition number of several topics together. Kafka's range assignor does.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,6 +24,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.app.base import BootStrategy
+from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from yarl import URL
 
@@ -30,19 +35,21 @@ RECORD_BYTES: Final = 32_000
 SESSION_S: Final = 10.0
 REBALANCE_S: Final = 30.0
 COMMIT_S: Final = 1.0
+_COMMIT_WITHIN_S: Final = 5.0
+_LEAVE_WITHIN_S: Final = 5.0
 _NEVER_S: Final = 86_400.0
 
 Place = tuple[str, int]
 
 
 class Floors(Protocol):
-    """What may be committed: positions up to which everything in a partition is acknowledged."""
+    """What may be committed."""
 
-    def risen(self) -> dict[Place, int]:
-        """The floors that are above what was committed last."""
+    def floors(self) -> tuple[int, Mapping[Place, int]]:
+        """The generation in which partitions are held, and for each the position up to which everything that was
+        delivered is acknowledged; -1 where nothing is.
+        """
         ...
-
-    def committed(self, floors: Mapping[Place, int]) -> None: ...
 
 
 class _Fetched(dict[Any, Any]):
@@ -52,30 +59,89 @@ class _Fetched(dict[Any, Any]):
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's thread with the Kafka client. What begins with _fetch or _commit runs in it, the rest in the app's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.last_fetched: dict[Any, tuple[int, int]] = {}
+        """By partition, in this generation: the position of the last record, and where the next fetch begins."""
+        self._last_generation = -1
+        self._committed: dict[Any, int] = {}
+        super().__init__(*arguments, **options)
+
     def _create_consumer(self, loop: Any) -> Any:
         consumer = super()._create_consumer(loop)
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)
+        consumer._isolation_level = "read_committed"
         return consumer
+
+    async def seek_to_committed(self) -> Any:
+        committed = await super().seek_to_committed()
+        self._committed = {place: position or 0 for place, position in committed.items()}
+        return committed
 
     async def _fetch_records(self, consumer: Any, *arguments: Any, **options: Any) -> _Fetched:
         fetched = _Fetched(await super()._fetch_records(consumer, *arguments, **options))
         fetched.generation = consumer._coordinator.generation
+        if fetched.generation != self._last_generation:
+            self._last_generation = fetched.generation
+            self.last_fetched.clear()
+        for place, records in fetched.items():
+            self.last_fetched[place] = (records[-1].offset, _next_position(consumer, place) or 0)
         return fetched
 
-    async def commit_positions(self, positions: Mapping[Any, int]) -> None:
-        """Raises what aiokafka raises; unlike Faust's own commit it does not end the app."""
+    async def commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
+        await self.call_thread(self._commit_floors, generation, floors)
+
+    async def _commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
+        """Raises what aiokafka raises; unlike Faust's own commit it does not end the app, and tries once.
+
+        Where everything that was fetched is acknowledged, what follows up to the next fetch are no records (the
+        markers of transactions, places that compaction emptied), and is committed too: it would count as lag for ever.
+        """
         consumer = self._ensure_consumer()
-        offsets = {
-            TopicPartition(*place): OffsetAndMetadata(position, "")
-            for place, position in positions.items()
-            if place in consumer.assignment()
-        }
-        if offsets:
-            await self.call_thread(consumer.commit, offsets)
+        if generation != consumer._coordinator.generation:
+            return
+        positions = {}
+        for place, floor in floors.items():
+            position = floor + 1
+            if generation == self._last_generation and floor >= self.last_fetched.get(place, (-1, 0))[0]:
+                position = max(position, _next_position(consumer, place) or 0)
+            if position > self._committed.get(place, position):
+                positions[TopicPartition(*place)] = OffsetAndMetadata(position, "")
+        if not positions:
+            return
+        async with asyncio.timeout(_COMMIT_WITHIN_S):
+            await consumer._coordinator._do_commit_offsets(None, positions)
+        self._committed |= {place: committed.offset for place, committed in positions.items()}
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group, if the broker answers: if not, the group's session runs out.
+
+        Faust waits for it for minutes, and then without letting anything else in the process run.
+        """
+        await super(driver.AIOKafkaConsumerThread, self).on_thread_stop()
+        consumer = self._consumer
+        if consumer is None:
+            return
+        for end in (consumer.stop, consumer._client.close):
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(_LEAVE_WITHIN_S):
+                    await end()
+
+
+def _next_position(consumer: Any, place: Any) -> int | None:
+    """Where the next fetch begins; everything before it was handed out. None where that is not known."""
+    subscription = consumer._subscription.subscription
+    assignment = None if subscription is None else subscription.assignment
+    if assignment is None or place not in assignment.tps:
+        return None
+    state = assignment.state_value(TopicPartition(*place))
+    return state.position if state.has_valid_position else None
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     floors: Floors
+    _thread: _ConsumerThread
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -92,16 +158,17 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def commit(self, _topics: Any = None, **_options: Any) -> bool:
         """Commit the floors. What fails is committed with the next: the broker is away, or the group rebalances."""
-        floors = self.floors.risen()
-        if not floors:
-            return False
         try:
-            await self._thread.commit_positions({place: floor + 1 for place, floor in floors.items()})
-        except KafkaError as error:
-            self.log.info("the commit failed: %s", error)
+            await self._thread.commit_floors(*self.floors.floors())
+        except (KafkaError, TimeoutError) as error:
+            self.log.info("the commit failed: %r", error)
             return False
-        self.floors.committed(floors)
         return True
+
+    def behind(self, place: Any, position: int) -> int:
+        """How many positions of the partition are behind a record, as of the last fetch."""
+        last, following = self._thread.last_fetched.get(place, (-1, 0))
+        return max(0, (self.highwater(place) or 0) - (following if position == last else position + 1))
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]
@@ -116,6 +183,13 @@ class _Boot(BootStrategy):  # type: ignore[misc]
     enable_sensors = False
 
 
+class _Tables(TableManager):  # type: ignore[misc]
+    async def on_start(self) -> None:
+        """There are none. Faust waits a second for those that may come."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class ReaderApp(faust.App):  # type: ignore[misc]
     """A Faust app that reads topics as one worker of a group."""
 
@@ -123,11 +197,36 @@ class ReaderApp(faust.App):  # type: ignore[misc]
 
     def behind(self, topic: str, partition: int, position: int) -> int:
         """How many records of the partition are behind `position`, as of the last fetch."""
-        end = self.consumer.highwater(TopicPartition(topic, partition))
-        return max(0, (end or 0) - position - 1)
+        behind: int = self.consumer.behind(TopicPartition(topic, partition), position)
+        return behind
 
 
 Take = Callable[[Any], Awaitable[None]]
+
+
+def settings(clients: KafkaClients, *, prefetch_bytes: int, data: Path) -> dict[str, Any]:
+    """What an app is made with. The timeouts of 24 hours are of watchdogs that end an app whose stage is slow."""
+    return {
+        "broker": [URL(f"kafka://{server}") for server in clients.servers.split(",")],
+        "broker_credentials": _credentials(clients),
+        "datadir": data,
+        "store": "memory://",
+        "autodiscover": False,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "stream_wait_empty": False,
+        "stream_buffer_maxsize": max(16, prefetch_bytes // RECORD_BYTES),
+        "stream_processing_timeout": _NEVER_S,
+        "consumer_max_fetch_size": max(1_048_576, prefetch_bytes // 2),
+        "consumer_auto_offset_reset": "earliest",
+        "broker_commit_interval": COMMIT_S,
+        "broker_commit_livelock_soft_timeout": _NEVER_S,
+        "broker_session_timeout": SESSION_S,
+        "broker_heartbeat_interval": 2.0,
+        "broker_rebalance_timeout": REBALANCE_S,
+        "broker_request_timeout": clients.request_timeout_s,
+        "broker_max_poll_interval": _NEVER_S,
+    }
 
 
 def reader_app(
@@ -141,27 +240,7 @@ def reader_app(
     take: Take,
 ) -> ReaderApp:
     """An app whose one agent gives each message of `topics` to `take`, in order per partition. Not started."""
-    app = ReaderApp(
-        group,
-        broker=[URL(f"kafka://{server}") for server in clients.servers.split(",")],
-        broker_credentials=_credentials(clients),
-        datadir=data,
-        store="memory://",
-        autodiscover=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        stream_wait_empty=False,
-        stream_buffer_maxsize=max(16, prefetch_bytes // RECORD_BYTES),
-        stream_processing_timeout=_NEVER_S,
-        consumer_max_fetch_size=max(1_048_576, prefetch_bytes // 2),
-        consumer_auto_offset_reset="earliest",
-        broker_commit_interval=COMMIT_S,
-        broker_commit_livelock_soft_timeout=_NEVER_S,
-        broker_session_timeout=SESSION_S,
-        broker_heartbeat_interval=2.0,
-        broker_rebalance_timeout=REBALANCE_S,
-        broker_max_poll_interval=3600.0,
-    )
+    app = ReaderApp(group, TableManager=_Tables, **settings(clients, prefetch_bytes=prefetch_bytes, data=data))
     channel = app.topic(*topics, key_serializer="raw", value_serializer="raw", acks=True)
 
     @app.agent(channel, concurrency=1, name=f"{group}.read")  # type: ignore[untyped-decorator]

@@ -29,7 +29,6 @@ class KafkaPartition:
         self._store = store
         self._read_progress = read_progress
         self._tracker = PrefixTracker()
-        self._committed = -1
         self._revoked = False
         self._waiting: deque[Record] = deque()
         self._held_bytes = 0
@@ -81,12 +80,10 @@ class KafkaPartition:
             self._changed.clear()
             await self._changed.wait()
 
-    def risen_floor(self) -> int | None:
-        """The floor, if it is above what was last noted as committed."""
-        return self._tracker.floor if self._tracker.floor > self._committed else None
-
-    def note_committed(self, floor: int) -> None:
-        self._committed = max(self._committed, floor)
+    @property
+    def floor(self) -> int:
+        """The position up to which everything delivered is acknowledged; -1 before the first."""
+        return self._tracker.floor
 
     def revoke(self) -> None:
         self._revoked = True

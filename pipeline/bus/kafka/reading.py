@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from pipeline.bus.sharing import Place, read_shared
 from pipeline.errors import BusError
 
 _START_S: Final = 60.0
-_STOP_S: Final = 15.0
 _RELEASE_S: Final = 0.7 * REBALANCE_S
 
 
@@ -56,8 +55,8 @@ class FaustReading:
             floors=self,
             take=self._take,
         )
-        self._app.on_partitions_assigned.connect(self._on_assigned, weak=False)
-        self._app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        self._app.on_partitions_assigned.connect(self._on_assigned)
+        self._app.on_partitions_revoked.connect(self._on_revoked)
 
     async def run(self, handler: Handler) -> None:
         """Raises what the handler raised, and BusError when Faust gives up."""
@@ -82,16 +81,32 @@ class FaustReading:
             await self._stop()
 
     async def _stop(self) -> None:
-        """Leave the group; what is acknowledged is committed before."""
+        """Leave the group; what is acknowledged is committed before. Ends soon, also when no broker answers, and also
+        when it is cancelled: a worker that has not left would hold its partitions for as long as this process lives.
+        """
+        stopping = asyncio.ensure_future(self._leave())
+        cancelled = False
+        while not stopping.done():
+            try:
+                await asyncio.shield(stopping)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _leave(self) -> None:
+        app = self._app
         try:
-            async with asyncio.timeout(_STOP_S):
-                if not self._app.crashed:
-                    await self._app.consumer.commit()
-                if self._index is not None:
-                    await self._index.close()
-                await self._app.stop()
+            if not app.crashed:
+                await app.consumer.commit()
+            if self._index is not None:
+                await self._index.close()
+            await app.stop()
         except Exception as error:
             self._log.warning("left without a word, the group's session runs out", error=repr(error))
+        finally:
+            app.on_partitions_assigned.disconnect(self._on_assigned)
+            app.on_partitions_revoked.disconnect(self._on_revoked)
 
     # -- the shares ----------------------------------------------------------------------------------------------------
 
@@ -163,16 +178,7 @@ class FaustReading:
         behind = self._app.behind(message.topic, message.partition, message.offset)
         await partition.put(stored_record(message, message.timestamp, lag=behind))
 
-    def risen(self) -> dict[tuple[str, int], int]:
-        floors = {}
-        for place, partition in self._partitions.items():
-            floor = partition.risen_floor()
-            if floor is not None:
-                floors[place.topic, place.partition] = floor
-        return floors
-
-    def committed(self, floors: Mapping[tuple[str, int], int]) -> None:
-        for (topic, number), floor in floors.items():
-            partition = self._partitions.get(Place(topic, number))
-            if partition is not None:
-                partition.note_committed(floor)
+    def floors(self) -> tuple[int, dict[tuple[str, int], int]]:
+        return self._generation, {
+            (place.topic, place.partition): partition.floor for place, partition in self._partitions.items()
+        }
