@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from infra.constraints import pinned
 from pipeline.settings import SETTINGS, Settings
 from pipeline.topology import STAGES
 from tests.compose import KAFKA_FILE, REPOSITORY, TLS_FILE, read, services, variables_of
@@ -34,6 +38,37 @@ def dockerfile() -> list[str]:
     """The Dockerfile's instructions, one a line, without comments."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [line for line in re.sub(r"\\\n\s*", " ", text).splitlines() if line]
+
+
+def project() -> dict[str, Any]:
+    content: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return content
+
+
+def installed_in(target: str) -> set[str]:
+    """The distributions that the image holds, by what is installed here: its extras, without what is overridden."""
+    (line,) = [
+        line for line in dockerfile_of(f"build-{target}") if "uv pip install" in line and "--requirement" in line
+    ]
+    asked_for = project()["dependencies"] + [
+        requirement
+        for extra in re.findall(r"--extra (\S+)", line)
+        for requirement in project()["optional-dependencies"][extra]
+    ]
+    left_out = set()
+    for path in re.findall(r"--override (\S+)", line):
+        text = (DOCKERFILE.parent / path).read_text(encoding="utf-8")
+        overrides = [Requirement(entry) for entry in text.splitlines() if not entry.startswith("#")]
+        left_out |= {entry.name for entry in overrides if entry.marker and not entry.marker.evaluate()}
+    return set(pinned([Requirement(requirement) for requirement in asked_for])) - left_out
+
+
+def dockerfile_of(stage: str) -> list[str]:
+    """The instructions of one of its stages."""
+    lines = dockerfile()
+    begin = next(index for index, line in enumerate(lines) if re.fullmatch(rf"FROM \S+ AS {stage}", line)) + 1
+    length = next((index for index, line in enumerate(lines[begin:]) if line.startswith("FROM ")), None)
+    return lines[begin:] if length is None else lines[begin : begin + length]
 
 
 def stages_of_the_dockerfile() -> dict[str, str]:
@@ -180,9 +215,42 @@ def test_what_the_dockerfile_copies_exists_and_is_let_in() -> None:
     assert all((REPOSITORY / path).exists() for path in copied)
 
 
-def test_the_extras_that_the_images_install_exist() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for line in dockerfile():
-        assert set(re.findall(r"--extra (\S+)", line)) <= set(project["optional-dependencies"])
-    installed = {extra for line in dockerfile() for extra in re.findall(r"--extra (\S+)", line)}
-    assert installed == set(project["optional-dependencies"]) - {"all", "broker"}
+IMPORTING = """
+import pkgutil, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+stages, absent = sys.argv[1].split(","), set(sys.argv[2].split(","))
+sys.meta_path.insert(0, Missing())
+import pipeline.cli.commands, pipeline.worker
+import pipeline.bus.kafka as bus
+packages = [bus, *(__import__(f"stages.{stage}", fromlist=["_"]) for stage in stages)]
+for package in packages:
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        __import__(module.name)
+"""
+"""Imports all that a worker of the stages runs on Kafka, as if the packages `absent` were not installed."""
+
+
+@pytest.mark.parametrize("target", ["slim", "cpu", "gpu"])
+def test_an_image_holds_what_its_stages_import(target: str) -> None:
+    stages = [PLAIN[name]["command"][1] for name in WORKERS if PLAIN[name]["build"]["target"] == target]
+    present = installed_in(target) | {"callstream"}
+    absent = [
+        top
+        for top, distributions in packages_distributions().items()
+        if not present & {canonicalize_name(distribution) for distribution in distributions}
+    ]
+    assert "pytest" in absent
+    assert ("torch" in absent) == (target == "slim")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, ",".join(stages), ",".join(absent)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
