@@ -1,5 +1,6 @@
 """Records as Kafka holds them, and how a stage's progress travels in them."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,14 +23,17 @@ def to_wire(headers: Mapping[str, str]) -> Headers:
 
 
 def progress_to_wire(progress: Progress, group: str) -> Headers:
-    """The headers of the output that carries `progress`; without a large state."""
+    """The headers of the output that carries `progress`; without a large state.
+
+    All are text: outside consumers print and decode every header.
+    """
     headers = [
         (_GROUP, group.encode()),
         (_SEQ, str(progress.seq).encode()),
         (_RELEASED, str(progress.released).encode()),
     ]
     if len(progress.state) <= INLINE_STATE_BYTES:
-        headers.append((_STATE, progress.state))
+        headers.append((_STATE, base64.b64encode(progress.state)))
     return headers
 
 
@@ -39,7 +43,9 @@ def progress_from_wire(headers: Sequence[tuple[str, bytes]], group: str) -> tupl
     if found.get(_GROUP) != group.encode():
         return None
     state = found.get(_STATE)
-    progress = Progress(seq=int(found[_SEQ]), released=int(found[_RELEASED]), state=state or b"")
+    progress = Progress(
+        seq=int(found[_SEQ]), released=int(found[_RELEASED]), state=b"" if state is None else base64.b64decode(state)
+    )
     return progress, state is not None
 
 
