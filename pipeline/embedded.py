@@ -17,10 +17,10 @@ from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.clock import unix_time_s
-from pipeline.errors import ConfigurationError, InstanceError
+from pipeline.errors import InstanceError
 from pipeline.instance import DataLock, InstanceInfo
 from pipeline.settings import Settings
-from pipeline.telemetry.metrics import Metrics, MetricsServer
+from pipeline.telemetry.metrics import Metrics, served
 from pipeline.worker import DATABASE_FILE, Worker
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Embedded:
                     store_bytes=store_bytes(settings),
                 )
             )
-            metrics_url = self._serve_metrics(stack)
+            metrics_url = stack.enter_context(served(self.metrics, settings.metrics_port))
             tables, writer, quack_url, quack_token = await self._open_tables(stack)
             self.worker = Worker(
                 self.bus,
@@ -112,17 +112,6 @@ class Embedded:
         url = await server.start()
         stack.push_async_callback(server.stop)
         return url
-
-    def _serve_metrics(self, stack: contextlib.AsyncExitStack) -> str | None:
-        if self.settings.metrics_port is None:
-            return None
-        try:
-            server = MetricsServer(self.metrics, self.settings.metrics_port)
-        except OSError as error:
-            port = self.settings.metrics_port
-            raise ConfigurationError(f"CALLSTREAM_METRICS_PORT {port}: {error.strerror}") from error
-        stack.callback(server.stop)
-        return server.url
 
     async def _open_tables(
         self, stack: contextlib.AsyncExitStack

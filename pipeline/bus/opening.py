@@ -2,9 +2,11 @@
 
 from typing import Final
 
+import structlog
+
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
-from pipeline.errors import ConfigurationError
+from pipeline.errors import BusError, ConfigurationError
 
 KAFKA: Final = "kafka://"
 
@@ -28,3 +30,12 @@ async def open_bus(url: str, security: BusSecurity, *, replication: int = 1, rec
     kafka = KafkaBus(url.removeprefix(KAFKA), security=security, replication=replication, reconnect_s=reconnect_s)
     await kafka.connect()
     return kafka
+
+
+async def await_bus(url: str, security: BusSecurity, *, replication: int = 1, reconnect_s: float = 30.0) -> Bus:
+    """The same, however long nothing answers there."""
+    while True:
+        try:
+            return await open_bus(url, security, replication=replication, reconnect_s=reconnect_s)
+        except BusError as error:
+            structlog.get_logger("callstream.bus").warning("waiting for the bus", url=url, error=str(error))

@@ -1,5 +1,7 @@
 """Prometheus metrics of one process, on a registry of their own."""
 
+import contextlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from platform import python_version
 from threading import Thread
@@ -7,6 +9,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
 
+from pipeline.errors import ConfigurationError
 from schemas.segments import Segment
 from schemas.transcripts import TranscriptCompleted
 from schemas.utterances import CallClosed, CallOpened, Utterance
@@ -98,3 +101,19 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@contextlib.contextmanager
+def served(metrics: Metrics, port: int | None) -> Iterator[str | None]:
+    """The URL of the metrics while inside; None where `port` is None. Raises ConfigurationError for a taken port."""
+    if port is None:
+        yield None
+        return
+    try:
+        server = MetricsServer(metrics, port)
+    except OSError as error:
+        raise ConfigurationError(f"CALLSTREAM_METRICS_PORT {port}: {error.strerror}") from error
+    try:
+        yield server.url
+    finally:
+        server.stop()
