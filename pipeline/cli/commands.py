@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import publish, query, serve, transcribe
+from pipeline.cli import bridge, publish, query, serve, transcribe
 
 
 def register(app: typer.Typer) -> None:
@@ -10,6 +10,7 @@ def register(app: typer.Typer) -> None:
     app.command("transcribe")(transcribe.transcribe)
     app.command("up")(serve.up)
     app.command("worker")(serve.worker)
+    app.command("bridge")(bridge.bridge)
     app.command("status")(serve.status)
     app.command("publish")(publish.publish)
     app.command("calls")(query.calls)

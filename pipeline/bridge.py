@@ -1,0 +1,260 @@
+"""From an edge's bus to a central one: a branch office stores what its producers send and forwards it.
+
+A record reaches the target with the key, headers and value that it has at the source, and is acknowledged at the
+source once the target has stored it. Records of a key are stored one after the other, so their order is kept also
+where one has to be sent again; keys do not wait for each other, and neither do the lanes. While either side is away
+the bridge waits, holding a bounded number of bytes. A bridge that was killed repeats records with the same
+`ce_id` and `ce_source`, which the stages drop. What the target can never store becomes a dead letter at the source.
+"""
+
+import asyncio
+import hashlib
+from collections import deque
+from typing import Final
+
+import structlog
+
+from pipeline.budget import ByteBudget
+from pipeline.bus.protocol import Bus, Partition, Record, Subscription, TopicSpec
+from pipeline.errors import BusError, CallstreamError, RecordTooLargeError
+from pipeline.publisher import Publisher
+from pipeline.telemetry.metrics import Metrics
+from schemas import topics
+from schemas.topics import Lane
+
+NAME: Final = "bridge"
+LANES: Final[dict[Lane, Subscription]] = {
+    "live": Subscription(group=NAME, topics=(topics.AUDIO,), prefetch_bytes=500_000),
+    "batch": Subscription(group=f"{NAME}-batch", topics=(topics.AUDIO_BATCH,), prefetch_bytes=500_000),
+}
+BUDGET_BYTES: Final = 8_000_000
+"""What a lane may hold of records that it has taken and the target has not stored."""
+
+_PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_REPORT_S: Final = 30.0
+_SECONDS_PER_DAY: Final = 86_400.0
+_EDGE_SHARES: Final = {topics.AUDIO: 0.6, topics.AUDIO_BATCH: 0.3, topics.DEAD_LETTERS: None}
+
+
+def edge_specs(*, partitions: int, retention_days: float, store_bytes: int) -> list[TopicSpec]:
+    """What an edge needs: the topics of its producers, which may take nearly all of its store, and dead letters."""
+    return [
+        TopicSpec(
+            name=name,
+            partitions=partitions,
+            retention_s=retention_days * _SECONDS_PER_DAY,
+            max_bytes=None if share is None else int(store_bytes * share),
+        )
+        for name, share in _EDGE_SHARES.items()
+    ]
+
+
+async def ensure_edge(source: Bus, specs: list[TopicSpec]) -> None:
+    """Create what is missing there. What exists belongs to who made it, and stays as it is."""
+    have = {state.name for state in await source.describe(tuple(spec.name for spec in specs))}
+    missing = [spec for spec in specs if spec.name not in have]
+    if missing:
+        await source.ensure_topics(missing)
+
+
+class Bridge:
+    """Forwards both lanes until cancelled. `records` and `bytes` count what the target has stored."""
+
+    def __init__(self, source: Bus, target: Bus, *, metrics: Metrics, budget_bytes: int = BUDGET_BYTES) -> None:
+        self.records = 0
+        self.bytes = 0
+        self.metrics = metrics
+        self._source = source
+        self._target = target
+        self._budget_bytes = budget_bytes
+        self._away_since: float | None = None
+        self._log = structlog.get_logger("callstream.bridge")
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for lane, subscription in LANES.items():
+                publisher = Publisher(self._source, stage=NAME, lane=lane, metrics=self.metrics)
+                runner = _LaneRunner(self, self._source, subscription, publisher, ByteBudget(self._budget_bytes))
+                group.create_task(runner.run())
+            group.create_task(self._report())
+
+    async def store(self, record: Record) -> None:
+        """Store a record at the target, however long that takes. Raises RecordTooLargeError."""
+        attempt = 0
+        while True:
+            try:
+                with self.metrics.publish_seconds.labels(record.topic).time():
+                    await self._target.publish(
+                        record.topic,
+                        key=record.key,
+                        value=record.value,
+                        event_id=event_id(record),
+                        headers=record.headers,
+                    )
+                break
+            except BusError as error:
+                if not error.retryable:
+                    raise
+                self._missed(error)
+                self.metrics.publish_retries.labels(record.topic).inc()
+            await asyncio.sleep(_PAUSE_S[min(attempt, len(_PAUSE_S) - 1)])
+            attempt += 1
+        self._reached()
+        self.records += 1
+        self.bytes += record.size_bytes
+        self.metrics.records_out.labels(NAME, record.topic).inc()
+
+    def _missed(self, error: BusError) -> None:
+        if self._away_since is None:
+            self._away_since = asyncio.get_running_loop().time()
+            self._log.warning("the target does not take records, waiting", error=str(error))
+
+    def _reached(self) -> None:
+        if self._away_since is not None:
+            waited_s = asyncio.get_running_loop().time() - self._away_since
+            self._away_since = None
+            self._log.info("the target takes records again", waited_s=round(waited_s, 1))
+
+    async def _report(self) -> None:
+        """Say from time to time how much was forwarded and how much waits, unless nothing has changed."""
+        said: tuple[int, int] | None = None
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            try:
+                waiting = {group.group: await self._source.lag(group) for group in LANES.values()}
+            except BusError:
+                continue
+            for group, records in waiting.items():
+                self.metrics.queue_depth.labels(group).set(records)
+            if (news := (self.records, sum(waiting.values()))) != said:
+                self._log.info("forwarded", records=self.records, bytes=self.bytes, waiting=news[1])
+                said = news
+
+
+class _LaneRunner:
+    """One lane: the source's handler, which gives each key's records to a task of the key's own."""
+
+    def __init__(
+        self, bridge: Bridge, source: Bus, subscription: Subscription, publisher: Publisher, budget: ByteBudget
+    ) -> None:
+        self._bridge = bridge
+        self._source = source
+        self._subscription = subscription
+        self._publisher = publisher
+        self._budget = budget
+        self._works: dict[tuple[str, int, bytes], _KeyWork] = {}
+        self._failure: asyncio.Future[None] | None = None
+        self._log = structlog.get_logger("callstream.bridge").bind(group=subscription.group)
+
+    async def run(self) -> None:
+        """Read until cancelled; begin again at what is not acknowledged after any failure."""
+        failures = 0
+        while True:
+            self._failure = asyncio.get_running_loop().create_future()
+            reading = asyncio.ensure_future(self._source.run(self._subscription, self))
+            stored = self._bridge.records
+            try:
+                await asyncio.wait({reading, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+                error = self._failure.exception() if self._failure.done() else reading.exception()
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+                await asyncio.gather(*(work.cancel() for work in list(self._works.values())))
+                self._failure.cancel()
+            failures = 0 if self._bridge.records > stored else failures
+            pause_s = _PAUSE_S[min(failures, len(_PAUSE_S) - 1)]
+            failures += 1
+            self._bridge.metrics.stage_restarts.labels(NAME).inc()
+            # A side that is away is no news for an hour; anything else is a defect, and its trace is wanted.
+            trace = None if isinstance(error, CallstreamError) else error
+            self._log.warning("forwarding begins again", reason=str(error), pause_s=pause_s, exc_info=trace)
+            await asyncio.sleep(pause_s)
+
+    async def on_assigned(self, partition: Partition) -> None:
+        self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)
+
+    async def on_record(self, record: Record, partition: Partition) -> None:
+        metrics = self._bridge.metrics
+        metrics.records_in.labels(NAME, record.topic).inc()
+        metrics.record_bytes.labels(NAME, record.topic).inc(record.size_bytes)
+        await self._budget.take(record.size_bytes)
+        assert self._failure is not None
+        if self._failure.done():  # what follows a record that failed must not overtake it
+            self._budget.give(record.size_bytes)
+            await asyncio.Event().wait()
+        metrics.inflight_bytes.labels(NAME).set(self._budget.used_bytes)
+        place = (record.topic, record.partition, record.key)
+        work = self._works.get(place)
+        if work is None:
+            work = self._works[place] = _KeyWork(self, place, partition)
+        work.put(record)
+
+    async def on_revoked(self, partition: Partition) -> None:
+        mine = [work for place, work in self._works.items() if place[:2] == (partition.topic, partition.number)]
+        await asyncio.gather(*(work.cancel() for work in mine))
+
+    # -- for the keys ------------------------------------------------------------------------------------------------
+
+    async def forward(self, record: Record, partition: Partition) -> None:
+        try:
+            await self._bridge.store(record)
+        except RecordTooLargeError as error:
+            await self._publisher.reject(record, None, error, attempts=1)
+        partition.ack(record.position)
+
+    def release(self, size_bytes: int) -> None:
+        self._budget.give(size_bytes)
+
+    def ended(self, place: tuple[str, int, bytes]) -> None:
+        self._works.pop(place, None)
+
+    def fail(self, error: BaseException) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+
+class _KeyWork:
+    """The records of one key, one after the other, until none is left."""
+
+    def __init__(self, lane: _LaneRunner, place: tuple[str, int, bytes], partition: Partition) -> None:
+        self._lane = lane
+        self._place = place
+        self._partition = partition
+        self._records: deque[Record] = deque()
+        self._task = asyncio.create_task(self._run())
+
+    def put(self, record: Record) -> None:
+        self._records.append(record)
+
+    async def cancel(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._end()
+
+    async def _run(self) -> None:
+        try:
+            while self._records:
+                record = self._records[0]
+                await self._lane.forward(record, self._partition)
+                self._records.popleft()
+                self._lane.release(record.size_bytes)
+        except Exception as error:
+            self._lane.fail(error)
+        self._end()
+
+    def _end(self) -> None:
+        self._lane.ended(self._place)
+        while self._records:
+            self._lane.release(self._records.popleft().size_bytes)
+
+
+def event_id(record: Record) -> str:
+    """The record's id for the target's broker: the same for the same bytes, whichever bridge sends them and when.
+
+    `ce_id` alone would not do: two producers may count alike, and a damaged record has none.
+    """
+    digest = hashlib.blake2b(record.key, digest_size=16)
+    for text in [record.topic, *(f"{name}={record.headers[name]}" for name in sorted(record.headers))]:
+        digest.update(b"\0" + text.encode("utf-8", "surrogateescape"))
+    digest.update(b"\0" + record.value)
+    return f"{NAME}/{digest.hexdigest()}"

@@ -1,0 +1,94 @@
+"""`callstream bridge`: an edge's audio to the central bus."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from pipeline.bridge import LANES, Bridge, edge_specs, ensure_edge
+from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.opening import await_bus
+from pipeline.cli import options
+from pipeline.cli.service import console, until_stopped
+from pipeline.cli.session import load_settings
+from pipeline.embedded import STORE_DIR, store_bytes
+from pipeline.errors import BusError, ConfigurationError, InputError, StoreFullError
+from pipeline.settings import SETTINGS, Settings
+from pipeline.telemetry.metrics import Metrics, served
+
+_RECONNECT_S = 30.0
+_PAUSE_S = 5.0
+
+
+def bridge(
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="The edge's bus; embedded runs a nats-server here.", metavar="URL"),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--to", help="The central bus (CALLSTREAM_BUS).", metavar="URL")] = None,
+    source_config: Annotated[
+        Path | None,
+        typer.Option("--from-config", help="Settings file with the edge's bus_… settings.", metavar="FILE"),
+    ] = None,
+    data: options.Data = None,
+) -> None:
+    """Store the audio that producers of a branch office send, and forward it to the central bus, until Ctrl-C."""
+    settings = load_settings(data, bus=None if target is None else SETTINGS["bus"].read(target, "--to", strict=False))
+    if settings.bus is None:
+        raise ConfigurationError("a bridge needs a bus to forward to: --to URL or CALLSTREAM_BUS")
+    edge = Settings(data=settings.data) if source_config is None else Settings.load({}, config_path=source_config)
+    if source is not None:
+        edge = msgspec.structs.replace(edge, bus=SETTINGS["bus"].read(source, "--from", strict=False))
+    if edge.bus == settings.bus:
+        raise InputError(f"--from and --to are both {edge.bus}")
+    asyncio.run(until_stopped(_forward(settings, edge)))
+
+
+async def _forward(settings: Settings, edge: Settings) -> None:
+    assert settings.bus is not None
+    screen = console()
+    metrics = Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        source_url = edge.bus or await _embedded(settings, stack)
+        metrics_url = stack.enter_context(served(metrics, settings.metrics_port))
+        screen.print("callstream bridge")
+        screen.print(f"  from     {source_url}" + ("" if edge.bus else f" (embedded, {settings.data / STORE_DIR})"))
+        screen.print(f"  to       {settings.bus}")
+        if metrics_url is not None:
+            screen.print(f"  metrics  {metrics_url}")
+        source = await await_bus(source_url, edge.bus_security(), reconnect_s=_RECONNECT_S)
+        stack.push_async_callback(source.close)
+        specs = edge_specs(
+            partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=store_bytes(settings)
+        )
+        while True:
+            try:
+                await ensure_edge(source, specs)
+                break
+            except StoreFullError as error:
+                raise ConfigurationError(
+                    f"the edge's store has no room for CALLSTREAM_STORE_GB {settings.store_gb:g}: {error}"
+                ) from error
+            except BusError as error:
+                screen.print(f"waiting for the edge: {error}")
+                await asyncio.sleep(_PAUSE_S)
+        topics = ", ".join(topic for subscription in LANES.values() for topic in subscription.topics)
+        screen.print(f"the edge takes {topics}")
+        target = await await_bus(settings.bus, settings.bus_security(), reconnect_s=_RECONNECT_S)
+        stack.push_async_callback(target.close)
+        screen.print(f"ready: forwards {topics} (Ctrl-C stops)")
+        running = Bridge(source, target, metrics=metrics)
+        try:
+            await running.run()
+        finally:
+            screen.print(f"stopping: {running.records} records forwarded; the next start goes on from here")
+
+
+async def _embedded(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
+    server = NatsServer(settings.data / STORE_DIR, max_store_bytes=store_bytes(settings), sync=settings.sync)
+    url = await server.start()
+    stack.push_async_callback(server.stop)
+    return url

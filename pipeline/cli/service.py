@@ -1,0 +1,25 @@
+"""Commands that run until they are stopped."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+from rich.console import Console
+
+
+def console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until Ctrl-C or SIGTERM, which cancel it, or until it fails: then raise why."""
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise
