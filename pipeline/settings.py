@@ -85,6 +85,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[Path, Meta()] | None,
         _about("The certificate's key, as PEM, where it is not in the same file", "a file", none="none"),
     ] = None
+    live_url: Annotated[
+        Annotated[str, Meta(pattern=r"^(nats|tls)://[^\s/@]+$")] | None,
+        _about(
+            "The NATS server that shows calls as they go on; with Kafka none unless it is set",
+            "nats://HOST:PORT or tls://HOST:PORT",
+            none="the bus's",
+        ),
+    ] = None
+    live_user: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        _about("Who this is to the server of CALLSTREAM_LIVE_URL", "a user's name", none="none"),
+    ] = None
+    live_password: Annotated[
+        Annotated[Secret, Meta()] | None,
+        _about("That user's password; credentials and TLS files are the bus's", "a password", none="none"),
+    ] = None
     partitions: Annotated[
         int,
         Meta(ge=1, le=1024),
@@ -210,16 +226,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def bus_security(self) -> BusSecurity:
         """What the `bus_…` settings say together. Raises ConfigurationError where they contradict each other."""
         tls = self.bus_tls == "on" or (self.bus or "").startswith("tls://")
-        for name in ("bus_ca_file", "bus_cert_file"):
-            if getattr(self, name) is not None and not tls:
-                raise ConfigurationError(f"{SETTINGS[name].variable} is set and CALLSTREAM_BUS_TLS is off")
+        return self._security(self.bus_user, self.bus_password, tls=tls, of="BUS")
+
+    def live_security(self) -> BusSecurity:
+        """The same for the server of `live_url`: a user of its own there, files shared with the bus."""
+        tls = (self.live_url or "").startswith("tls://")
+        return self._security(self.live_user, self.live_password, tls=tls, of="LIVE")
+
+    def _security(self, user: str | None, password: Secret | None, *, tls: bool, of: str) -> BusSecurity:
+        addresses = (self.bus or "", self.live_url or "")
+        if self.bus_tls == "off" and not any(address.startswith("tls://") for address in addresses):
+            for name in ("bus_ca_file", "bus_cert_file"):
+                if getattr(self, name) is not None:
+                    raise ConfigurationError(f"{SETTINGS[name].variable} is set and CALLSTREAM_BUS_TLS is off")
         if self.bus_key_file is not None and self.bus_cert_file is None:
             raise ConfigurationError("CALLSTREAM_BUS_KEY_FILE is set without CALLSTREAM_BUS_CERT_FILE")
-        if (self.bus_user is None) != (self.bus_password is None):
-            raise ConfigurationError("CALLSTREAM_BUS_USER and CALLSTREAM_BUS_PASSWORD go together: one of them is set")
+        if (user is None) != (password is None):
+            raise ConfigurationError(
+                f"CALLSTREAM_{of}_USER and CALLSTREAM_{of}_PASSWORD go together: one of them is set"
+            )
         return BusSecurity(
-            user=self.bus_user,
-            password=self.bus_password,
+            user=user,
+            password=password,
             credentials=self.bus_credentials,
             tls=tls,
             ca_file=self.bus_ca_file,

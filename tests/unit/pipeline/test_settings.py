@@ -86,7 +86,11 @@ def test_a_mistake_in_the_file_names_the_file_the_setting_and_what_is_expected(
     [
         ("CALLSTREAM_PARTITIONS", "0", "a whole number from 1 to 1024"),
         ("CALLSTREAM_PARTITIONS", "eight", "a whole number from 1 to 1024"),
-        ("CALLSTREAM_BUS", "amqp://localhost:5672", "embedded, nats://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT[,HOST:PORT]"),
+        (
+            "CALLSTREAM_BUS",
+            "amqp://localhost:5672",
+            "embedded, nats://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT[,HOST:PORT]",
+        ),
         ("CALLSTREAM_DEVICE", "tpu", "cpu, cuda or auto"),
         ("CALLSTREAM_LANGUAGE", "English", "auto or an ISO 639-1 code such as en"),
         ("CALLSTREAM_STORE_GB", "nan", "a number of gigabytes above 0"),
@@ -161,6 +165,27 @@ def test_an_address_that_asks_for_tls_turns_it_on() -> None:
     assert Settings.load({"CALLSTREAM_BUS": "tls://broker:4222"}).bus_security().tls
     assert Settings.load({"CALLSTREAM_BUS_TLS": "on"}).bus_security().tls
     assert not Settings.load({"CALLSTREAM_BUS": "nats://broker:4222"}).bus_security().tls
+
+
+def test_who_this_is_to_the_live_server_is_not_who_it_is_to_the_bus() -> None:
+    settings = Settings.load(
+        {
+            "CALLSTREAM_BUS": "kafka://broker:9092",
+            "CALLSTREAM_BUS_USER": "worker",
+            "CALLSTREAM_BUS_PASSWORD": "one",
+            "CALLSTREAM_LIVE_URL": "tls://live:4222",
+            "CALLSTREAM_LIVE_USER": "fanout",
+            "CALLSTREAM_LIVE_PASSWORD": "two",
+            "CALLSTREAM_BUS_CA_FILE": "/ca.pem",
+        }
+    )
+    bus, live = settings.bus_security(), settings.live_security()
+    assert (bus.user, bus.password, bus.tls) == ("worker", Secret("one"), False)
+    assert (live.user, live.password, live.tls) == ("fanout", Secret("two"), True)
+    assert live.ca_file == Path("/ca.pem")
+    alone = Settings.load({"CALLSTREAM_LIVE_URL": "nats://live:4222", "CALLSTREAM_LIVE_USER": "fanout"})
+    with pytest.raises(ConfigurationError, match="CALLSTREAM_LIVE_PASSWORD go together"):
+        alone.live_security()
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
