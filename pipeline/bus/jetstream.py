@@ -133,9 +133,8 @@ class JetStreamBus:
 
         async def send(session: Session) -> None:
             limit = session.max_payload_bytes
-            for size_bytes in (len(value) + header_bytes, 0 if progress is None else len(progress.state)):
-                if size_bytes > limit:
-                    raise RecordTooLargeError(topic, size_bytes, limit)
+            if len(value) + header_bytes > limit:
+                raise RecordTooLargeError(topic, len(value) + header_bytes, limit)
             if header_bytes > _HEADER_LIMIT:
                 raise RecordTooLargeError(topic, header_bytes, _HEADER_LIMIT)
             try:

@@ -76,9 +76,8 @@ class MemoryBus:
             headers=dict(headers or {}),
             timestamp_s=self._clock(),
         )
-        for size_bytes in (record.size_bytes, 0 if progress is None else len(progress.state)):
-            if size_bytes > self._max_record_bytes:
-                raise RecordTooLargeError(topic, size_bytes, self._max_record_bytes)
+        if record.size_bytes > self._max_record_bytes:
+            raise RecordTooLargeError(topic, record.size_bytes, self._max_record_bytes)
         target.append(record, event_id, progress)
         await asyncio.sleep(0)
 

@@ -34,7 +34,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a stage has come with a key: the number of its last output, and its checkpoint there."""
+    """How far a stage has come with a key: the number of its last output, and its checkpoint there.
+
+    The checkpoint may be larger than a record.
+    """
 
     seq: int
     released: int

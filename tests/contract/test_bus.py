@@ -205,8 +205,8 @@ async def test_progress_may_be_large_and_become_small_again(broker: Broker, runn
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(1)
         partition = recorder.partitions[IN, recorder.records[0].partition]
-        for seq, size in enumerate([10, 5_000, 500_000, 500_000, 40_000, 0, 0, 70_000]):
-            progress = Progress(seq=seq, released=seq, state=bytes([seq]) * size)
+        for seq, size in enumerate([10, 5_000, 2_400_000, 500_000, 1_600_000, 40_000, 0, 0, 70_000]):
+            progress = Progress(seq=seq, released=seq, state=random.Random(seq).randbytes(size))
             await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
             assert await partition.progress(b"call-1") == progress
 
@@ -215,13 +215,13 @@ async def test_progress_outlives_the_worker_that_published_it(broker: Broker, ru
     bus = await bus_with_topics(broker)
     await publish(bus, 1)
     before: Progress | None = None
-    for seq, size in enumerate([10, 70_000, 10, 10, 300_000, 300_000]):
+    for seq, size in enumerate([10, 70_000, 10, 10, 1_300_000, 2_300_000, 300_000]):
         recorder = holding()
         async with running(await broker.bus(), SUBSCRIPTION, recorder):
             await recorder.count(1)
             partition = recorder.partitions[IN, recorder.records[0].partition]
             assert await partition.progress(b"call-1") == before
-            before = Progress(seq=seq, released=seq, state=bytes([seq]) * size)
+            before = Progress(seq=seq, released=seq, state=random.Random(seq).randbytes(size))
             await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=before)
 
 
@@ -383,12 +383,11 @@ async def test_a_record_beyond_the_limit_is_refused_and_the_bus_goes_on(broker: 
         await publish(bus, 1, size=1_200_000)
     assert not refusal.value.retryable
     await publish(bus, 1, first=1)
-    state = Progress(seq=0, released=0, state=b"x" * 1_200_000)
     recorder = Recorder()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(1)
         with pytest.raises(RecordTooLargeError):
-            await recorder.partitions[IN, 0].publish(OUT, key=b"k", value=b"", event_id="state", progress=state)
+            await recorder.partitions[IN, 0].publish(OUT, key=b"k", value=b"x" * 1_200_000, event_id="large")
     assert numbers(recorder.values) == [1]
 
 

@@ -8,7 +8,7 @@ what has to be read is a second's worth of outputs.
 
 A state that is too large for headers is stored in the index first, in one of two slots of its key (the output's number
 modulo 2), and then its output: the state of output n does not replace that of n - 1, which is the last one until
-output n is stored.
+output n is stored. A slot holds as many records as the state has pieces.
 
 All records of the index are keyed by who wrote them. A worker that lost its partition without knowing may still write,
 and compaction keeps the last record of a key: it must not be one that knows less. Of several writers' records for one
@@ -25,6 +25,7 @@ from aiokafka import TopicPartition
 
 from pipeline.bus.kafka.clients import KafkaClients, bus_errors, read_to_end
 from pipeline.bus.kafka.records import INLINE_STATE_BYTES, Headers, progress_from_wire, progress_to_wire
+from pipeline.bus.pieces import pieces_of
 from pipeline.bus.protocol import Progress
 from pipeline.errors import BusError
 
@@ -55,6 +56,7 @@ class _IndexKey(msgspec.Struct, frozen=True, array_like=True):
     writer: str
     key: bytes
     slot: int
+    piece: int = 0
 
 
 _decode_key = msgspec.msgpack.Decoder(_IndexKey).decode
@@ -95,10 +97,12 @@ class ProgressIndex:
         """Store an output and its progress; `number` is the partition of the inputs, `partition` of the output."""
         part = await self._part(number)
         large = len(progress.state) > INLINE_STATE_BYTES
-        slot = self._key(_STATE, key, progress.seq % _SLOTS)
         if large:
-            stated = [("seq", str(progress.seq).encode())]
-            await self._send(progress_topic(self.group), number, slot, progress.state, stated)
+            pieces = pieces_of(progress.state)
+            stated = [("seq", str(progress.seq).encode()), ("pieces", str(len(pieces)).encode())]
+            for index, piece in enumerate(pieces):
+                slot = self._key(_STATE, key, progress.seq % _SLOTS, index)
+                await self._send(progress_topic(self.group), number, slot, piece, stated)
         before = part.begin_output()
         try:
             sent = headers + progress_to_wire(progress, self.group)
@@ -109,9 +113,10 @@ class ProgressIndex:
         finally:
             part.end_output(before)
         for seq in [seq for name, seq in part.states if name == key and (not large or seq < progress.seq - 1)]:
-            del part.states[key, seq]
-            if not large:
-                await self._send(progress_topic(self.group), number, self._key(_STATE, key, seq % _SLOTS), None, [])
+            gone = part.states.pop((key, seq))
+            for index in range(0 if large else len(pieces_of(gone))):
+                slot = self._key(_STATE, key, seq % _SLOTS, index)
+                await self._send(progress_topic(self.group), number, slot, None, [])
 
     async def flush(self) -> None:
         """Write what is new of every partition. Raises BusError."""
@@ -150,8 +155,8 @@ class ProgressIndex:
             except BusError as error:
                 self._log.debug("the index waits for the broker", error=str(error))
 
-    def _key(self, kind: str, key: bytes, slot: int = 0) -> bytes:
-        return msgspec.msgpack.encode(_IndexKey(kind, self._writer, key, slot))
+    def _key(self, kind: str, key: bytes, slot: int = 0, piece: int = 0) -> bytes:
+        return msgspec.msgpack.encode(_IndexKey(kind, self._writer, key, slot, piece))
 
     async def _part(self, number: int) -> "_Part":
         """Waits for what `begin` reads."""
@@ -211,6 +216,8 @@ class _Part:
         self.read_to = 0
         self.marked = 0
         self.next_position = 0
+        self._gathered: dict[tuple[bytes, int, str], dict[int, bytes]] = {}
+        """The pieces of states that are not whole yet, by key, number of the output, and writer."""
         self._fresh: set[bytes] = set()
         self._under_way: list[int] = []
 
@@ -228,7 +235,7 @@ class _Part:
         name = _decode_key(record.key)
         if name.kind == _STATE:
             if record.value is not None:
-                self.states[name.key, int(dict(record.headers)["seq"])] = record.value
+                self._gather(name, dict(record.headers), record.value)
         elif name.kind == _ENTRY:
             self._keep(name.key, _decode_entry(record.value))
         else:
@@ -258,6 +265,14 @@ class _Part:
     def give_back(self, keys: list[bytes]) -> None:
         self._fresh.update(keys)
 
+    def _gather(self, name: _IndexKey, headers: dict[str, bytes], piece: bytes) -> None:
+        seq, count = int(headers["seq"]), int(headers["pieces"])
+        pieces = self._gathered.setdefault((name.key, seq, name.writer), {})
+        pieces[name.piece] = piece
+        if len(pieces) == count:
+            self.states[name.key, seq] = b"".join(pieces[index] for index in range(count))
+            del self._gathered[name.key, seq, name.writer]
+
     def _keep(self, key: bytes, entry: _Entry) -> bool:
         known = self.entries.get(key)
         if known is not None and known.seq > entry.seq:
@@ -265,6 +280,8 @@ class _Part:
         self.entries[key] = entry
         for seq in [seq for name, seq in self.states if name == key and seq < entry.seq - 1]:
             del self.states[key, seq]
+        for place in [place for place in self._gathered if place[0] == key and place[1] < entry.seq - 1]:
+            del self._gathered[place]
         return True
 
 
