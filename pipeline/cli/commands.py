@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bridge, publish, query, serve, transcribe
+from pipeline.cli import bridge, dead_letters, publish, query, serve, topics, transcribe
 
 
 def register(app: typer.Typer) -> None:
@@ -16,3 +16,5 @@ def register(app: typer.Typer) -> None:
     app.command("calls")(query.calls)
     app.command("show")(query.show)
     app.command("sql")(query.sql)
+    app.add_typer(dead_letters.app(), name="dead-letters")
+    app.add_typer(topics.app(), name="topics")

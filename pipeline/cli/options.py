@@ -19,6 +19,10 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Data directory (CALLSTREAM_DATA).", show_default=False, metavar="DIR"),
 ]
+BusUrl = Annotated[
+    str | None,
+    typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS); else the running instance's.", metavar="URL"),
+]
 Roles = Annotated[
     str | None,
     typer.Option("--roles", help="Who speaks on which channel: left=agent,right=customer or 0=…,1=….", metavar="LIST"),

@@ -76,7 +76,7 @@ async def open_session(settings: Settings, *, reconnect_s: float = 60.0) -> Asyn
 async def connect(url: str, settings: Settings, *, reconnect_s: float = 60.0) -> AsyncIterator[Bus]:
     """The bus at `url`, with the credentials of `settings` where it is the one that is set and not an embedded one."""
     security = settings.bus_security() if url == settings.bus else BusSecurity()
-    bus = await open_bus(url, security, reconnect_s=reconnect_s)
+    bus = await open_bus(url, security, replication=settings.replication, reconnect_s=reconnect_s)
     try:
         yield bus
     finally:

@@ -1,0 +1,246 @@
+"""`callstream dead-letters`: what stages could not use, and what becomes of it."""
+
+import asyncio
+import codecs
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.session import bus_url, connect, load_settings
+from pipeline.dead_letters import DeadLetters, Letter, NotReplayable, Selection
+from pipeline.errors import InputError
+from pipeline.tabular import render
+from schemas.status import DeadLetter
+
+_SHOWN_BYTES = 256
+_SHOWN_MESSAGE = 70
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as `list` prints them.", metavar="ID", show_default=False)]
+Call = Annotated[str | None, typer.Option("--call", help="Only of this call.", metavar="ID")]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Only of this tenant.")]
+Stage = Annotated[str | None, typer.Option("--stage", help="Only those that this stage could not use.")]
+Error = Annotated[str | None, typer.Option("--error", help="Only with this error, or words of its message.")]
+Topic = Annotated[str | None, typer.Option("--topic", help="Only records of this topic.")]
+
+
+def app() -> typer.Typer:
+    commands = typer.Typer(
+        help="Records that a stage could not use: list, show, put back or give up.", no_args_is_help=True
+    )
+    commands.command("list")(list_)
+    commands.command("show")(show)
+    commands.command("replay")(replay)
+    commands.command("drop")(drop)
+    return commands
+
+
+def list_(
+    call: Call = None,
+    tenant: Tenant = None,
+    stage: Stage = None,
+    error: Error = None,
+    topic: Topic = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were replayed or dropped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    bus: options.BusUrl = None,
+    data: options.Data = None,
+) -> None:
+    """List the dead letters that nobody has dealt with, call by call."""
+    selection = Selection(call=call, tenant=tenant, stage=stage, error=error, topic=topic)
+
+    async def find() -> list[Letter]:
+        async with _opened(bus, data) as letters:
+            return letters.select(selection, resolved=everything)
+
+    letters = asyncio.run(find())
+    if as_json:
+        rows = [_row(letter) for letter in letters]
+        typer.echo(render(list(rows[0]) if rows else [], [list(row.values()) for row in rows], "json"))
+    else:
+        typer.echo(_table(letters, with_state=everything))
+
+
+def show(
+    letter_id: Annotated[str, typer.Argument(help="Id, as `list` prints it.", metavar="ID")],
+    value: Annotated[
+        Path | None, typer.Option("--value", help="Write the record's whole value here.", metavar="FILE")
+    ] = None,
+    bus: options.BusUrl = None,
+    data: options.Data = None,
+) -> None:
+    """Show a dead letter: what failed, where the record lay, its headers and the beginning of its value."""
+
+    async def find() -> tuple[Letter, DeadLetter]:
+        async with _opened(bus, data) as letters:
+            [letter] = letters.select(Selection(ids=frozenset({letter_id})), resolved=True)
+            return letter, await letters.whole(letter) if value is not None else await letters.stored(letter)
+
+    letter, about = asyncio.run(find())
+    if value is not None:
+        try:
+            value.write_bytes(about.value)
+        except OSError as error:
+            raise InputError(f"{value} cannot be written: {error.strerror}") from error
+    typer.echo(_text(letter, about))
+
+
+def replay(
+    ids: Ids = None,
+    call: Call = None,
+    tenant: Tenant = None,
+    stage: Stage = None,
+    error: Error = None,
+    topic: Topic = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    bus: options.BusUrl = None,
+    data: options.Data = None,
+) -> None:
+    """Put records back on their topics, as they were: after their cause was mended.
+
+    A record goes into the partition that it came from, behind what is there, under its own id and number. Stages drop
+    what they have had, so doing it twice does nothing. What fails again becomes a new dead letter.
+
+    Give the letters of a call together (--call): they are put back in the call's order. An event of a call's audio is
+    taken as long as its place is open: the call's start first, nothing that was filled with silence meanwhile, nothing
+    behind the call's end. The stages behind take a call's records in order and pass over one if they had a later one:
+    such a letter is refused here, and the way is to send the call again under another id.
+    """
+    selection = _selection(ids, call, tenant, stage, error, topic, everything=everything)
+    asyncio.run(_each(selection, bus, data, DeadLetters.replay, "replayed"))
+
+
+def drop(
+    ids: Ids = None,
+    call: Call = None,
+    tenant: Tenant = None,
+    stage: Stage = None,
+    error: Error = None,
+    topic: Topic = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    bus: options.BusUrl = None,
+    data: options.Data = None,
+) -> None:
+    """Give records up: `list` shows their letters no more. `list --all` and `replay ID` still find them."""
+    selection = _selection(ids, call, tenant, stage, error, topic, everything=everything)
+    asyncio.run(_each(selection, bus, data, DeadLetters.drop, "dropped"))
+
+
+@contextlib.asynccontextmanager
+async def _opened(bus: str | None, data: Path | None) -> AsyncIterator[DeadLetters]:
+    settings = load_settings(data, log_level="warning", bus=bus)
+    async with connect(bus_url(settings), settings) as opened:
+        yield await DeadLetters.read(opened)
+
+
+def _selection(
+    ids: list[str] | None,
+    call: str | None,
+    tenant: str | None,
+    stage: str | None,
+    error: str | None,
+    topic: str | None,
+    *,
+    everything: bool,
+) -> Selection:
+    """Raises InputError where nothing is named: that all are meant must be said."""
+    if not everything and not ids and not any((call, tenant, stage, error, topic)):
+        raise InputError("say which: ids, --call, --tenant, --stage, --error, --topic, or --all")
+    return Selection(ids=frozenset(ids or ()), call=call, tenant=tenant, stage=stage, error=error, topic=topic)
+
+
+async def _each(
+    selection: Selection,
+    bus: str | None,
+    data: Path | None,
+    action: Callable[[DeadLetters, Letter], Awaitable[None]],
+    done: str,
+) -> None:
+    """Do it to every letter of the selection; one that is named by its id also if it was dealt with before."""
+    failed = 0
+    async with _opened(bus, data) as letters:
+        found = letters.select(selection, resolved=bool(selection.ids))
+        for letter in found:
+            try:
+                await action(letters, letter)
+                typer.echo(f"{done} {letter.letter_id}")
+            except NotReplayable as error:
+                print(f"callstream: {error}", file=sys.stderr)
+                failed += 1
+    if not found:
+        print("no open dead letter fits", file=sys.stderr)
+    if failed:
+        raise NotReplayable(f"{failed} of {len(found)} were not {done}")
+
+
+def _row(letter: Letter) -> dict[str, Any]:
+    about, call = letter.letter, letter.call
+    return {
+        "id": letter.letter_id,
+        "call": None if call is None else call.call_id,
+        "tenant": None if call is None else call.tenant,
+        "stage": about.stage,
+        "topic": about.topic,
+        "partition": about.partition,
+        "position": about.position,
+        "event": letter.seq,
+        "type": about.headers.get("ce_type"),
+        "error": about.error,
+        "message": about.message,
+        "attempts": about.attempts,
+        "value_bytes": about.value_bytes,
+        "at": about.at,
+        "state": letter.state,
+        "resolved_at": None if letter.resolved is None else letter.resolved.at,
+    }
+
+
+def _table(letters: list[Letter], *, with_state: bool) -> str:
+    columns = ["id", "call", "event", "type", "error", "message", "at"] + (["state"] if with_state else [])
+    rows = []
+    for row in map(_row, letters):
+        message = row["message"]
+        row["message"] = message if len(message) <= _SHOWN_MESSAGE else f"{message[: _SHOWN_MESSAGE - 1]}…"
+        row["at"] = _time_text(row["at"])
+        rows.append([row[name] for name in columns])
+    return render(columns, rows, "table")
+
+
+def _text(letter: Letter, about: DeadLetter) -> str:
+    """Everything that is known of a letter, a line each."""
+    call, resolved = letter.call, letter.resolved
+    lines = {
+        "id": letter.letter_id,
+        "state": letter.state + ("" if resolved is None else f" at {_time_text(resolved.at)}"),
+        "call": "unknown" if call is None else f"{call.call_id} (tenant {call.tenant})",
+        "event": "unknown" if letter.seq is None else str(letter.seq),
+        "stage": f"{about.stage}, after {about.attempts} attempt{'' if about.attempts == 1 else 's'}",
+        "error": f"{about.error}: {about.message}",
+        "record": f"{about.topic}, partition {about.partition}, position {about.position}",
+        "at": _time_text(about.at),
+        "key": _bytes_text(about.key),
+        **{f"  {name}": text for name, text in about.headers.items()},
+        "value": f"{about.value_bytes} bytes" + (", the letter holds not all of the record" if about.cut else ""),
+    }
+    width = max(map(len, lines)) + 2
+    return "\n".join([*(f"{name:<{width}}{text}" for name, text in lines.items()), _bytes_text(about.value)])
+
+
+def _bytes_text(data: bytes) -> str:
+    """The beginning, as text where all of it is text."""
+    shown = data[:_SHOWN_BYTES]
+    more = f" … and {len(data) - len(shown)} bytes more" if len(data) > len(shown) else ""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(shown, final=not more)
+    except UnicodeDecodeError:
+        text = ""
+    return (text if text.isprintable() and text else shown.hex(" ", -4)) + more
+
+
+def _time_text(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"

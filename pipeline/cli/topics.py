@@ -1,0 +1,117 @@
+"""`callstream topics`: the topics of a deployment, as planned and as the broker has them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from pipeline import topology
+from pipeline.bus.protocol import Bus
+from pipeline.cli import options
+from pipeline.cli.session import bus_url, connect, load_settings
+from pipeline.embedded import store_bytes
+from pipeline.settings import Settings
+from pipeline.tabular import render
+
+_SECONDS_PER_DAY = 86_400.0
+_NAMES = tuple(row.name for row in topology.TOPICS)
+
+Rows = list[dict[str, Any]]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def app() -> typer.Typer:
+    commands = typer.Typer(help="Topics on the bus: create, describe, and how much waits.", no_args_is_help=True)
+    commands.command("create")(create)
+    commands.command("describe")(describe)
+    commands.command("lag")(lag)
+    return commands
+
+
+def create(as_json: AsJson = False, bus: options.BusUrl = None, data: options.Data = None) -> None:
+    """Create the topics that are missing, as `up` and workers do when they start. Partitions stay as they are."""
+    _print(_create, bus, data, as_json=as_json)
+
+
+def describe(as_json: AsJson = False, bus: options.BusUrl = None, data: options.Data = None) -> None:
+    """Show each topic: partitions, how long and how much it keeps, what it holds, who writes and reads it."""
+    _print(_describe, bus, data, as_json=as_json)
+
+
+def lag(as_json: AsJson = False, bus: options.BusUrl = None, data: options.Data = None) -> None:
+    """Show how many records of each topic every group of workers has not finished."""
+    _print(_lag, bus, data, as_json=as_json)
+
+
+def _print(
+    look: Callable[[Bus, Settings], Awaitable[Rows]], url: str | None, data: Path | None, *, as_json: bool
+) -> None:
+    settings = load_settings(data, log_level="warning", bus=url)
+
+    async def rows() -> Rows:
+        async with connect(bus_url(settings), settings) as bus:
+            return await look(bus, settings)
+
+    found = asyncio.run(rows())
+    typer.echo(render(list(found[0]), [list(row.values()) for row in found], "json" if as_json else "table"))
+
+
+async def _create(bus: Bus, settings: Settings) -> Rows:
+    before = {state.name for state in await bus.describe(_NAMES)}
+    await bus.ensure_topics(
+        topology.topic_specs(
+            partitions=settings.partitions,
+            retention_days=settings.retention_days,
+            store_bytes=store_bytes(settings),
+        )
+    )
+    return [
+        {"topic": state.name, "partitions": state.partitions, "created": state.name not in before}
+        for state in await bus.describe(_NAMES)
+    ]
+
+
+async def _describe(bus: Bus, _settings: Settings) -> Rows:
+    """A row per topic of the table; one that the broker does not have has no partitions."""
+    states = {state.name: state for state in await bus.describe(_NAMES)}
+    rows = []
+    for row in topology.TOPICS:
+        state = states.get(row.name)
+        kept_days = None if state is None or state.retention_s is None else state.retention_s / _SECONDS_PER_DAY
+        rows.append(
+            {
+                "topic": row.name,
+                "partitions": state and state.partitions,
+                "kept_days": kept_days,
+                "max_bytes": state and state.max_bytes,
+                "replicas": state and state.replicas,
+                "compacted": state and state.compacted,
+                "records": state and state.records,
+                "bytes": state and state.size_bytes,
+                "written_by": row.written_by,
+                "read_by": ", ".join(row.read_by),
+            }
+        )
+    return rows
+
+
+async def _lag(bus: Bus, _settings: Settings) -> Rows:
+    rows = []
+    for stage in topology.STAGES:
+        lanes = topology.lanes_of(stage)
+        for lane in lanes:
+            subscription = topology.subscription(stage, lane)
+            for topic in subscription.topics:
+                waiting = await bus.lag(msgspec.structs.replace(subscription, topics=(topic,)))
+                rows.append(
+                    {
+                        "group": subscription.group,
+                        "lane": lane if len(lanes) > 1 else "both",
+                        "topic": topic,
+                        "waiting": waiting,
+                    }
+                )
+    return rows
