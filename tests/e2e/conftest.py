@@ -7,6 +7,8 @@ import pytest
 
 from tests.calls import bad
 from tests.deployment import SAMPLE, Deployment
+from tests.kafka import KafkaServer
+from tests.workers import Workers
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +18,23 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         deployment.start()
         deployment.wait_ready()
         yield deployment
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker with its default limits."""
+    with KafkaServer(tmp_path_factory.mktemp("kafka")) as kafka:
+        kafka.start()
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def on_kafka(kafka_broker: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """A worker process for each stage on `kafka_broker`, ready."""
+    data = tmp_path_factory.mktemp("on-kafka") / "data"
+    with Workers(Deployment(data, bus=f"kafka://{kafka_broker.bootstrap}", idle_s="10")) as workers:
+        workers.wait_ready()
+        yield workers
 
 
 @pytest.fixture(scope="session")

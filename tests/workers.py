@@ -1,0 +1,73 @@
+"""A worker process for each stage on one bus, each of which may be killed and started again."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.deployment import COMMAND, Deployment
+
+STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
+
+
+class Workers:
+    """`callstream worker STAGE` for each of `stages`, on the bus that the deployment's settings name.
+
+    What each start of a worker says is in `log_path`.
+    """
+
+    def __init__(self, deployment: Deployment, *, stages: tuple[str, ...] = STAGES) -> None:
+        self.deployment = deployment
+        self.stages = stages
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._starts = dict.fromkeys(stages, 0)
+
+    def __enter__(self) -> "Workers":
+        self.deployment.data.mkdir(parents=True, exist_ok=True)
+        for stage in self.stages:
+            self.start(stage)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.terminate()
+
+    def start(self, stage: str) -> None:
+        """Start a worker that does not run, and return at once."""
+        assert stage not in self._processes
+        self._starts[stage] += 1
+        with open(self.log_path(stage), "wb") as log:
+            self._processes[stage] = subprocess.Popen(
+                [COMMAND, "worker", stage], env=self.deployment.environment, stdout=log, stderr=log
+            )
+
+    def kill(self, stage: str) -> None:
+        """kill -9."""
+        process = self._processes.pop(stage)
+        process.kill()
+        process.wait()
+
+    def terminate(self) -> dict[str, int]:
+        """SIGTERM to all of them; returns what each exited with."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        codes = {stage: process.wait(60) for stage, process in self._processes.items()}
+        self._processes.clear()
+        return codes
+
+    def wait_ready(self, timeout_s: float = 120.0) -> None:
+        """Until all of them are; fails with the log of one that ended."""
+        deadline = time.monotonic() + timeout_s
+        for stage, process in self._processes.items():
+            while b"\nready: " not in (said := self.log_path(stage).read_bytes()):
+                assert process.poll() is None, said.decode(errors="replace")
+                assert time.monotonic() < deadline, f"{stage} is not ready: {said.decode(errors='replace')}"
+                time.sleep(0.1)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of those that run."""
+        return {stage: process.pid for stage, process in self._processes.items() if process.poll() is None}
+
+    def log_path(self, stage: str) -> Path:
+        """What the worker said since it was last started."""
+        return self.deployment.data / f"{stage}-{self._starts[stage]}.log"
