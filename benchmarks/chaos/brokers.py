@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.bus.nats_server import find_binary
+from tests.kafka import KafkaServer
 
 READY_WITHIN_S = 60.0
 GAVE_UP = b"Critical write error"
@@ -17,9 +18,10 @@ GAVE_UP = b"Critical write error"
 
 
 class Broker(Protocol):
-    """`url` is what CALLSTREAM_BUS is set to; it stays the same over restarts."""
+    """`url` is what CALLSTREAM_BUS is set to; it stays the same over restarts. `store` is where its records are."""
 
     url: str
+    store: Path
 
     @property
     def alive(self) -> bool: ...
@@ -46,8 +48,9 @@ class Broker(Protocol):
 class JetStreamServer:
     """A nats-server that no worker started, configured as the embedded one, syncing each record."""
 
-    def __init__(self, folder: Path, store: Path, *, max_store_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, *, max_store_bytes: int) -> None:
+        folder.mkdir()
+        self.store = folder / "store"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -64,7 +67,7 @@ class JetStreamServer:
             write_deadline: 60s
             log_file: "{self._log}"
             jetstream: {{
-              store_dir: "{store}"
+              store_dir: "{self.store}"
               max_file_store: {max_store_bytes}
               max_memory_store: 64MB
               sync_interval: always
@@ -124,3 +127,36 @@ class JetStreamServer:
     def _signal(self, number: int) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
+
+
+class Kafka:
+    """An Apache Kafka broker with the Java machine's usual options."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = KafkaServer(folder, java_options=())
+        self.store = folder / "records"
+        self.url = f"kafka://{self._server.bootstrap}"
+
+    @property
+    def alive(self) -> bool:
+        return self._server.alive
+
+    def start(self) -> None:
+        self._server.start()
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def pause(self) -> None:
+        self._server.pause()
+
+    def resume(self) -> None:
+        self._server.resume()
+
+    def works(self) -> bool:
+        """Kafka ends when it cannot write."""
+        return self._server.alive
+
+
+def broker_of(bus: str, folder: Path, *, max_store_bytes: int) -> Broker:
+    return Kafka(folder) if bus == "kafka" else JetStreamServer(folder, max_store_bytes=max_store_bytes)

@@ -1,13 +1,18 @@
 """Plain clients of the brokers, which use none of the product's code: what an outsider sends, and what one sees."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import nats
 import nats.errors
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 SEND_TIMEOUT_S = 5.0
+AGAIN_AFTER_S = 0.5
 
 
 class Unsent(Exception):
@@ -23,6 +28,15 @@ class Seen(NamedTuple):
     value: bytes
 
 
+class Backlog(NamedTuple):
+    """Records that workers were given and have not acknowledged, and records that wait. Kafka does not tell them
+    apart: there all count as given.
+    """
+
+    given: int
+    waiting: int
+
+
 class PlainClient(Protocol):
     async def send(self, topic: str, key: bytes, headers: Mapping[str, str], value: bytes) -> None:
         """Returns when the broker has said that the record is stored. Raises Unsent."""
@@ -32,18 +46,23 @@ class PlainClient(Protocol):
         """All records that are on the topic now, in the order of their partitions."""
         ...
 
-    async def unacknowledged(self, group: str, topics: tuple[str, ...], partitions: frozenset[int]) -> int:
-        """Records of the partitions that the group's workers were given and have not acknowledged."""
+    async def backlog(self, group: str, topics: tuple[str, ...], partitions: frozenset[int]) -> Backlog:
+        """What the group's workers have not acknowledged of the partitions."""
         ...
 
     async def close(self) -> None: ...
 
 
 async def connect(url: str) -> PlainClient:
-    """A client for the URL that CALLSTREAM_BUS would have."""
-    client = NatsClient()
-    await client.connect(url)
-    return client
+    """A client for the URL that CALLSTREAM_BUS would have, when the broker answers there."""
+    while True:
+        client = KafkaClient() if url.startswith("kafka://") else NatsClient()
+        try:
+            await client.connect(url)
+            return client
+        except (KafkaError, nats.errors.Error, OSError, TimeoutError):
+            await client.close()
+        await asyncio.sleep(AGAIN_AFTER_S)
 
 
 class NatsClient:
@@ -84,16 +103,74 @@ class NatsClient:
                 break
         await subscription.unsubscribe()
 
-    async def unacknowledged(self, group: str, topics: tuple[str, ...], partitions: frozenset[int]) -> int:
-        total = 0
+    async def backlog(self, group: str, topics: tuple[str, ...], partitions: frozenset[int]) -> Backlog:
+        given = waiting = 0
         for topic in topics:
             for number in partitions:
                 info = await self._js.consumer_info(topic.replace(".", "-"), f"{group}_{number}", timeout=1.0)
-                total += info.num_ack_pending or 0
-        return total
+                given += info.num_ack_pending or 0
+                waiting += info.num_pending or 0
+        return Backlog(given, waiting)
 
     async def close(self) -> None:
-        await self._client.close()
+        if self._client is not None:
+            await self._client.close()
+
+
+class KafkaClient:
+    """aiokafka with its own defaults, but for how long it waits for an answer."""
+
+    def __init__(self) -> None:
+        self._servers = ""
+        self._producer: Any = None
+        self._reader: Any = None
+        self._admin: Any = None
+
+    async def connect(self, url: str) -> None:
+        self._servers = url.removeprefix("kafka://")
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._servers, acks="all", request_timeout_ms=int(SEND_TIMEOUT_S * 1000)
+        )
+        self._reader = AIOKafkaConsumer(bootstrap_servers=self._servers, enable_auto_commit=False)
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
+        for client in (self._producer, self._reader, self._admin):
+            await client.start()
+
+    async def send(self, topic: str, key: bytes, headers: Mapping[str, str], value: bytes) -> None:
+        encoded = [(name, text.encode()) for name, text in headers.items()]
+        try:
+            await self._producer.send_and_wait(topic, value, key=key, headers=encoded)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise Unsent(str(error)) from error
+
+    async def read(self, topic: str) -> AsyncIterator[Seen]:
+        reader = AIOKafkaConsumer(
+            topic, bootstrap_servers=self._servers, enable_auto_commit=False, auto_offset_reset="earliest"
+        )
+        await reader.start()
+        try:
+            ends = await reader.end_offsets(list(reader.assignment()))
+            while any([await reader.position(place) < end for place, end in ends.items()]):
+                for records in (await reader.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        headers = {
+                            name: raw.decode() for name, raw in record.headers if not name.startswith("callstream-")
+                        }
+                        yield Seen(topic, record.partition, headers, record.value)
+        finally:
+            await reader.stop()
+
+    async def backlog(self, group: str, topics: tuple[str, ...], partitions: frozenset[int]) -> Backlog:
+        places = [TopicPartition(topic, number) for topic in topics for number in partitions]
+        if not places:
+            return Backlog(0, 0)
+        committed = await self._admin.list_consumer_group_offsets(group, partitions=places)
+        ends = await self._reader.end_offsets(places)
+        return Backlog(sum(ends[place] - max(0, committed[place].offset) for place in places), 0)
+
+    async def close(self) -> None:
+        for stop in (self._producer.stop, self._reader.stop, self._admin.close):
+            await stop()
 
 
 def _base(topic: str) -> str:

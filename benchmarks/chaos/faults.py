@@ -157,7 +157,7 @@ class Faults:
                 for lane in topology.lanes_of(worker.stage):
                     reads = topology.subscription(worker.stage, lane)
                     partitions = held.get(reads.group, frozenset())
-                    total += await self._client.unacknowledged(reads.group, reads.topics, partitions)
+                    total += (await self._client.backlog(reads.group, reads.topics, partitions)).given
         except Exception:  # whichever way the broker's client says that it is away
             return None
         return total

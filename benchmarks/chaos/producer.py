@@ -1,8 +1,8 @@
 """A producer of calls as a process of its own: a plain client that sends again what was not acknowledged.
 
 It holds `--concurrent` calls open at a time and sends each at `--speed` times the speed of speech (0: as fast as the
-broker takes it). For each call that it has sent wholly it writes a line of JSON. At SIGTERM it finishes the calls that
-it has begun, begins no more, and ends.
+broker takes it). It writes a line of JSON when it is connected, and one for each call that it has sent wholly. At
+SIGTERM it finishes the calls that it has begun, begins no more, and ends.
 
     python -m benchmarks.chaos.producer URL --every 0:2 --concurrent 3
 """
@@ -78,6 +78,7 @@ async def produce(arguments: argparse.Namespace) -> None:
     numbers = iter(arguments.only) if arguments.every is None else itertools.count(*arguments.every)
     producer = Producer(client, numbers, seed=arguments.seed, seconds=tuple(arguments.seconds), speed=arguments.speed)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, producer.stopping.set)
+    print(json.dumps({"connected": arguments.url}), flush=True)
     await producer.run(arguments.concurrent)
     await client.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.chaos.brokers import Broker, JetStreamServer
+from benchmarks.chaos.brokers import broker_of
 from benchmarks.chaos.clients import PlainClient, connect
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.evidence import Evidence, read_evidence
@@ -25,6 +25,7 @@ from tests.deployment import Deployment
 STORE_GB = 2.0
 DISK_BYTES = 2_500_000_000
 PRODUCERS = 2
+PARTITIONS = 8
 SETTLES_WITHIN_S = 60.0
 
 
@@ -66,10 +67,15 @@ class Run:
         self._load = load
         self._stack = ExitStack()
         self._not_done: list[str] = []
-        self._disk = self._make_disk(folder / "store")
-        self._broker: Broker = JetStreamServer(folder / "broker", folder / "store", max_store_bytes=int(STORE_GB * 1e9))
+        self._broker = broker_of(load.bus, folder / "broker", max_store_bytes=int(STORE_GB * 1e9))
+        self._disk = self._make_disk(self._broker.store)
         self._deployment = Deployment(
-            folder / "data", bus=self._broker.url, store_gb=str(STORE_GB), metrics_port="off", asr_workers="2"
+            folder / "data",
+            bus=self._broker.url,
+            store_gb=str(STORE_GB),
+            metrics_port="off",
+            asr_workers="2",
+            partitions=str(PARTITIONS),
         )
         self._deployment.data.mkdir()
         self._fleet = Fleet(folder / "workers", self._deployment.environment, real_model=load.real_model)
@@ -110,6 +116,7 @@ class Run:
         done = Done()
         try:
             producers = [self._producer(which(process), process) for process in range(PRODUCERS)]
+            await self._until_connected()
             if plan is not None:
                 faults = Faults(
                     plan,
@@ -175,6 +182,14 @@ class Run:
                 while not any(worker.ready for worker in self._fleet.of(stage)):  # noqa: ASYNC110 - a process's word
                     await asyncio.sleep(0.1)
 
+    def _sent(self, process: int) -> list[str]:
+        return (self._folder / f"producer-{process}.jsonl").read_text().splitlines()
+
+    async def _until_connected(self) -> None:
+        async with asyncio.timeout(300):
+            while not all(self._sent(process) for process in range(PRODUCERS)):  # noqa: ASYNC110 - a process's word
+                await asyncio.sleep(0.1)
+
     async def _until_sent(self, producers: "list[subprocess.Popen[bytes]]", *, stop: bool) -> None:
         for producer in producers:
             if stop and producer.poll() is None:
@@ -183,7 +198,7 @@ class Run:
             code = await asyncio.to_thread(producer.wait, 1800)
             if code:
                 raise NotCompleted(f"producer {process} ended with {code}, see {self._folder}")
-            for line in (self._folder / f"producer-{process}.jsonl").read_text().splitlines():
+            for line in self._sent(process)[1:]:
                 sent = json.loads(line)
                 self._calls[sent["number"]] = sent["duration_s"]
                 self._resent += sent["resent"]
@@ -214,7 +229,8 @@ class Run:
             for stage in topology.STAGES:
                 for lane in topology.lanes_of(stage):
                     reads = topology.subscription(stage, lane)
-                    left += await client.unacknowledged(reads.group, reads.topics, frozenset(range(8)))
+                    backlog = await client.backlog(reads.group, reads.topics, frozenset(range(PARTITIONS)))
+                    left += backlog.given + backlog.waiting
             if not left or time.monotonic() > deadline:
                 return left
             await asyncio.sleep(1.0)

@@ -50,6 +50,8 @@ class WorkerProcess:
             said = json.loads(line) if line.startswith("{") else {}
             if said.get("event") == "partitions shared out":
                 held[said["group"]] = frozenset(said["held"])
+            elif said.get("event") == "partitions assigned" and "held" in said:
+                held[said["group"]] = frozenset(number for _, number in said["held"])
             elif said.get("event") == "the lease could not be renewed in time, its partitions are given up":
                 held[said["group"]] = frozenset()
         return held
