@@ -10,13 +10,17 @@ A state that is too large for headers is stored in the index first, in one of tw
 modulo 2), and then its output: the state of output n does not replace that of n - 1, which is the last one until
 output n is stored. A slot holds as many records as the state has pieces.
 
-All records of the index are keyed by who wrote them. A worker that lost its partition without knowing may still write,
-and compaction keeps the last record of a key: it must not be one that knows less. Of several writers' records for one
-key the one with the highest number counts.
+A worker that lost its partition without knowing may still write. What it publishes harms nobody: the inputs of it are
+not committed, so the new owner makes the same outputs. Its index must not hide what the new owner publishes:
+
+- All records are keyed by who wrote them, and of several writers' records for a key the one with the highest number
+  counts: compaction keeps the last of a key, which must not be one that knows less.
+- A mark counts only if it is of the last owner: it bears a term, and who gets a partition writes a mark with a higher
+  one before it publishes anything.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +35,8 @@ from pipeline.errors import BusError
 
 FLUSH_S: Final = 1.0
 _READ_S: Final = 30.0
+"""How long nothing may come while a part of the index is read."""
+_SEND_AT_ONCE: Final = 500
 _SLOTS: Final = 2
 _MARK, _ENTRY, _STATE = "mark", "entry", "state"
 
@@ -59,9 +65,26 @@ class _IndexKey(msgspec.Struct, frozen=True, array_like=True):
     piece: int = 0
 
 
+class _Mark(msgspec.Struct, frozen=True, array_like=True):
+    """`era` rises where the group's generations begin again: Kafka forgets a group that nobody was in for long."""
+
+    era: int = 0
+    generation: int = -1
+    position: int = 0
+
+    @property
+    def term(self) -> tuple[int, int]:
+        return self.era, self.generation
+
+    def next_term(self, generation: int) -> "_Mark":
+        """The mark with which the owner in `generation` follows the one of this mark."""
+        return _Mark(self.era if generation > self.generation else self.era + 1, generation, self.position)
+
+
 _decode_key = msgspec.msgpack.Decoder(_IndexKey).decode
 _decode_entry = msgspec.msgpack.Decoder(_Entry).decode
-_decode_position = msgspec.msgpack.Decoder(int).decode
+_decode_mark = msgspec.msgpack.Decoder(_Mark).decode
+_encode = msgspec.msgpack.encode
 
 
 class ProgressIndex:
@@ -74,22 +97,27 @@ class ProgressIndex:
         self._writer = writer
         self._send = send
         self._parts: dict[int, _Part] = {}
+        self._held: list[int] = []
         self._loading: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("callstream.kafka").bind(group=group)
 
-    def begin(self, numbers: Iterable[int]) -> None:
-        """Read, in the background, what is known of partitions that were just assigned."""
+    def begin(self, numbers: Iterable[int], generation: int) -> None:
+        """Read, in the background, what is known of partitions that were assigned in a generation of the group."""
         if self._loading is not None:
             self._loading.cancel()
-        self._loading = asyncio.create_task(self._load(sorted(numbers)), name=f"progress of {self.group}")
+        self._held = sorted(numbers)
+        self._loading = asyncio.create_task(self._load(self._held, generation), name=f"progress of {self.group}")
         self._loading.add_done_callback(_retrieve)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._keep_flushing(), name=f"index of {self.group}")
 
     async def get(self, number: int, key: bytes) -> Progress | None:
         """Raises BusError when what is known could not be read, or a large state is gone."""
-        return (await self._part(number)).get(key)
+        part = await self._part(number)
+        if part.lacks_state(key):
+            await self._search(number, part, key)
+        return part.get(key)
 
     async def publish(
         self, number: int, partition: int, key: bytes, value: bytes, headers: Headers, progress: Progress
@@ -101,39 +129,45 @@ class ProgressIndex:
             pieces = pieces_of(progress.state)
             stated = [("seq", str(progress.seq).encode()), ("pieces", str(len(pieces)).encode())]
             for index, piece in enumerate(pieces):
-                slot = self._key(_STATE, key, progress.seq % _SLOTS, index)
-                await self._send(progress_topic(self.group), number, slot, piece, stated)
+                await self._write(number, _STATE, key, piece, slot=progress.seq % _SLOTS, piece=index, headers=stated)
         before = part.begin_output()
         try:
             sent = headers + progress_to_wire(progress, self.group)
             position = await self._send(self.topic, partition, key, value, sent)
-            part.note(position, key, _Entry(progress.seq, progress.released, None if large else progress.state))
             if large:
-                part.states[key, progress.seq] = progress.state
+                part.states.setdefault(key, {})[progress.seq] = progress.state
+            outdated = part.note(
+                position, key, _Entry(progress.seq, progress.released, None if large else progress.state)
+            )
         finally:
             part.end_output(before)
-        for seq in [seq for name, seq in part.states if name == key and (not large or seq < progress.seq - 1)]:
-            gone = part.states.pop((key, seq))
-            for index in range(0 if large else len(pieces_of(gone))):
-                slot = self._key(_STATE, key, seq % _SLOTS, index)
-                await self._send(progress_topic(self.group), number, slot, None, [])
+        if not large:
+            for seq, state in outdated.items():
+                for index in range(len(pieces_of(state))):
+                    await self._write(number, _STATE, key, None, slot=seq % _SLOTS, piece=index)
 
     async def flush(self) -> None:
-        """Write what is new of every partition. Raises BusError."""
-        for number, part in list(self._parts.items()):
+        """Write what is new of every partition that is held. Raises BusError."""
+        if self._loading is None or not _succeeded(self._loading):
+            return
+        for number in self._held:
+            part = self._parts.get(number)
+            if part is None:
+                continue
             fresh, mark = part.take_fresh()
             if mark is None:
                 continue
             try:
-                for key in fresh:
-                    entry = msgspec.msgpack.encode(part.entries[key])
-                    await self._send(progress_topic(self.group), number, self._key(_ENTRY, key), entry, [])
-                marked = msgspec.msgpack.encode(mark)
-                await self._send(progress_topic(self.group), number, self._key(_MARK, b""), marked, [])
+                for first in range(0, len(fresh), _SEND_AT_ONCE):
+                    await _all(
+                        self._write(number, _ENTRY, key, _encode(part.entries[key]))
+                        for key in fresh[first : first + _SEND_AT_ONCE]
+                    )
+                await self._write(number, _MARK, b"", _encode(mark))
             except BaseException:
                 part.give_back(fresh)
                 raise
-            part.marked = mark
+            part.take_mark(mark)
 
     async def close(self) -> None:
         """Write what is new, if the broker answers: if not, the next owner has more outputs to read."""
@@ -155,8 +189,21 @@ class ProgressIndex:
             except BusError as error:
                 self._log.debug("the index waits for the broker", error=str(error))
 
-    def _key(self, kind: str, key: bytes, slot: int = 0, piece: int = 0) -> bytes:
-        return msgspec.msgpack.encode(_IndexKey(kind, self._writer, key, slot, piece))
+    async def _write(
+        self,
+        number: int,
+        kind: str,
+        key: bytes,
+        value: bytes | None,
+        *,
+        slot: int = 0,
+        piece: int = 0,
+        headers: Headers | None = None,
+    ) -> None:
+        name = _encode(_IndexKey(kind, self._writer, key, slot, piece))
+        position = await self._send(progress_topic(self.group), number, name, value, headers or [])
+        part = self._parts[number]
+        part.written_to = max(part.written_to, position + 1)
 
     async def _part(self, number: int) -> "_Part":
         """Waits for what `begin` reads."""
@@ -168,19 +215,24 @@ class ProgressIndex:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    async def _load(self, numbers: list[int]) -> None:
+    async def _load(self, numbers: list[int], generation: int) -> None:
         with bus_errors(f"reading the progress of {self.group}"):
-            async with asyncio.timeout(_READ_S), self._clients.reading() as reader:
-                counts = len(await _partitions(reader, self.topic))
+            async with self._clients.reading() as reader:
+                async with asyncio.timeout(_READ_S):
+                    count = len(await _partitions(reader, self.topic))
                 await self._read_index(reader, numbers)
-                await self._read_outputs(reader, numbers, counts)
+                await self._read_outputs(reader, numbers, count)
+        await _all(self._claim(number, generation) for number in numbers)
 
     async def _read_index(self, reader: Any, numbers: list[int]) -> None:
         places = {TopicPartition(progress_topic(self.group), number): number for number in numbers}
-        await _partitions(reader, progress_topic(self.group))
-        begins, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
-        for number in numbers:
-            self._parts.setdefault(number, _Part())
+        async with asyncio.timeout(_READ_S):
+            await _partitions(reader, progress_topic(self.group))
+            begins, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
+        for tp, number in places.items():
+            known = self._parts.get(number)
+            if known is None or max(known.read_to, known.written_to) > ends[tp]:  # the topic was made anew
+                self._parts[number] = _Part()
         starts = {tp: max(begins[tp], self._parts[number].read_to) for tp, number in places.items()}
         async for record in read_to_end(reader, starts, ends, timeout_s=_READ_S):
             self._parts[record.partition].apply(record)
@@ -192,40 +244,81 @@ class ProgressIndex:
         sources: dict[TopicPartition, list[_Part]] = {}
         for number in numbers:
             sources.setdefault(TopicPartition(self.topic, number % count), []).append(self._parts[number])
-        begins, ends = await reader.beginning_offsets(sources), await reader.end_offsets(sources)
-        starts = {tp: max(begins[tp], min(part.marked for part in parts)) for tp, parts in sources.items()}
+        async with asyncio.timeout(_READ_S):
+            begins, ends = await reader.beginning_offsets(sources), await reader.end_offsets(sources)
+        starts = {tp: max(begins[tp], min(part.known_to for part in parts)) for tp, parts in sources.items()}
         async for record in read_to_end(reader, starts, ends, timeout_s=_READ_S):
-            carried = progress_from_wire(record.headers, self.group)
-            if carried is None:
-                continue
-            progress, complete = carried
-            entry = _Entry(progress.seq, progress.released, progress.state if complete else None)
-            for part in sources[TopicPartition(record.topic, record.partition)]:
-                part.note(record.offset, record.key, entry)
+            self._note(record, sources[TopicPartition(record.topic, record.partition)])
         for tp, parts in sources.items():
             for part in parts:
                 part.next_position = max(part.next_position, ends[tp])
+                part.outputs_read_to = ends[tp]
+
+    async def _search(self, number: int, part: "_Part", key: bytes) -> None:
+        """Look through all outputs for the last one of a key whose state is gone.
+
+        A worker that had lost the partition may have replaced the state, but only after it had stored a later output.
+        """
+        with bus_errors(f"searching the progress of {key!r}"):
+            async with self._clients.reading() as reader:
+                async with asyncio.timeout(_READ_S):
+                    place = TopicPartition(self.topic, number % len(await _partitions(reader, self.topic)))
+                    begins, ends = await reader.beginning_offsets([place]), await reader.end_offsets([place])
+                async for record in read_to_end(reader, begins, ends, timeout_s=_READ_S):
+                    if record.key == key:
+                        self._note(record, [part])
+
+    def _note(self, record: Any, parts: "list[_Part]") -> None:
+        carried = progress_from_wire(record.headers, self.group)
+        if carried is not None:
+            progress, complete = carried
+            entry = _Entry(progress.seq, progress.released, progress.state if complete else None)
+            for part in parts:
+                part.note(record.offset, record.key, entry)
+
+    async def _claim(self, number: int, generation: int) -> None:
+        """From here on only this worker's marks count, or those of who gets the partition after it."""
+        part = self._parts[number]
+        mark = part.mark.next_term(generation)
+        await self._write(number, _MARK, b"", _encode(mark))
+        part.take_mark(mark)
 
 
 class _Part:
-    """What is known of one partition. `marked` is the output position up to which the index holds everything."""
+    """What is known of one partition."""
 
     def __init__(self) -> None:
         self.entries: dict[bytes, _Entry] = {}
-        self.states: dict[tuple[bytes, int], bytes] = {}
+        self.states: dict[bytes, dict[int, bytes]] = {}
+        """Large states by key and number of output."""
+        self.mark = _Mark()
         self.read_to = 0
-        self.marked = 0
+        self.written_to = 0
+        self.outputs_read_to = 0
         self.next_position = 0
-        self._gathered: dict[tuple[bytes, int, str], dict[int, bytes]] = {}
-        """The pieces of states that are not whole yet, by key, number of the output, and writer."""
+        """Behind the last output that is known, also of those that this worker published itself."""
+        self._gathered: dict[bytes, dict[tuple[int, str], dict[int, bytes]]] = {}
+        """The pieces of states that are not whole yet, by key, then number of the output and writer."""
         self._fresh: set[bytes] = set()
         self._under_way: list[int] = []
+
+    @property
+    def known_to(self) -> int:
+        """The position of the output topic before which everything was read or is in the index.
+
+        Not `next_position`: while this worker published for a partition that it had lost, another did too.
+        """
+        return max(self.mark.position, self.outputs_read_to)
+
+    def lacks_state(self, key: bytes) -> bool:
+        entry = self.entries.get(key)
+        return entry is not None and entry.state is None and entry.seq not in self.states.get(key, ())
 
     def get(self, key: bytes) -> Progress | None:
         entry = self.entries.get(key)
         if entry is None:
             return None
-        state = entry.state if entry.state is not None else self.states.get((key, entry.seq))
+        state = entry.state if entry.state is not None else self.states.get(key, {}).get(entry.seq)
         if state is None:
             raise BusError(f"the state of output {entry.seq} of key {key!r} is gone")
         return Progress(seq=entry.seq, released=entry.released, state=state)
@@ -239,13 +332,19 @@ class _Part:
         elif name.kind == _ENTRY:
             self._keep(name.key, _decode_entry(record.value))
         else:
-            self.marked = max(self.marked, _decode_position(record.value))
+            self.take_mark(_decode_mark(record.value))
 
-    def note(self, position: int, key: bytes, entry: _Entry) -> None:
-        """An output of `key` is at `position`."""
+    def take_mark(self, mark: _Mark) -> None:
+        if mark.term > self.mark.term or (mark.term == self.mark.term and mark.position > self.mark.position):
+            self.mark = mark
+
+    def note(self, position: int, key: bytes, entry: _Entry) -> dict[int, bytes]:
+        """An output of `key` is at `position`. Returns the large states that it has made useless, by their number."""
         self.next_position = max(self.next_position, position + 1)
-        if self._keep(key, entry):
+        outdated = self._keep(key, entry)
+        if self.entries[key] is entry:
             self._fresh.add(key)
+        return outdated
 
     def begin_output(self) -> int:
         """An output is on its way; it will be at what is returned or behind it."""
@@ -255,34 +354,51 @@ class _Part:
     def end_output(self, before: int) -> None:
         self._under_way.remove(before)
 
-    def take_fresh(self) -> tuple[list[bytes], int | None]:
-        """The keys to write and the position to mark behind them; None when there is nothing to say."""
-        mark = min([self.next_position, *self._under_way])
+    def take_fresh(self) -> tuple[list[bytes], _Mark | None]:
+        """The keys to write and the mark to set behind them; None when there is nothing to say."""
+        position = min([self.next_position, *self._under_way])
         fresh = sorted(self._fresh)
         self._fresh.clear()
-        return fresh, mark if fresh or mark > self.marked else None
+        if not fresh and position <= self.mark.position:
+            return fresh, None
+        return fresh, msgspec.structs.replace(self.mark, position=position)
 
     def give_back(self, keys: list[bytes]) -> None:
         self._fresh.update(keys)
 
     def _gather(self, name: _IndexKey, headers: dict[str, bytes], piece: bytes) -> None:
         seq, count = int(headers["seq"]), int(headers["pieces"])
-        pieces = self._gathered.setdefault((name.key, seq, name.writer), {})
+        of_key = self._gathered.setdefault(name.key, {})
+        pieces = of_key.setdefault((seq, name.writer), {})
         pieces[name.piece] = piece
         if len(pieces) == count:
-            self.states[name.key, seq] = b"".join(pieces[index] for index in range(count))
-            del self._gathered[name.key, seq, name.writer]
+            self.states.setdefault(name.key, {})[seq] = b"".join(pieces[index] for index in range(count))
+            del of_key[seq, name.writer]
 
-    def _keep(self, key: bytes, entry: _Entry) -> bool:
+    def _keep(self, key: bytes, entry: _Entry) -> dict[int, bytes]:
         known = self.entries.get(key)
         if known is not None and known.seq > entry.seq:
-            return False
+            return {}
         self.entries[key] = entry
-        for seq in [seq for name, seq in self.states if name == key and seq < entry.seq - 1]:
-            del self.states[key, seq]
-        for place in [place for place in self._gathered if place[0] == key and place[1] < entry.seq - 1]:
-            del self._gathered[place]
-        return True
+        gathered = self._gathered.get(key, {})
+        for place in [place for place in gathered if place[0] < entry.seq]:
+            del gathered[place]
+        if not gathered:
+            self._gathered.pop(key, None)
+        states = self.states.get(key, {})
+        outdated = {seq: state for seq, state in states.items() if seq < entry.seq}
+        for seq in outdated:
+            del states[seq]
+        if not states:
+            self.states.pop(key, None)
+        return outdated
+
+
+async def _all(writes: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run them at once. Raises what the first raised that failed, when all have ended."""
+    for failure in await asyncio.gather(*writes, return_exceptions=True):
+        if failure is not None:
+            raise failure
 
 
 async def _partitions(reader: Any, topic: str) -> set[int]:
@@ -290,6 +406,10 @@ async def _partitions(reader: Any, topic: str) -> set[int]:
     await reader._client._wait_on_metadata(topic)
     found: set[int] = reader.partitions_for_topic(topic)
     return found
+
+
+def _succeeded(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -148,7 +148,7 @@ class FaustReading:
         self._generation = app.consumer_generation_id
         self._partitions.clear()
         if self._index is not None and assigned:
-            self._index.begin({tp.partition for tp in assigned})
+            self._index.begin({tp.partition for tp in assigned}, self._generation)
         self._held = frozenset(Place(tp.topic, tp.partition) for tp in assigned)
         self._log.info("partitions assigned", held=sorted((place.topic, place.partition) for place in self._held))
         self._change.set()
