@@ -14,6 +14,7 @@ late (`tests/contract/test_faust_pitfalls.py` shows each on a real broker):
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -66,6 +67,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """By partition, in this generation: the position of the last record, and where the next fetch begins."""
         self._last_generation = -1
         self._committed: dict[Any, int] = {}
+        self.heard_at_s = 0.0
+        """When the heartbeat was sent to which the broker last said that this worker is in the group."""
         super().__init__(*arguments, **options)
 
     def _create_consumer(self, loop: Any) -> Any:
@@ -73,6 +76,24 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)
         consumer._isolation_level = "read_committed"
         return consumer
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def noted() -> bool:
+            sent_at_s = time.monotonic()
+            member: bool = await beat()
+            if member:
+                self.heard_at_s = sent_at_s
+            return member
+
+        coordinator._do_heartbeat = noted
+
+    async def on_partitions_assigned(self, *arguments: Any) -> None:
+        self.heard_at_s = time.monotonic()
+        await super().on_partitions_assigned(*arguments)
 
     async def seek_to_committed(self) -> Any:
         committed = await super().seek_to_committed()
@@ -165,6 +186,10 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             return False
         return True
 
+    @property
+    def unheard_s(self) -> float:
+        return time.monotonic() - self._thread.heard_at_s
+
     def behind(self, place: Any, position: int) -> int:
         """How many positions of the partition are behind a record, as of the last fetch."""
         last, following = self._thread.last_fetched.get(place, (-1, 0))
@@ -199,6 +224,12 @@ class ReaderApp(faust.App):  # type: ignore[misc]
         """How many records of the partition are behind `position`, as of the last fetch."""
         behind: int = self.consumer.behind(TopicPartition(topic, partition), position)
         return behind
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the group cannot have given this worker's partitions away: it has heard of it within a session."""
+        unheard_s: float = self.consumer.unheard_s
+        return unheard_s < SESSION_S
 
 
 Take = Callable[[Any], Awaitable[None]]

@@ -3,14 +3,21 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
 
 from pipeline.bus.protocol import Progress, Record
 from pipeline.bus.sharing import revoked
 from pipeline.bus.tracker import PrefixTracker
 
+_ASK_AGAIN_S: Final = 0.05
+
 
 class KafkaPartition:
-    """From assignment to revocation. `prefetch_bytes` bounds what is held for the handler."""
+    """From assignment to revocation. `prefetch_bytes` bounds what is held for the handler.
+
+    `is_member` says whether the group cannot have given the partition to another worker without this one knowing: one
+    that stood still for long finds out with its next heartbeat, and nothing is published before that is answered.
+    """
 
     def __init__(
         self,
@@ -19,6 +26,7 @@ class KafkaPartition:
         *,
         generation: int,
         prefetch_bytes: int,
+        is_member: Callable[[], bool],
         store: Callable[..., Awaitable[None]],
         read_progress: Callable[[int, bytes], Awaitable[Progress | None]],
     ) -> None:
@@ -26,6 +34,7 @@ class KafkaPartition:
         self.number = number
         self.generation = generation
         self._prefetch_bytes = prefetch_bytes
+        self._is_member = is_member
         self._store = store
         self._read_progress = read_progress
         self._tracker = PrefixTracker()
@@ -50,6 +59,8 @@ class KafkaPartition:
         headers: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> None:
+        while not self._revoked and not self._is_member():  # noqa: ASYNC110  # another thread finds out
+            await asyncio.sleep(_ASK_AGAIN_S)
         if self._revoked:
             raise revoked(self)
         await self._store(topic, self.number, key, value, headers, progress)

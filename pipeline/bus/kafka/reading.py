@@ -133,6 +133,7 @@ class FaustReading:
             place.partition,
             generation=self._generation,
             prefetch_bytes=self._subscription.prefetch_bytes,
+            is_member=lambda: self._app.is_member,
             store=self._store,
             read_progress=self._progress,
         )
