@@ -18,6 +18,7 @@ from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.clock import unix_time_s
 from pipeline.errors import InstanceError
+from pipeline.fanout import Fanout, live_server
 from pipeline.instance import DataLock, InstanceInfo
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics, served
@@ -84,12 +85,17 @@ class Embedded:
             )
             await self.worker.start()
             stack.push_async_callback(self.worker.stop)
+            live = live_server(settings, bus_url) if self._stages == topology.STAGES else None
+            if live is not None:
+                fanout = await stack.enter_async_context(Fanout(self.bus, live, metrics=self.metrics))
+                stack.push_async_callback(_cancelled, asyncio.create_task(fanout.run(), name="fan-out"))
             self.instance = InstanceInfo(
                 pid=os.getpid(),
                 bus_url=bus_url,
                 quack_url=quack_url,
                 quack_token=quack_token,
                 metrics_url=metrics_url,
+                live_url=None if live is None else live.url,
                 started_at=unix_time_s(),
                 ready=False,
             )
@@ -151,6 +157,11 @@ class Embedded:
         if lock is not None:
             lock.announce(self.instance)
         self._log.info("ready", pid=self.instance.pid, bus=self.instance.bus_url)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def store_bytes(settings: Settings) -> int:

@@ -33,6 +33,8 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str | None
     started_at: float
     """Unix time in seconds."""
+    live_url: str | None = None
+    """The NATS server that shows calls as they go on."""
     ready: bool = False
     """Whether models are loaded and calls are worked on."""
 

@@ -17,6 +17,7 @@ from schemas import topics
 from schemas.audio import CHUNK_TYPE, ENDED_TYPE, MAX_CHUNK_BYTES, STARTED_TYPE, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, MAX_CALL_ID_LENGTH
 from schemas.cloudevents import BYTES_TYPE, CONTENT_TYPE_HEADER, JSON_TYPE, STRUCTURED_TYPE
+from schemas.segments import SEGMENT_TYPE
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE
 from schemas.summaries import SUMMARY_TYPE
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
@@ -53,6 +54,7 @@ _EVENTS: Final = {
     STARTED_TYPE: _Event(summary="A call begins, and what its chunks hold. Always the call's event 0"),
     CHUNK_TYPE: _Event(summary="At most a second of audio, channels interleaved", content_type=BYTES_TYPE),
     ENDED_TYPE: _Event(summary="The producer has sent everything"),
+    SEGMENT_TYPE: _Event(summary="The words of an utterance, before its turn has settled"),
     TURN_TYPE: _Event(summary="What one speaker says until another takes over, once it can no longer change"),
     COMPLETED_TYPE: _Event(summary="The whole call; a long one comes in numbered parts"),
     SUMMARY_TYPE: _Event(summary="Summary of a call, each point with the segments that it rests on"),
@@ -99,7 +101,14 @@ _CHANNELS: Final = (
 )
 
 LIVE_ADDRESS: Final = "live.{tenant}.{call}"
-_LIVE_EVENTS: Final = (TURN_TYPE, COMPLETED_TYPE, SUMMARY_TYPE)
+_LIVE_EVENTS: Final = (SEGMENT_TYPE, TURN_TYPE, COMPLETED_TYPE, SUMMARY_TYPE)
+_LIVE_ONLY: Final = frozenset({SEGMENT_TYPE})
+"""Shown to viewers alone: on its topic it is a stage's own record."""
+
+_LIVE_TOKEN: Final = (
+    ": as it is, where it is printable ASCII without space, '.', '*', '>' and a leading '='; else '=' and its UTF-8 in "
+    "base64url without padding"
+)
 
 _CALL_TOKEN: Final = {
     "description": "The record key (the call id; with a tenant of its own: tenant, U+001F, call id) as UTF-8 in "
@@ -224,8 +233,8 @@ def _live_channel() -> dict[str, Any]:
         "servers": [{"$ref": "#/servers/nats"}],
         "tags": [{"name": "consumers"}],
         "parameters": {
-            "tenant": {"description": "The call's tenant", "default": DEFAULT_TENANT},
-            "call": {"description": "The call id as UTF-8 in base64url without padding"},
+            "tenant": {"description": f"The call's tenant{_LIVE_TOKEN}", "default": DEFAULT_TENANT},
+            "call": {"description": f"The call id{_LIVE_TOKEN}"},
         },
         "messages": _message_refs(_LIVE_EVENTS, "nats"),
     }
@@ -249,6 +258,8 @@ def _messages(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
     messages: dict[str, Any] = {}
     for transport in _SERVERS:
         for event_type, event in _EVENTS.items():
+            if transport != "nats" and event_type in _LIVE_ONLY:
+                continue
             payload = "AudioChunk" if event_type == CHUNK_TYPE else published[event_type].__name__
             messages[f"{event_type}.{transport}"] = _message(event_type, event, payload, transport)
         messages[f"{STRUCTURED}.{transport}"] = {

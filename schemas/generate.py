@@ -13,6 +13,7 @@ import msgspec
 
 from schemas import asyncapi
 from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
+from schemas.segments import SEGMENT_TYPE, LiveSegment
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
 from schemas.summaries import SUMMARY_TYPE, Summary
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
@@ -20,6 +21,7 @@ from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, 
 PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
     STARTED_TYPE: CallStarted,
     ENDED_TYPE: CallEnded,
+    SEGMENT_TYPE: LiveSegment,
     TURN_TYPE: Turn,
     COMPLETED_TYPE: TranscriptCompleted,
     SUMMARY_TYPE: Summary,
@@ -27,7 +29,8 @@ PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
     DEAD_LETTER_TYPE: DeadLetter,
     RESOLVED_TYPE: LetterResolved,
 }
-"""By CloudEvents type: the JSON values of `calls.audio`, `.transcripts`, `.summaries`, `.status`, `.dead-letters`."""
+"""By CloudEvents type: the JSON values of `calls.audio`, `.transcripts`, `.summaries`, `.status`, `.dead-letters`, and
+of the live subjects."""
 
 ASYNCAPI_FILE: Final = "asyncapi.json"
 

@@ -1,6 +1,6 @@
 """What the transcribe stage sends on `calls.segments`: a segment for every utterance, other records forwarded."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -45,6 +45,41 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
     guard: str | None = None
     dropped_text: str = ""
     flags: list[str] = []
+
+
+SEGMENT_TYPE: Final = "callstream.segment"
+
+
+class LiveSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment with words as viewers are shown it, as JSON, before its turn has settled."""
+
+    tenant: str
+    call_id: str
+    segment_id: str
+    channel: int
+    start_s: float
+    end_s: float
+    text: str
+    words: list[Word]
+    language: str
+    word_source: WordSource
+    probability: float
+
+
+def live_segment(segment: Segment) -> LiveSegment:
+    return LiveSegment(
+        tenant=segment.call.tenant,
+        call_id=segment.call.call_id,
+        segment_id=segment.segment_id,
+        channel=segment.channel,
+        start_s=segment.start_s,
+        end_s=segment.end_s,
+        text=segment.text,
+        words=segment.words,
+        language=segment.language,
+        word_source=segment.word_source,
+        probability=segment.probability,
+    )
 
 
 SegmentRecord = CallOpened | Segment | CallProgress | CallClosed

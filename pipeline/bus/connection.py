@@ -97,9 +97,11 @@ class Session:
             )
         return Listening(subscription)
 
-    async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "") -> None:
+    async def publish(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         with _lost():
-            await self._client.publish(subject, payload, reply=reply)
+            await self._client.publish(subject, payload, reply=reply, headers=headers)
 
     async def request(
         self,

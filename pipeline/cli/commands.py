@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bridge, dead_letters, publish, query, serve, topics, transcribe
+from pipeline.cli import bridge, dead_letters, fanout, publish, query, serve, topics, transcribe
 
 
 def register(app: typer.Typer) -> None:
@@ -11,6 +11,7 @@ def register(app: typer.Typer) -> None:
     app.command("up")(serve.up)
     app.command("worker")(serve.worker)
     app.command("bridge")(bridge.bridge)
+    app.command("fanout")(fanout.fanout)
     app.command("status")(serve.status)
     app.command("publish")(publish.publish)
     app.command("calls")(query.calls)

@@ -67,6 +67,7 @@ def status(
         "bus_url": instance.bus_url,
         "nats_url": None if instance.bus_url.startswith(KAFKA) else instance.bus_url,
         "quack_url": instance.quack_url,
+        "live_url": instance.live_url,
         "metrics_url": instance.metrics_url,
         "data": str(settings.data),
     }
@@ -108,6 +109,8 @@ def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages:
     console.print(f"  bus      {instance.bus_url}")
     if instance.quack_url is not None:
         console.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
+    if instance.live_url is not None:
+        console.print(f"  live     {instance.live_url} (NATS subjects live.<tenant>.<call>)")
     if instance.metrics_url is not None:
         console.print(f"  metrics  {instance.metrics_url}")
     if "transcribe" in stages:

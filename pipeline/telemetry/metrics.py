@@ -53,6 +53,8 @@ class Metrics:
         self.speech_seconds = counter("speech_seconds", "Speech in the utterances cut, all channels'")
         self.utterances = counter("utterances", "Utterances cut", "cut")
         self.words = counter("words", "Words transcribed")
+        self.live_events = counter("live_events", "Events sent to who watches calls live", "type")
+        self.live_dropped = counter("live_dropped", "Events not sent live: the NATS server was away", "type")
         self.guard_drops = counter("guard_drops", "Texts dropped as invented", "guard")
 
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of the records in work", "stage")

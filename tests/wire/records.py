@@ -5,7 +5,7 @@ import msgspec
 from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
 from schemas.calls import CallRef
 from schemas.envelope import StageRecord
-from schemas.segments import Segment, Word
+from schemas.segments import SEGMENT_TYPE, LiveSegment, Segment, Word
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
 from schemas.summaries import SUMMARY_TYPE, KeyPoint, Summary
 from schemas.transcripts import (
@@ -99,6 +99,19 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"], metadata={"queue": 7}
     ),
     ENDED_TYPE: CallEnded(events=12),
+    SEGMENT_TYPE: LiveSegment(
+        tenant="acme",
+        call_id="call-1",
+        segment_id="5d0e8f0d-0c9b-5a8e-7b1e-1f0b1c9d2e3f",
+        channel=0,
+        start_s=0.5,
+        end_s=1.25,
+        text="Good morning",
+        words=_TURN.words,
+        language="en",
+        word_source="attention",
+        probability=0.75,
+    ),
     TURN_TYPE: _TURN,
     COMPLETED_TYPE: TranscriptCompleted(
         tenant="acme",

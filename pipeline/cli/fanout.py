@@ -1,0 +1,48 @@
+"""`callstream fanout`: calls as they go on, on NATS subjects."""
+
+import asyncio
+import contextlib
+from typing import Annotated
+
+import typer
+
+from pipeline.bus.opening import await_bus
+from pipeline.cli import options
+from pipeline.cli.service import console, until_stopped
+from pipeline.cli.session import load_settings
+from pipeline.errors import ConfigurationError
+from pipeline.fanout import Fanout, live_server
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics, served
+
+
+def fanout(
+    bus: Annotated[str | None, typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS).", metavar="URL")] = None,
+    data: options.Data = None,
+) -> None:
+    """Show calls live on NATS subjects, beside workers that share a bus, until Ctrl-C. `up` does it by itself."""
+    settings = load_settings(data, bus=bus)
+    if settings.bus is None:
+        raise ConfigurationError("a fan-out needs a bus to follow: --bus URL or CALLSTREAM_BUS")
+    asyncio.run(until_stopped(_show(settings)))
+
+
+async def _show(settings: Settings) -> None:
+    assert settings.bus is not None
+    live = live_server(settings, settings.bus)
+    if live is None:
+        raise ConfigurationError("CALLSTREAM_LIVE_URL must name the NATS server beside Kafka that shows calls live")
+    screen = console()
+    metrics = Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        metrics_url = stack.enter_context(served(metrics, settings.metrics_port))
+        screen.print("callstream fanout")
+        screen.print(f"  bus      {settings.bus}")
+        screen.print(f"  live     {live.url}")
+        if metrics_url is not None:
+            screen.print(f"  metrics  {metrics_url}")
+        bus = await await_bus(settings.bus, settings.bus_security())
+        stack.push_async_callback(bus.close)
+        running = await stack.enter_async_context(Fanout(bus, live, metrics=metrics))
+        screen.print("ready: shows live.<tenant>.<call> (Ctrl-C stops)")
+        await running.run()

@@ -1,0 +1,159 @@
+"""Calls as they go on, for those who watch: segments, turns and summaries on core NATS subjects `live.<tenant>.<call>`.
+
+At most once, and from now on: nothing is kept for who comes later or reads too slowly, and nothing waits for a NATS
+server that is away. The topics hold all of it; what is shown here has the ids that it has there. Values are JSON by the
+published schemas, headers are CloudEvents' in NATS's spelling.
+"""
+
+import asyncio
+import re
+from typing import Final
+
+import msgspec
+import structlog
+
+from pipeline.bus.connection import NatsConnection, SessionLost
+from pipeline.bus.opening import KAFKA
+from pipeline.bus.protocol import Bus, Record
+from pipeline.bus.security import BusSecurity
+from pipeline.bus.subjects import key_token, to_wire
+from pipeline.errors import BusError, ConfigurationError
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from schemas import cloudevents, envelope, topics
+from schemas.segments import SEGMENT_TYPE, Segment, live_segment
+
+ROOT: Final = "live"
+TOPICS: Final = (topics.SEGMENTS, topics.TRANSCRIPTS, topics.SUMMARIES)
+
+_PLAIN_TOKEN: Final = re.compile(r"(?!=)[!-~]+")
+_NOT_IN_TOKENS: Final = frozenset(".*>")
+_CONNECT_S: Final = 5.0
+_PAUSE_S: Final = 1.0
+
+
+class LiveEvent(msgspec.Struct, frozen=True):
+    """What is sent to viewers, `headers` in their Kafka form (`ce_id`)."""
+
+    subject: str
+    event_type: str
+    headers: dict[str, str]
+    value: bytes
+
+
+def live_subject(tenant: str, call_id: str) -> str:
+    return f"{ROOT}.{_token(tenant)}.{_token(call_id)}"
+
+
+def _token(name: str) -> str:
+    """The name where a subject may hold it, else '=' and the bus's token: no two names have the same."""
+    if _PLAIN_TOKEN.fullmatch(name) and not _NOT_IN_TOKENS & set(name):
+        return name
+    return f"={key_token(name.encode())}"
+
+
+def live_event(record: Record) -> LiveEvent | None:
+    """What viewers are shown of a record, None for one that is not for them. Raises ValueError for a damaged one."""
+    headers = dict(record.headers)
+    try:
+        if record.topic != topics.SEGMENTS:
+            subject = live_subject(headers["ce_tenant"], headers["ce_subject"])
+            return LiveEvent(subject, headers["ce_type"], headers, record.value)
+        segment = envelope.decode(record.value)
+    except (msgspec.MsgspecError, KeyError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(segment, Segment) or not segment.words:
+        return None
+    headers |= {"ce_type": SEGMENT_TYPE, cloudevents.CONTENT_TYPE_HEADER: cloudevents.JSON_TYPE}
+    subject = live_subject(segment.call.tenant, segment.call.call_id)
+    return LiveEvent(subject, SEGMENT_TYPE, headers, msgspec.json.encode(live_segment(segment)))
+
+
+class LiveServer(msgspec.Struct, frozen=True):
+    url: str
+    security: BusSecurity
+
+
+def live_server(settings: Settings, bus_url: str) -> LiveServer | None:
+    """Where calls are shown: the server that is set, else the bus's where that is NATS. None: nowhere."""
+    if settings.live_url is not None:
+        return LiveServer(settings.live_url, settings.live_security())
+    if bus_url.startswith(KAFKA):
+        return None
+    return LiveServer(bus_url, BusSecurity() if settings.bus is None else settings.bus_security())
+
+
+class Fanout:
+    """Shows what comes in on `bus` at a NATS server. Used as an async context manager around `run`.
+
+    Entering raises ConfigurationError where the server refuses us; one that is away is waited for while running.
+    """
+
+    def __init__(self, bus: Bus, server: LiveServer, *, metrics: Metrics) -> None:
+        self._bus = bus
+        self._metrics = metrics
+        self._live = NatsConnection(
+            server.url, name="callstream fanout", reconnect_s=_CONNECT_S, security=server.security
+        )
+        self._connected = False
+        self._log = structlog.get_logger("callstream.fanout").bind(url=server.url)
+
+    async def __aenter__(self) -> "Fanout":
+        await self._connect()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._live.close()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_trying())
+            group.create_task(self._show_all())
+
+    async def _keep_trying(self) -> None:
+        while not self._connected:
+            await asyncio.sleep(_PAUSE_S)
+            try:
+                await self._connect()
+            except ConfigurationError as error:
+                self._log.error("calls are not shown live", error=str(error))
+                await asyncio.sleep(_CONNECT_S)
+
+    async def _connect(self) -> None:
+        """Once connected, the connection comes back by itself."""
+        try:
+            await self._live.connect()
+            self._connected = True
+        except BusError as error:
+            self._log.warning("calls are not shown live until the NATS server is there", error=str(error))
+
+    async def _show_all(self) -> None:
+        while True:
+            try:
+                feed = await self._bus.follow(TOPICS)
+                try:
+                    async for record in feed:
+                        await self._show(record)
+                finally:
+                    await feed.close()
+            except BusError as error:
+                self._log.warning("calls are not shown live until the bus is there", error=str(error))
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _show(self, record: Record) -> None:
+        try:
+            event = live_event(record)
+        except ValueError as error:
+            self._log.warning("not shown live", topic=record.topic, position=record.position, error=str(error))
+            return
+        if event is None:
+            return
+        try:
+            session = await self._live.session(0.0)
+            await session.publish(event.subject, event.value, headers=to_wire(event.headers))
+        except (BusError, SessionLost) as error:
+            self._metrics.live_dropped.labels(event.event_type).inc()
+            self._log.debug("not shown live", subject=event.subject, error=str(error))
+            return
+        self._metrics.live_events.labels(event.event_type).inc()
