@@ -30,6 +30,13 @@ _KAFKA_BINDING: Final = "0.5.0"
 _ATTRIBUTE_PREFIX: Final = {"kafka": "ce_", "nats": "ce-"}
 _SERVERS: Final = {"kafka": ("kafka", "kafka-secure"), "nats": ("nats",)}
 
+_SECURITY: Final = (
+    ("scram512", "scramSha512", "A user of the broker"),
+    ("scram256", "scramSha256", "A user of the broker"),
+    ("plain", "plain", "A user of the broker, whose password TLS alone protects on the way"),
+    ("certificate", "X509", "A certificate of the client's own"),
+)
+
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
     """A CloudEvents type: what it says in a sentence, and which of the optional attributes it has."""
@@ -142,9 +149,7 @@ def document(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
         "components": {
             "messages": _messages(published),
             "schemas": _schemas(published),
-            "securitySchemes": {
-                "scram": {"type": "scramSha512", "description": "A user of the broker"},
-            },
+            "securitySchemes": {name: {"type": kind, "description": text} for name, kind, text in _SECURITY},
         },
     }
 
@@ -182,8 +187,8 @@ def _servers() -> dict[str, Any]:
         "kafka-secure": server(
             "kafka-secure",
             "9093",
-            "Apache Kafka with TLS and SASL",
-            security=[{"$ref": "#/components/securitySchemes/scram"}],
+            "Apache Kafka with TLS, and a login or a certificate as its operator chose",
+            security=[{"$ref": f"#/components/securitySchemes/{name}"} for name, _kind, _text in _SECURITY],
         ),
         "nats": server(
             "nats",
