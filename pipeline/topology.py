@@ -50,6 +50,7 @@ def topic_specs(*, partitions: int, retention_days: float, store_bytes: int) -> 
             partitions=partitions,
             retention_s=retention_days * row.keep * _SECONDS_PER_DAY,
             max_bytes=int(store_bytes * row.share) if row.share else None,
+            groups=tuple(read.group for read in subscriptions() if read.progress_topic == row.name),
         )
         for row in TOPICS
     ]
@@ -62,6 +63,11 @@ def subscription(stage: str, lane: Lane) -> Subscription:
     if stage == "transcribe":
         written = topics.SEGMENTS
     return Subscription(group=stage if lane == "live" else f"{stage}-{lane}", topics=read, progress_topic=written)
+
+
+def subscriptions() -> list[Subscription]:
+    """What all stages read, lane by lane."""
+    return [subscription(stage, lane) for stage in STAGES for lane in lanes_of(stage)]
 
 
 def lanes_of(stage: str) -> tuple[Lane, ...]:

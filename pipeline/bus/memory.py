@@ -165,7 +165,7 @@ class _Topic:
             retention_s=self.spec.retention_s,
             max_bytes=self.spec.max_bytes,
             replicas=1,
-            compacted=self.spec.compacted,
+            compacted=False,
             records=sum(map(len, self.logs)),
             size_bytes=self._bytes,
         )

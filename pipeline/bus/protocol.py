@@ -113,8 +113,9 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int | None = None
     """The most that the topic may hold; past it publishing raises StoreFullError. None: no limit of its own. Kafka has
     no such limit: it refuses when its disk is full."""
-    compacted: bool = False
-    """Whether the broker may forget a record that a later one of the same key replaces."""
+    groups: tuple[str, ...] = ()
+    """The groups whose progress travels with the topic's records: a broker that cannot look up a key's last record
+    keeps an index for each."""
 
 
 class TopicState(msgspec.Struct, frozen=True, kw_only=True):

@@ -112,31 +112,42 @@ class KafkaBus:
 
     async def ensure_topics(self, topics: list[TopicSpec]) -> None:
         """Create what is missing. What exists stays as it is: its operator may have reasons."""
+        wanted = [self._topic(spec) for spec in topics]
+        wanted += [self._index(group, spec.partitions) for spec in topics for group in spec.groups]
+        await self._create(wanted)
+
+    async def _create(self, wanted: list[NewTopic]) -> None:
         with bus_errors("creating topics"):
             known = set(await self._open_admin.list_topics())
-            missing = [spec for spec in topics if spec.name not in known]
+            missing = [topic for topic in wanted if topic.name not in known]
             if not missing:
                 return
-            answer = await self._open_admin.create_topics([self._new_topic(spec) for spec in missing])
+            answer = await self._open_admin.create_topics(missing)
             for name, code, *_ in answer.topic_errors:
                 error = for_code(code)
                 if code and error is not TopicAlreadyExistsError:
                     raise BusError(f"Kafka does not create the topic {name}: {error.description or error.__name__}")
             async with asyncio.timeout(_CREATED_WITHIN_S):
-                for spec in missing:
-                    while not await self._has_leaders(spec.name):  # noqa: ASYNC110  # nothing tells
+                for topic in missing:
+                    while not await self._has_leaders(topic.name):  # noqa: ASYNC110  # nothing tells
                         await asyncio.sleep(0.05)
 
-    def _new_topic(self, spec: TopicSpec) -> NewTopic:
+    def _topic(self, spec: TopicSpec) -> NewTopic:
+        return self._new_topic(spec.name, spec.partitions, spec.retention_s, "delete")
+
+    def _index(self, group: str, partitions: int) -> NewTopic:
+        return self._new_topic(progress_topic(group), partitions, _KEPT_S, "compact,delete")
+
+    def _new_topic(self, name: str, partitions: int, retention_s: float, cleanup: str) -> NewTopic:
         """Times are the broker's: a producer's wrong clock must not decide what is kept, or for how long."""
         config = {
-            "retention.ms": str(int(spec.retention_s * 1000)),
+            "retention.ms": str(int(retention_s * 1000)),
             "message.timestamp.type": "LogAppendTime",
-            "cleanup.policy": "compact,delete" if spec.compacted else "delete",
+            "cleanup.policy": cleanup,
         }
         if self._replication >= 3:
             config["min.insync.replicas"] = "2"
-        return NewTopic(spec.name, spec.partitions, self._replication, topic_configs=config)
+        return NewTopic(name, partitions, self._replication, topic_configs=config)
 
     async def _has_leaders(self, topic: str) -> bool:
         found = (await self._open_admin.describe_topics([topic]))[0]
@@ -160,10 +171,7 @@ class KafkaBus:
         counts = [await self._partitions_of(topic) for topic in subscription.topics]
         index = None
         if subscription.progress_topic is not None:
-            spec = TopicSpec(
-                name=progress_topic(subscription.group), partitions=max(counts), retention_s=_KEPT_S, compacted=True
-            )
-            await self.ensure_topics([spec])
+            await self._create([self._index(subscription.group, max(counts))])
             index = ProgressIndex(
                 self._clients,
                 group=subscription.group,
