@@ -8,14 +8,16 @@ with it, at once, and whoever needs it again sets it up again.
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 import nats.errors
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
 from pipeline.bus.security import BusSecurity
@@ -43,6 +45,10 @@ _ALERTS: Final = {
     "CERTIFICATE_EXPIRED": "the client certificate has expired",
 }
 """OpenSSL's names of the server's TLS alerts, likewise."""
+
+_TOKEN: Final = re.compile(r"^-+BEGIN NATS USER JWT-+\s*\n\S+\s*\n", re.MULTILINE)
+_SEED: Final = re.compile(r"^-+BEGIN USER NKEY SEED-+\s*\n(\S+)\s*\n", re.MULTILINE)
+"""What a .creds file holds."""
 
 
 class SessionLost(Exception):
@@ -184,8 +190,10 @@ class NatsConnection:
         self._keeping = asyncio.create_task(self._keep(refused), name=f"keep {self.url}")
         waiting = asyncio.ensure_future(self.session())
         try:
-            first, _ = await asyncio.wait({refused, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            first.pop().result()
+            ends: set[asyncio.Future[Any]] = {refused, waiting, self._keeping}
+            first, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in first:
+                end.result()
         except BaseException:
             await self.close()
             raise
@@ -332,16 +340,27 @@ def _shown(security: BusSecurity) -> dict[str, Any]:
     if context is not None:
         options["tls"] = context
     if security.credentials is not None:
-        try:
-            security.credentials.read_bytes()
-        except OSError as error:
-            raise ConfigurationError(
-                f"the credentials file {security.credentials} cannot be read: {error.strerror}"
-            ) from error
-        options["user_credentials"] = str(security.credentials)
+        options["user_credentials"] = _credentials(security.credentials)
     elif security.user is not None and security.password is not None:
         options |= {"user": security.user, "password": security.password.reveal()}
     return options
+
+
+def _credentials(path: Path) -> RawCredentials:
+    """The file's text, seen to hold what nats-py would look for in it without end."""
+    import nkeys
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        seed = _SEED.search(text)
+        if seed is None or not _TOKEN.search(text):
+            raise ConfigurationError(f"the credentials file {path} holds no user token with its seed")
+        nkeys.from_seed(bytearray(seed[1].encode())).wipe()
+    except OSError as error:
+        raise ConfigurationError(f"the credentials file {path} cannot be read: {error.strerror}") from error
+    except (nkeys.NkeysError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the credentials file {path} is damaged: {type(error).__name__}") from error
+    return RawCredentials(text)
 
 
 def check_publish(message: Msg) -> int:

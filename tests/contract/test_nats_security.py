@@ -15,6 +15,7 @@ from pipeline.errors import BusError, ConfigurationError
 from pipeline.secret import Secret
 from tests.certificates import Authority
 from tests.nats import NatsProcess
+from tests.nats_accounts import Operator
 
 TOPIC = TopicSpec(name="calls.utterances", partitions=2, retention_s=3600)
 USER = {"authorization": {"user": "branch", "password": "hunter2"}}
@@ -55,6 +56,42 @@ async def test_a_wrong_password_is_refused_at_once_and_not_shown(tmp_path: Path)
         said = await refused(server.url, BusSecurity(user="branch", password=Secret("hunter3")))
         assert said == f"the NATS server at {server.url} refuses: it does not take these credentials"
         assert "does not take these credentials" in await refused(server.url)
+
+
+async def test_a_user_with_a_credentials_file_gets_in(tmp_path: Path) -> None:
+    operator = Operator()
+    with NatsProcess(tmp_path / "nats", operator.settings) as server:
+        await stores(server.url, BusSecurity(credentials=operator.user(tmp_path / "branch.creds")))
+
+
+async def test_credentials_that_the_server_does_not_take_are_refused_at_once(tmp_path: Path) -> None:
+    operator = Operator()
+    with NatsProcess(tmp_path / "nats", operator.settings) as server:
+        strangers = Operator().user(tmp_path / "stranger.creds")
+        assert "does not take these credentials" in await refused(server.url, BusSecurity(credentials=strangers))
+        late = operator.user(tmp_path / "late.creds", expired=True)
+        assert "refuses" in await refused(server.url, BusSecurity(credentials=late))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (("BEGIN NATS USER JWT", "BEGIN NATS USER"), "holds no user token"),
+        (("BEGIN USER NKEY SEED", "END"), "holds no user token"),
+        (("SEED-----\nSU", "SEED-----\nSU\n"), "is damaged"),
+    ],
+)
+async def test_a_damaged_credentials_file_is_named_and_its_seed_is_not_shown(
+    tmp_path: Path, damage: tuple[str, str], words: str
+) -> None:
+    path = Operator().user(tmp_path / "branch.creds")
+    text = path.read_text()
+    seed = next(line for line in text.splitlines() if line.startswith("SU"))
+    path.write_text(text.replace(*damage))
+    said = await refused("nats://127.0.0.1:1", BusSecurity(credentials=path))
+    assert words in said
+    assert str(path) in said
+    assert seed[4:] not in said
 
 
 async def test_a_server_behind_tls_is_known_by_its_authority(tmp_path: Path) -> None:
