@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import structlog
 import typer
 
 from pipeline.bridge import LANES, Bridge, edge_specs, ensure_edge
+from pipeline.bus.connection import NatsConnection
 from pipeline.bus.nats_server import NatsServer
 from pipeline.bus.opening import await_bus
+from pipeline.bus.spent import drop_acknowledged
 from pipeline.cli import options
 from pipeline.cli.service import console, until_stopped
 from pipeline.cli.session import load_settings
@@ -21,6 +24,7 @@ from pipeline.telemetry.metrics import Metrics, served
 
 _RECONNECT_S = 30.0
 _PAUSE_S = 5.0
+_FREE_S = 10.0
 
 
 def bridge(
@@ -82,9 +86,32 @@ async def _forward(settings: Settings, edge: Settings) -> None:
         screen.print(f"ready: forwards {topics} (Ctrl-C stops)")
         running = Bridge(source, target, metrics=metrics)
         try:
-            await running.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(running.run())
+                if edge.bus is None:
+                    group.create_task(_free_forwarded(source_url))
         finally:
             screen.print(f"stopping: {running.records} records forwarded; the next start goes on from here")
+
+
+async def _free_forwarded(url: str) -> None:
+    """The embedded store is there to be forwarded: what the center has need not be kept, and the room is wanted."""
+    log = structlog.get_logger("callstream.bridge")
+    connection = NatsConnection(url, name="callstream bridge", reconnect_s=_RECONNECT_S)
+    connected = False
+    try:
+        while True:
+            await asyncio.sleep(_FREE_S)
+            try:
+                if not connected:
+                    await connection.connect()
+                    connected = True
+                for subscription in LANES.values():
+                    log.debug("freed", records=await drop_acknowledged(connection, subscription))
+            except BusError as error:
+                log.warning("nothing is freed", error=str(error))
+    finally:
+        await connection.close()
 
 
 async def _embedded(settings: Settings, stack: contextlib.AsyncExitStack) -> str:

@@ -157,6 +157,15 @@ async def until_acknowledged(url: str, timeout_s: float = 120.0) -> None:
     await bus.close()
 
 
+async def until_freed(url: str, timeout_s: float = 60.0) -> None:
+    """Wait until the edge keeps nothing."""
+    bus = await open_bus(url, BusSecurity())
+    async with asyncio.timeout(timeout_s):
+        while await stored_records(bus):  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.2)
+    await bus.close()
+
+
 @pytest.fixture(params=["nats", "kafka"])
 def center(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsProcess | KafkaServer]:
     """A central broker that runs, without topics."""
@@ -227,6 +236,14 @@ async def test_a_branch_office_needs_one_process_and_a_center_that_comes_later(t
             await target.ensure_topics(SPECS)
             await until_stored(target, len(CALLS) * 5)
             assert await arrived(target) == {call: list(range(5)) for call in CALLS}
+            await target.close()
+            await until_freed(url)
+            await produce(url, 5, 6)
+            center.kill()
+            center.start()
+            target = await open_bus(center.url, BusSecurity(user="branch", password=Secret("hunter2")))
+            await until_stored(target, len(CALLS) * 6)
+            assert await arrived(target) == {call: list(range(6)) for call in CALLS}
             await target.close()
         assert "hunter2" not in bridge.said()
 
