@@ -13,6 +13,8 @@ from aiokafka.errors import KafkaError
 
 SEND_TIMEOUT_S = 5.0
 AGAIN_AFTER_S = 0.5
+AWAY = (KafkaError, nats.errors.Error, OSError, TimeoutError)
+"""What the libraries raise while a broker does not answer."""
 
 
 class Unsent(Exception):
@@ -60,7 +62,7 @@ async def connect(url: str) -> PlainClient:
         try:
             await client.connect(url)
             return client
-        except (KafkaError, nats.errors.Error, OSError, TimeoutError):
+        except AWAY:
             await client.close()
         await asyncio.sleep(AGAIN_AFTER_S)
 
@@ -86,7 +88,7 @@ class NatsClient:
         spelled = {name.replace("ce_", "ce-"): text for name, text in headers.items()}
         try:
             await self._js.publish(subject, value, headers=spelled, timeout=SEND_TIMEOUT_S)
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise Unsent(str(error)) from error
 
     async def read(self, topic: str) -> AsyncIterator[Seen]:
@@ -140,7 +142,7 @@ class KafkaClient:
         encoded = [(name, text.encode()) for name, text in headers.items()]
         try:
             await self._producer.send_and_wait(topic, value, key=key, headers=encoded)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise Unsent(str(error)) from error
 
     async def read(self, topic: str) -> AsyncIterator[Seen]:

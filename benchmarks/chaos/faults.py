@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from benchmarks.chaos.brokers import Broker
-from benchmarks.chaos.clients import PlainClient
+from benchmarks.chaos.clients import AWAY, PlainClient
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.workers import Fleet, WorkerProcess
 from pipeline import topology
@@ -158,7 +158,7 @@ class Faults:
                     reads = topology.subscription(worker.stage, lane)
                     partitions = held.get(reads.group, frozenset())
                     total += (await self._client.backlog(reads.group, reads.topics, partitions)).given
-        except Exception:  # whichever way the broker's client says that it is away
+        except AWAY:
             return None
         return total
 

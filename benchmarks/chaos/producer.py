@@ -2,7 +2,8 @@
 
 It holds `--concurrent` calls open at a time and sends each at `--speed` times the speed of speech (0: as fast as the
 broker takes it). It writes a line of JSON when it is connected, and one for each call that it has sent wholly. At
-SIGTERM it finishes the calls that it has begun, begins no more, and ends.
+SIGTERM it finishes the calls that it has begun, begins no more, and ends; from one SIGUSR1 to the next it begins none
+either.
 
     python -m benchmarks.chaos.producer URL --every 0:2 --concurrent 3
 """
@@ -29,7 +30,9 @@ class Producer:
     def __init__(
         self, client: PlainClient, numbers: Iterator[int], *, seed: int, seconds: tuple[float, float], speed: float
     ) -> None:
-        self.stopping = asyncio.Event()
+        self._stopping = False
+        self._going = asyncio.Event()
+        self._going.set()
         self._client = client
         self._numbers = numbers
         self._seed = seed
@@ -41,8 +44,18 @@ class Producer:
             for _ in range(concurrent):
                 group.create_task(self._calls())
 
+    def stop(self) -> None:
+        self._stopping = True
+        self._going.set()
+
+    def pause_or_go(self) -> None:
+        if self._going.is_set() and not self._stopping:
+            self._going.clear()
+        else:
+            self._going.set()
+
     async def _calls(self) -> None:
-        while not self.stopping.is_set() and (number := next(self._numbers, None)) is not None:
+        while await self._going.wait() and not self._stopping and (number := next(self._numbers, None)) is not None:
             call = await asyncio.to_thread(produced_call, number, self._seed, self._seconds)
             resent = await self._send_call(call)
             print(json.dumps({"number": number, "duration_s": call.duration_s, "resent": resent}), flush=True)
@@ -77,7 +90,9 @@ async def produce(arguments: argparse.Namespace) -> None:
     client = await connect(arguments.url)
     numbers = iter(arguments.only) if arguments.every is None else itertools.count(*arguments.every)
     producer = Producer(client, numbers, seed=arguments.seed, seconds=tuple(arguments.seconds), speed=arguments.speed)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, producer.stopping.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, producer.stop)
+    loop.add_signal_handler(signal.SIGUSR1, producer.pause_or_go)
     print(json.dumps({"connected": arguments.url}), flush=True)
     await producer.run(arguments.concurrent)
     await client.close()

@@ -1,6 +1,7 @@
 """One run: a broker, workers, producers, faults or none, and what there is at the end."""
 
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.chaos.brokers import broker_of
-from benchmarks.chaos.clients import PlainClient, connect
+from benchmarks.chaos.clients import AWAY, PlainClient, connect
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.evidence import Evidence, read_evidence
 from benchmarks.chaos.faults import Done, FaultPlan, Faults
@@ -26,7 +27,11 @@ STORE_GB = 2.0
 DISK_BYTES = 2_500_000_000
 PRODUCERS = 2
 PARTITIONS = 8
-SETTLES_WITHIN_S = 60.0
+SETTLES_WITHIN_S = 120.0
+MOST_WAITING, FEW_WAITING = 1500, 500
+"""Records that no stage has finished with: at the one no more calls are begun, until there are fewer than the other. A
+pipeline that is further and further behind would be tested on one moment only.
+"""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +122,7 @@ class Run:
         try:
             producers = [self._producer(which(process), process) for process in range(PRODUCERS)]
             await self._until_connected()
+            pacing = asyncio.create_task(self._pace(client, producers if plan is not None else []))
             if plan is not None:
                 faults = Faults(
                     plan,
@@ -126,8 +132,9 @@ class Run:
                     client=client,
                     chance=random.Random(self._load.seed),
                 )
-                await faults.run()
                 done = faults.done
+                await faults.run()
+            pacing.cancel()
             await self._until_sent(producers, stop=plan is not None)
             await self._until_completed()
             left = await self._until_acknowledged(client)
@@ -224,13 +231,29 @@ class Run:
     async def _until_acknowledged(self, client: PlainClient) -> int:
         """What the groups leave unacknowledged when there is nothing more to do."""
         deadline = time.monotonic() + SETTLES_WITHIN_S
-        while True:
-            left = 0
-            for stage in topology.STAGES:
-                for lane in topology.lanes_of(stage):
-                    reads = topology.subscription(stage, lane)
-                    backlog = await client.backlog(reads.group, reads.topics, frozenset(range(PARTITIONS)))
-                    left += backlog.given + backlog.waiting
-            if not left or time.monotonic() > deadline:
-                return left
+        while (left := await _unfinished(client)) and time.monotonic() < deadline:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(1.0)
+        return left
+
+    async def _pace(self, client: PlainClient, producers: "list[subprocess.Popen[bytes]]") -> None:
+        going = True
+        while producers:
+            with contextlib.suppress(*AWAY):
+                async with asyncio.timeout(5.0):
+                    waiting = await _unfinished(client)
+                if waiting > MOST_WAITING if going else waiting < FEW_WAITING:
+                    going = not going
+                    for producer in producers:
+                        producer.send_signal(signal.SIGUSR1)
+            await asyncio.sleep(1.0)
+
+
+async def _unfinished(client: PlainClient) -> int:
+    """Records of all groups that are not acknowledged."""
+    left = 0
+    for stage in topology.STAGES:
+        for lane in topology.lanes_of(stage):
+            reads = topology.subscription(stage, lane)
+            backlog = await client.backlog(reads.group, reads.topics, frozenset(range(PARTITIONS)))
+            left += backlog.given + backlog.waiting
+    return left
