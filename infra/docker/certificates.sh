@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes a certificate authority and the broker's certificate for tls.override.yml, in a new folder:
+# Makes a certificate authority and the brokers' certificate for tls.override.yml, in a new folder:
 #
-#   infra/docker/certificates.sh FOLDER [NAME...]     NAME: what else clients call the broker
+#   infra/docker/certificates.sh FOLDER [NAME...]     NAME: what else clients call them
 #
-# FOLDER/ca.pem goes to every client. FOLDER/broker.pem holds the broker's key: the folder is closed to other users of
-# this machine, the file itself is readable by the broker's user, whose number differs from yours. FOLDER/ca.key signs
+# FOLDER/ca.pem goes to every client. FOLDER/broker.pem holds their key: the folder is closed to other users of
+# this machine, the file itself is readable by Kafka's user, whose number differs from yours. FOLDER/ca.key signs
 # further certificates; keep it elsewhere. Needs: openssl.
 set -euo pipefail
 
@@ -13,7 +13,7 @@ readonly FOLDER="${1%/}"
 shift
 readonly BROKER_DAYS=825 AUTHORITY_DAYS=3650
 
-names=DNS:kafka,DNS:localhost,IP:127.0.0.1
+names=DNS:kafka,DNS:nats,DNS:localhost,IP:127.0.0.1
 for name in "$@"; do
     if [[ "$name" =~ ^[0-9.]+$ || "$name" == *:* ]]; then names+=",IP:$name"; else names+=",DNS:$name"; fi
 done

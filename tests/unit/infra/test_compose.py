@@ -122,7 +122,11 @@ def test_the_gpu_s_transcriber_differs_in_its_device_alone_and_only_runs_when_as
     assert on_gpu["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     different = {"profiles", "image", "build", "environment", "deploy"}
     assert {name for name in on_gpu if on_gpu[name] != on_cpu.get(name)} == different
-    assert not [name for name in PLAIN if "profiles" in PLAIN[name] and name != "transcribe-gpu"]
+    assert {name: PLAIN[name]["profiles"] for name in PLAIN if "profiles" in PLAIN[name]} == {
+        "transcribe-gpu": ["gpu"],
+        "nats": ["live"],
+        "fanout": ["live"],
+    }
 
 
 def test_the_warehouse_belongs_to_the_sink_alone() -> None:
@@ -147,9 +151,9 @@ def test_the_environment_of_our_services_are_settings_that_can_be_read(kind: dic
     assert set(ours) <= {setting.variable for setting in SETTINGS.values()}
     settings = Settings.load(ours)
     assert settings.bus == "kafka://kafka:9092"
-    assert (settings.bus_security().user, settings.bus_security().tls) == (
-        ("callstream", True) if kind is TLS else (None, False)
-    )
+    securities = [settings.bus_security(), *([settings.live_security()] if settings.live_url else [])]
+    for security in securities:
+        assert (security.user, security.tls) == (("callstream", True) if kind is TLS else (None, False))
 
 
 def test_with_tls_every_service_of_ours_logs_in_and_waits_for_the_user() -> None:
