@@ -153,6 +153,7 @@ class Embedded:
 
     async def _announce_ready(self, lock: DataLock | None) -> None:
         await self.worker.ready.wait()
+        self.metrics.ready.set(1)
         self.instance = msgspec.structs.replace(self.instance, ready=True)
         if lock is not None:
             lock.announce(self.instance)

@@ -83,6 +83,7 @@ async def _forward(settings: Settings, edge: Settings) -> None:
         screen.print(f"the edge takes {topics}")
         target = await await_bus(settings.bus, settings.bus_security(), reconnect_s=_RECONNECT_S)
         stack.push_async_callback(target.close)
+        metrics.ready.set(1)
         screen.print(f"ready: forwards {topics} (Ctrl-C stops)")
         running = Bridge(source, target, metrics=metrics)
         try:

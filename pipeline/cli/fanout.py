@@ -44,5 +44,6 @@ async def _show(settings: Settings) -> None:
         bus = await await_bus(settings.bus, settings.bus_security())
         stack.push_async_callback(bus.close)
         running = await stack.enter_async_context(Fanout(bus, live, metrics=metrics))
+        metrics.ready.set(1)
         screen.print("ready: shows live.<tenant>.<call> (Ctrl-C stops)")
         await running.run()

@@ -57,6 +57,7 @@ class Metrics:
         self.live_dropped = counter("live_dropped", "Events not sent live: the NATS server was away", "type")
         self.guard_drops = counter("guard_drops", "Texts dropped as invented", "guard")
 
+        self.ready = gauge("ready", "1 once models are loaded and calls are worked on")
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of the records in work", "stage")
         self.queue_depth = gauge("queue_depth", "Records not acknowledged yet", "group")
         self.model_load_seconds = gauge("model_load_seconds", "How long the model took to load", "model")
