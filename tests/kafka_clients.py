@@ -119,14 +119,14 @@ class Consumer:
     async def __aexit__(self, *_error: object) -> None:
         await self._consumer.stop()
 
-    async def until(self, enough: Callable[[], bool], timeout_s: float = 90.0) -> None:
+    async def until(self, enough: Callable[[], bool], timeout_s: float = 180.0) -> None:
         """Read on until `enough`."""
         async with asyncio.timeout(timeout_s):
             while not enough():
                 for records in (await self._consumer.getmany(timeout_ms=200)).values():
                     self.records.extend(map(Received, records))
 
-    async def transcript(self, call: str, *, revision: int = 1, timeout_s: float = 90.0) -> dict[str, Any]:
+    async def transcript(self, call: str, *, revision: int = 1, timeout_s: float = 180.0) -> dict[str, Any]:
         """A call's completed transcript, of all its parts, once they are there."""
 
         def parts() -> list[dict[str, Any]]:
@@ -136,6 +136,15 @@ class Consumer:
         found = sorted(parts(), key=lambda part: int(part["part"]))
         assert [part["part"] for part in found] == list(range(1, len(found) + 1))
         return {**found[0], "turns": [turn for part in found for turn in part["turns"]]}
+
+    async def until_stored(self, call: str, *, revision: int = 1) -> None:
+        """Read on until the ledger says that the warehouse has the call's summary, which is the last to come."""
+        wanted = ("summary", revision)
+        await self.until(
+            lambda: any(
+                (job["detail"].get("stored"), job["detail"].get("revision")) == wanted for job in self.of(call, JOB)
+            )
+        )
 
     def of(self, call: str, event_type: str) -> list[dict[str, Any]]:
         """A call's values that were read so far, each id once: a repeat carries the same bytes."""

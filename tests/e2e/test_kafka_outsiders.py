@@ -93,7 +93,7 @@ async def test_a_plain_client_publishes_the_sample_call_and_a_group_reads_its_tr
     partition = await send(servers, call, call_events(call, SAMPLE, metadata={"queue": "billing"}))
     async with Consumer(servers, *READ) as consumer:
         completed = await consumer.transcript(call)
-        await consumer.until(lambda: "summary" in [job["detail"].get("stored") for job in consumer.of(call, JOB)])
+        await consumer.until_stored(call)
         turns = consumer.of(call, TURN)
         [summary] = consumer.of(call, SUMMARY)
     assert completed["turns"] == sorted(turns, key=lambda turn: float(turn["start_s"]))
