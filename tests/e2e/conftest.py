@@ -43,3 +43,11 @@ def short_call(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pcm, rate_hz = bad.read_wav(SAMPLE)
     path = tmp_path_factory.mktemp("calls") / "short.wav"
     return bad.write_wav(path, [pcm[: 18 * rate_hz]], rate_hz=rate_hz, channels=2)
+
+
+@pytest.fixture(scope="session")
+def greeting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 5.4 s of the sample call: what the agent says before the customer answers."""
+    pcm, rate_hz = bad.read_wav(SAMPLE)
+    path = tmp_path_factory.mktemp("calls") / "greeting.wav"
+    return bad.write_wav(path, [pcm[: int(5.4 * rate_hz)]], rate_hz=rate_hz, channels=2)

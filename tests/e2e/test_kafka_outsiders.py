@@ -17,7 +17,6 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from pipeline.bus.protocol import partition_of
 from pipeline.bus.subjects import key_token
-from tests.calls import bad
 from tests.deployment import SAMPLE
 from tests.kafka_clients import (
     BYTES,
@@ -41,14 +40,6 @@ READ = ("calls.transcripts", "calls.summaries", "calls.status")
 TOPICS = ("calls.audio", "calls.utterances", "calls.segments", *READ)
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def greeting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 5.4 s of the sample call: what the agent says before the customer answers."""
-    pcm, rate_hz = bad.read_wav(SAMPLE)
-    path = tmp_path_factory.mktemp("calls") / "greeting.wav"
-    return bad.write_wav(path, [pcm[: int(5.4 * rate_hz)]], rate_hz=rate_hz, channels=2)
 
 
 @pytest.fixture
