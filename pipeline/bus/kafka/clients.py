@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
@@ -10,14 +9,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from pipeline.bus.kafka.diagnosis import Refusal, why_not
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 
 MAX_BATCH_BYTES: Final = 524_288
 LINGER_MS: Final = 5
 _FETCH_BYTES: Final = 2_000_000
-_REFUSALS: Final = ("authentication", "authenticate", "certificate", "ssl", "sasl")
-"""In the words of aiokafka's log and of OpenSSL: nothing that waiting mends."""
 
 
 class KafkaClients:
@@ -80,6 +78,8 @@ class KafkaClients:
         try:
             yield reader
         finally:
+            # A task of aiokafka's that is cancelled before it has begun would cancel us.
+            await asyncio.sleep(0)
             await reader.stop()
 
     async def admin(self) -> AIOKafkaAdminClient:
@@ -88,38 +88,18 @@ class KafkaClients:
     async def _started(self, client: Any) -> Any:
         """Raises BusError when no broker answers, ConfigurationError when one refuses us or we refuse it."""
         stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-        with _said() as said:
+        try:
+            await client.start()
+        except BaseException as error:
+            await stop()
+            if not isinstance(error, KafkaError | OSError | TimeoutError):
+                raise
             try:
-                await client.start()
-            except BaseException as error:
-                await stop()
-                if not isinstance(error, KafkaError | OSError | TimeoutError):
-                    raise
-                reason = next((line for line in reversed(said) if _is_refusal(line)), said[-1] if said else str(error))
-                if _is_refusal(reason):
-                    raise ConfigurationError(
-                        f"Kafka at {self.servers} and this process do not agree: {reason}"
-                    ) from error
-                raise BusError(f"no Kafka broker answers at {self.servers}: {reason}") from error
+                reason = await why_not(self.servers, self.security, self._options)
+            except Refusal as refusal:
+                raise ConfigurationError(f"Kafka at {self.servers} refuses: {refusal}") from error
+            raise BusError(f"no Kafka broker answers at {self.servers}: {reason or error}") from error
         return client
-
-
-@contextlib.contextmanager
-def _said() -> Iterator[list[str]]:
-    """What aiokafka logs meanwhile: its errors leave out the reason of a refused login or certificate."""
-    lines: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("aiokafka")
-    logger.addHandler(handler)
-    try:
-        yield lines
-    finally:
-        logger.removeHandler(handler)
-
-
-def _is_refusal(line: str) -> bool:
-    return any(word in line.lower() for word in _REFUSALS)
 
 
 @contextlib.contextmanager

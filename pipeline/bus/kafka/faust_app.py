@@ -59,6 +59,10 @@ class _Fetched(dict[Any, Any]):
     generation: int = -1
 
 
+class GroupError(Exception):
+    """The group turned this worker away. Only waiting for another answer of its operator mends it."""
+
+
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's thread with the Kafka client. What begins with _fetch or _commit runs in it, the rest in the app's."""
 
@@ -111,15 +115,25 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return fetched
 
     async def commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
-        await self.call_thread(self._commit_floors, generation, floors)
+        """Raises TimeoutError also where the thread has ended: then nobody answers."""
+        if not floors:
+            return
+        async with asyncio.timeout(2 * _COMMIT_WITHIN_S):
+            await self.call_thread(self._commit_floors, generation, floors)
 
     async def _commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
         """Raises what aiokafka raises; unlike Faust's own commit it does not end the app, and tries once.
+
+        Raises GroupError for what aiokafka's reading of groups failed with, which Faust never asks for.
 
         Where everything that was fetched is acknowledged, what follows up to the next fetch are no records (the
         markers of transactions, places that compaction emptied), and is committed too: it would count as lag for ever.
         """
         consumer = self._ensure_consumer()
+        try:
+            consumer._coordinator.check_errors()
+        except KafkaError as error:
+            raise GroupError(repr(error)) from error
         if generation != consumer._coordinator.generation:
             return
         positions = {}
@@ -183,6 +197,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             await self._thread.commit_floors(*self.floors.floors())
         except (KafkaError, TimeoutError) as error:
             self.log.info("the commit failed: %r", error)
+            return False
+        except GroupError as error:
+            await self.crash(error)
             return False
         return True
 

@@ -36,6 +36,7 @@ class FaustReading:
         index: ProgressIndex | None,
         store: Callable[..., Awaitable[None]],
     ) -> None:
+        self._clients = clients
         self._subscription = subscription
         self._index = index
         self._store = store
@@ -60,6 +61,8 @@ class FaustReading:
 
     async def run(self, handler: Handler) -> None:
         """Raises what the handler raised, and BusError when Faust gives up."""
+        async with self._clients.reading():
+            """Says in words why there is no connection. Faust would only say that its thread has crashed."""
         app = self._app
         tasks: list[asyncio.Future[Any]] = []
         try:
