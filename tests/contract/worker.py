@@ -1,18 +1,23 @@
-"""A worker process for tests that kill it: `python -m tests.contract.worker URL`.
+"""A worker process for tests that kill it: `python -m tests.contract.worker URL`, of NATS or kafka://HOST:PORT.
 
 A stage in its smallest form, true to the rules of `stages.protocol`: input n of a call gives output n, which carries
 the progress; inputs of a call that are behind its progress give nothing. Acknowledgements come late and out of order.
+It ends with SIGTERM, or when what it reads breaks those rules; a broker that is lost it waits for.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
+import signal
 import sys
 
 import structlog
 
-from pipeline.bus.jetstream import JetStreamBus
+from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Partition, Progress, Record, Subscription
+from pipeline.bus.security import BusSecurity
+from pipeline.errors import BusError
 
 IN, OUT = "calls.utterances", "calls.segments"
 SUBSCRIPTION = Subscription(group="transcribe", topics=(IN,), progress_topic=OUT)
@@ -64,10 +69,21 @@ def _progress(number: int) -> Progress:
 
 async def main(url: str) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    bus = JetStreamBus(url)
-    await bus.connect()
-    await bus.run(SUBSCRIPTION, CountingStage())
+    bus = await open_bus(url, BusSecurity())
+    while True:
+        try:
+            await bus.run(SUBSCRIPTION, CountingStage())
+        except BusError as error:
+            print(f"again after {error}", flush=True)
+            await asyncio.sleep(0.2)
+
+
+async def until_terminated(url: str) -> None:
+    work = asyncio.ensure_future(main(url))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(until_terminated(sys.argv[1]))
