@@ -31,6 +31,9 @@ _PROBE_S: Final = 0.01
 _MEMORY_STORE_BYTES: Final = 64_000_000
 _GARBAGE_PERCENT: Final = "50"
 """Go's default is 100. With an hour of audio published at once the server held 168 MB at most, with 50 it held 128."""
+_LOOK_S: Final = 1.0
+_DISK_WAS_FULL: Final = (b"no space left on device", b"disk quota exceeded")
+_ROOM_BYTES: Final = 64_000_000
 _MAX_PENDING_BYTES: Final = 1_000_000_000
 """A client further behind than this is cut off. The sum of the prefetch limits of a process must stay below."""
 
@@ -62,11 +65,17 @@ class NatsServer:
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
+        self._disk_was_full = False
+        self._log_read_to = 0
         self._log = structlog.get_logger("callstream.nats_server")
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def _log_path(self) -> Path:
+        return self._store / "nats-server.log"
 
     @property
     def pid(self) -> int | None:
@@ -110,7 +119,7 @@ class NatsServer:
         while True:
             assert self._process is not None
             started = loop.time()
-            code = await self._process.wait()
+            code = await self._end_of(self._process)
             if loop.time() - started > _RESTART_PAUSE_S[-1]:
                 failures = 0
             pause_s = _RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)]
@@ -123,7 +132,35 @@ class NatsServer:
             except (BusError, OSError) as error:
                 self._log.error("nats-server does not come up", error=str(error))
 
+    async def _end_of(self, process: asyncio.subprocess.Process) -> int:
+        """Its exit code. A stream that met a full disk takes no records any more, and its producers hear nothing, until
+        the server is started again: it is ended here when there is room.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    return await process.wait()
+            if self._has_met_full_disk() and shutil.disk_usage(self._store).free > _ROOM_BYTES:
+                self._log.warning("the disk of the store was full and has room again", store=str(self._store))
+                await _end(process)
+
+    def _has_met_full_disk(self) -> bool:
+        """Whether the server has said so since it was started: nothing but its log tells."""
+        with contextlib.suppress(OSError), self._log_path.open("rb") as log:
+            if log.seek(0, os.SEEK_END) < self._log_read_to:  # a new file was begun
+                self._log_read_to = 0
+            log.seek(self._log_read_to)
+            said = log.read()
+            self._log_read_to = log.tell()
+            if not self._disk_was_full and any(words in said for words in _DISK_WAS_FULL):
+                self._disk_was_full = True
+                self._log.error("the disk of the store is full, records are refused", store=str(self._store))
+        return self._disk_was_full
+
     async def _spawn(self, binary: Path) -> None:
+        self._disk_was_full = False
+        with contextlib.suppress(FileNotFoundError):
+            self._log_read_to = self._log_path.stat().st_size
         name = f"callstream-{secrets.token_hex(4)}"
         config = self._store / "nats-server.conf"
         config.write_text(self._config(name), encoding="utf-8")
@@ -160,7 +197,7 @@ class NatsServer:
             "max_payload": self._max_payload_bytes,
             "max_pending": _MAX_PENDING_BYTES,
             "write_deadline": "60s",
-            "log_file": str(self._store / "nats-server.log"),
+            "log_file": str(self._log_path),
             "logfile_size_limit": 10_000_000,
             "logfile_max_num": 2,
             "jetstream": {
@@ -174,7 +211,7 @@ class NatsServer:
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
-            lines = (self._store / "nats-server.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
             return " / ".join([line for line in lines if "[FTL]" in line or "[ERR]" in line][-2:] or lines[-2:])
         return "it wrote no log"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,8 +14,10 @@ import nats
 import psutil
 import pytest
 
+from benchmarks.chaos.disk import namespace
 from pipeline.bus.nats_server import NatsServer
 from pipeline.errors import BusError, ConfigurationError, InstanceError
+from tests.requirements import missing
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
@@ -157,3 +160,59 @@ async def test_a_server_that_cannot_start_says_why_and_frees_the_store(tmp_path:
     (tmp_path / "jetstream").unlink()
     await server.start()
     await server.stop()
+
+
+FULL_DISK = """
+import asyncio, json, sys
+from pathlib import Path
+import nats, nats.errors
+from benchmarks.chaos.disk import Disk
+from pipeline.bus.nats_server import NatsServer
+
+async def main():
+    folder = Path(sys.argv[1])
+    disk = Disk(folder, 200_000_000)
+    server = NatsServer(folder / "store", max_store_bytes=100_000_000)
+    client = await nats.connect(await server.start(), max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+    js = client.jetstream(timeout=1)
+    await js.add_stream(name="s", subjects=["s.>"])
+    stored = refused = 0
+
+    async def publish():
+        nonlocal stored, refused
+        try:
+            await js.publish("s.1", bytes(100_000))
+            stored += 1
+        except (nats.errors.Error, TimeoutError):
+            refused += 1
+
+    await publish()
+    disk.fill()
+    while not refused:
+        await publish()
+    disk.free()
+    before = stored
+    async with asyncio.timeout(60):
+        while stored == before:
+            await publish()
+    held = (await js.stream_info("s")).state.messages
+    print(json.dumps({"stored": stored, "held": held, "restarts": server.restarts}))
+    await client.close()
+    await server.stop()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_server_whose_disk_was_full_takes_records_again_when_there_is_room(tmp_path: Path) -> None:
+    before = namespace()
+    if not before:
+        missing("unshare", "a user and mount namespace, to have a disk that can be filled")
+    process = await asyncio.create_subprocess_exec(
+        *before, sys.executable, "-c", FULL_DISK, tmp_path / "disk", stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    seen = json.loads(said.splitlines()[-1])  # behind what the server logged
+    assert seen["held"] >= seen["stored"] >= 2
+    assert seen["restarts"] >= 1
