@@ -152,14 +152,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_thread_stop(self) -> None:
         """Leave the group, if the broker answers: if not, the group's session runs out.
 
-        Faust waits for it for minutes, and then without letting anything else in the process run.
+        Faust waits for it for a minute. Nobody cancels this; aiokafka raises CancelledError of tasks that it cancels.
         """
         await super(driver.AIOKafkaConsumerThread, self).on_thread_stop()
         consumer = self._consumer
         if consumer is None:
             return
         for end in (consumer.stop, consumer._client.close):
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
                 async with asyncio.timeout(_LEAVE_WITHIN_S):
                     await end()
 
