@@ -3,9 +3,10 @@
 A transaction is in DuckDB's write-ahead log, synced to disk, when its commit returns.
 """
 
+import contextlib
 import re
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -37,12 +38,18 @@ class Tables:
 
         Raises FileInUse when another process has it open, StageError when its schema is newer than this code.
         """
-        config = {"memory_limit": memory_limit, "threads": threads, "autoinstall_known_extensions": False}
+        self._path = path
+        self._config = {"memory_limit": memory_limit, "threads": threads, "autoinstall_known_extensions": False}
+        self._serving: tuple[str, int] | None = None
+        self._served: str | None = None
+        self._broken = False
+        self._open()
+
+    def _open(self) -> None:
         try:
-            self.connection = duckdb.connect(str(path), config=config)
+            self.connection = duckdb.connect(str(self._path), config=self._config)
         except duckdb.IOException as error:
             raise FileInUse(str(error)) from error
-        self._served: str | None = None
         try:
             self._migrate()
             self.connection.execute(quack.authorization_sql())
@@ -53,19 +60,44 @@ class Tables:
 
     def serve(self, token: str, port: int) -> str:
         """Serve read-only SQL to other processes on this machine; returns the URL to ATTACH."""
+        self._serving = (token, port)
         self._served = quack.serve(self.connection, token, port)
         return self._served
 
     def load(self, session_ids: Sequence[uuid.UUID]) -> Stored:
-        return Stored(
-            sessions=self._by_id("audio_sessions", "id", session_ids, SessionRow),
-            parts=self._by_id("transcript_parts", "session_id", session_ids, PartRow),
-            summaries=self._by_id("summaries", "session_id", session_ids, SummaryRow),
-            jobs=self._by_id("processing_jobs", "session_id", session_ids, JobRow),
-        )
+        """Raises what DuckDB raises; so does `apply`."""
+        with self._mending():
+            return Stored(
+                sessions=self._by_id("audio_sessions", "id", session_ids, SessionRow),
+                parts=self._by_id("transcript_parts", "session_id", session_ids, PartRow),
+                summaries=self._by_id("summaries", "session_id", session_ids, SummaryRow),
+                jobs=self._by_id("processing_jobs", "session_id", session_ids, JobRow),
+            )
 
     def apply(self, changes: Changes) -> None:
         """One transaction: on return it is durable; on an error nothing was stored."""
+        with self._mending():
+            self._apply(changes)
+
+    @contextlib.contextmanager
+    def _mending(self) -> Iterator[None]:
+        """After a fatal error, such as a checkpoint on a full disk, DuckDB does nothing more until the file is opened
+        again: at the next use.
+        """
+        if self._broken:
+            with contextlib.suppress(duckdb.Error):
+                self.close()
+            self._open()
+            if self._serving is not None:
+                self.serve(*self._serving)
+            self._broken = False
+        try:
+            yield
+        except duckdb.FatalException:
+            self._broken = True
+            raise
+
+    def _apply(self, changes: Changes) -> None:
         sessions = sorted(changes.sessions)
         self.connection.execute("BEGIN")
         try:
@@ -89,10 +121,12 @@ class Tables:
 
     def close(self) -> None:
         """Stop serving and close the file."""
-        if self._served is not None:
-            quack.stop(self.connection, self._served)
-            self._served = None
-        self.connection.close()
+        served, self._served = self._served, None
+        try:
+            if served is not None:
+                quack.stop(self.connection, served)
+        finally:
+            self.connection.close()
 
     def __enter__(self) -> "Tables":
         return self

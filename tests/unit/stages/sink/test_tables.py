@@ -1,10 +1,13 @@
 """The owner's file: migrations, crashes, and who may open it."""
 
+import contextlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -12,6 +15,7 @@ import msgspec
 import pytest
 
 from stages.errors import StageError
+from stages.sink.quack import free_port, load_extensions
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.unit.stages.sink.calls import CallScript, dump, read
@@ -115,3 +119,35 @@ def _write_and_kill(path: Path, *, after: int, spin: int) -> int:
         for line in process.stdout:
             last = int(line)
     return last
+
+
+def test_a_disk_that_was_full_at_a_checkpoint_leaves_a_warehouse_that_works_and_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "calls.duckdb"
+    token, port = "t" * 32, free_port()
+    with Tables(path) as tables:
+        tables.connection.execute("SET wal_autocheckpoint = '1KB'")
+        tables.serve(token, port)
+        stage = SinkStage(tables)
+        stage.write(CallScript("before").whole(2))
+        many = [record for number in range(20) for record in CallScript(f"call-{number}").whole(20)]
+        with files_may_not_grow(path), pytest.raises(duckdb.FatalException):
+            stage.write(many)
+        stage.write(CallScript("behind").whole(2))
+        stored = {call_id for (call_id,) in read(tables, "SELECT call_id FROM audio_sessions")}
+        assert {"before", "behind"} <= stored
+        with duckdb.connect() as reader:
+            load_extensions(reader)
+            reader.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS calls (TOKEN '{token}')")
+            seen = reader.execute("SELECT count(*) FROM calls.audio_sessions").fetchone()
+        assert seen == (len(stored),)
+
+
+@contextlib.contextmanager
+def files_may_not_grow(path: Path) -> Iterator[None]:
+    """No file of this process gets larger than `path` is now: writes fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
