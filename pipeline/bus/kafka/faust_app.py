@@ -34,10 +34,13 @@ from pipeline.bus.kafka.clients import KafkaClients
 RECORD_BYTES: Final = 32_000
 """What a record is taken to have when a limit of bytes has to be one of records."""
 SESSION_S: Final = 10.0
+HEARTBEAT_S: Final = 1.0
+"""So late a worker learns that another came or went."""
 REBALANCE_S: Final = 30.0
 COMMIT_S: Final = 1.0
 _COMMIT_WITHIN_S: Final = 5.0
 _LEAVE_WITHIN_S: Final = 5.0
+_SEEK_PAUSE_S: Final = 0.2
 _NEVER_S: Final = 86_400.0
 
 Place = tuple[str, int]
@@ -100,7 +103,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await super().on_partitions_assigned(*arguments)
 
     async def seek_to_committed(self) -> Any:
+        """Also where nothing was committed yet: there aiokafka leaves the position behind what it has handed out."""
         committed = await super().seek_to_committed()
+        fresh = [place for place, position in committed.items() if not position or position < 0]
+        if fresh:
+            await self.call_thread(self._ensure_consumer().seek_to_beginning, *fresh)
         self._committed = {place: position or 0 for place, position in committed.items()}
         return committed
 
@@ -111,7 +118,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self._last_generation = fetched.generation
             self.last_fetched.clear()
         for place, records in fetched.items():
-            self.last_fetched[place] = (records[-1].offset, _next_position(consumer, place) or 0)
+            self.last_fetched[place] = (records[-1].offset, 0)
+        for place, (last, _) in self.last_fetched.items():
+            self.last_fetched[place] = (last, _next_position(consumer, place) or 0)
         return fetched
 
     async def commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
@@ -139,8 +148,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         positions = {}
         for place, floor in floors.items():
             position = floor + 1
-            if generation == self._last_generation and floor >= self.last_fetched.get(place, (-1, 0))[0]:
-                position = max(position, _next_position(consumer, place) or 0)
+            last = self.last_fetched.get(place)
+            if generation == self._last_generation and last is not None and floor >= last[0]:
+                position = max(position, last[1])
             if position > self._committed.get(place, position):
                 positions[TopicPartition(*place)] = OffsetAndMetadata(position, "")
         if not positions:
@@ -177,11 +187,27 @@ def _next_position(consumer: Any, place: Any) -> int | None:
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     floors: Floors
     _thread: _ConsumerThread
+    _sought = True
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    async def perform_seek(self) -> None:
+        """Faust drops what it fetched while a group rebalances, and begins again at what is committed. When that fails
+        it goes on behind what it has dropped; so here nothing is fetched before it has succeeded.
+        """
+        self._sought = False
+        await super().perform_seek()
+        self._sought = True
+
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        if not self._sought:
+            try:
+                await self.perform_seek()
+            except KafkaError as error:
+                self.log.info("seeking what is committed failed: %r", error)
+                await asyncio.sleep(_SEEK_PAUSE_S)
+                return {}
         fetched = await super()._getmany(active_partitions, timeout)
         if fetched and fetched.generation != self.app.consumer_generation_id:
             self.log.info("records of generation %s dropped", fetched.generation)
@@ -270,7 +296,7 @@ def settings(clients: KafkaClients, *, prefetch_bytes: int, data: Path) -> dict[
         "broker_commit_interval": COMMIT_S,
         "broker_commit_livelock_soft_timeout": _NEVER_S,
         "broker_session_timeout": SESSION_S,
-        "broker_heartbeat_interval": 2.0,
+        "broker_heartbeat_interval": HEARTBEAT_S,
         "broker_rebalance_timeout": REBALANCE_S,
         "broker_request_timeout": clients.request_timeout_s,
         "broker_max_poll_interval": _NEVER_S,

@@ -156,24 +156,31 @@ class FaustReading:
         self._held = frozenset(Place(tp.topic, tp.partition) for tp in assigned)
         self._log.info("partitions assigned", held=sorted((place.topic, place.partition) for place in self._held))
         self._change.set()
+        self._step.set()
 
     async def _on_revoked(self, app: Any, _revoked: Any, **_: object) -> None:
-        """All partitions are revoked at each rebalance. Returns when nobody works on them any more."""
+        """All partitions are revoked at each rebalance. Returns when nobody works on them any more.
+
+        Until then they are this worker's: `read_shared` revokes each when it ends its reader, so that a reader is ended
+        by that and not by a failure to publish, which would end the run.
+        """
         held, self._held = self._held, frozenset()
-        for partition in self._partitions.values():
-            partition.revoke()
         self._change.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RELEASE_S):
                 while self._reading & held:
                     self._step.clear()
                     await self._step.wait()
+        for partition in self._partitions.values():
+            partition.revoke()
         await app.consumer.commit()
 
     async def _take(self, message: Any) -> None:
         """Give a message to its partition; one of an earlier generation will come again."""
         place = Place(message.topic, message.partition)
-        while message.generation_id == self._generation and place in self._held and place not in self._partitions:
+        while message.generation_id == self._app.consumer_generation_id and (
+            message.generation_id != self._generation or (place in self._held and place not in self._partitions)
+        ):
             self._step.clear()
             await self._step.wait()
         partition = self._partitions.get(place)
