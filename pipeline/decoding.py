@@ -30,7 +30,7 @@ Decoder = Callable[[Record], Decoded]
 
 def decode_audio(record: Record) -> Decoded:
     try:
-        incoming = cloudevents.decode_audio_event(dict(record.headers), record.key, record.value)
+        incoming = cloudevents.decode_audio_event(record.headers, record.key, record.value)
     except ValueError as error:
         raise RejectedInput(str(error)) from error
     event: AudioEvent = incoming.event

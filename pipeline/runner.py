@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from pipeline.decoding import Decoded, Decoder
 from pipeline.errors import BusError
 from pipeline.publisher import TRACE_HEADER, Publisher
 from pipeline.telemetry import traces
-from pipeline.telemetry.logs import bind_call
+from pipeline.telemetry.logs import bind_call, bind_event
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.errors import RejectedInput
@@ -257,14 +258,15 @@ class CallWork:
 
     async def _publish(self) -> None:
         metrics, stage = self._runner.metrics, self._runner.stage.name
+        bind_call(self.call, stage=stage)
         while True:
             started = await self._started.get()
             trace = traces.parse(started.taken.record.headers.get(TRACE_HEADER, ""))
             event_id = started.taken.decoded.event_id
-            bind_call(self.call, stage=stage, event_id=event_id, trace_id=trace.trace_id if trace else None)
+            bind_event(event_id, trace.trace_id if trace else None)
+            began = perf_counter()
             try:
-                with metrics.stage_seconds.labels(stage).time():
-                    await self._publish_outputs(started)
+                await self._publish_outputs(started)
             except asyncio.CancelledError:
                 await self._abandon(started)
                 raise
@@ -273,6 +275,7 @@ class CallWork:
                 if isinstance(error, BusError) and error.retryable:
                     raise
                 raise ProcessingError(event_id, error) from error
+            metrics.stage_seconds.labels(stage).observe(perf_counter() - began)
             self._runner.budget.give(started.taken.record.size_bytes)
             metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
             self._unfinished -= 1

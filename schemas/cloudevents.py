@@ -5,6 +5,7 @@ Source: CloudEvents 1.0.2, Kafka protocol binding (sections 3.2 and 3.3) and JSO
 """
 
 import base64
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +35,7 @@ BYTES_TYPE: Final = "application/octet-stream"
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
 
 _ATTRIBUTES: Final = ("id", "source", "type", "subject", "specversion", "time", "tenant", "callseq", "partitionkey")
+_HEADERS: Final = tuple((name, f"ce_{name}") for name in _ATTRIBUTES)
 _JSON_EVENTS: Final[dict[str, type[CallStarted] | type[CallEnded] | type[CallIdle]]] = {
     STARTED_TYPE: CallStarted,
     ENDED_TYPE: CallEnded,
@@ -81,14 +83,14 @@ def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: st
     )
 
 
-def decode_audio_event(record_headers: dict[str, str], key: bytes, value: bytes) -> IncomingEvent:
+def decode_audio_event(record_headers: Mapping[str, str], key: bytes, value: bytes) -> IncomingEvent:
     """A producer's record, in either mode. Raises ValueError that says what is wrong with it."""
     given = {name.lower(): text for name, text in record_headers.items()}
     content_type = given.get(CONTENT_TYPE_HEADER, "").partition(";")[0].strip().lower()
     if content_type == STRUCTURED_TYPE:
         attributes, data = _structured(value)
     else:
-        attributes = {name: given[f"ce_{name}"] for name in _ATTRIBUTES if f"ce_{name}" in given}
+        attributes = {name: given[header] for name, header in _HEADERS if header in given}
         data = value
     for name in ("id", "source", "type", "specversion", "callseq"):
         if not attributes.get(name):

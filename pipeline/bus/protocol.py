@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        return len(self.key) + len(self.value) + sum(len(name) + len(text) for name, text in self.headers.items())
+        return len(self.key) + len(self.value) + sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

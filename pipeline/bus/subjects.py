@@ -10,6 +10,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from pipeline.bus.protocol import Progress, Record
@@ -93,12 +94,18 @@ def from_wire(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The inverse, without the headers of NATS and of this bus itself. Names of attributes become lower case."""
     found = {}
     for name, text in (headers or {}).items():
-        lower = name.lower()
-        if lower.startswith("ce-"):
-            found[f"ce_{lower[3:]}"] = text
-        elif not lower.startswith(("nats-", "callstream-")):
-            found[name] = text
+        shown = _shown(name)
+        if shown is not None:
+            found[shown] = text
     return found
+
+
+@lru_cache(maxsize=1024)
+def _shown(name: str) -> str | None:
+    lower = name.lower()
+    if lower.startswith("ce-"):
+        return f"ce_{lower[3:]}"
+    return None if lower.startswith(("nats-", "callstream-")) else name
 
 
 def progress_to_wire(progress: Progress) -> dict[str, str]:

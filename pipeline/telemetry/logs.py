@@ -62,13 +62,22 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO) -> None:
     logging.captureWarnings(True)
 
 
-def bind_call(call: CallRef, *, stage: str, event_id: str | None = None, trace_id: str | None = None) -> None:
-    """Put the call, stage and event on every line that this task (and the tasks it starts) logs from now on."""
-    bound = {"call_id": call.call_id, "stage": stage, "event_id": event_id, "trace_id": trace_id}
+def bind_call(call: CallRef, *, stage: str) -> None:
+    """Put the call and stage on every line that this task (and the tasks it starts) logs from now on."""
+    bound = {"call_id": call.call_id, "stage": stage}
     if call.tenant != DEFAULT_TENANT:
         bound["tenant"] = call.tenant
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(**{name: value for name, value in bound.items() if value is not None})
+    structlog.contextvars.bind_contextvars(**bound)
+
+
+def bind_event(event_id: str, trace_id: str | None) -> None:
+    """Put another event of the same call on the lines to come."""
+    structlog.contextvars.bind_contextvars(event_id=event_id)
+    if trace_id is None:
+        structlog.contextvars.unbind_contextvars("trace_id")
+    else:
+        structlog.contextvars.bind_contextvars(trace_id=trace_id)
 
 
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:

@@ -5,6 +5,7 @@ Ids are hashes of what they name, not random, so that a record published again a
 """
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -35,6 +36,7 @@ def root(event_id: str) -> TraceContext:
     return TraceContext(_hexadecimal(event_id, 16), _hexadecimal(event_id, 8))
 
 
+@lru_cache(maxsize=1024)
 def parse(header: str) -> TraceContext | None:
     """The context of a `traceparent` header, or None where the standard says to ignore it."""
     match = _HEADER.fullmatch(header.strip())

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from pipeline.bus.protocol import Progress, Record
@@ -49,6 +50,15 @@ def progress_from_wire(headers: Sequence[tuple[str, bytes]], group: str) -> tupl
     return progress, state is not None
 
 
+@lru_cache(maxsize=1024)
+def _shown(name: str) -> str | None:
+    """How a header is named to stages; None for one of the bus itself."""
+    if name.startswith(_OWN):
+        return None
+    lower = name.lower()
+    return lower if lower.startswith("ce_") else name
+
+
 def stored_record(stored: Any, timestamp_s: float, *, lag: int = 0) -> Record:
     """A record as aiokafka or Faust read it (their times have other units), without the headers of the bus itself.
 
@@ -57,10 +67,9 @@ def stored_record(stored: Any, timestamp_s: float, *, lag: int = 0) -> Record:
     """
     headers = {}
     for name, raw in stored.headers or ():
-        if name.startswith(_OWN):
-            continue
-        lower = name.lower()
-        headers[lower if lower.startswith("ce_") else name] = (raw or b"").decode(errors="replace")
+        shown = _shown(name)
+        if shown is not None:
+            headers[shown] = (raw or b"").decode(errors="replace")
     return Record(
         topic=stored.topic,
         partition=stored.partition,

@@ -38,7 +38,8 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_a_json_line_carries_the_call_the_stage_and_the_event() -> None:
     stream = io.StringIO()
     logs.configure("json", "info", stream)
-    logs.bind_call(CALL, stage="merge", event_id="e-7", trace_id="abc")
+    logs.bind_call(CALL, stage="merge")
+    logs.bind_event("e-7", "abc")
     structlog.get_logger("callstream.runner").info("turn settled", turns=3)
     (line,) = lines(stream)
     assert line.pop("timestamp").endswith("Z")
@@ -54,15 +55,28 @@ def test_a_json_line_carries_the_call_the_stage_and_the_event() -> None:
     }
 
 
+def test_binding_the_next_event_leaves_nothing_of_the_one_before() -> None:
+    stream = io.StringIO()
+    logs.configure("json", "info", stream)
+    logs.bind_call(CALL, stage="merge")
+    logs.bind_event("e-7", "abc")
+    logs.bind_event("e-8", None)
+    structlog.get_logger("callstream.runner").info("next")
+    (line,) = lines(stream)
+    assert (line["call_id"], line["event_id"]) == ("call-1", "e-8")
+    assert "trace_id" not in line
+
+
 def test_binding_the_next_call_leaves_nothing_of_the_one_before() -> None:
     stream = io.StringIO()
     logs.configure("json", "info", stream)
-    logs.bind_call(CallRef("acme", "call-1"), stage="merge", event_id="e-7")
+    logs.bind_call(CallRef("acme", "call-1"), stage="merge")
+    logs.bind_event("e-7", "abc")
     logs.bind_call(CallRef("default", "call-2"), stage="sink")
     structlog.get_logger("callstream.runner").info("next")
     (line,) = lines(stream)
     assert line["call_id"] == "call-2"
-    assert not {"tenant", "event_id"} & line.keys()
+    assert not {"tenant", "event_id", "trace_id"} & line.keys()
 
 
 async def test_tasks_of_different_calls_do_not_see_each_others_context() -> None:
