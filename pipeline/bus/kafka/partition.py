@@ -39,9 +39,10 @@ class KafkaPartition:
         self._read_progress = read_progress
         self._tracker = PrefixTracker()
         self._revoked = False
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[tuple[Record, int]] = deque()
         self._held_bytes = 0
-        self._changed = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._has_room = asyncio.Event()
 
     # -- for the handler -----------------------------------------------------------------------------------------------
 
@@ -71,25 +72,31 @@ class KafkaPartition:
     # -- for the bus ---------------------------------------------------------------------------------------------------
 
     async def put(self, record: Record) -> None:
-        """Hold a record for the handler, when there is room. Drops repeats, and everything after revocation."""
-        while self._held_bytes and self._held_bytes + record.size_bytes > self._prefetch_bytes and not self._revoked:
-            self._changed.clear()
-            await self._changed.wait()
+        """Hold a record for the handler, when there is room. Drops repeats, and everything after revocation.
+
+        When it is full it is emptied to the half before more is let in: records pass in groups, not each alone.
+        """
+        size_bytes = record.size_bytes
+        if self._held_bytes + size_bytes > self._prefetch_bytes:
+            while 2 * self._held_bytes > self._prefetch_bytes and not self._revoked:
+                self._has_room.clear()
+                await self._has_room.wait()
         if self._revoked or not self._tracker.deliver(record.position):
             return
-        self._waiting.append(record)
-        self._held_bytes += record.size_bytes
-        self._changed.set()
+        self._waiting.append((record, size_bytes))
+        self._held_bytes += size_bytes
+        self._arrived.set()
 
     async def records(self) -> AsyncIterator[Record]:
         while True:
             while self._waiting:
-                record = self._waiting.popleft()
-                self._held_bytes -= record.size_bytes
-                self._changed.set()
+                record, size_bytes = self._waiting.popleft()
+                self._held_bytes -= size_bytes
+                if 2 * self._held_bytes <= self._prefetch_bytes:
+                    self._has_room.set()
                 yield record
-            self._changed.clear()
-            await self._changed.wait()
+            self._arrived.clear()
+            await self._arrived.wait()
 
     @property
     def floor(self) -> int:
@@ -99,7 +106,8 @@ class KafkaPartition:
     def revoke(self) -> None:
         self._revoked = True
         self._waiting.clear()
-        self._changed.set()
+        self._arrived.set()
+        self._has_room.set()
 
     async def close(self) -> None:
         """Nothing is open beside what `revoke` has dropped."""

@@ -48,7 +48,7 @@ class RecordProducer:
                 stored = await producer.send(topic, value, key=key, partition=partition, headers=headers)
                 self._flying.add(stored)
                 try:
-                    return int((await asyncio.shield(stored)).offset)
+                    return int((await stored).offset)
                 finally:
                     self._flying.discard(stored)
         except BusError as error:
