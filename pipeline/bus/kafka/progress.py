@@ -98,6 +98,7 @@ class ProgressIndex:
         self._send = send
         self._parts: dict[int, _Part] = {}
         self._held: list[int] = []
+        self._writing = asyncio.Lock()
         self._loading: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("callstream.kafka").bind(group=group)
@@ -148,26 +149,26 @@ class ProgressIndex:
 
     async def flush(self) -> None:
         """Write what is new of every partition that is held. Raises BusError."""
-        if self._loading is None or not _succeeded(self._loading):
+        async with self._writing:
+            if self._loading is not None and _succeeded(self._loading):
+                for number in self._held:
+                    await self._flush(number, self._parts[number])
+
+    async def _flush(self, number: int, part: "_Part") -> None:
+        fresh, mark = part.take_fresh()
+        if mark is None:
             return
-        for number in self._held:
-            part = self._parts.get(number)
-            if part is None:
-                continue
-            fresh, mark = part.take_fresh()
-            if mark is None:
-                continue
-            try:
-                for first in range(0, len(fresh), _SEND_AT_ONCE):
-                    await _all(
-                        self._write(number, _ENTRY, key, _encode(part.entries[key]))
-                        for key in fresh[first : first + _SEND_AT_ONCE]
-                    )
-                await self._write(number, _MARK, b"", _encode(mark))
-            except BaseException:
-                part.give_back(fresh)
-                raise
-            part.take_mark(mark)
+        try:
+            for first in range(0, len(fresh), _SEND_AT_ONCE):
+                await _all(
+                    self._write(number, _ENTRY, key, _encode(part.entries[key]))
+                    for key in fresh[first : first + _SEND_AT_ONCE]
+                )
+            await self._write(number, _MARK, b"", _encode(mark))
+        except BaseException:
+            part.give_back(fresh)
+            raise
+        part.take_mark(mark)
 
     async def close(self) -> None:
         """Write what is new, if the broker answers: if not, the next owner has more outputs to read."""

@@ -1,5 +1,6 @@
 """The index of progress over crashes, lost partitions and compaction, on logs in memory."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -202,6 +203,29 @@ async def test_a_failed_send_leaves_the_entry_to_the_next_flush(logs: Logs) -> N
     assert await second.get(0, b"call") == progress(0)
     await index.close()
     await second.close()
+
+
+async def test_nothing_is_marked_whose_entries_are_still_on_their_way(opened: Opened, logs: Logs) -> None:
+    gate = asyncio.Event()
+    gate.set()
+
+    async def send(topic: str, *rest: Any) -> int:
+        await gate.wait()
+        return await logs.send(topic, *rest)
+
+    clients: Any = logs
+    index = ProgressIndex(clients, group=GROUP, topic=OUT, writer="a", send=send)
+    index.begin([0], 1)
+    await output(index, b"call", 0)
+    gate.clear()
+    flushes = [asyncio.create_task(index.flush()) for _ in range(2)]
+    await asyncio.sleep(0)
+    flushes[0].cancel()
+    gate.set()
+    await asyncio.gather(*flushes, return_exceptions=True)
+    logs.make_anew(OUT)
+    assert await (await opened("b", 2)).get(0, b"call") == progress(0)
+    await index.close()
 
 
 async def test_the_state_of_an_output_that_was_not_stored_does_not_replace_the_one_before_it(
