@@ -25,6 +25,7 @@ from pipeline import topology
 MOST_WORKERS = 3
 ANSWER_S = 3.0
 AIM_S = 10.0
+MET_WITHIN_S = 20.0
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +209,9 @@ class Faults:
             await asyncio.to_thread(self._disk.fill)
             self._say(f"the store's disk is full for {self._plan.disk_full_s:.0f} s")
             await asyncio.sleep(self._plan.disk_full_s)
+            deadline = time.monotonic() + MET_WITHIN_S
+            while await asyncio.to_thread(self._broker.works) and time.monotonic() < deadline:
+                await asyncio.sleep(0.2)  # nobody has written anything yet
             self._disk.free()
             self.done.disk_fills += 1
             await asyncio.sleep(2.0)

@@ -39,9 +39,14 @@ class WorkerProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether it has said so."""
+        """Whether it has said so, and lives."""
+        return self.was_ready and self.alive
+
+    @property
+    def was_ready(self) -> bool:
+        """Before, SIGTERM ends it as it ends any process."""
         self._ready = self._ready or b"\nready: " in self.log.read_bytes()
-        return self._ready and self.alive
+        return self._ready
 
     def held(self) -> dict[str, frozenset[int]]:
         """The partitions that it has said to hold, for each group that it reads in."""
@@ -127,7 +132,7 @@ class Fleet:
             if worker.alive:
                 worker.kill()
                 self.ended_badly.append(f"{worker.log.name}: still there {ENDS_WITHIN_S:.0f} s after SIGTERM")
-            elif worker.process.returncode:
+            elif worker.process.returncode and (worker.was_ready or worker.process.returncode != -signal.SIGTERM):
                 self.ended_badly.append(f"{worker.log.name}: {worker.process.returncode} after SIGTERM")
 
     def end(self) -> None:
