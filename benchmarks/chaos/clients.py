@@ -168,7 +168,9 @@ class KafkaClient:
             return Backlog(0, 0)
         committed = await self._admin.list_consumer_group_offsets(group, partitions=places)
         ends = await self._reader.end_offsets(places)
-        return Backlog(sum(ends[place] - max(0, committed[place].offset) for place in places), 0)
+        return Backlog(
+            sum(ends[place] - max(0, committed[place].offset if place in committed else 0) for place in places), 0
+        )
 
     async def close(self) -> None:
         for stop in (self._producer.stop, self._reader.stop, self._admin.close):
