@@ -12,7 +12,7 @@ from pipeline.bus.subjects import key_token
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 from tests.contract.brokers import Broker
 from tests.contract.conftest import Running
-from tests.contract.recorder import Recorder, holding
+from tests.contract.recorder import Recorder, hold, holding
 
 IN, OUT = "calls.segments", "calls.transcripts"
 AUDIO = "calls.audio"
@@ -317,6 +317,42 @@ async def test_a_worker_that_stays_takes_over_from_one_that_leaves(broker: Broke
         await staying.count(40)
     assert unacknowledged <= set(numbers(staying.values))
     assert sorted(numbers(staying.values)) == list(range(40))
+
+
+class Afresh(Recorder):
+    """Acknowledges nothing, and keeps what came since each partition was assigned last."""
+
+    def __init__(self) -> None:
+        super().__init__(hold)
+        self.since: dict[int, list[bytes]] = {}
+
+    async def on_assigned(self, partition: Partition) -> None:
+        self.since[partition.number] = []
+        await super().on_assigned(partition)
+
+    async def on_record(self, record: Record, partition: Partition) -> None:
+        self.since[partition.number].append(record.value)
+        await super().on_record(record, partition)
+
+    @property
+    def values_held(self) -> list[int]:
+        return sorted(numbers([value for _, number in self.held for value in self.since[number]]))
+
+
+async def test_what_nobody_acknowledged_comes_from_the_first_at_every_change_of_workers(
+    broker: Broker, running: Running
+) -> None:
+    first_bus, second_bus = await bus_with_topics(broker), await bus_with_topics(broker)
+    await publish(first_bus, 40, keys=20)
+    staying = Afresh()
+    async with running(first_bus, SUBSCRIPTION, staying):
+        await staying.count(40)
+        for _ in range(3):
+            coming = Afresh()
+            async with running(second_bus, SUBSCRIPTION, coming):
+                await coming.until(lambda: len(coming.held) == 2)  # noqa: B023  # awaited within the turn
+                await coming.until(lambda: sorted(staying.values_held + coming.values_held) == list(range(40)))  # noqa: B023
+            await staying.until(lambda: staying.values_held == list(range(40)))
 
 
 async def test_topics_of_a_subscription_meet_in_one_worker_by_partition_number(
