@@ -27,12 +27,12 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.app.base import BootStrategy
 from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
+from mode.services import WaitResults
 from yarl import URL
 
+from pipeline.bus.kafka.buffer import StreamBuffer
 from pipeline.bus.kafka.clients import KafkaClients
 
-RECORD_BYTES: Final = 32_000
-"""What a record is taken to have when a limit of bytes has to be one of records."""
 SESSION_S: Final = 10.0
 HEARTBEAT_S: Final = 1.0
 """So late a worker learns that another came or went."""
@@ -42,6 +42,7 @@ _COMMIT_WITHIN_S: Final = 5.0
 _LEAVE_WITHIN_S: Final = 5.0
 _SEEK_PAUSE_S: Final = 0.2
 _NEVER_S: Final = 86_400.0
+_NEVER_FULL: Final = 1_000_000
 
 Place = tuple[str, int]
 
@@ -186,8 +187,13 @@ def _next_position(consumer: Any, place: Any) -> int | None:
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     floors: Floors
+    buffer: StreamBuffer
     _thread: _ConsumerThread
     _sought = True
+
+    def __init__(self, transport: Any, callback: Any, **options: Any) -> None:
+        self._give_to_stream = callback
+        super().__init__(transport, self._deliver, **options)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -213,6 +219,27 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             self.log.info("records of generation %s dropped", fetched.generation)
             return {}
         return fetched
+
+    async def _deliver(self, message: Any) -> None:
+        await self.buffer.room()
+        self.buffer.put(message)
+        await self._give_to_stream(message)
+
+    async def wait_first(self, *waited: Any, timeout: Any = None) -> Any:
+        """Faust has each delivery race against a rebalance: four tasks a record. One that cannot wait needs none."""
+        if len(waited) != 2 or self._delivery_may_wait():
+            return await super().wait_first(*waited, timeout=timeout)
+        delivery, suspension = waited
+        suspension.close()
+        return WaitResults([delivery], [await delivery], stopped=False)
+
+    def _delivery_may_wait(self) -> bool:
+        return (
+            self.buffer.full or not self.app.flow_control.is_active() or self.app.topics._tp_to_callback_lock.locked()
+        )
+
+    def verify_event_path(self, _now: float, _place: Any) -> None:
+        """Faust's warning of slow streams, which ends the app where it meets a partition that was just assigned."""
 
     def ack(self, _message: Any) -> bool:
         return False
@@ -289,7 +316,7 @@ def settings(clients: KafkaClients, *, prefetch_bytes: int, data: Path) -> dict[
         "topic_allow_declare": False,
         "topic_disable_leader": True,
         "stream_wait_empty": False,
-        "stream_buffer_maxsize": max(16, prefetch_bytes // RECORD_BYTES),
+        "stream_buffer_maxsize": _NEVER_FULL,
         "stream_processing_timeout": _NEVER_S,
         "consumer_max_fetch_size": max(1_048_576, prefetch_bytes // 2),
         "consumer_auto_offset_reset": "earliest",
@@ -320,11 +347,13 @@ def reader_app(
     @app.agent(channel, concurrency=1, name=f"{group}.read")  # type: ignore[untyped-decorator]
     async def read(stream: Any) -> None:
         async for event in stream.noack().events():
+            app.consumer.buffer.taken(event.message)
             await take(event.message)
 
     app.finalize()
     app.transport = _Transport(app.conf.broker_consumer, app)
     app.consumer.floors = floors
+    app.consumer.buffer = StreamBuffer(prefetch_bytes // 4, lambda: all(topic.queue.empty() for topic in app.topics))
     return app
 
 
