@@ -1,0 +1,58 @@
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.bus.kafka.records import INLINE_STATE_BYTES, progress_from_wire, progress_to_wire, stored_record, to_wire
+from pipeline.bus.protocol import Progress
+
+
+class Wire(msgspec.Struct):
+    """A record as aiokafka gives it."""
+
+    key: bytes | None = b"call"
+    value: bytes | None = b"value"
+    headers: Any = ()
+    topic: str = "calls.audio"
+    partition: int = 3
+    offset: int = 7
+
+
+NUMBERS = st.integers(min_value=0, max_value=2**62)
+
+
+@given(NUMBERS, NUMBERS, st.binary(max_size=INLINE_STATE_BYTES))
+def test_progress_travels_in_headers_that_are_text(seq: int, released: int, state: bytes) -> None:
+    progress = Progress(seq=seq, released=released, state=state)
+    headers = [("ce_id", b"1"), *progress_to_wire(progress, "merge")]
+    assert progress_from_wire(headers, "merge") == (progress, True)
+    assert progress_from_wire(headers, "transcribe") is None
+    assert all(raw.decode().isprintable() for _, raw in headers)
+
+
+def test_a_large_state_is_left_out() -> None:
+    large = Progress(seq=3, released=4, state=bytes(INLINE_STATE_BYTES + 1))
+    carried = progress_from_wire(progress_to_wire(large, "merge"), "merge")
+    assert carried == (Progress(seq=3, released=4, state=b""), False)
+
+
+def test_a_record_without_progress_has_none() -> None:
+    assert progress_from_wire([("ce_id", b"1")], "merge") is None
+
+
+def test_a_stage_does_not_see_the_headers_of_the_bus() -> None:
+    progress = Progress(seq=1, released=1, state=b"x")
+    headers = to_wire({"ce_id": "ä/1", "traceparent": "00-"}) + progress_to_wire(progress, "merge")
+    record = stored_record(Wire(headers=headers), 5.0, lag=2)
+    assert dict(record.headers) == {"ce_id": "ä/1", "traceparent": "00-"}
+    assert (record.topic, record.partition, record.position) == ("calls.audio", 3, 7)
+    assert (record.key, record.value, record.timestamp_s, record.lag) == (b"call", b"value", 5.0, 2)
+
+
+def test_what_an_outside_producer_leaves_out_or_writes_in_its_own_way_is_a_record_too() -> None:
+    headers = [("CE_Type", b"t"), ("content-type", b"\xff"), ("Other", None)]
+    record = stored_record(Wire(key=None, value=None, headers=headers), 0.0)
+    assert (record.key, record.value) == (b"", b"")
+    assert dict(record.headers) == {"ce_type": "t", "content-type": "�", "Other": ""}
+    assert stored_record(Wire(headers=None), 0.0).headers == {}
