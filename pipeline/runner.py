@@ -69,6 +69,7 @@ class StageRunner:
         self._calls: dict[tuple[str, int, CallRef], CallWork] = {}
         self._attempts: Counter[str] = Counter()
         self._lag: dict[tuple[str, int], int] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
@@ -124,7 +125,7 @@ class StageRunner:
 
     async def on_revoked(self, partition: Partition) -> None:
         mine = [place for place in self._calls if place[:2] == (partition.topic, partition.number)]
-        await asyncio.gather(*(self._calls.pop(place).cancel() for place in mine))
+        await self._end([self._calls.pop(place) for place in mine])
 
     # -- for the calls -----------------------------------------------------------------------------------------------
 
@@ -161,12 +162,23 @@ class StageRunner:
             for place, work in list(self._calls.items()):
                 if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S):
                     del self._calls[place]
-                    await work.cancel()
+                    await self._end([work])
 
     async def _drop_calls(self) -> None:
         works = list(self._calls.values())
         self._calls.clear()
-        await asyncio.gather(*(work.cancel() for work in works))
+        await self._end(works)
+
+    async def _end(self, works: "list[CallWork]") -> None:
+        """Returns when no work is ending any more. Whoever waits may be cancelled, as when a failure comes during a
+        revocation: the work ends all the same, and gives back what it holds of the budget.
+        """
+        for work in works:
+            ending = asyncio.create_task(work.cancel())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        if self._ending:
+            await asyncio.wait(self._ending)
 
 
 class _Taken(msgspec.Struct, frozen=True):
@@ -226,7 +238,7 @@ class CallWork:
             await work()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except Exception as error:
             self._runner.fail(error)
 
     async def _start(self) -> None:

@@ -231,6 +231,40 @@ async def test_an_open_call_keeps_its_last_record_so_that_a_restart_finds_it() -
     await stop(task)
 
 
+class Stuck(Sums):
+    async def submit(self, record: int, event: Event) -> AsyncIterator[Output]:
+        await asyncio.Event().wait()
+        yield Output(topic=OUTPUT, record=None, event_id="never")
+
+
+class StuckStage(SumStage):
+    def open(self, call: CallRef, state: bytes | None) -> CallProcessor[int]:
+        return Stuck(call, state, self.faults)
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+async def test_work_ends_and_frees_the_budget_also_when_the_revocation_is_cut_short(steps: int) -> None:
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, StuckStage())
+    task = asyncio.create_task(runner.run())
+    for call in CALLS:
+        await publish(bus, call, 0, 1)
+    await asyncio.sleep(0.05)
+    works = runner.open_calls()
+    assert len(works) == len(CALLS)
+    for partition in {id(work.partition): work.partition for work in works}.values():
+        revoking = asyncio.create_task(runner.on_revoked(partition))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        revoking.cancel()
+        await asyncio.gather(revoking, return_exceptions=True)
+    await asyncio.sleep(0.05)
+    assert all(work.ended for work in works)
+    assert runner.budget.used_bytes == 0
+    await stop(task)
+    assert runner.budget.used_bytes == 0
+
+
 async def test_a_rejected_input_becomes_a_dead_letter_and_the_call_goes_on() -> None:
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(rejects=16)))
