@@ -210,7 +210,7 @@ class Faults:
             self._say(f"the store's disk is full for {self._plan.disk_full_s:.0f} s")
             await asyncio.sleep(self._plan.disk_full_s)
             deadline = time.monotonic() + MET_WITHIN_S
-            while await asyncio.to_thread(self._broker.works) and time.monotonic() < deadline:
+            while await asyncio.to_thread(self._broker.works) and time.monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)  # nobody has written anything yet
             self._disk.free()
             self.done.disk_fills += 1
