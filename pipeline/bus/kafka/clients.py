@@ -63,7 +63,7 @@ class KafkaClients:
     async def reader(self) -> AIOKafkaConsumer:
         """Without a group: reads what it is assigned by hand, and commits nothing."""
         return await self._started(
-            AIOKafkaConsumer(
+            _Reader(
                 **self._options,
                 group_id=None,
                 enable_auto_commit=False,
@@ -78,8 +78,6 @@ class KafkaClients:
         try:
             yield reader
         finally:
-            # A task of aiokafka's that is cancelled before it has begun would cancel us.
-            await asyncio.sleep(0)
             await reader.stop()
 
     async def admin(self) -> AIOKafkaAdminClient:
@@ -88,25 +86,51 @@ class KafkaClients:
     async def _started(self, client: Any) -> Any:
         """Raises BusError when no broker answers, ConfigurationError when one refuses us or we refuse it."""
         stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-        try:
-            await client.start()
-        except BaseException as error:
-            await stop()
-            if not isinstance(error, KafkaError | OSError | TimeoutError):
-                raise
+        with bus_errors(f"connecting to Kafka at {self.servers}"):
             try:
-                reason = await why_not(self.servers, self.security, self._options)
-            except Refusal as refusal:
-                raise ConfigurationError(f"Kafka at {self.servers} refuses: {refusal}") from error
-            raise BusError(f"no Kafka broker answers at {self.servers}: {reason or error}") from error
+                await client.start()
+            except BaseException as error:
+                await stop()
+                if not isinstance(error, KafkaError | OSError | TimeoutError):
+                    raise
+                try:
+                    reason = await why_not(self.servers, self.security, self._options)
+                except Refusal as refusal:
+                    raise ConfigurationError(f"Kafka at {self.servers} refuses: {refusal}") from error
+                raise BusError(f"no Kafka broker answers at {self.servers}: {reason or error}") from error
         return client
+
+
+class _Reader(AIOKafkaConsumer):  # type: ignore[misc]
+    async def stop(self) -> None:
+        """aiokafka's own ends where a task that it has cancelled raises that, and leaves its connections open."""
+        try:
+            await super().stop()
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+        finally:
+            await self._client.close()
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @contextlib.contextmanager
 def bus_errors(doing: str) -> Iterator[None]:
-    """Whatever a client raises, as BusError that names what it was doing."""
+    """Whatever a client raises, as BusError that names what it was doing.
+
+    Also the CancelledError of its own: aiokafka awaits tasks that it has cancelled. Who gets that without having been
+    cancelled would end without anybody knowing.
+    """
     try:
         yield
+    except asyncio.CancelledError as error:
+        if _is_being_cancelled():
+            raise
+        raise BusError(f"{doing}: the Kafka client gave it up") from error
     except (KafkaError, OSError, TimeoutError, asyncio.InvalidStateError) as error:
         raise BusError(f"{doing}: {str(error) or type(error).__name__}") from error
 

@@ -208,10 +208,15 @@ class ProgressIndex:
 
     async def _part(self, number: int) -> "_Part":
         """Waits for what `begin` reads."""
-        assert self._loading is not None
-        if not self._loading.done():
-            await asyncio.wait([self._loading])
-        self._loading.result()
+        loading = None
+        while loading is not self._loading:
+            loading = self._loading
+            assert loading is not None
+            await asyncio.wait([loading])
+        assert loading is not None
+        if loading.cancelled() or number not in self._parts:
+            raise BusError(f"partition {number} is not held any more")
+        loading.result()
         return self._parts[number]
 
     # -- reading -------------------------------------------------------------------------------------------------------

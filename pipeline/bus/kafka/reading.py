@@ -74,6 +74,8 @@ class FaustReading:
             tasks.append(asyncio.ensure_future(read_shared(self, self._open, handler)))
             tasks.append(asyncio.ensure_future(app._crashed.wait()))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].cancelled():
+                raise BusError(f"reading as {self._subscription.group} was given up by the Kafka client")
             if tasks[0].done():
                 tasks[0].result()
             raise BusError(f"reading as {self._subscription.group} ended: {app.crash_reason!r}")
