@@ -140,7 +140,7 @@ async def assert_every_call_is_complete(bus: Bus, count: int) -> int:
 
 async def test_killed_terminated_and_new_workers_lose_nothing(kafka: KafkaBroker) -> None:
     bus = await bus_with_topics(kafka)
-    count = 80
+    count = 60
     async with worker(kafka.server) as first, worker(kafka.server) as second:
         publishing = asyncio.create_task(publish_calls(bus, count, pause_s=0.1))
         await asyncio.sleep(1.5)
@@ -158,7 +158,7 @@ async def test_killed_terminated_and_new_workers_lose_nothing(kafka: KafkaBroker
 
 async def test_a_worker_that_stood_still_for_longer_than_its_session_does_no_harm(kafka: KafkaBroker) -> None:
     bus = await bus_with_topics(kafka)
-    count = 150
+    count = 130
     async with worker(kafka.server) as stopped, worker(kafka.server) as other:
         await stopped.until_it_holds(2)
         publishing = asyncio.create_task(publish_calls(bus, count, pause_s=0.1))
@@ -176,7 +176,7 @@ async def test_a_worker_that_stood_still_for_longer_than_its_session_does_no_har
 
 async def test_a_broker_that_stands_still_and_then_dies_under_load_loses_nothing(kafka: KafkaBroker) -> None:
     bus = await bus_with_topics(kafka)
-    count = 150
+    count = 70
     async with worker(kafka.server), worker(kafka.server):
         publishing = asyncio.create_task(publish_calls(bus, count, pause_s=0.1))
         await asyncio.sleep(1.5)
