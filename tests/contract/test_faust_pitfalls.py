@@ -346,7 +346,9 @@ async def test_plain_faust_counts_an_acknowledgement_from_before_a_rebalance(
         before = list(plain.events)
         async with PlainFaust(kafka.server, tmp_path) as second:
             await until(lambda: len(plain.held) == len(second.held) == 1)
-        await until(lambda: len(plain.held) == 2 and len(plain.events) == 25, timeout_s=40.0)
+        # Whether the records come again by then is another of its pitfalls: nothing was committed yet.
+        await until(lambda: len(plain.held) == 2, timeout_s=40.0)
+        await asyncio.sleep(2.0)
         for event in before:
             event.ack()
         await comes_to(kafka, 5)
