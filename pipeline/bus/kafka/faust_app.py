@@ -125,9 +125,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return fetched
 
     async def commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
-        """Raises TimeoutError also where the thread has ended: then nobody answers."""
-        if not floors:
-            return
+        """Raises TimeoutError also where the thread has ended: then nobody answers. Without floors it only raises what
+        reading has failed with.
+        """
         async with asyncio.timeout(2 * _COMMIT_WITHIN_S):
             await self.call_thread(self._commit_floors, generation, floors)
 
