@@ -28,6 +28,7 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S: Final = 5.0
 _CONNECT_PAUSE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _CLOSE_S: Final = 0.2
+_CANCEL_AGAIN_S: Final = 0.5
 _NO_RESPONDERS: Final = "503"
 _PENDING_MESSAGES: Final = 1_000_000
 _PENDING_BYTES: Final = 512_000_000
@@ -51,6 +52,9 @@ _SEED: Final = re.compile(r"^-+BEGIN USER NKEY SEED-+\s*\n(\S+)\s*\n", re.MULTIL
 """What a .creds file holds."""
 
 
+_TROUBLE: Final = (nats.errors.Error, OSError)
+
+
 class SessionLost(Exception):
     """The connection ended, or nobody answered on it. What was asked may or may not have happened."""
 
@@ -62,6 +66,16 @@ class ApiError(Exception):
         super().__init__(f"{description} ({code})")
         self.code = code
         self.description = description
+
+
+class _Stored(msgspec.Struct):
+    """JetStream's answer to a publish, as far as it is of interest."""
+
+    seq: int = 0
+    error: dict[str, Any] | None = None
+
+
+_decode_stored = msgspec.json.Decoder(_Stored).decode
 
 
 class Session:
@@ -97,17 +111,21 @@ class Session:
             await self._client.close()
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> "Listening":
-        with _lost():
+        try:
             subscription = await self._client.subscribe(
                 subject, cb=callback, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES
             )
+        except _TROUBLE as error:
+            raise _lost(error) from error
         return Listening(subscription)
 
     async def publish(
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        with _lost():
+        try:
             await self._client.publish(subject, payload, reply=reply, headers=headers)
+        except _TROUBLE as error:
+            raise _lost(error) from error
 
     async def request(
         self,
@@ -127,8 +145,7 @@ class Session:
         self._requests[number] = answer
         timer = loop.call_later(timeout_s, _time_out, answer, subject)
         try:
-            with _lost():
-                await self._client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
+            await self.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
             message = await answer
         finally:
             timer.cancel()
@@ -203,10 +220,12 @@ class NatsConnection:
             await asyncio.gather(refused, waiting, return_exceptions=True)
 
     async def close(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-            self._keeping = None
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            while not keeping.done():
+                keeping.cancel()  # asyncio.wait_for of Python 3.11, in nats-py, may swallow one
+                await asyncio.wait({keeping}, timeout=_CANCEL_AGAIN_S)
+            await asyncio.gather(keeping, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -365,9 +384,10 @@ def _credentials(path: Path) -> RawCredentials:
 
 def check_publish(message: Msg) -> int:
     """The position at which JetStream stored a record, from its answer. Raises ApiError where it refused."""
-    answer = json.loads(message.data)
-    check(answer)
-    return int(answer["seq"])
+    answer = _decode_stored(message.data)
+    if answer.error is not None:
+        check({"error": answer.error})
+    return answer.seq
 
 
 def check(answer: Mapping[str, Any]) -> None:
@@ -382,9 +402,5 @@ def _time_out(answer: "asyncio.Future[Msg]", subject: str) -> None:
         answer.set_exception(SessionLost(f"no answer on {subject} in time"))
 
 
-@contextlib.contextmanager
-def _lost() -> Any:
-    try:
-        yield
-    except (nats.errors.Error, OSError) as error:
-        raise SessionLost(str(error) or type(error).__name__) from error
+def _lost(error: Exception) -> SessionLost:
+    return SessionLost(str(error) or type(error).__name__)

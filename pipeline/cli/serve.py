@@ -13,6 +13,7 @@ from rich.console import Console
 from pipeline import topology
 from pipeline.bus.opening import KAFKA
 from pipeline.cli import options
+from pipeline.cli.service import until_stopped
 from pipeline.cli.session import load_settings
 from pipeline.embedded import Embedded
 from pipeline.errors import ConfigurationError, InputError, InstanceError
@@ -25,7 +26,7 @@ _WAIT_PAUSE_S = 0.2
 def up(data: options.Data = None) -> None:
     """Run the bus and all stages until Ctrl-C."""
     settings = load_settings(data)
-    asyncio.run(_serve(settings, topology.STAGES))
+    asyncio.run(until_stopped(_serve(settings, topology.STAGES)))
 
 
 def worker(
@@ -41,7 +42,7 @@ def worker(
         raise ConfigurationError(
             "a worker needs a bus to share: --bus nats://HOST:PORT or kafka://HOST:PORT, or CALLSTREAM_BUS"
         )
-    asyncio.run(_serve(settings, (stage,)))
+    asyncio.run(until_stopped(_serve(settings, (stage,))))
 
 
 def status(
@@ -82,9 +83,9 @@ async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
     async with Embedded(settings, stages=stages) as embedded:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.set)
         _greet(console, embedded.instance, settings, stages)
         ending = asyncio.create_task(stopping.wait())
         failing = asyncio.create_task(embedded.worker.wait())

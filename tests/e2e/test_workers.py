@@ -69,3 +69,16 @@ def test_a_worker_without_a_bus_says_what_it_needs(tmp_path: Path) -> None:
     done = Deployment(tmp_path / "data").run("worker", "merge", check=False)
     assert done.returncode == 2
     assert "CALLSTREAM_BUS" in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["nats", "kafka"])
+def test_a_worker_that_waits_for_its_bus_ends_at_sigterm(scheme: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        deployment = Deployment(tmp_path / "data", bus=f"{scheme}://127.0.0.1:{port}")
+        worker = subprocess.Popen([COMMAND, "worker", "merge"], env=deployment.environment, stderr=subprocess.DEVNULL)
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == os.EX_OK
+        connection.close()
