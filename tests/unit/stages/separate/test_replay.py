@@ -93,7 +93,7 @@ async def check_all_crashes(history: list[Arrival], stage: SeparateStage, crashe
                 assert told[output.event_id] == output.record
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 60), min_size=3, max_size=3))
 async def test_a_crash_after_any_output_of_any_history_changes_no_byte(seed: int, crashes: list[int]) -> None:
     await check_all_crashes(random_history(random.Random(seed)), SeparateStage(LoudnessModel()), crashes)

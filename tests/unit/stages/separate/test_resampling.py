@@ -41,7 +41,7 @@ def test_what_the_lower_rate_cannot_hold_is_taken_out(source_hz: int) -> None:
     assert np.sqrt((heard**2).mean()) < 14_000 * 10 ** (-60 / 20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([*RATES, 12345]),
     st.sampled_from([8000, 16_000]),

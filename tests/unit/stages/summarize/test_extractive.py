@@ -69,7 +69,7 @@ def test_a_very_long_call_is_summarized_within_bounded_work() -> None:
     assert len(extractive_summary(spoken, language="en").key_points) == POINT_SENTENCES
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(max_size=60), max_size=8))
 def test_whatever_is_said_the_summary_cites_only_the_call_and_repeats_itself(texts: list[str]) -> None:
     spoken = [turn(number, "agent", text) for number, text in enumerate(texts)]

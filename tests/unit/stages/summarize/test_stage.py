@@ -163,7 +163,7 @@ def histories(draw: st.DrawFn) -> list[TranscriptRecord]:
     return records
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(histories(), st.data())
 def test_a_crash_anywhere_changes_no_numbered_output(records: list[TranscriptRecord], data: st.DataObject) -> None:
     crashes = set(data.draw(st.lists(st.tuples(st.integers(0, len(records) - 1), st.booleans()), max_size=4)))

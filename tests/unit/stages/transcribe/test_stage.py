@@ -332,7 +332,7 @@ async def run_with_crashes(records: Sequence[UtteranceRecord], crashes: Sequence
 levels = st.lists(st.tuples(st.integers(1, 299), st.sampled_from([0.1, 0.6, 1.6, 5.0])), min_size=1, max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(levels, st.sampled_from([None, "de"]), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=4))
 def test_a_call_comes_out_the_same_to_the_byte_wherever_it_is_interrupted(
     said: list[tuple[int, float]], language: str | None, crashes: list[tuple[int, int]]
