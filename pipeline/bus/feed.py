@@ -8,7 +8,7 @@ import structlog
 
 from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.protocol import Record
-from pipeline.bus.subjects import key_token, stored_record, stream_name, subject_base
+from pipeline.bus.subjects import delivery, key_token, stored_record, stream_name, subject_base
 from pipeline.errors import BusError
 
 FEED_RECORDS: Final = 10_000
@@ -140,10 +140,11 @@ class _TopicWatch:
             if last is not None and int(last) != self._delivery:
                 self._ended.set()
             return
-        if message.metadata.sequence.consumer != self._delivery + 1:
+        delivered = delivery(message)
+        if delivered.number != self._delivery + 1:
             self._ended.set()
             return
-        self._delivery += 1
-        record = stored_record(self._topic, message)
+        self._delivery = delivered.number
+        record = stored_record(self._topic, message, delivered)
         self._last = record.position
         self._put(record)

@@ -128,7 +128,7 @@ class JetStreamBus:
         sent = to_wire(headers or {}) | {EVENT_ID_HEADER: event_id}
         if progress is not None:
             sent |= progress_to_wire(progress)
-        header_bytes = sum(len(name) + len(text.encode()) + 4 for name, text in sent.items()) + 12
+        header_bytes = _header_bytes(sent)
         place = await self._place(topic, key, partition)
 
         async def send(session: Session) -> None:
@@ -310,6 +310,13 @@ class _KeyPlace(NamedTuple):
         """Requested, it answers with the key's last record."""
         base = subject_base(self.topic)
         return f"$JS.API.DIRECT.GET.{stream_name(self.topic)}.{base}.{self.partition}.{self.token}"
+
+
+def _header_bytes(headers: dict[str, str]) -> int:
+    """As NATS sends them: a first line, and each name and text with a colon, a space and the end of a line."""
+    texts = "".join(headers.values())
+    n_bytes = len(texts) if texts.isascii() else len(texts.encode())
+    return n_bytes + sum(map(len, headers)) + 4 * len(headers) + 12
 
 
 def _consumer(group: str, partition: int) -> str:

@@ -9,6 +9,7 @@ way), silence past the heartbeats, or a pull that ended for an unknown reason.
 """
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -19,7 +20,7 @@ import structlog
 from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.protocol import Progress, Record
 from pipeline.bus.sharing import revoked
-from pipeline.bus.subjects import stored_record, subject_base
+from pipeline.bus.subjects import delivery, stored_record, subject_base
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError
 
@@ -28,6 +29,7 @@ PULLS: Final = 2
 EXPIRES_S: Final = 60.0
 HEARTBEAT_S: Final = 15.0
 SILENCE_S: Final = 2.5 * HEARTBEAT_S
+ACK_S: Final = 0.05
 _BATCH: Final = 1_000_000
 _ANY_SIZE: Final = 1 << 30
 """Some limit in bytes there must be, because the server says when a pull is complete only where there is one."""
@@ -62,6 +64,8 @@ class PulledPartition:
         self._intake: _Intake | None = None
         self._revoked = False
         self._acking: asyncio.Task[None] | None = None
+        self._floor_risen = asyncio.Event()
+        self._closing = asyncio.Event()
         self._log = structlog.get_logger("callstream.pull").bind(topic=topic, partition=number, consumer=consumer)
 
     def ack(self, position: int) -> None:
@@ -104,6 +108,7 @@ class PulledPartition:
         self._revoked = True
 
     async def close(self) -> None:
+        self._closing.set()
         if self._acking is not None:
             await asyncio.gather(self._acking, return_exceptions=True)
         if self._intake is not None:
@@ -140,16 +145,22 @@ class PulledPartition:
         }
 
     def _ack_soon(self) -> None:
-        """Acknowledge the floor once this turn of the event loop is over: many acks become one."""
+        """Acknowledge the floor within `ACK_S`, or when the partition is closed: many acks become one."""
+        self._floor_risen.set()
         if self._acking is None or self._acking.done():
-            self._acking = asyncio.create_task(self._ack_floor())
+            self._acking = asyncio.create_task(self._ack_floors())
 
-    async def _ack_floor(self) -> None:
-        if self._intake is not None:
-            try:
-                await self._intake.ack(self._tracker.floor)
-            except SessionLost:
-                self._log.debug("an acknowledgement was lost with the connection")
+    async def _ack_floors(self) -> None:
+        while self._floor_risen.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ACK_S):
+                    await self._closing.wait()
+            self._floor_risen.clear()
+            if self._intake is not None:
+                try:
+                    await self._intake.ack(self._tracker.floor)
+                except SessionLost:
+                    self._log.debug("an acknowledgement was lost with the connection")
 
 
 class _Intake:
@@ -261,12 +272,12 @@ class _Intake:
         if message.subject.startswith(self._inbox):
             await self._on_status(message.headers or {})
             return
-        delivery = message.metadata.sequence.consumer
-        if delivery != self._last_delivery + 1:
-            self._fail(f"delivery {delivery} came after {self._last_delivery}")
+        delivered = delivery(message)
+        if delivered.number != self._last_delivery + 1:
+            self._fail(f"delivery {delivered.number} came after {self._last_delivery}")
             return
-        self._last_delivery = delivery
-        record = stored_record(self._topic, message)
+        self._last_delivery = delivered.number
+        record = stored_record(self._topic, message, delivered)
         self._replies.append((record.position, message.reply))
         self._held_bytes += record.size_bytes
         self._arrived.append(record)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipeline.bus.protocol import Progress, Record
 from schemas import topics
@@ -25,6 +25,9 @@ _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f]+")
 INLINE_STATE_BYTES: Final = 4096
 """A larger state is stored beside the output: a record's headers may hold 64 kB, and consumers get them all."""
 
+_SHORT_REPLY: Final = 9
+"""Tokens of a delivery's reply subject, where it names no domain and account."""
+
 EVENT_ID_HEADER: Final = "Nats-Msg-Id"
 _SEQ_HEADER: Final = "callstream-seq"
 _RELEASED_HEADER: Final = "callstream-released"
@@ -32,6 +35,7 @@ _STATE_HEADER: Final = "callstream-state"
 PROGRESS_HEADERS: Final = frozenset({_SEQ_HEADER, _RELEASED_HEADER, _STATE_HEADER})
 
 
+@lru_cache(maxsize=4096)
 def key_token(key: bytes) -> str:
     """The key as one subject token."""
     return base64.urlsafe_b64encode(key).decode().rstrip("=")
@@ -42,6 +46,7 @@ def padded_token(key: bytes) -> str:
     return base64.urlsafe_b64encode(key).decode()
 
 
+@lru_cache(maxsize=4096)
 def token_key(token: str) -> bytes:
     """The inverse; padding is accepted, and a token that is no base64url is the key itself, as bytes."""
     if _BASE64URL.fullmatch(token):
@@ -64,6 +69,7 @@ def key_spellings(topic: str, key: bytes) -> list[str]:
     return list(dict.fromkeys(spellings))
 
 
+@lru_cache(maxsize=1024)
 def subject_base(topic: str) -> str:
     """`calls.audio.batch` gives `calls.audio_batch`: two tokens, whatever the topic's lanes."""
     root, *rest = topic.split(".")
@@ -87,7 +93,12 @@ def parse_subject(text: str) -> tuple[int, bytes]:
 
 def to_wire(headers: Mapping[str, str]) -> dict[str, str]:
     """CloudEvents attributes as NATS spells them: `ce_id` becomes `ce-id`."""
-    return {f"ce-{name[3:]}" if name.startswith("ce_") else name: text for name, text in headers.items()}
+    return {_sent(name): text for name, text in headers.items()}
+
+
+@lru_cache(maxsize=1024)
+def _sent(name: str) -> str:
+    return f"ce-{name[3:]}" if name.startswith("ce_") else name
 
 
 def from_wire(headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -129,19 +140,38 @@ def progress_from_wire(headers: Mapping[str, str] | None) -> tuple[Progress, boo
     return progress, state is not None
 
 
-def stored_record(topic: str, message: Any) -> Record:
-    """A record as a consumer delivers it (a nats-py `Msg`): the reply subject holds position, time and lag."""
-    metadata = message.metadata
+class Delivery(NamedTuple):
+    """What the reply subject of a delivered record says. `number` counts the consumer's deliveries from 1."""
+
+    number: int
+    position: int
+    timestamp_s: float
+    behind: int
+
+
+def delivery(message: Any) -> Delivery:
+    """Of a nats-py `Msg`, whose own way to read it makes five objects.
+
+    The subject is `$JS.ACK.<stream>.<consumer>.<times>.<position>.<number>.<time>.<behind>`, in its longer form with
+    domain and account before the stream and another token at the end (ADR-15).
+    """
+    tokens = message.reply.split(".")
+    _, position, number, time_ns, behind = tokens[4:9] if len(tokens) == _SHORT_REPLY else tokens[6:11]
+    return Delivery(int(number), int(position), int(time_ns) // 1_000 / 1_000_000, int(behind))
+
+
+def stored_record(topic: str, message: Any, delivered: Delivery) -> Record:
+    """A record as a consumer delivers it (a nats-py `Msg`)."""
     partition, key = parse_subject(message.subject)
     return Record(
         topic=topic,
         partition=partition,
-        position=metadata.sequence.stream,
+        position=delivered.position,
         key=key,
         value=message.data,
         headers=from_wire(message.headers),
-        timestamp_s=metadata.timestamp.timestamp(),
-        lag=metadata.num_pending,
+        timestamp_s=delivered.timestamp_s,
+        lag=delivered.behind,
     )
 
 
