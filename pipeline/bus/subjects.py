@@ -128,15 +128,20 @@ def progress_to_wire(progress: Progress) -> dict[str, str]:
 
 
 def progress_from_wire(headers: Mapping[str, str] | None) -> tuple[Progress, bool] | None:
-    """What `progress_to_wire` wrote, and whether the state is in there; None for a record without progress."""
+    """What `progress_to_wire` wrote, and whether the state is in there; None for a record without progress, also one of
+    another program whose headers only look like ours.
+    """
     if not headers or _SEQ_HEADER not in headers:
         return None
     state = headers.get(_STATE_HEADER)
-    progress = Progress(
-        seq=int(headers[_SEQ_HEADER]),
-        released=int(headers[_RELEASED_HEADER]),
-        state=b"" if state is None else base64.b64decode(state),
-    )
+    try:
+        progress = Progress(
+            seq=int(headers[_SEQ_HEADER]),
+            released=int(headers[_RELEASED_HEADER]),
+            state=b"" if state is None else base64.b64decode(state, validate=True),
+        )
+    except (KeyError, ValueError):
+        return None
     return progress, state is not None
 
 

@@ -44,6 +44,8 @@ _PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0)
 _CREATED_WITHIN_S: Final = 20.0
 _CLOSE_S: Final = 5.0
 _KEPT_S: Final = 90 * 86_400.0
+_INDEX_SEGMENT_BYTES: Final = 64 << 20
+_NOTHING_MORE: Final[Mapping[str, str]] = {}
 """How long the index keeps what is known of a call. A call is asked for while its records are kept, or come late."""
 
 
@@ -136,14 +138,24 @@ class KafkaBus:
         return self._new_topic(spec.name, spec.partitions, spec.retention_s, "delete")
 
     def _index(self, group: str, partitions: int) -> NewTopic:
-        return self._new_topic(progress_topic(group), partitions, _KEPT_S, "compact,delete")
+        """Read whole at each assignment, so the broker is to compact it early and in small segments."""
+        return self._new_topic(
+            progress_topic(group),
+            partitions,
+            _KEPT_S,
+            "compact,delete",
+            {"segment.bytes": str(_INDEX_SEGMENT_BYTES), "min.cleanable.dirty.ratio": "0.1"},
+        )
 
-    def _new_topic(self, name: str, partitions: int, retention_s: float, cleanup: str) -> NewTopic:
+    def _new_topic(
+        self, name: str, partitions: int, retention_s: float, cleanup: str, more: Mapping[str, str] = _NOTHING_MORE
+    ) -> NewTopic:
         """Times are the broker's: a producer's wrong clock must not decide what is kept, or for how long."""
         config = {
             "retention.ms": str(int(retention_s * 1000)),
             "message.timestamp.type": "LogAppendTime",
             "cleanup.policy": cleanup,
+            **more,
         }
         if self._replication >= 3:
             config["min.insync.replicas"] = "2"

@@ -39,14 +39,21 @@ def progress_to_wire(progress: Progress, group: str) -> Headers:
 
 
 def progress_from_wire(headers: Sequence[tuple[str, bytes]], group: str) -> tuple[Progress, bool] | None:
-    """What `progress_to_wire` wrote for `group`, and whether the state is in there; None for any other record."""
+    """What `progress_to_wire` wrote for `group`, and whether the state is in there; None for any other record, also one
+    of another program whose headers only look like ours.
+    """
     found = dict(headers)
     if found.get(_GROUP) != group.encode():
         return None
     state = found.get(_STATE)
-    progress = Progress(
-        seq=int(found[_SEQ]), released=int(found[_RELEASED]), state=b"" if state is None else base64.b64decode(state)
-    )
+    try:
+        progress = Progress(
+            seq=int(found[_SEQ]),
+            released=int(found[_RELEASED]),
+            state=b"" if state is None else base64.b64decode(state, validate=True),
+        )
+    except (KeyError, ValueError):
+        return None
     return progress, state is not None
 
 

@@ -75,3 +75,15 @@ def test_a_large_state_is_not_in_the_headers() -> None:
 def test_a_record_without_progress_has_none() -> None:
     assert subjects.progress_from_wire({"ce-id": "1"}) is None
     assert subjects.progress_from_wire(None) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"callstream-seq": "one", "callstream-released": "1"},
+        {"callstream-seq": "1"},
+        {"callstream-seq": "1", "callstream-released": "1", "callstream-state": "a"},
+    ],
+)
+def test_another_program_s_headers_that_look_like_progress_are_none(headers: dict[str, str]) -> None:
+    assert subjects.progress_from_wire(headers) is None

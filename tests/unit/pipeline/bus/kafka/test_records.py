@@ -41,6 +41,14 @@ def test_a_record_without_progress_has_none() -> None:
     assert progress_from_wire([("ce_id", b"1")], "merge") is None
 
 
+def test_another_program_s_headers_that_look_like_progress_are_none() -> None:
+    group = ("callstream-group", b"merge")
+    assert progress_from_wire([group, ("callstream-seq", b"one"), ("callstream-released", b"1")], "merge") is None
+    assert progress_from_wire([group, ("callstream-seq", b"1")], "merge") is None
+    spoiled = [group, ("callstream-seq", b"1"), ("callstream-released", b"1"), ("callstream-state", b"a")]
+    assert progress_from_wire(spoiled, "merge") is None
+
+
 def test_a_stage_does_not_see_the_headers_of_the_bus() -> None:
     progress = Progress(seq=1, released=1, state=b"x")
     headers = to_wire({"ce_id": "ä/1", "traceparent": "00-"}) + progress_to_wire(progress, "merge")
