@@ -166,6 +166,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     default_language: Annotated[
         str, Meta(pattern=r"^[a-z]{2,3}$"), _about("Language until detection is sure", "an ISO 639-1 code such as en")
     ] = "en"
+    align_model: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        _about(
+            "wav2vec2 weights that time the words: a directory, a hub name or a bundle of torchaudio; a single one is "
+            "for CALLSTREAM_DEFAULT_LANGUAGE; auto takes WhisperX's for each language, from the hub where needed",
+            "off, auto, a model, or LANGUAGE=MODEL[,LANGUAGE=MODEL…]",
+            none="off",
+        ),
+    ] = None
     ollama_url: Annotated[
         str,
         Meta(pattern=r"^https?://\S+$"),
@@ -222,6 +231,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise ConfigurationError(f"{found}: `data` cannot be set in the data directory's own file")
             values = from_file | values
         return cls(**values)
+
+    def align_models(self) -> dict[str, str]:
+        """What `align_model` says by language. Raises ConfigurationError."""
+        if self.align_model in (None, "auto"):
+            return {}
+        models: dict[str, str] = {}
+        for part in self.align_model.split(","):
+            language, equals, model = (piece.strip() for piece in part.partition("="))
+            if not equals:
+                language, model = self.default_language, language
+            if not re.fullmatch("[a-z]{2,3}", language) or not model or language in models:
+                setting = SETTINGS["align_model"]
+                raise ConfigurationError(f"{setting.variable} is {self.align_model!r}; expected {setting.expects}")
+            models[language] = model
+        return models
 
     def bus_security(self) -> BusSecurity:
         """What the `bus_…` settings say together. Raises ConfigurationError where they contradict each other."""

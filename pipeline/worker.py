@@ -173,7 +173,21 @@ class Worker:
     def _load_scheduler(self) -> "Scheduler":
         from stages.transcribe.scheduler import Scheduler
 
-        return Scheduler(self.load_engine(), workers=self._settings.asr_workers)
+        return Scheduler(self._aligning(self.load_engine()), workers=self._settings.asr_workers)
+
+    def _aligning(self, engine: "SpeechEngine") -> "SpeechEngine":
+        """The engine, with words timed by alignment if the settings say so. Raises EngineError for unusable weights."""
+        settings = self._settings
+        if settings.align_model is None:
+            return engine
+        from stages.transcribe.alignment import Aligners, AligningEngine
+
+        began = time.monotonic()
+        models = settings.align_models()
+        cache = models_dir(settings.data) / "alignment"
+        aligners = Aligners(models, others=settings.align_model == "auto", device=settings.device, cache=cache)
+        self._log.info("words are timed by alignment", models=models, load_s=round(time.monotonic() - began, 1))
+        return AligningEngine(engine, aligners)
 
     def load_engine(self) -> "SpeechEngine":
         """What the transcriber hears with. Takes seconds: called from a thread."""

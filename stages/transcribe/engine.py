@@ -20,16 +20,13 @@ from numpy.typing import NDArray
 from schemas.segments import Word, WordSource
 from stages.errors import StageError
 from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, max_tokens, windows_of
-from stages.transcribe.words import MeasuredWord, timed_words
+from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
 MAX_COMPRESSION: Final = 2.2
 """Text that zlib shrinks further than this repeats itself; OpenAI's Whisper uses 2.4 on longer texts."""
 
 _REPEATED_PHRASE: Final = re.compile(r"(?:\b(\w+(?:\W+\w+){2,}?)\W+\1\b)|(?:\b(\w+(?:\W+\w+)?)(?:\W+\2\b){3,})")
 """Three or more words said again at once, or one or two said four times in a row."""
-
-_UNSPACED: Final = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Languages without spaces between words: there each character that the tokenizer can tell apart counts as a word."""
 
 Audio = NDArray[np.float32]
 Detection = Mapping[str, float]
@@ -218,7 +215,7 @@ class Engine:
                 ],
                 row.voiced,
                 len(row.audio) / SAMPLE_RATE_HZ,
-                spaced=tokenizer.language_code not in _UNSPACED,
+                spaced=tokenizer.language_code not in UNSPACED,
             )
             for row, alignment in zip(rows, alignments, strict=True)
         ]

@@ -31,13 +31,15 @@ _FULL_SCALE: Final = 32768.0
 class CallState(msgspec.Struct, frozen=True, kw_only=True):
     """What a call's checkpoint holds. Inputs numbered below `released` are in it.
 
-    `dropped` counts the utterances whose text each guard dropped, `failed` those that the engine could not decode.
+    `dropped` counts the utterances whose text each guard dropped, `failed` those that the engine could not decode,
+    `aligned` those whose words were timed by alignment.
     """
 
     released: int = 0
     vote: LanguageVote = LanguageVote()
     utterances: int = 0
     worded: int = 0
+    aligned: int = 0
     failed: int = 0
     dropped: dict[str, int] = {}
     audio_s: float = 0.0
@@ -174,6 +176,7 @@ class TranscribeProcessor:
             vote=vote,
             utterances=self._state.utterances + 1,
             worded=self._state.worded + bool(segment.words),
+            aligned=self._state.aligned + (bool(segment.words) and segment.word_source == "alignment"),
             failed=self._state.failed + (segment.guard == "error"),
             dropped=dropped,
             audio_s=round(self._state.audio_s + utterance.end_s - utterance.start_s, 3),
@@ -207,6 +210,7 @@ class TranscribeProcessor:
                 "language": state.vote.language(self._default_language),
                 "utterances": state.utterances,
                 "with_words": state.worded,
+                "aligned": state.aligned,
                 "failed": state.failed,
                 "dropped": state.dropped,
                 "audio_s": state.audio_s,

@@ -11,6 +11,9 @@ _OPENING: Final = "\"'“¿([{-"
 _CLOSING: Final = "\"'.。,，!！?？:：”)]}、"
 """Punctuation that belongs to the word behind it, and to the word before it, as in Whisper's own word timestamps."""
 
+UNSPACED: Final = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""Languages without spaces between words: there each character that the tokenizer can tell apart counts as a word."""
+
 _ROOM_S: Final = 0.01
 """A word that is shorter got no room from the aligner: Whisper's frames are 0.02 s."""
 
@@ -18,12 +21,16 @@ Span = tuple[float, float]
 
 
 class MeasuredWord(msgspec.Struct, frozen=True, kw_only=True):
-    """A word as an aligner gives it, in seconds from the audio's start. `text` keeps its leading space."""
+    """A word as an aligner gives it, in seconds from the audio's start. `text` keeps its leading space.
+
+    `interpolated`: the aligner did not hear the word itself, only where it must be.
+    """
 
     text: str
     start_s: float
     end_s: float
     probability: float
+    interpolated: bool = False
 
 
 def timed_words(
@@ -53,7 +60,7 @@ def timed_words(
                 start_s=round(start, 3),
                 end_s=round(end, 3),
                 probability=round(min(1.0, max(0.0, word.probability)), 4),
-                interpolated=len(group) > 1,
+                interpolated=word.interpolated or len(group) > 1,
             )
             for word, start, end in zip(group, edges, edges[1:], strict=False)
         )
@@ -91,6 +98,7 @@ def _joined(word: MeasuredWord, more: MeasuredWord) -> MeasuredWord:
         start_s=word.start_s,
         end_s=more.end_s,
         probability=min(word.probability, more.probability),
+        interpolated=word.interpolated or more.interpolated,
     )
 
 

@@ -218,3 +218,17 @@ def test_readme_shows_every_setting_as_it_is() -> None:
     shown = re.search(r"^\| variable \|.*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)
     assert shown is not None, "README has no table of settings"
     assert shown.group() == markdown_table(), "replace README's table by what pipeline.settings.markdown_table() gives"
+
+
+def test_alignment_models_are_named_by_language_or_for_the_default_one(tmp_path: Path) -> None:
+    def models(text: str, **more: str) -> dict[str, str]:
+        environ = {"CALLSTREAM_DATA": str(tmp_path), "CALLSTREAM_ALIGN_MODEL": text, **more}
+        return Settings.load(environ).align_models()
+
+    assert models("off") == models("auto") == {}
+    assert models("/weights/english") == {"en": "/weights/english"}
+    assert models("org/name", CALLSTREAM_DEFAULT_LANGUAGE="de") == {"de": "org/name"}
+    assert models("en=/a, de=org/b") == {"en": "/a", "de": "org/b"}
+    for wrong in ("en=", "en=/a,en=/b", "English=/a", "en=/a,"):
+        with pytest.raises(ConfigurationError, match="CALLSTREAM_ALIGN_MODEL"):
+            models(wrong)

@@ -148,6 +148,7 @@ async def test_the_ledger_says_when_a_call_starts_and_what_came_of_it() -> None:
         "language": "en",
         "utterances": 3,
         "with_words": 1,
+        "aligned": 0,
         "failed": 0,
         "dropped": {"no_speech": 1, "short": 1},
         "audio_s": 6.0,

@@ -1,0 +1,131 @@
+"""Alignment with a model whose emissions are known: it hears tones, one for each letter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.segments import Word
+from stages.transcribe.alignment import Aligner, Aligners, AligningEngine
+from stages.transcribe.engine import EngineError, Row, Transcription
+from tests.alignment_model import FRAME_S, spoken, write_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("aligner"))
+
+
+@pytest.fixture(scope="module")
+def aligner(folder: Path) -> Aligner:
+    return Aligner(str(folder), "en")
+
+
+def words_of(text: str) -> list[Word]:
+    """Words as another aligner might have timed them."""
+    return [Word(text=word, start_s=0.0, end_s=0.1, probability=0.9) for word in text.split()]
+
+
+def test_words_are_timed_within_a_frame_of_where_they_sound(aligner: Aligner) -> None:
+    audio, spans = spoken("the quick brown fox jumps over the lazy dog")
+    [measured] = aligner.align([(audio, words_of("The quick, brown fox jumps over the lazy dog."))])
+    assert measured is not None
+    for word, (start_s, end_s) in zip(measured, spans, strict=True):
+        assert word.start_s == pytest.approx(start_s, abs=FRAME_S + 1e-9), word
+        assert word.end_s == pytest.approx(end_s, abs=FRAME_S + 1e-9), word
+        assert word.probability == 0.9
+        assert not word.interpolated
+
+
+def test_a_number_is_timed_between_its_neighbours_and_marked(aligner: Aligner) -> None:
+    audio, spans = spoken("pay forty two dollars", pause_s=0.1)
+    [measured] = aligner.align([(audio, words_of("Pay 42 dollars."))])
+    assert measured is not None
+    assert [word.interpolated for word in measured] == [False, True, False]
+    number = measured[1]
+    assert spans[0][1] - FRAME_S <= number.start_s <= spans[1][0] + FRAME_S
+    assert spans[2][1] - FRAME_S <= number.end_s <= spans[3][0] + FRAME_S
+    assert measured[2].start_s == pytest.approx(spans[3][0], abs=FRAME_S + 1e-9)
+
+
+def test_a_word_of_letters_and_digits_is_measured_by_its_letters(aligner: Aligner) -> None:
+    audio, spans = spoken("the third of", pause_s=0.1)
+    [measured] = aligner.align([(audio, words_of("the 3rd of"))])
+    assert measured is not None
+    assert [word.interpolated for word in measured] == [False, False, False]
+    assert measured[1].end_s == pytest.approx(spans[1][1], abs=FRAME_S + 1e-9)
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_a_row_is_timed_the_same_whatever_is_in_its_batch(tmp_path: Path, norm: str) -> None:
+    """A model that normalizes over frames may be given padding; one that normalizes over time would hear it."""
+    aligner = Aligner(str(write_model(tmp_path / norm, norm=norm)), "en")
+    short, long = spoken("one two")[0], spoken("the quick brown fox jumps over the lazy dog")[0]
+    rows = [(short, words_of("one two")), (long, words_of("the quick brown fox jumps over the lazy dog"))]
+    assert aligner.align(rows) == [aligner.align([row])[0] for row in rows]
+
+
+def test_more_letters_than_frames_are_not_aligned(aligner: Aligner) -> None:
+    audio, _ = spoken("a", before_s=0.0, pause_s=0.1)
+    assert aligner.align([(audio, words_of("supercalifragilistic"))]) == [None]
+
+
+class FakeEngine:
+    """Says what it is told, with times of its own."""
+
+    model_name = "fake"
+    languages = frozenset({"en", "de"})
+
+    def __init__(self, texts: Sequence[tuple[str, str]]) -> None:
+        self._texts = texts
+
+    def window_s(self, row: Row) -> int:
+        return 30
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        return [
+            Transcription(
+                text=text, words=words_of(text), language=language, average_logprob=-0.1, no_speech_probability=0.0
+            )
+            for language, text in self._texts
+        ]
+
+
+def test_an_engine_marks_the_words_of_the_languages_that_it_aligns(folder: Path) -> None:
+    audio, spans = spoken("one two three")
+    row = Row(audio=audio, voiced=[(0.3, len(audio) / 16_000)], language="en")
+    engine = AligningEngine(
+        FakeEngine([("en", "One 2 three."), ("de", "eins zwei"), ("en", "")]), Aligners({"en": str(folder)})
+    )
+    english, german, silent = engine.transcribe_batch([row, row, row])
+    assert english.word_source == "alignment"
+    assert [word.text for word in english.words] == ["One", "2", "three."]
+    assert [word.interpolated for word in english.words] == [False, True, False]
+    assert english.words[0].start_s == pytest.approx(spans[0][0], abs=FRAME_S + 1e-9)
+    assert german.word_source == "attention"
+    assert german.words == words_of("eins zwei")
+    assert silent.words == []
+
+
+@pytest.mark.parametrize("missing", ["config.json", "vocab.json", "model.safetensors"])
+def test_a_directory_that_lacks_a_file_is_an_error_that_names_it(tmp_path: Path, missing: str) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / missing).unlink()
+    with pytest.raises(EngineError, match=str(folder)):
+        Aligners({"en": str(folder)})
+
+
+def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"has no config\.json"):
+        Aligner(str(tmp_path / "nothing"), "en")
+
+
+def test_a_language_that_whisperx_does_not_know_goes_without() -> None:
+    aligners = Aligners({}, others=True)
+    assert aligners.of("xx") is None
+    assert aligners.of("xx") is None
+
+
+def test_audio_shorter_than_a_frame_is_padded(aligner: Aligner) -> None:
+    assert aligner.align([(np.zeros(100, np.float32), words_of("a"))]) is not None
