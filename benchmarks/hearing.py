@@ -1,0 +1,104 @@
+"""Our separate and transcribe stages alone: audio in, segments out, in this process and without a bus."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from pipeline.worker import Worker
+from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
+from schemas.calls import DEFAULT_TENANT, CallRef
+from schemas.segments import Segment
+from schemas.utterances import UtteranceRecord
+from stages.protocol import Event, Origin, Output
+from stages.separate.files import open_audio_file
+from stages.separate.speech import load_voice_activity_model
+from stages.separate.stage import SeparateStage
+from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.stage import TranscribeStage
+
+_ORIGIN: Final = Origin("", 0, 0, b"")
+
+
+class Hearing:
+    """Loaded models with the settings of a deployment. Use as an async context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __aenter__(self) -> "Hearing":
+        settings = self._settings
+        bus: Any = None  # a worker needs one to run, not to load its engine
+        engine = await asyncio.to_thread(Worker(bus, settings, stages=(), metrics=Metrics()).load_engine)
+        self.engine = engine
+        self._scheduler = Scheduler(engine, workers=settings.asr_workers)
+        self._separate = SeparateStage(await asyncio.to_thread(load_voice_activity_model))
+        self._transcribe = TranscribeStage(
+            self._scheduler,
+            live=False,
+            language=settings.language,
+            default_language=settings.default_language,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._scheduler.close()
+
+    async def hear(self, name: str, rate_hz: int, blocks: Iterable[bytes], *, channels: int = 2) -> list[Segment]:
+        """All segments of a call, empty ones included. `blocks`: interleaved 16-bit PCM of at most 1 s each."""
+        call = CallRef(DEFAULT_TENANT, name)
+        separator, transcriber = self._separate.open(call, None), self._transcribe.open(call, None)
+        answers: list[AsyncIterator[Output]] = []
+        for seq, event in enumerate(_events(rate_hz, channels, blocks)):
+            cuts = [cut async for cut in separator.submit(event, _event(seq))]
+            answers += [
+                transcriber.submit(_utterance_record(cut), _event(cut.seq)) for cut in cuts if cut.seq is not None
+            ]
+        records = [output.record for answer in answers async for output in answer]
+        return [record for record in records if isinstance(record, Segment)]
+
+    async def hear_file(self, path: Path) -> list[Segment]:
+        audio = open_audio_file(path)
+        try:
+            return await self.hear(path.stem, audio.sample_rate_hz, audio, channels=audio.channels)
+        finally:
+            audio.close()
+
+    async def hear_files(self, paths: list[Path]) -> list[list[Segment]]:
+        """Two files at a time, so that no worker of the engine waits for the next utterance."""
+        turn = asyncio.Semaphore(2)
+
+        async def one(path: Path) -> list[Segment]:
+            async with turn:
+                return await self.hear_file(path)
+
+        return list(await asyncio.gather(*(one(path) for path in paths)))
+
+
+def settings_of(folder: Path, changes: Iterable[str] = (), **given: Any) -> Settings:
+    """Settings for a benchmark; `changes` are written as on a command line: `beam_size=1`."""
+    written: dict[str, Any] = dict(change.split("=", 1) for change in changes)
+    values = {"data": str(folder), "metrics_port": None, "compute_type": "int8", "language": "en", **given, **written}
+    return msgspec.convert(values, Settings, strict=False, dec_hook=lambda kind, value: kind(value))
+
+
+def _events(rate_hz: int, channels: int, blocks: Iterable[bytes]) -> Iterable[AudioEvent]:
+    yield CallStarted(encoding="pcm_s16le", sample_rate_hz=rate_hz, channels=channels, roles=[], language=None)
+    n_events = 2
+    for block in blocks:
+        yield AudioChunk(data=block)
+        n_events += 1
+    yield CallEnded(events=n_events)
+
+
+def _utterance_record(output: Output) -> UtteranceRecord:
+    assert isinstance(output.record, UtteranceRecord)
+    return output.record
+
+
+def _event(seq: int) -> Event:
+    return Event(seq=seq, event_id=str(seq), origin=_ORIGIN, timestamp_s=0.0)

@@ -1,0 +1,164 @@
+"""Calls whose every word is known, and what the transcriber makes of them.
+
+    python -m benchmarks.speech make [--calls 30] [--seed 1]
+    python -m benchmarks.speech score [--quick] [--set beam_size=1]… [--against FILE] [--json FILE]
+
+`make` puts telephone calls together from our own sentences and a text-to-speech voice and keeps them in
+~/.cache/callstream/speech; it needs the dependency group `bench`.
+
+`score` runs the separate and transcribe stages over them in this process, without a bus, and prints word errors, CPU
+time (loading left out), word times against the script and what the guards dropped. `--against` compares with the JSON
+of an earlier run over the same calls: the difference in word errors has an interval by paired bootstrap over calls.
+
+What it does not show: a synthetic voice is clearer than people are. The figures compare transcribers and guard against
+regressions; they are no accuracy on real calls.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clock import Clock
+from benchmarks.hearing import Hearing, settings_of
+from benchmarks.report import write_report
+from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
+from benchmarks.speech.scoring import Errors, difference, errors, places
+from benchmarks.speech.timing import TimingErrors
+from schemas.segments import Segment
+
+QUICK_CALLS = 9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speech", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make", help="make the calls, if they are not there yet")
+    scoring = commands.add_parser("score", help="transcribe them and count word errors")
+    for command in (making, scoring):
+        command.add_argument("--calls", type=int, default=N_CALLS, help=f"how many calls ({N_CALLS})")
+        command.add_argument("--seed", type=int, default=SEED, help=f"of the draw ({SEED})")
+        command.add_argument("--folder", type=Path, default=FOLDER, help=f"where they are kept ({FOLDER})")
+        command.add_argument("--json", type=Path, help="write all figures there")
+    scoring.add_argument("--quick", action="store_true", help=f"only the first {QUICK_CALLS} calls")
+    scoring.add_argument("--variant", choices=VARIANTS, help="only calls of this variant")
+    scoring.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as beam_size=1")
+    scoring.add_argument("--against", type=Path, metavar="FILE", help="the JSON of an earlier run")
+    scoring.add_argument("--places", type=int, default=0, help="how many places of errors to list (0)")
+    given = parser.parse_args()
+    n_calls = min(given.calls, QUICK_CALLS) if given.command == "score" and given.quick else given.calls
+    calls = corpus(given.folder, n_calls=n_calls, seed=given.seed, on_progress=_progress)
+    figures: dict[str, Any] = {"input": calls.described()}
+    if given.command == "make":
+        print(f"{calls.folder}: {figures['input']}")
+    else:
+        calls = calls.of(given.variant) if given.variant else calls
+        figures = asyncio.run(scored(calls, given.set))
+        if given.against is not None:
+            figures["against"] = compared(figures, json.loads(given.against.read_text(encoding="utf-8")))
+        _show(figures, given.places)
+    write_report(f"speech {given.command}", figures, given.json)
+
+
+async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
+    """Everything about one run of our transcriber over `calls`."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with Hearing(settings_of(Path(folder), changes)) as hearing:
+            await hearing.hear_file(calls.path(calls.calls[0]))  # unmeasured: the first decode is slow
+            with Clock() as clock:
+                heard = await hearing.hear_files([calls.path(call) for call in calls.calls])
+    timing, guards = TimingErrors(), Counter[str]()
+    rows = []
+    for call, segments in zip(calls.calls, heard, strict=True):
+        timing.add(call, segments)
+        guards.update(segment.guard for segment in segments if segment.guard is not None)
+        texts = texts_of(segments, 2)
+        one = [errors(call.said(channel), text) for channel, text in enumerate(texts)]
+        rows.append(
+            {
+                "call": call.name,
+                "variant": call.variant,
+                "errors": sum(one, Errors()).described(),
+                "texts": texts,
+                "places": [place for channel, text in enumerate(texts) for place in places(call.said(channel), text)],
+            }
+        )
+    return {
+        "input": calls.described(),
+        "settings": changes,
+        "cpu_s": clock.cpu_s,
+        "wall_s": clock.wall_s,
+        "audio_s_per_cpu_s": round(calls.audio_s / clock.cpu_s, 2),
+        "errors": {name: total.described() for name, total in _totals(rows).items()},
+        "word_times": timing.described(),
+        "guards": dict(guards),
+        "calls": rows,
+    }
+
+
+def texts_of(segments: list[Segment], channels: int) -> list[str]:
+    """What was written for each leg."""
+    ordered = sorted(segments, key=lambda segment: segment.start_s)
+    return [" ".join(one.text for one in ordered if one.channel == channel and one.text) for channel in range(channels)]
+
+
+def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """This run minus an earlier one. Raises SystemExit where they are not the same calls."""
+    if [row["call"] for row in ours["calls"]] != [row["call"] for row in theirs["calls"]] or (
+        ours["input"]["sha256"] != theirs["input"]["sha256"]
+    ):
+        raise SystemExit("the earlier run was over other calls")
+    found = {
+        variant: difference(_errors(ours, variant), _errors(theirs, variant))
+        for variant in ("all", *VARIANTS)
+        if _errors(ours, variant)
+    }
+    return {"word_errors": found, "cpu": round(ours["cpu_s"] / theirs["cpu_s"], 3)}
+
+
+def _errors(figures: dict[str, Any], variant: str) -> list[Errors]:
+    return [_counts(row["errors"]) for row in figures["calls"] if variant in ("all", row["variant"])]
+
+
+def _counts(described: dict[str, Any]) -> Errors:
+    return Errors(described["words"], described["substituted"], described["deleted"], described["inserted"])
+
+
+def _totals(rows: list[dict[str, Any]]) -> dict[str, Errors]:
+    totals = {"all": sum((_counts(row["errors"]) for row in rows), Errors())}
+    for variant in VARIANTS:
+        of_variant = [_counts(row["errors"]) for row in rows if row["variant"] == variant]
+        if of_variant:
+            totals[variant] = sum(of_variant, Errors())
+    return totals
+
+
+def _show(figures: dict[str, Any], n_places: int) -> None:
+    print(f"input       {figures['input']}, settings {figures['settings'] or 'as a deployment'}")
+    print(f"CPU         {figures['cpu_s']:.1f} s, {figures['audio_s_per_cpu_s']} audio s per CPU s (both legs count)")
+    for name, one in figures["errors"].items():
+        print(f"{name:<11} {_counts(one)}")
+    for source, one in figures["word_times"].items():
+        print(f"word times  {source}: {one}")
+    print(f"guards      {figures['guards']}")
+    if "against" in figures:
+        for name, one in figures["against"]["word_errors"].items():
+            print(f"against     {name}: {one['points']:+.2f} points (95 %: {one['low']:+.2f} to {one['high']:+.2f})")
+        print(f"against     {figures['against']['cpu']} × its CPU time")
+    for row in figures["calls"]:
+        for place in row["places"][:n_places]:
+            print(f"  {row['call']}: {place}")
+
+
+def _progress(done: int, of: int) -> None:
+    print(f"making call {done + 1} of {of}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

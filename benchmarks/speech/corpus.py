@@ -1,0 +1,250 @@
+"""The calls whose every word is known: made once, kept in a folder, the same again from the same seed.
+
+A call is a WAV file with two legs (8 kHz, through G.711 μ-law) and a JSON file of what is said when. Variants:
+
+- `clean`: the line's own faint noise.
+- `noise`: pink noise in the telephone's band on both legs, 15 dB below speech.
+- `overlap`: speakers fall into each other's words and say "yes" while they listen; each leg carries the other as an
+  echo, 36 dB below speech.
+"""
+
+import hashlib
+import random
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from benchmarks.speech.script import CUSTOMER, ROLES, SCRIPTS, SETTINGS, ScriptLine, ScriptWriter
+from benchmarks.speech.telephone import (
+    RATE_HZ,
+    Float,
+    coded,
+    echo,
+    line_noise,
+    surroundings,
+    telephone_voice,
+)
+from benchmarks.speech.voice import Spoken, Voice
+
+Variant = Literal["clean", "noise", "overlap"]
+VARIANTS: Final[tuple[Variant, ...]] = ("clean", "noise", "overlap")
+
+N_CALLS: Final = 30
+WORDS_PER_CALL: Final = 170
+SEED: Final = 1
+SNR_DB: Final = 15.0
+FOLDER: Final = Path("~/.cache/callstream/speech").expanduser()
+
+_FORM: Final = 1
+"""Raised when what this module makes of the same sentences changes."""
+
+_PITCHES: Final = ((0.95, 1.0), (0.9, 1.1, 1.15))
+"""How far the agents' and the customers' voices are moved; further away than that the voice sounds like no person's."""
+_LENGTHS: Final = (0.92, 1.0, 1.08)
+
+
+class TruthWord(msgspec.Struct, frozen=True):
+    """A word as it stands in the script, and when it is said; None where the voice does not tell."""
+
+    text: str
+    start_s: float | None
+    end_s: float | None
+
+
+class TruthLine(msgspec.Struct, frozen=True):
+    """What is said in one go. The times are those of the voice's audio: at most some 50 ms of silence wider than it."""
+
+    channel: int
+    start_s: float
+    end_s: float
+    text: str
+    words: list[TruthWord]
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A call on two legs; `file` is its WAV, `sha256` that of its samples."""
+
+    name: str
+    file: str
+    variant: Variant
+    duration_s: float
+    sha256: str
+    lines: list[TruthLine]
+
+    def said(self, channel: int) -> str:
+        return " ".join(line.text for line in self.lines if line.channel == channel)
+
+    @property
+    def n_words(self) -> int:
+        return sum(len(line.words) for line in self.lines)
+
+
+class Corpus(msgspec.Struct, frozen=True):
+    """Calls in a folder."""
+
+    folder: Path
+    calls: list[Call]
+
+    def path(self, call: Call) -> Path:
+        return self.folder / call.file
+
+    def of(self, variant: str) -> "Corpus":
+        return Corpus(self.folder, [call for call in self.calls if call.variant == variant])
+
+    @property
+    def audio_s(self) -> float:
+        """Of both legs."""
+        return sum(call.duration_s for call in self.calls) * len(ROLES)
+
+    @property
+    def sha256(self) -> str:
+        """Of all samples: two machines with the same one heard the same calls."""
+        return hashlib.sha256("".join(call.sha256 for call in self.calls).encode()).hexdigest()
+
+    def described(self) -> dict[str, Any]:
+        """For a report."""
+        return {
+            "calls": len(self.calls),
+            "variants": {variant: len(self.of(variant).calls) for variant in VARIANTS},
+            "words": sum(call.n_words for call in self.calls),
+            "channel_s": round(self.audio_s, 1),
+            "speech_s": round(sum(line.end_s - line.start_s for call in self.calls for line in call.lines), 1),
+            "sha256": self.sha256[:16],
+        }
+
+
+def corpus(
+    folder: Path = FOLDER,
+    *,
+    n_calls: int = N_CALLS,
+    seed: int = SEED,
+    on_progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Corpus:
+    """The first `n_calls` calls of `seed`. Those that are not there yet are made, some 10 CPU seconds each with piper.
+
+    `on_progress` is told, before each call that is made, how many are there and how many there will be.
+    """
+    made = folder / _key(seed)
+    made.mkdir(parents=True, exist_ok=True)
+    writer = ScriptWriter(seed)
+    calls = []
+    for number in range(n_calls):
+        variant = VARIANTS[number % len(VARIANTS)]
+        setting = SETTINGS[number // len(VARIANTS) % len(SETTINGS)]
+        script = writer.write(setting, WORDS_PER_CALL, backchannels=variant == "overlap")
+        truth = made / f"{number:02}-{setting}-{variant}.json"
+        if not truth.exists():
+            on_progress(number, n_calls)
+            _make(truth, script, variant, seed * 1000 + number)
+        calls.append(msgspec.json.decode(truth.read_bytes(), type=Call))
+    return Corpus(made, calls)
+
+
+def _key(seed: int) -> str:
+    digest = hashlib.sha256(f"{_FORM} {seed} {WORDS_PER_CALL}".encode())
+    for path in sorted(SCRIPTS.glob("*.toml")):
+        digest.update(path.read_bytes())
+    return f"{digest.hexdigest()[:12]}-{seed}"
+
+
+def _make(truth: Path, script: list[ScriptLine], variant: Variant, seed: int) -> None:
+    pcm, lines = _spoken(script, Voice(seed), variant, seed)
+    sound = truth.with_suffix(".wav")
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((len(ROLES), 2, RATE_HZ, 0, "NONE", ""))
+        file.writeframes(pcm.astype("<i2").tobytes())
+    call = Call(
+        name=truth.stem,
+        file=sound.name,
+        variant=variant,
+        duration_s=len(pcm) / RATE_HZ,
+        sha256=hashlib.sha256(pcm.tobytes()).hexdigest(),
+        lines=lines,
+    )
+    truth.write_bytes(msgspec.json.encode(call))
+
+
+def _spoken(
+    script: list[ScriptLine], voice: Voice, variant: Variant, seed: int
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int16]], list[TruthLine]]:
+    """The call as int16, shape (n_samples, 2), and its truth."""
+    rng = random.Random(seed)
+    pitches, lengths = [rng.choice(_PITCHES[c]) for c in (0, 1)], [rng.choice(_LENGTHS) for _ in (0, 1)]
+    placed: list[tuple[int, int, Float]] = []
+    lines: list[TruthLine] = []
+    start, end = 0, int(0.8 * RATE_HZ)
+    free = [0, 0]
+    for line in script:
+        channel, pitch = line.channel, pitches[line.channel]
+        parts = voice.say(line.text, lengths[channel] * pitch)
+        audio, words = _said(parts, voice.rate_hz, pitch, rng)
+        if line.manner == "backchannel":
+            at = start + int((end - start) * rng.uniform(0.3, 0.7))
+        else:
+            at = end + int(_gap_s(channel, variant, rng) * RATE_HZ)
+        at = max(at, free[channel])
+        lines.append(
+            TruthLine(
+                channel,
+                round(at / RATE_HZ, 4),
+                round((at + len(audio)) / RATE_HZ, 4),
+                line.text,
+                [_moved(word, at / RATE_HZ) for word in words],
+            )
+        )
+        placed.append((channel, at, audio))
+        free[channel] = at + len(audio) + int(0.3 * RATE_HZ)
+        if line.manner == "turn":
+            start, end = at, at + len(audio)
+    n_samples = max(at + len(audio) for _, at, audio in placed) + RATE_HZ
+    legs = [np.zeros(n_samples), np.zeros(n_samples)]
+    for channel, at, audio in placed:
+        legs[channel][at : at + len(audio)] += audio
+    noise = np.random.default_rng(seed)
+    heard = [leg + line_noise(n_samples, noise) for leg in legs]
+    if variant == "noise":
+        heard = [leg + surroundings(n_samples, SNR_DB, noise) for leg in heard]
+    elif variant == "overlap":
+        heard = [leg + echo(other) for leg, other in zip(heard, reversed(legs), strict=True)]
+    return np.stack([coded(leg) for leg in heard], axis=1), lines
+
+
+def _gap_s(channel: int, variant: Variant, rng: random.Random) -> float:
+    """From the end of the last turn to the next one: short, now and then a hold, in `overlap` often below zero."""
+    if variant == "overlap" and rng.random() < 0.4:
+        return rng.uniform(-1.2, -0.2)
+    if channel != CUSTOMER and rng.random() < 0.08:
+        return rng.uniform(3.0, 7.0)
+    return rng.uniform(0.25, 1.3)
+
+
+def _said(parts: list[Spoken], rate_hz: int, pitch: float, rng: random.Random) -> tuple[Float, list[TruthWord]]:
+    """A line's sentences with short pauses between them, and its words in seconds from its start."""
+    pieces: list[Float] = []
+    words: list[TruthWord] = []
+    at = 0
+    for part in parts:
+        if pieces:
+            pause = np.zeros(int(rng.uniform(0.12, 0.45) * RATE_HZ))
+            pieces.append(pause)
+            at += len(pause)
+        piece = telephone_voice(part.audio, rate_hz, pitch)
+        for word in part.words:
+            if word.span is None:
+                words.append(TruthWord(word.text, None, None))
+            else:
+                start_s, end_s = (at / RATE_HZ + edge / (rate_hz * pitch) for edge in word.span)
+                words.append(TruthWord(word.text, start_s, end_s))
+        pieces.append(piece)
+        at += len(piece)
+    return np.concatenate(pieces), words
+
+
+def _moved(word: TruthWord, by_s: float) -> TruthWord:
+    if word.start_s is None or word.end_s is None:
+        return word
+    return TruthWord(word.text, round(word.start_s + by_s, 4), round(word.end_s + by_s, 4))
