@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.kafka import require_kafka
+
 KILLS = 7
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +32,10 @@ def run(bus: str, folder: Path) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("bus", ["jetstream"])
+@pytest.mark.parametrize("bus", ["jetstream", "kafka"])
 def test_the_calls_are_those_of_an_undisturbed_run(bus: str, tmp_path: Path) -> None:
+    if bus == "kafka":
+        require_kafka()
     report = run(bus, tmp_path)
     assert report["wrong"] == []
     assert report["calls"] >= 2
