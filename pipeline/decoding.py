@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """A record's call, its number in the call on its topic, its id, and what it says."""
+    """A record's call, its number in the call on its topic (None: it has none), its id, and what it says."""
 
     call: CallRef
-    seq: int
+    seq: int | None
     event_id: str
     content: Any
 
@@ -42,7 +42,8 @@ def decode_stage_record(record: Record) -> Decoded:
         content = envelope.decode(record.value)
     except msgspec.MsgspecError as error:
         raise RejectedInput(f"not a stage record: {error}") from error
-    return Decoded(content.call, content.seq, record.headers.get("ce_id", ""), content)
+    seq = content.seq if isinstance(content, envelope.NumberedRecord) else None
+    return Decoded(content.call, seq, record.headers.get("ce_id", ""), content)
 
 
 _PUBLISHED: dict[str, type[TranscriptRecord]] = {TURN_TYPE: Turn, COMPLETED_TYPE: TranscriptCompleted}

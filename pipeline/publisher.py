@@ -42,7 +42,7 @@ class Publisher:
         progress: Progress | None = None,
         traceparent: str | None = None,
     ) -> None:
-        """Store one output; a numbered one beside the partition that it came from, with its progress.
+        """Store one output; a numbered one from the partition that it came from, with its progress.
 
         While the store is full it waits: what came before is not acknowledged meanwhile.
 

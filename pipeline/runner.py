@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -187,12 +188,30 @@ class _Taken(msgspec.Struct, frozen=True):
 
 
 class _Started(msgspec.Struct, frozen=True):
+    """`seq` is the input's number in the call, or for one that has none the number of the next."""
+
     taken: _Taken
+    seq: int
     outputs: AsyncIterator[Output]
+
+    @property
+    def is_aside(self) -> bool:
+        return self.taken.decoded.seq is None
+
+
+class _Open(msgspec.Struct, frozen=True):
+    """An input that is done and not acknowledged."""
+
+    seq: int
+    is_aside: bool
+    position: int
 
 
 class CallWork:
-    """One call in one stage: two tasks, one that starts records in order and one that publishes their outputs."""
+    """One call in one stage: two tasks, one that starts records in order and one that publishes their outputs.
+
+    A record without a number has a task of its own for its outputs.
+    """
 
     def __init__(self, runner: StageRunner, call: CallRef, partition: Partition) -> None:
         self.call = call
@@ -205,7 +224,9 @@ class CallWork:
         self._inbox: asyncio.Queue[_Taken] = asyncio.Queue()
         self._started: asyncio.Queue[_Started] = asyncio.Queue()
         self._unfinished = 0
-        self._unreleased: deque[tuple[int, int]] = deque()
+        self._asides: set[asyncio.Task[None]] = set()
+        self._unreleased: deque[_Open] = deque()
+        self._next_seq = 0
         self._published_seq = -1
         self._released = 0
         self._state = b""
@@ -228,6 +249,11 @@ class CallWork:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a task that is cancelled before its first step gives nothing back
+        asides = [task for task in self._asides if task is not current]
+        for task in asides:
+            task.cancel()
+        await asyncio.gather(*asides, return_exceptions=True)
         while not self._inbox.empty():
             self._runner.budget.give(self._inbox.get_nowait().record.size_bytes)
         while not self._started.empty():
@@ -246,15 +272,21 @@ class CallWork:
         progress = await self.partition.progress(self.call.key) if self._runner.subscription.progress_topic else None
         if progress is not None:
             self._published_seq, self._released, self._state = progress.seq, progress.released, progress.state
+            self._next_seq = progress.released
         self.processor = self._runner.stage.open(self.call, self._state or None)
         while True:
             taken = await self._inbox.get()
+            seq = taken.decoded.seq
+            if seq is None:
+                seq = self._next_seq
+            else:
+                self._next_seq = max(self._next_seq, seq + 1)
             outputs: AsyncIterator[Output]
             if self._runner.given_up(taken.decoded.event_id):
                 outputs = _raising(RejectedInput(f"failed {MAX_ATTEMPTS} times"))
             else:
                 event = Event(
-                    seq=taken.decoded.seq,
+                    seq=seq,
                     event_id=taken.decoded.event_id,
                     origin=Origin(taken.record.topic, taken.record.partition, taken.record.position, taken.record.key),
                     timestamp_s=taken.record.timestamp_s,
@@ -266,31 +298,39 @@ class CallWork:
                     outputs = _raising(error)
                 except Exception as error:
                     raise ProcessingError(taken.decoded.event_id, error) from error
-            self._started.put_nowait(_Started(taken, outputs))
+            started = _Started(taken, seq, outputs)
+            if started.is_aside:
+                aside = asyncio.create_task(self._guarded(partial(self._finish, started)))
+                self._asides.add(aside)
+                aside.add_done_callback(self._asides.discard)
+            else:
+                self._started.put_nowait(started)
 
     async def _publish(self) -> None:
-        metrics, stage = self._runner.metrics, self._runner.stage.name
-        bind_call(self.call, stage=stage)
+        bind_call(self.call, stage=self._runner.stage.name)
         while True:
-            started = await self._started.get()
-            trace = traces.parse(started.taken.record.headers.get(TRACE_HEADER, ""))
-            event_id = started.taken.decoded.event_id
-            bind_event(event_id, trace.trace_id if trace else None)
-            began = perf_counter()
-            try:
-                await self._publish_outputs(started)
-            except asyncio.CancelledError:
-                await self._abandon(started)
+            await self._finish(await self._started.get())
+
+    async def _finish(self, started: _Started) -> None:
+        metrics, stage = self._runner.metrics, self._runner.stage.name
+        trace = traces.parse(started.taken.record.headers.get(TRACE_HEADER, ""))
+        event_id = started.taken.decoded.event_id
+        bind_event(event_id, trace.trace_id if trace else None)
+        began = perf_counter()
+        try:
+            await self._publish_outputs(started)
+        except asyncio.CancelledError:
+            await self._abandon(started)
+            raise
+        except Exception as error:
+            await self._abandon(started)
+            if isinstance(error, BusError) and error.retryable:
                 raise
-            except Exception as error:
-                await self._abandon(started)
-                if isinstance(error, BusError) and error.retryable:
-                    raise
-                raise ProcessingError(event_id, error) from error
-            metrics.stage_seconds.labels(stage).observe(perf_counter() - began)
-            self._runner.budget.give(started.taken.record.size_bytes)
-            metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
-            self._unfinished -= 1
+            raise ProcessingError(event_id, error) from error
+        metrics.stage_seconds.labels(stage).observe(perf_counter() - began)
+        self._runner.budget.give(started.taken.record.size_bytes)
+        metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
+        self._unfinished -= 1
 
     async def _publish_outputs(self, started: _Started) -> None:
         record, decoded = started.taken.record, started.taken.decoded
@@ -300,7 +340,8 @@ class CallWork:
         try:
             async for output in started.outputs:
                 if output.seq is None:
-                    await self._runner.publisher.send(output, self.call, traceparent=trace)
+                    source = self.partition if output.beside else None
+                    await self._runner.publisher.send(output, self.call, source=source, traceparent=trace)
                     continue
                 if held is not None:
                     await self._send_numbered(held, trace)
@@ -311,8 +352,10 @@ class CallWork:
             self._runner.forget(decoded.event_id)
             self.partition.ack(record.position)
             return
-        self._unreleased.append((decoded.seq, record.position))
-        if held is not None:
+        self._unreleased.append(_Open(started.seq, started.is_aside, record.position))
+        if started.is_aside:
+            assert held is None, "an input without a number gave a numbered output"
+        elif held is not None:
             checkpoint = self.processor.checkpoint()
             self._state, released = checkpoint.state, checkpoint.released
             await self._send_numbered(held, trace, released=released)
@@ -343,13 +386,13 @@ class CallWork:
         """
         assert self.processor is not None
         keep = 0 if self.processor.finished else 1
-        held: deque[tuple[int, int]] = deque()
+        held: deque[_Open] = deque()
         while len(self._unreleased) > keep:
-            seq, position = self._unreleased.popleft()
-            if seq < self._released:
-                self.partition.ack(position)
+            done = self._unreleased.popleft()
+            if done.seq < self._released or (done.is_aside and self.processor.finished):
+                self.partition.ack(done.position)
             else:
-                held.append((seq, position))
+                held.append(done)
         self._unreleased.extendleft(reversed(held))
 
     def droppable(self, *, idle_for_s: float) -> bool:

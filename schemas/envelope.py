@@ -8,10 +8,12 @@ from typing import Final
 
 import msgspec
 
+from schemas.partials import Commitment
 from schemas.segments import Segment
-from schemas.utterances import CallClosed, CallOpened, CallProgress, Utterance
+from schemas.utterances import CallClosed, CallOpened, CallProgress, InterimUtterance, Utterance
 
-StageRecord = CallOpened | Utterance | CallProgress | CallClosed | Segment
+NumberedRecord = CallOpened | Utterance | CallProgress | CallClosed | Segment
+StageRecord = NumberedRecord | InterimUtterance | Commitment
 
 CONTENT_TYPE: Final = "application/msgpack"
 

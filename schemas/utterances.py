@@ -3,6 +3,8 @@
 Every record of a call has a sequence number (`seq`, from 0, without holes): it is the coordinate by which every later
 stage drops repeats. `CallProgress`, `CallOpened` and `CallClosed` are forwarded by the transcribe stage behind the
 segments of the utterances before them, so they reach the merge stage in the same order.
+
+`InterimUtterance` has no number: it may be lost or repeated, and nothing that is kept follows from it.
 """
 
 from typing import Any, Literal
@@ -96,6 +98,31 @@ class CallClosed(msgspec.Struct, frozen=True, kw_only=True, tag="call_closed.1")
     gaps: list[Gap]
     reason: str
     provisional: bool
+
+
+class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, tag="interim.1"):
+    """An utterance that is still being spoken, from its start; only of calls that asked for partials.
+
+    `first_sample` is that of the `Utterance` that will follow. `revision` counts the seconds, about, that it has grown
+    by. `certain` says that no cut can fall before its end: the utterance will hold all words in it.
+    """
+
+    call: CallRef
+    channel: int
+    first_sample: int
+    sample_rate_hz: int
+    pcm: bytes
+    voiced: list[tuple[float, float]]
+    revision: int
+    certain: bool
+
+    @property
+    def start_s(self) -> float:
+        return self.first_sample / self.sample_rate_hz
+
+    @property
+    def end_s(self) -> float:
+        return (self.first_sample + len(self.pcm) // 2) / self.sample_rate_hz
 
 
 UtteranceRecord = CallOpened | Utterance | CallProgress | CallClosed

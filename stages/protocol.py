@@ -12,7 +12,10 @@ How the runner (`pipeline.runner`) uses these, and what makes the result exact:
 - The last output of an event carries `checkpoint()`, taken after the event; earlier ones carry the one before it.
   So the last output on the bus always holds a state that, with the inputs not released in it, gives everything after.
 - An output without `seq` (ledger entries) goes to a topic that others write too. It has a deterministic id and may
-  be published again.
+  be published again. With `beside` it is stored in the partition of the call's numbered records.
+- An input without a number (`submit` is called for it in its turn) holds up no other: its outputs have no `seq` either,
+  and are published beside those of the other inputs. What it changes in the state must be in the checkpoint of the
+  next numbered input; until that is on the bus, or the processor is finished, it is delivered again after a crash.
 """
 
 from collections.abc import AsyncIterator
@@ -38,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Where and when an input record was read; the decoded record travels beside it."""
 
     seq: int
-    """Its number in the call, on the topic that it was read from."""
+    """Its number in the call, on the topic that it was read from; without one of its own, that of the next record."""
     event_id: str
     origin: Origin
     timestamp_s: float
@@ -54,6 +57,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str
     event_type: str = "callstream.stage"
     seq: int | None = None
+    beside: bool = False
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -198,6 +198,26 @@ async def test_progress_is_what_the_last_output_of_the_key_carried(broker: Broke
         assert await partition.progress(b"call-2") is None
 
 
+async def test_a_record_without_progress_leaves_that_of_its_key_as_it_is(broker: Broker, running: Running) -> None:
+    bus = await bus_with_topics(broker)
+    await publish(bus, 1)
+    recorder = holding()
+    progress = Progress(seq=7, released=3, state=b"state")
+    async with running(bus, SUBSCRIPTION, recorder):
+        await recorder.count(1)
+        partition = recorder.partitions[IN, recorder.records[0].partition]
+        await partition.publish(OUT, key=b"call-1", value=b"numbered", event_id="out/7", progress=progress)
+        for version in range(3):
+            await partition.publish(OUT, key=b"call-1", value=b"interim", event_id=f"interim/{version}")
+        assert await partition.progress(b"call-1") == progress
+    async with running(bus, SUBSCRIPTION, recorder):
+        await recorder.count(2)
+        partition = recorder.partitions[IN, recorder.records[1].partition]
+        assert await partition.progress(b"call-1") == progress
+    stored = [record async for record in bus.stored(OUT, key=b"call-1")]
+    assert [record.value for record in stored] == [b"numbered", b"interim", b"interim", b"interim"]
+
+
 async def test_progress_may_be_large_and_become_small_again(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 1)

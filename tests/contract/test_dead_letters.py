@@ -109,4 +109,5 @@ async def test_a_replayed_call_comes_out_as_one_that_was_never_rejected(bus: Bus
     assert isinstance(closed, CallClosed)
     assert (closed.gaps, closed.duration_s, closed.reason) == ([], 8.0, "hangup")
     assert closed.utterances == sum(isinstance(record, Utterance) for record in records) > 0
-    assert [record.seq for record in await utterances(bus, 1)] == list(range(len(records)))
+    numbers = [record.seq for record in await utterances(bus, 1) if isinstance(record, envelope.NumberedRecord)]
+    assert numbers == list(range(len(records)))

@@ -5,6 +5,7 @@ import msgspec
 from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
 from schemas.calls import CallRef
 from schemas.envelope import StageRecord
+from schemas.partials import PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import SEGMENT_TYPE, LiveSegment, Segment, Word
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
 from schemas.summaries import SUMMARY_TYPE, KeyPoint, Summary
@@ -16,7 +17,7 @@ from schemas.transcripts import (
     TranscriptCompleted,
     Turn,
 )
-from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Gap, Utterance
+from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Gap, InterimUtterance, Utterance
 
 CALL = CallRef("acme", "call-1")
 
@@ -61,6 +62,27 @@ STAGE_RECORDS: dict[str, StageRecord] = {
         voiced=[(2.0, 2.5)],
         cut="pause",
     ),
+    "interim.1": InterimUtterance(
+        call=CALL,
+        channel=1,
+        first_sample=16000,
+        sample_rate_hz=8000,
+        pcm=bytes(range(8)),
+        voiced=[(2.0, 2.5)],
+        revision=3,
+        certain=True,
+    ),
+    "commitment.1": Commitment(
+        call=CALL,
+        channel=1,
+        first_sample=16000,
+        revision=3,
+        committed="Good morning",
+        tail=", this is",
+        start_s=2.0,
+        end_s=4.875,
+        language="en",
+    ),
     "call_progress.1": CallProgress(call=CALL, seq=2, heard_to_s=[4.0, 3.5]),
     "call_closed.1": CallClosed(
         call=CALL,
@@ -99,6 +121,20 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"], metadata={"queue": 7}
     ),
     ENDED_TYPE: CallEnded(events=12),
+    PARTIAL_TYPE: Partial(
+        tenant="acme",
+        call_id="call-1",
+        channel=1,
+        speaker="customer",
+        utterance_id="5d0e8f0d-0c9b-5a8e-7b1e-1f0b1c9d2e3f",
+        revision=3,
+        committed="Good morning",
+        tail=", this is",
+        start_s=2.0,
+        end_s=4.875,
+        language="en",
+        final=True,
+    ),
     SEGMENT_TYPE: LiveSegment(
         tenant="acme",
         call_id="call-1",
