@@ -22,6 +22,9 @@ MAX_RATE_HZ = 16_000
 RELEASE_S = FRAME_S / 2
 """The model lets go of speech late, by more than the frame that the endpointer takes off (see there)."""
 
+GROWTH_FRAMES = round(1 / FRAME_S)
+"""About a second: how much an open utterance grows from one interim version to the next."""
+
 SKIP_S = 4
 """A whole number of seconds, of samples at any rate and of frames: silence is skipped in multiples of it."""
 
@@ -33,6 +36,17 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
     pcm: bytes
     voiced: list[tuple[float, float]]
     cut: Cut
+
+
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """The utterance that is open, as it was `revision` whole times `GROWTH_FRAMES` behind its start.
+
+    `certain`: no cut can fall before its end.
+    """
+
+    revision: int
+    speech: Speech
+    certain: bool
 
 
 class LaneState(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +86,7 @@ class ChannelLane:
         self._audio: Samples = np.frombuffer(given.audio, "<i2").astype(np.int16)
         self._audio_start = given.audio_start
         self._pending: Samples = np.frombuffer(given.pending, "<i2").astype(np.int16)
+        self._grown = (0, 0)
 
     @property
     def is_open(self) -> bool:
@@ -117,6 +132,23 @@ class ChannelLane:
         self._audio = self._audio[keep_from - self._audio_start :].copy()
         self._audio_start = keep_from
         return cuts
+
+    def growth(self) -> Growth | None:
+        """The open utterance's newest version, once; a lane that was restored may give it again."""
+        open_ = self._endpointer.so_far()
+        if open_ is None:
+            return None
+        revision = (open_.end - open_.start) // GROWTH_FRAMES
+        if not revision or self._grown == (open_.start, revision):
+            return None
+        self._grown = (open_.start, revision)
+        end = open_.start + revision * GROWTH_FRAMES
+        voiced = [(first, min(last, end)) for first, last in open_.voiced if first < end]
+        return Growth(
+            revision=revision,
+            speech=self._cut(Boundary(start=open_.start, end=end, voiced=voiced, cut="end"), self._sample(end)),
+            certain=end - open_.start <= self._endpointer.certain_frames,
+        )
 
     def flush(self) -> list[Speech]:
         """End the open utterance with all the audio that there is.

@@ -130,6 +130,21 @@ class Endpointer:
             return self._cut_hard()
         return None
 
+    def so_far(self) -> Boundary | None:
+        """The open utterance, once so much of it is voiced that one with this start will surely follow."""
+        state = self.state
+        if state.start is None:
+            return None
+        voiced = self._voiced()
+        if sum(last - first for first, last in voiced) < 2 * self._min_speech:
+            return None
+        return Boundary(start=state.start, end=state.frame, voiced=voiced, cut="end")
+
+    @property
+    def certain_frames(self) -> int:
+        """So much of an utterance, from its start, is in it wherever it is cut: no hard cut looks back so far."""
+        return self._hard_limit - self._hard_search
+
     def flush(self) -> Boundary | None:
         """The open utterance, ended where the audio ends."""
         return self._close(self.state.frame, "end") if self.is_open else None

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from stages.separate.channels import SKIP_S, ChannelLane, LaneState, Speech
+from stages.separate.channels import SKIP_S, ChannelLane, Growth, LaneState, Speech
 from stages.separate.codecs import Samples
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.speech import VoiceActivityModel
@@ -81,6 +81,14 @@ class Lanes:
                 if left >= step and n == step and self._lanes[index].skip_silence(left // step * SKIP_S):
                     left %= step
         return _by_start(cuts)
+
+    def growths(self) -> list[tuple[int, Growth]]:
+        """What the channels' open utterances have grown to, asked behind each event; none of a channel just cut."""
+        return [
+            (index, growth)
+            for index, lane in enumerate(self._lanes)
+            if self._ran[index] and not self._cut[index] and (growth := lane.growth()) is not None
+        ]
 
     def flush(self) -> list[tuple[int, Speech]]:
         """End the open utterances; more audio may follow."""

@@ -24,6 +24,7 @@ from stages.separate.channels import Speech
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
+from stages.separate.interims import interim
 from stages.separate.lanes import Lanes
 from stages.separate.sequence import MAX_AHEAD, Missing, Sequence
 from stages.separate.speech import VoiceActivityModel
@@ -44,7 +45,7 @@ class SeparateStage:
     """Makes a separator for each call; they share the voice activity model. See `stages.protocol.CallStage`.
 
     Voice activity runs in `executor` (None: the event loop's own). `spool` opens a temporary file for the bytes of a
-    `container` call.
+    `container` call. `interims`: calls that ask for partials get interim versions of their utterances.
     """
 
     name = ledger.NAME
@@ -57,8 +58,10 @@ class SeparateStage:
         *,
         executor: Executor | None = None,
         spool: SpoolFactory = _spool,
+        interims: bool = True,
     ) -> None:
         self.model = model
+        self.interims = interims
         self.endpointing = endpointing or EndpointingSettings()
         self.executor = executor
         self.spool = spool
@@ -344,6 +347,9 @@ class CallSeparator:
             state.frames += len(frames)
             state.received_frames += len(frames)
             yield from self._sent(cuts)
+            if state.start.partials and self._stage.interims and state.start.encoding != "container":
+                for channel, growth in self._lanes.growths():
+                    yield interim(self._call, channel, growth, self._lanes.rate_hz)
 
     def _sent(self, cuts: list[tuple[int, Speech]]) -> Iterator[Output]:
         """The utterances, and how far the channels were heard where nothing else has said so for a while."""

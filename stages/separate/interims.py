@@ -1,0 +1,25 @@
+"""Interim versions of an utterance that is still open: for live text, beside the call's numbered records."""
+
+from schemas import topics
+from schemas.calls import CallRef
+from schemas.utterances import InterimUtterance
+from stages.protocol import Output
+from stages.separate import ledger
+from stages.separate.channels import Growth
+
+
+def interim(call: CallRef, channel: int, growth: Growth, rate_hz: int) -> Output:
+    """One version. It follows from the audio alone, so a repeat has the same id and bytes."""
+    speech = growth.speech
+    record = InterimUtterance(
+        call=call,
+        channel=channel,
+        first_sample=speech.first_sample,
+        sample_rate_hz=rate_hz,
+        pcm=speech.pcm,
+        voiced=speech.voiced,
+        revision=growth.revision,
+        certain=growth.certain,
+    )
+    what = f"interim/{channel}/{speech.first_sample}/{growth.revision}"
+    return Output(topic=topics.UTTERANCES, record=record, event_id=ledger.event_id(call, what), beside=True)

@@ -1,0 +1,107 @@
+"""Interim versions of utterances, for calls that asked for partials."""
+
+import msgspec
+import pytest
+
+from schemas import envelope
+from schemas.audio import AudioEvent, CallStarted
+from schemas.utterances import CallOpened, InterimUtterance, Utterance
+from stages.separate.codecs import Samples
+from stages.separate.stage import SeparateStage
+from tests.unit.stages.separate.scripted import (
+    CALL,
+    Arrival,
+    LoudnessModel,
+    Run,
+    bursts,
+    call_events,
+    feed,
+    in_order,
+    separate,
+)
+
+CHANNELS = bursts((1, 4.4), (8, 27), length_s=30), bursts((2, 2.5), (9, 12), length_s=30, seed=2)
+
+
+def watched(*channels: Samples, chunk_s: float = 0.2) -> list[AudioEvent]:
+    start, *rest = call_events(*channels, chunk_s=chunk_s)
+    assert isinstance(start, CallStarted)
+    return [msgspec.structs.replace(start, partials=True), *rest]
+
+
+def interims(run: Run, channel: int) -> list[InterimUtterance]:
+    records = [output.record for output in run.others]
+    return [record for record in records if isinstance(record, InterimUtterance) and record.channel == channel]
+
+
+def utterances(run: Run, channel: int) -> list[Utterance]:
+    return [record for record in run.records if isinstance(record, Utterance) and record.channel == channel]
+
+
+def stretches(interim: InterimUtterance) -> float:
+    return len(interim.pcm) / 2 / interim.sample_rate_hz
+
+
+async def test_an_open_utterance_is_sent_again_each_second_from_its_start() -> None:
+    run = await separate(in_order(watched(*CHANNELS)))
+    first, *_ = utterances(run, 0)
+    found = [interim for interim in interims(run, 0) if interim.first_sample == first.first_sample]
+    assert [interim.revision for interim in found] == [1, 2, 3, 4]
+    assert [stretches(interim) for interim in found] == pytest.approx([1, 2, 3, 4], abs=0.05)
+    for interim in found:
+        assert first.pcm.startswith(interim.pcm) or interim.pcm.startswith(first.pcm)
+        assert all(first.start_s <= start_s < end_s <= interim.end_s for start_s, end_s in interim.voiced)
+
+
+async def test_every_interim_is_followed_by_its_utterance_and_a_certain_one_lies_in_it() -> None:
+    """Also where a speaker makes no pause for 19 s, and a hard cut looks for its place in the seconds before."""
+    run = await separate(in_order(watched(*CHANNELS)))
+    for channel in (0, 1):
+        finals = {utterance.first_sample: utterance for utterance in utterances(run, channel)}
+        found = interims(run, channel)
+        assert {interim.first_sample for interim in found} <= finals.keys()
+        for interim in found:
+            final = finals[interim.first_sample]
+            if interim.certain and final.cut == "hard":
+                assert interim.end_s <= final.end_s
+    assert any(not interim.certain for interim in interims(run, 0))
+    assert all(interim.certain == (stretches(interim) <= 9) for interim in interims(run, 0))
+
+
+async def test_a_click_has_no_interims() -> None:
+    run = await separate(in_order(watched(bursts((1, 1.3), (4, 4.3), length_s=8))))
+    assert interims(run, 0) == []
+
+
+async def test_numbered_records_are_those_of_a_call_without_interims_but_for_its_wish() -> None:
+    plain = await separate(in_order(call_events(*CHANNELS, chunk_s=0.2)))
+    run = await separate(in_order(watched(*CHANNELS)))
+    assert not [output for output in plain.others if isinstance(output.record, InterimUtterance)]
+    opened, *rest = run.records
+    assert isinstance(opened, CallOpened)
+    assert [msgspec.structs.replace(opened, partials=False), *rest] == plain.records
+    assert len(run.published) == len(plain.published)
+    unwatched = await separate(in_order(watched(*CHANNELS)), SeparateStage(LoudnessModel(), interims=False))
+    assert [output.event_id for output in unwatched.others] == [output.event_id for output in plain.others]
+
+
+async def test_a_repeated_interim_has_the_same_id_and_bytes() -> None:
+    """A separator that goes on from any checkpoint hears again what is not released in it."""
+    events = in_order(watched(*CHANNELS))
+    whole = await separate(events)
+    sent = {
+        output.event_id: envelope.encode(output.record)
+        for output in whole.others
+        if isinstance(output.record, InterimUtterance)
+    }
+    assert sent
+    for cut in whole.published[:: max(1, len(whole.published) // 6)]:
+        again = await _from(events, cut.state, cut.released)
+        for output in again.others:
+            if isinstance(output.record, InterimUtterance):
+                assert envelope.encode(output.record) == sent[output.event_id]
+
+
+async def _from(events: list[Arrival], state: bytes, released: int) -> Run:
+    processor = SeparateStage(LoudnessModel()).open(CALL, state or None)
+    return await feed(processor, events[released:], state=state, released=released)
