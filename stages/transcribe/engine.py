@@ -42,12 +42,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """An utterance to transcribe.
 
     `audio`: float32, shape (n_samples,), mono, 16 kHz, at most 30 s. `voiced`: stretches of speech in seconds from the
-    audio's start. `language`: an ISO 639-1 code, or the choice to make from the languages heard.
+    audio's start. `language`: an ISO 639-1 code, or the choice to make from the languages heard. `prefix`: what the
+    text begins with, whatever is heard. An `interim` row is decoded cheaply, greedily and without word times: its
+    utterance is still being spoken.
     """
 
     audio: Audio
     voiced: list[tuple[float, float]]
     language: str | LanguageChoice
+    prefix: str = ""
+    interim: bool = False
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,13 +135,13 @@ class Engine:
         return self._windows.length_s(len(row.audio))
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
-        """Rows are batched where window and language agree; a row whose language must be heard goes alone."""
-        batches: dict[tuple[int, str | int], list[int]] = {}
+        """Rows are batched where window, language and effort agree; one whose language must be heard goes alone."""
+        batches: dict[tuple[int, str | int, bool], list[int]] = {}
         for index, row in enumerate(rows):
             language = row.language if isinstance(row.language, str) else index
-            batches.setdefault((self.window_s(row), language), []).append(index)
+            batches.setdefault((self.window_s(row), language, row.interim), []).append(index)
         done: dict[int, Transcription] = {}
-        for (window_s, _), indices in batches.items():
+        for (window_s, _, _), indices in batches.items():
             done.update(zip(indices, self._transcribe([rows[index] for index in indices], window_s), strict=True))
         return [done[index] for index in range(len(rows))]
 
@@ -150,23 +154,27 @@ class Engine:
             language = language({token.strip("<|>"): probability for token, probability in heard})
         tokenizer = self._tokenizer(language)
         limit = max_tokens(window_s)
-        results = self._generate(encoded, tokenizer, len(rows), limit)
+        prefixes = [_prefix_tokens(tokenizer, row.prefix) for row in rows]
+        interim = rows[0].interim
+        results = self._generate(encoded, tokenizer, prefixes, limit, beam_size=1 if interim else self._beam_size)
         tokens = [[token for token in result.sequences_ids[0] if token < tokenizer.eot] for result in results]
         texts = [tokenizer.decode(row_tokens).strip() for row_tokens in tokens]
         looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
-        words = self._words(rows, encoded, tokenizer, tokens)
+        words = [[] for _ in rows] if interim else self._words(rows, encoded, tokenizer, tokens)
         transcriptions = [
             Transcription(
                 text=text,
                 words=row_words,
                 language=language,
-                average_logprob=round(result.scores[0] * len(row_tokens) / (len(row_tokens) + 1), 4),
+                average_logprob=round(result.scores[0] * len(row_tokens) / (len(row_tokens) - len(prefix) + 1), 4),
                 no_speech_probability=round(result.no_speech_prob, 4),
                 repeats=loops,
             )
-            for text, row_words, result, row_tokens, loops in zip(texts, words, results, tokens, looping, strict=True)
+            for text, row_words, result, row_tokens, prefix, loops in zip(
+                texts, words, results, tokens, prefixes, looping, strict=True
+            )
         ]
-        if window_s < FULL_WINDOW_S:
+        if window_s < FULL_WINDOW_S and not interim:
             for index in (index for index, loops in enumerate(looping) if loops):
                 again = msgspec.structs.replace(rows[index], language=language)
                 transcriptions[index] = self._transcribe([again], FULL_WINDOW_S)[0]
@@ -185,12 +193,15 @@ class Engine:
             self._model.hf_tokenizer, multilingual, task="transcribe", language=language if multilingual else None
         )
 
-    def _generate(self, encoded: Any, tokenizer: Any, n_rows: int, limit: int) -> Any:
+    def _generate(
+        self, encoded: Any, tokenizer: Any, prefixes: Sequence[list[int]], limit: int, *, beam_size: int
+    ) -> Any:
+        """CTranslate2 returns a row's prefix with its text, and counts it as certain in the score."""
         prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
         return self._model.model.generate(
             encoded,
-            [prompt] * n_rows,
-            beam_size=self._beam_size,
+            [prompt + prefix for prefix in prefixes],
+            beam_size=beam_size,
             max_length=2 * (limit + len(prompt)),  # CTranslate2 stops at half of it, for the prompt's sake
             suppress_blank=True,
             suppress_tokens=[-1],
@@ -230,7 +241,7 @@ class Engine:
         row = Row(audio=sweep, voiced=[(0.0, 1.0)], language="en")
         try:
             encoded = self._encode([row], self.window_s(row))
-            result = self._generate(encoded, self._tokenizer("en"), 1, 8)[0]
+            result = self._generate(encoded, self._tokenizer("en"), [[]], 8, beam_size=self._beam_size)[0]
         except RuntimeError as error:
             raise EngineError(f"the model {self.model_name} fails on {device}: {error}") from error
         if not result.sequences_ids[0] or not math.isfinite(result.scores[0]):
@@ -238,6 +249,14 @@ class Engine:
                 f"the model {self.model_name} gives no text on {device}: a known fault of some driver and CTranslate2 "
                 "versions; use another driver or the cpu"
             )
+
+
+def _prefix_tokens(tokenizer: Any, prefix: str) -> list[int]:
+    """Whisper writes a space before each word, the first one too, where its language has spaces."""
+    if not prefix:
+        return []
+    tokens: list[int] = tokenizer.encode(prefix if tokenizer.language_code in UNSPACED else f" {prefix}")
+    return tokens
 
 
 def repeats(text: str) -> bool:

@@ -1,4 +1,7 @@
-"""One queue for the utterances of all calls, in front of one engine: live calls first, equal windows together."""
+"""One queue for the utterances of all calls, in front of one engine: live calls first, equal windows together.
+
+Interims, versions of utterances that are still being spoken, come behind whatever is final and live, before backfill.
+"""
 
 import asyncio
 import time
@@ -47,6 +50,9 @@ class Scheduler:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="transcribe")
         self._live: deque[_Waiting] = deque()
         self._batch: deque[_Waiting] = deque()
+        self._interims: deque[_Waiting] = deque()
+        self._most_interims = max(1, workers - 1)
+        self._running_interims = 0
         self._running: set[asyncio.Future[tuple[list[Transcription], float]]] = set()
         self._closed = False
         self._utterances = self._failed = 0
@@ -66,12 +72,17 @@ class Scheduler:
             self._failed += 1
             result.set_result(_failed(row, str(error)))
             return result
-        (self._live if live else self._batch).append(_Waiting(row, window_s, time.monotonic(), result))
+        queue = self._interims if row.interim else self._live if live else self._batch
+        queue.append(_Waiting(row, window_s, time.monotonic(), result))
         self._start_work()
         return result
 
+    def withdraw_interim(self, result: asyncio.Future[Transcription]) -> bool:
+        """Cancel an interim that still waits; False once its decoding has begun."""
+        return any(item.result is result for item in self._interims) and result.cancel()
+
     def stats(self) -> SchedulerStats:
-        waiting = [item.since_s for item in (*self._live, *self._batch) if not item.result.done()]
+        waiting = [item.since_s for item in (*self._live, *self._batch, *self._interims) if not item.result.done()]
         return SchedulerStats(
             queued=len(waiting),
             running=len(self._running),
@@ -85,7 +96,7 @@ class Scheduler:
     async def close(self) -> None:
         """Cancel what waits, and wait for what runs: a decode cannot be interrupted."""
         self._closed = True
-        for item in (*self._live, *self._batch):
+        for item in (*self._live, *self._batch, *self._interims):
             item.result.cancel()
         if self._running:
             await asyncio.wait(self._running)
@@ -94,20 +105,25 @@ class Scheduler:
     def _start_work(self) -> None:
         while self._free and (items := self._take()):
             self._free -= 1
+            self._running_interims += items[0].row.interim
             work = asyncio.get_running_loop().run_in_executor(self._pool, self._decode, [item.row for item in items])
             self._running.add(work)
             work.add_done_callback(partial(self._finish, items))
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: the longest waiting live row, else batch row, and others with the same window."""
-        for lane in (self._live, self._batch):
+        """The next batch: the longest waiting live row, else interim, else batch row, and others with the same window.
+
+        Interims never share a batch with what is final, and leave a worker free for it where there are several.
+        """
+        for lane in (self._live, self._interims, self._batch):
             while lane and lane[0].result.done():
                 lane.popleft()
-        lane = self._live or self._batch
+        interims = self._interims if self._running_interims < self._most_interims else None
+        lane = self._live or interims or self._batch
         if not lane:
             return []
         items = [lane.popleft()]
-        for lane in (self._live, self._batch):
+        for lane in (self._interims,) if items[0].row.interim else (self._live, self._batch):
             rest: list[_Waiting] = []
             while lane and len(items) < self._max_batch:
                 item = lane.popleft()
@@ -133,14 +149,16 @@ class Scheduler:
     def _finish(self, items: list[_Waiting], work: asyncio.Future[tuple[list[Transcription], float]]) -> None:
         self._running.discard(work)
         self._free += 1
+        self._running_interims -= items[0].row.interim
         if work.cancelled():
             return
         transcriptions, busy_s = work.result()
         self._busy_s += busy_s
         for item, transcription in zip(items, transcriptions, strict=True):
-            self._utterances += 1
-            self._failed += transcription.error is not None
-            self._audio_s += len(item.row.audio) / SAMPLE_RATE_HZ
+            if not item.row.interim:
+                self._utterances += 1
+                self._failed += transcription.error is not None
+                self._audio_s += len(item.row.audio) / SAMPLE_RATE_HZ
             if not item.result.done():
                 item.result.set_result(transcription)
         if not self._closed:

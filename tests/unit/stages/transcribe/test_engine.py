@@ -194,3 +194,41 @@ def test_a_windows_tokens_stay_within_whispers_decoder() -> None:
 )
 def test_a_decoder_that_goes_round_in_circles_is_noticed(text: str, loops: bool) -> None:
     assert repeats(text) is loops
+
+
+@pytest.fixture(scope="module")
+def forced(engine: Engine, channels: list[Audio], lines: list[Line]) -> list[tuple[Row, Transcription]]:
+    """Two lines in one batch behind what was committed of them, of different lengths; the second one was misheard."""
+    rows = [
+        msgspec.structs.replace(row_of(lines[index], channels), prefix=prefix)
+        for index, prefix in ((0, "Thank you for calling Northwind"), (1, "Yellow, Sarah"))
+    ]
+    return list(zip(rows, engine.transcribe_batch(rows), strict=True))
+
+
+def test_a_text_begins_with_the_prefix_of_its_row_and_goes_on_as_it_is_heard(
+    forced: list[tuple[Row, Transcription]], lines: list[Line]
+) -> None:
+    for (row, done), line in zip(forced, lines, strict=False):
+        assert done.text.startswith(row.prefix)
+        assert done.text[len(row.prefix) :].split()[-3:] == line.text.split()[-3:]
+        assert done.average_logprob > -0.5
+
+
+def test_the_words_of_a_prefix_have_times_like_the_others(forced: list[tuple[Row, Transcription]]) -> None:
+    for row, done in forced:
+        assert " ".join(word.text for word in done.words) == done.text
+        spoken = sum(end - start for start, end in row.voiced)
+        assert done.words[-1].end_s - done.words[0].start_s > 0.8 * spoken
+        assert all(word.end_s > word.start_s for word in done.words)
+
+
+def test_an_interim_is_heard_without_word_times_and_its_language_too(
+    engine: Engine, channels: list[Audio], lines: list[Line], heard: list[tuple[Row, Transcription]]
+) -> None:
+    row = msgspec.structs.replace(
+        row_of(lines[0], channels), interim=True, language=lambda detected: max(detected, key=detected.__getitem__)
+    )
+    [done] = engine.transcribe_batch([row])
+    assert word_errors(heard[0][1].text, done.text)[0] <= 1
+    assert (done.words, done.language, done.error) == ([], "en", None)

@@ -11,8 +11,8 @@ from stages.transcribe.scheduler import Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 
 
-def row(level: int, seconds: float = 1.0) -> Row:
-    return Row(audio=audio(level, seconds), voiced=[(0.0, seconds)], language="en")
+def row(level: int, seconds: float = 1.0, *, interim: bool = False) -> Row:
+    return Row(audio=audio(level, seconds), voiced=[(0.0, seconds)], language="en", interim=interim)
 
 
 @asynccontextmanager
@@ -47,6 +47,46 @@ async def test_live_rows_pass_batch_rows() -> None:
         engine.gate.set()
         await asyncio.gather(first, *waiting)
     assert engine.batches == [[1], [11], [12], [2], [3]]
+
+
+async def test_interims_come_behind_live_rows_and_before_batch_rows_and_share_no_batch_with_either() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine, max_batch=4) as queue:
+        first = queue.submit(row(1), live=True)
+        rows = [row(2), row(21, interim=True), row(22, interim=True), row(11), row(12)]
+        waiting = [queue.submit(row, live=number > 0) for number, row in enumerate(rows)]
+        engine.gate.set()
+        await asyncio.gather(first, *waiting)
+    assert engine.batches == [[1], [11, 12, 2], [21, 22]]
+
+
+async def test_interims_leave_a_worker_free() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine, workers=3) as queue:
+        waiting = [queue.submit(row(level, interim=True), live=True) for level in (21, 22, 23)]
+        await until(lambda: engine.running == 2)
+        waiting.append(queue.submit(row(1), live=False))
+        await until(lambda: engine.running == 3)
+        assert sorted(engine.batches) == [[1], [21], [22]]
+        engine.gate.set()
+        await asyncio.gather(*waiting)
+
+
+async def test_an_interim_can_be_withdrawn_until_its_decoding_begins() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine) as queue:
+        running, waiting = (queue.submit(row(level, interim=True), live=True) for level in (1, 2))
+        await until(lambda: engine.running == 1)
+        assert not queue.withdraw_interim(running)
+        assert queue.withdraw_interim(waiting)
+        assert not queue.withdraw_interim(waiting)
+        engine.gate.set()
+        assert (await running).text == "en 1"
+    assert waiting.cancelled()
+    assert engine.batches == [[1]]
 
 
 async def test_a_batch_takes_rows_of_one_window_and_keeps_the_others_order() -> None:
