@@ -1,4 +1,6 @@
-"""Calls as they go on, for those who watch: segments, turns and summaries on core NATS subjects `live.<tenant>.<call>`.
+"""Calls as they go on, for those who watch: partials, segments, turns and summaries.
+
+They are published on core NATS subjects, `live.<tenant>.<call>`.
 
 At most once, and from now on: nothing is kept for who comes later or reads too slowly, and nothing waits for a NATS
 server that is away. The topics hold all of it; what is shown here has the ids that it has there. Values are JSON by the
@@ -24,7 +26,7 @@ from schemas import cloudevents, envelope, topics
 from schemas.segments import SEGMENT_TYPE, Segment, live_segment
 
 ROOT: Final = "live"
-TOPICS: Final = (topics.SEGMENTS, topics.TRANSCRIPTS, topics.SUMMARIES)
+TOPICS: Final = (topics.PARTIALS, topics.SEGMENTS, topics.TRANSCRIPTS, topics.SUMMARIES)
 
 _PLAIN_TOKEN: Final = re.compile(r"(?!=)[!-~]+")
 _NOT_IN_TOKENS: Final = frozenset(".*>")

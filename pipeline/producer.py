@@ -50,6 +50,7 @@ async def publish_audio(
     metadata: dict[str, Any],
     lane: Lane,
     realtime: bool = False,
+    partials: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> Published:
     """Send `audio` as `call`; at the speed of speech if `realtime`, else as fast as the bus stores it.
@@ -63,6 +64,7 @@ async def publish_audio(
         channels=audio.channels,
         roles=roles,
         language=language,
+        partials=partials,
         metadata=metadata,
     )
     loop = asyncio.get_running_loop()

@@ -1,5 +1,6 @@
 """The one table of topics: who writes and reads each, how long it is kept, how much it may hold."""
 
+from math import inf
 from typing import Final
 
 import msgspec
@@ -25,6 +26,8 @@ class TopicRow(msgspec.Struct, frozen=True):
     share: float | None = None
     keep: float = 1.0
     """Retention as a factor of the deployment's."""
+    keep_s: float = inf
+    """The longest retention in seconds, whatever the deployment's."""
 
 
 TOPICS: Final = (
@@ -33,6 +36,7 @@ TOPICS: Final = (
     TopicRow(topics.UTTERANCES, "separate", ("transcribe",)),
     TopicRow(topics.UTTERANCES_BATCH, "separate", ("transcribe",)),
     TopicRow(topics.SEGMENTS, "transcribe", ("merge",)),
+    TopicRow(topics.PARTIALS, "transcribe", ("consumers",), keep_s=3_600.0),
     TopicRow(topics.TRANSCRIPTS, "merge", ("summarize", "sink", "consumers")),
     TopicRow(topics.SUMMARIES, "summarize", ("sink", "consumers")),
     TopicRow(topics.STATUS, "all stages", ("sink", "consumers")),
@@ -48,7 +52,7 @@ def topic_specs(*, partitions: int, retention_days: float, store_bytes: int) -> 
         TopicSpec(
             name=row.name,
             partitions=partitions,
-            retention_s=retention_days * row.keep * _SECONDS_PER_DAY,
+            retention_s=min(row.keep_s, retention_days * row.keep * _SECONDS_PER_DAY),
             max_bytes=int(store_bytes * row.share) if row.share else None,
             groups=tuple(read.group for read in subscriptions() if read.progress_topic == row.name),
         )

@@ -97,7 +97,7 @@ class Worker:
         started.set()
         async with asyncio.TaskGroup() as group:
             for lane in topology.lanes_of("separate"):
-                runner = self._runner(SeparateStage(vad), lane)
+                runner = self._runner(SeparateStage(vad, interims=lane == "live"), lane)
                 watch = IdleWatch(self._bus, runner, idle_s=self._settings.idle_s)
                 group.create_task(runner.run())
                 group.create_task(watch.run())
@@ -115,6 +115,7 @@ class Worker:
                     live=lane == "live",
                     language=self._settings.language,
                     default_language=self._settings.default_language,
+                    dropped=lambda reason: self._metrics.interims_dropped.labels(reason).inc(),
                 )
                 group.create_task(self._runner(stage, lane).run())
 

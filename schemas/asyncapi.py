@@ -17,6 +17,7 @@ from schemas import topics
 from schemas.audio import CHUNK_TYPE, ENDED_TYPE, MAX_CHUNK_BYTES, STARTED_TYPE, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, MAX_CALL_ID_LENGTH
 from schemas.cloudevents import BYTES_TYPE, CONTENT_TYPE_HEADER, JSON_TYPE, STRUCTURED_TYPE
+from schemas.partials import PARTIAL_TYPE
 from schemas.segments import SEGMENT_TYPE
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE
 from schemas.summaries import SUMMARY_TYPE
@@ -61,6 +62,9 @@ _EVENTS: Final = {
     STARTED_TYPE: _Event(summary="A call begins, and what its chunks hold. Always the call's event 0"),
     CHUNK_TYPE: _Event(summary="At most a second of audio, channels interleaved", content_type=BYTES_TYPE),
     ENDED_TYPE: _Event(summary="The producer has sent everything"),
+    PARTIAL_TYPE: _Event(
+        summary="What an utterance says so far: its committed text only grows, the tail may change", numbered=False
+    ),
     SEGMENT_TYPE: _Event(summary="The words of an utterance, before its turn has settled"),
     TURN_TYPE: _Event(summary="What one speaker says until another takes over, once it can no longer change"),
     COMPLETED_TYPE: _Event(summary="The whole call; a long one comes in numbered parts"),
@@ -92,6 +96,12 @@ _CHANNELS: Final = (
         received=True,
     ),
     _Channel(
+        topic=topics.PARTIALS,
+        operation="sendPartials",
+        summary="Text while it is being spoken, of live calls whose start asks for it; kept for an hour",
+        events=(PARTIAL_TYPE,),
+    ),
+    _Channel(
         topic=topics.TRANSCRIPTS,
         operation="sendTranscripts",
         summary="Turns as they settle, then the completed transcript",
@@ -108,7 +118,7 @@ _CHANNELS: Final = (
 )
 
 LIVE_ADDRESS: Final = "live.{tenant}.{call}"
-_LIVE_EVENTS: Final = (SEGMENT_TYPE, TURN_TYPE, COMPLETED_TYPE, SUMMARY_TYPE)
+_LIVE_EVENTS: Final = (PARTIAL_TYPE, SEGMENT_TYPE, TURN_TYPE, COMPLETED_TYPE, SUMMARY_TYPE)
 _LIVE_ONLY: Final = frozenset({SEGMENT_TYPE})
 """Shown to viewers alone: on its topic it is a stage's own record."""
 

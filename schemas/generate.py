@@ -13,6 +13,7 @@ import msgspec
 
 from schemas import asyncapi
 from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
+from schemas.partials import PARTIAL_TYPE, Partial
 from schemas.segments import SEGMENT_TYPE, LiveSegment
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
 from schemas.summaries import SUMMARY_TYPE, Summary
@@ -21,6 +22,7 @@ from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, 
 PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
     STARTED_TYPE: CallStarted,
     ENDED_TYPE: CallEnded,
+    PARTIAL_TYPE: Partial,
     SEGMENT_TYPE: LiveSegment,
     TURN_TYPE: Turn,
     COMPLETED_TYPE: TranscriptCompleted,
@@ -29,8 +31,8 @@ PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
     DEAD_LETTER_TYPE: DeadLetter,
     RESOLVED_TYPE: LetterResolved,
 }
-"""By CloudEvents type: the JSON values of `calls.audio`, `.transcripts`, `.summaries`, `.status`, `.dead-letters`, and
-of the live subjects."""
+"""By CloudEvents type: the JSON values of `calls.audio`, `.partials`, `.transcripts`, `.summaries`, `.status`,
+`.dead-letters`, and of the live subjects."""
 
 ASYNCAPI_FILE: Final = "asyncapi.json"
 

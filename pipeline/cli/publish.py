@@ -29,6 +29,9 @@ def publish(
     realtime: Annotated[
         bool, typer.Option("--realtime", help="At the speed of speech, on the live lane; else as fast as it goes.")
     ] = False,
+    partials: Annotated[
+        bool, typer.Option("--partials", help="Show text while it is being spoken; with --realtime.")
+    ] = False,
     roles: options.Roles = None,
     language: options.Language = None,
     tenant: options.Tenant = DEFAULT_TENANT,
@@ -56,6 +59,7 @@ def publish(
                     metadata=metadata_of(file, audio),
                     lane="live" if realtime else "batch",
                     realtime=realtime,
+                    partials=partials,
                 )
             except StoreFullError as error:
                 how = f"start it again with more CALLSTREAM_STORE_GB, then continue with --call {reference.call_id}"

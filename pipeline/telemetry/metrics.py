@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
 
 from pipeline.errors import ConfigurationError
+from schemas.partials import Partial
 from schemas.segments import Segment
 from schemas.transcripts import TranscriptCompleted
 from schemas.utterances import CallClosed, CallOpened, Utterance
@@ -60,6 +61,8 @@ class Metrics:
         self.words = counter("words", "Words transcribed")
         self.live_events = counter("live_events", "Events sent to who watches calls live", "type")
         self.live_dropped = counter("live_dropped", "Events not sent live: the NATS server was away", "type")
+        self.partials = counter("partials", "Partials published, an utterance's last one included")
+        self.interims_dropped = counter("interims_dropped", "Interim versions of which no partial was made", "reason")
         self.guard_drops = counter("guard_drops", "Texts dropped as invented", "guard")
 
         self.ready = gauge("ready", "1 once models are loaded and calls are worked on")
@@ -79,6 +82,8 @@ class Metrics:
             self.words.inc(len(record.words))
             if record.guard is not None:
                 self.guard_drops.labels(record.guard).inc()
+        elif isinstance(record, Partial):
+            self.partials.inc()
         elif isinstance(record, TranscriptCompleted) and record.part == record.parts:
             self.calls_completed.inc()
 

@@ -9,23 +9,27 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import msgspec
-import numpy as np
+from msgspec import UNSET, UnsetType
 
 from schemas.calls import CallRef
+from schemas.partials import Commitment
 from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobState
 from schemas.topics import SEGMENTS
-from schemas.utterances import CallClosed, CallOpened, Utterance, UtteranceRecord
+from schemas.utterances import CallClosed, CallOpened, InterimUtterance, Utterance, UtteranceRecord
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output
 from stages.transcribe import guards
-from stages.transcribe.engine import Audio, Row, Transcription
+from stages.transcribe.audio import audio, voiced, voiced_s
+from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.language import LanguageVote, language_code
+from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
 from stages.transcribe.scheduler import Scheduler
-from stages.transcribe.windows import SAMPLE_RATE_HZ
+from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
-_FULL_SCALE: Final = 32768.0
+TranscribeInput = UtteranceRecord | InterimUtterance | Commitment
+_NOTHING_SETTLED: Final = Settled()
 
 
 class CallState(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +48,7 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
     audio_s: float = 0.0
     closed: bool = False
+    partials: PartialsState | UnsetType = UNSET
 
 
 class TranscribeStage:
@@ -53,15 +58,23 @@ class TranscribeStage:
     topic = SEGMENTS
 
     def __init__(
-        self, scheduler: Scheduler, *, live: bool = True, language: str | None = None, default_language: str = "en"
+        self,
+        scheduler: Scheduler,
+        *,
+        live: bool = True,
+        language: str | None = None,
+        default_language: str = "en",
+        dropped: Dropped = lambda _reason: None,
     ) -> None:
         """`language` is that of calls whose start names none; if it is None too, the call is decoded in
-        `default_language` until its own is heard.
+        `default_language` until its own is heard. Live calls that ask for partials get them; `dropped` counts interims
+        that none was made of.
         """
         self._scheduler = scheduler
         self._live = live
         self._language = language
         self._default_language = default_language
+        self._dropped = dropped
 
     def open(self, call: CallRef, state: bytes | None) -> "TranscribeProcessor":
         restored = CallState() if state is None else msgspec.msgpack.decode(state, type=CallState)
@@ -72,6 +85,7 @@ class TranscribeStage:
             live=self._live,
             language=self._language,
             default_language=self._default_language,
+            dropped=self._dropped,
         )
 
 
@@ -87,6 +101,7 @@ class TranscribeProcessor:
         live: bool,
         language: str | None,
         default_language: str,
+        dropped: Dropped,
     ) -> None:
         self._call = call
         self._state = state
@@ -94,15 +109,24 @@ class TranscribeProcessor:
         self._live = live
         self._language = language
         self._default_language = default_language
+        self._dropped = dropped
+        self._partials = None if isinstance(state.partials, UnsetType) else self._live_partials(state.partials)
         self._next = state.released
         self._vote: LanguageVote | asyncio.Future[LanguageVote] = state.vote
         """The vote after the last submitted input, perhaps not known yet; `_state.vote` is that of the last output."""
 
-    def submit(self, record: UtteranceRecord, event: Event) -> AsyncIterator[Output]:
+    def submit(self, record: TranscribeInput, event: Event) -> AsyncIterator[Output]:
         """Queue an utterance at once, and iterate to its segment; other records are forwarded behind the segments.
 
-        Raises RejectedInput for an utterance without a sample rate.
+        Records without a number give partials where the call asked for them. Raises RejectedInput for an utterance
+        without a sample rate.
         """
+        if isinstance(record, InterimUtterance | Commitment):
+            if self._partials is None:
+                return _nothing()
+            return (
+                self._partials.hear(record) if isinstance(record, InterimUtterance) else self._partials.settle(record)
+            )
         if record.seq < self._next:
             return _nothing()
         if isinstance(record, Utterance) and record.sample_rate_hz <= 0:
@@ -111,10 +135,14 @@ class TranscribeProcessor:
         if isinstance(record, Utterance):
             before, after = self._vote, asyncio.get_running_loop().create_future()
             self._vote = after
-            return self._answer(record, event, asyncio.create_task(self._transcribe(record, before, after)))
+            settled = _NOTHING_SETTLED if self._partials is None else self._partials.close(record)
+            work = asyncio.create_task(self._transcribe(record, settled, before, after))
+            return self._answer(record, event, work, settled, self._partials_state)
         if isinstance(record, CallOpened):
             self._vote = self._opening_vote(record)
-        return self._forward(record, event)
+            if record.partials and self._live:
+                self._partials = self._live_partials(opening_state(record.channels))
+        return self._forward(record, event, self._partials_state)
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(state=msgspec.msgpack.encode(self._state), released=self._state.released)
@@ -122,6 +150,19 @@ class TranscribeProcessor:
     @property
     def finished(self) -> bool:
         return self._state.closed and self._state.released == self._next
+
+    @property
+    def _partials_state(self) -> PartialsState | UnsetType:
+        """As of the last submitted input: what the checkpoint behind it has to hold."""
+        return UNSET if self._partials is None else self._partials.state
+
+    def _live_partials(self, state: PartialsState) -> LivePartials:
+        return LivePartials(self._call, state, self._scheduler, language=self._interim_language, dropped=self._dropped)
+
+    def _interim_language(self, speech_s: float) -> str | LanguageChoice:
+        """The call's language as far as it is known; an interim has no vote in it."""
+        vote = self._vote if isinstance(self._vote, LanguageVote) else LanguageVote()
+        return vote.locked or (lambda detected: vote.heard(detected, speech_s).language(self._default_language))
 
     def _opening_vote(self, opened: CallOpened) -> LanguageVote:
         known = self._scheduler.engine.languages
@@ -132,41 +173,48 @@ class TranscribeProcessor:
     async def _transcribe(
         self,
         utterance: Utterance,
+        settled: Settled,
         before: LanguageVote | asyncio.Future[LanguageVote],
         after: asyncio.Future[LanguageVote],
     ) -> tuple[Transcription | None, LanguageVote]:
         """The text (None where there is too little speech) and the vote after it; `after` gets it when it is known."""
         vote = before if isinstance(before, LanguageVote) else await before
-        voiced_s = _voiced_s(utterance)
+        speech_s = voiced_s(utterance)
         try:
-            if guards.too_short(voiced_s):
+            if guards.too_short(speech_s) and not settled.text:
                 return None, vote
             if vote.locked is not None:
                 after.set_result(vote)
-                row = Row(audio=_audio(utterance), voiced=_voiced(utterance), language=vote.locked)
+                language = settled.language or vote.locked
+                row = Row(audio=audio(utterance), voiced=voiced(utterance), language=language, prefix=settled.text)
                 return await self._scheduler.submit(row, live=self._live), vote
 
             start = vote
 
             def choose(detected: Mapping[str, float]) -> str:
                 nonlocal vote
-                vote = start.heard(detected, voiced_s)  # not from `vote`: a batch that failed is decoded again
-                return vote.language(self._default_language)
+                vote = start.heard(detected, speech_s)  # not from `vote`: a batch that failed is decoded again
+                return settled.language or vote.language(self._default_language)
 
-            row = Row(audio=_audio(utterance), voiced=_voiced(utterance), language=choose)
+            row = Row(audio=audio(utterance), voiced=voiced(utterance), language=choose, prefix=settled.text)
             return await self._scheduler.submit(row, live=self._live), vote
         finally:
             if not after.done():
                 after.set_result(vote)
 
     async def _answer(
-        self, utterance: Utterance, event: Event, work: "asyncio.Task[tuple[Transcription | None, LanguageVote]]"
+        self,
+        utterance: Utterance,
+        event: Event,
+        work: "asyncio.Task[tuple[Transcription | None, LanguageVote]]",
+        settled: Settled,
+        partials: PartialsState | UnsetType,
     ) -> AsyncIterator[Output]:
         try:
             transcription, vote = await work
         finally:
             work.cancel()
-        segment = self._segment(utterance, transcription, vote)
+        segment = self._segment(utterance, transcription, vote, settled)
         dropped = dict(self._state.dropped)
         if segment.guard is not None and segment.guard != "error":
             dropped[segment.guard] = dropped.get(segment.guard, 0) + 1
@@ -181,6 +229,7 @@ class TranscribeProcessor:
             dropped=dropped,
             audio_s=round(self._state.audio_s + utterance.end_s - utterance.start_s, 3),
             closed=False,
+            partials=partials,
         )
         if transcription is not None and transcription.error is not None:
             detail = {
@@ -191,11 +240,18 @@ class TranscribeProcessor:
                 "error": transcription.error,
             }
             yield self._ledger("failed", detail, event, f"failed/{utterance.seq}")
+        if self._partials is not None:
+            async for partial in self._partials.last(utterance, segment):
+                yield partial
         yield self._numbered(segment)
         self._state = state
 
-    async def _forward(self, record: SegmentRecord, event: Event) -> AsyncIterator[Output]:
-        state = msgspec.structs.replace(self._state, released=record.seq + 1, closed=isinstance(record, CallClosed))
+    async def _forward(
+        self, record: SegmentRecord, event: Event, partials: PartialsState | UnsetType
+    ) -> AsyncIterator[Output]:
+        state = msgspec.structs.replace(
+            self._state, released=record.seq + 1, closed=isinstance(record, CallClosed), partials=partials
+        )
         if isinstance(record, CallOpened):
             state = msgspec.structs.replace(state, vote=self._opening_vote(record))
             detail: dict[str, Any] = {
@@ -219,18 +275,24 @@ class TranscribeProcessor:
         yield self._numbered(record)
         self._state = state
 
-    def _segment(self, utterance: Utterance, transcription: Transcription | None, vote: LanguageVote) -> Segment:
+    def _segment(
+        self, utterance: Utterance, transcription: Transcription | None, vote: LanguageVote, settled: Settled
+    ) -> Segment:
         done = transcription or Transcription.failed(vote.language(self._default_language), "")
+        if not done.text.startswith(settled.text):
+            done = _from_settled(utterance, settled, done)
         verdict = guards.Verdict("short" if transcription is None else "error", [])
         if transcription is not None and transcription.error is None:
             verdict = guards.judge(
-                voiced_s=_voiced_s(utterance),
+                voiced_s=voiced_s(utterance),
                 text=done.text,
                 average_logprob=done.average_logprob,
                 no_speech_probability=done.no_speech_probability,
                 word_probabilities=[word.probability for word in done.words],
                 repeats=done.repeats,
             )
+        if settled.text and verdict.guard is not None:
+            verdict = guards.Verdict(None, [*verdict.flags, verdict.guard])  # what viewers were shown stays
         start_s = utterance.start_s
         words = [
             msgspec.structs.replace(
@@ -270,26 +332,14 @@ class TranscribeProcessor:
         return f"{self._call.tenant}/{self._call.call_id}/transcribe.1/{name}"
 
 
-def _voiced_s(utterance: Utterance) -> float:
-    return min(sum(end - start for start, end in utterance.voiced), utterance.end_s - utterance.start_s)
-
-
-def _voiced(utterance: Utterance) -> list[tuple[float, float]]:
-    """The stretches of speech in seconds from the utterance's start."""
-    start_s = utterance.start_s
-    return [(max(0.0, start - start_s), end - start_s) for start, end in utterance.voiced]
-
-
-def _audio(utterance: Utterance) -> Audio:
-    """float32 in [-1, 1), shape (n_samples,), 16 kHz."""
-    import soxr
-
-    whole = len(utterance.pcm) // 2
-    samples = np.frombuffer(utterance.pcm, "<i2", count=whole).astype(np.float32) / np.float32(_FULL_SCALE)
-    if utterance.sample_rate_hz == SAMPLE_RATE_HZ:
-        return samples
-    resampled: Audio = soxr.resample(samples, utterance.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-    return resampled
+def _from_settled(utterance: Utterance, settled: Settled, done: Transcription) -> Transcription:
+    """What was committed, where the engine failed: words without measured times and probabilities."""
+    spaced = settled.language not in UNSPACED
+    texts = [f" {text}" for text in settled.text.split()] if spaced else list(settled.text)
+    measured = [MeasuredWord(text=text, start_s=0.0, end_s=0.0, probability=0.0) for text in texts]
+    words = timed_words(measured, voiced(utterance), utterance.end_s - utterance.start_s, spaced=spaced)
+    words = [msgspec.structs.replace(word, interpolated=True) for word in words]
+    return msgspec.structs.replace(done, text=settled.text, words=words, language=settled.language)
 
 
 async def _nothing() -> AsyncIterator[Output]:
