@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.models import resolve_model
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.worker import Worker
+from pipeline.worker import Worker, models_dir
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
@@ -18,6 +19,7 @@ from stages.protocol import Event, Origin, Output
 from stages.separate.files import open_audio_file
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
+from stages.transcribe.engine import Engine, SpeechEngine
 from stages.transcribe.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage
 
@@ -25,16 +27,18 @@ _ORIGIN: Final = Origin("", 0, 0, b"")
 
 
 class Hearing:
-    """Loaded models with the settings of a deployment. Use as an async context manager."""
+    """Loaded models with the settings of a deployment. Use as an async context manager.
 
-    def __init__(self, settings: Settings) -> None:
+    `padded`: each utterance in Whisper's full window, as the plain model is used.
+    """
+
+    def __init__(self, settings: Settings, *, padded: bool = False) -> None:
         self._settings = settings
+        self._padded = padded
 
     async def __aenter__(self) -> "Hearing":
         settings = self._settings
-        bus: Any = None  # a worker needs one to run, not to load its engine
-        engine = await asyncio.to_thread(Worker(bus, settings, stages=(), metrics=Metrics()).load_engine)
-        self.engine = engine
+        engine = await asyncio.to_thread(self._load_padded if self._padded else self._load)
         self._scheduler = Scheduler(engine, workers=settings.asr_workers)
         self._separate = SeparateStage(await asyncio.to_thread(load_voice_activity_model))
         self._transcribe = TranscribeStage(
@@ -47,6 +51,20 @@ class Hearing:
 
     async def __aexit__(self, *_: object) -> None:
         await self._scheduler.close()
+
+    def _load(self) -> SpeechEngine:
+        bus: Any = None  # a worker needs one to run, not to load its engine
+        return Worker(bus, self._settings, stages=(), metrics=Metrics()).load_engine()
+
+    def _load_padded(self) -> SpeechEngine:
+        settings = self._settings
+        return Engine(
+            resolve_model(settings.model, models_dir(settings.data)).path,
+            name="of a name that no short windows are known for",
+            compute_type=settings.compute_type,
+            workers=settings.asr_workers,
+            beam_size=settings.beam_size,
+        )
 
     async def hear(self, name: str, rate_hz: int, blocks: Iterable[bytes], *, channels: int = 2) -> list[Segment]:
         """All segments of a call, empty ones included. `blocks`: interleaved 16-bit PCM of at most 1 s each."""

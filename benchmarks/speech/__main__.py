@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clock import Clock
+from benchmarks.contenders import texts_of
 from benchmarks.hearing import Hearing, settings_of
 from benchmarks.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
 from benchmarks.speech.scoring import Errors, difference, errors, places
 from benchmarks.speech.timing import TimingErrors
-from schemas.segments import Segment
 
 QUICK_CALLS = 9
 
@@ -78,7 +78,7 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
     for call, segments in zip(calls.calls, heard, strict=True):
         timing.add(call, segments)
         guards.update(segment.guard for segment in segments if segment.guard is not None)
-        texts = texts_of(segments, 2)
+        texts = texts_of(segments)
         one = [errors(call.said(channel), text) for channel, text in enumerate(texts)]
         rows.append(
             {
@@ -100,12 +100,6 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
         "guards": dict(guards),
         "calls": rows,
     }
-
-
-def texts_of(segments: list[Segment], channels: int) -> list[str]:
-    """What was written for each leg."""
-    ordered = sorted(segments, key=lambda segment: segment.start_s)
-    return [" ".join(one.text for one in ordered if one.channel == channel and one.text) for channel in range(channels)]
 
 
 def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

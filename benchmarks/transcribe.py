@@ -1,0 +1,261 @@
+"""The transcriber against the plain tools, in one run: audio seconds per CPU second, with word errors beside each.
+
+    python -m benchmarks.transcribe [--real FILE…] [--calls 30] [--runs 3] [--json FILE] [--plot FILE]
+
+Every measurement runs in a process of its own, one after the other, all kinds in turn (`benchmarks.contenders` says
+what each is). Two sets of calls:
+
+- `script`: the calls of `benchmarks.speech`, whose every word is known. Word errors of each kind, the difference of
+  ours to each plain tool with its 95 % interval by paired bootstrap over calls, and the error of our word times.
+- `real`: with `--real`, the channels of FILEs as one call. Nobody wrote down what is said there, so the table shows by
+  how many per cent of the words each two kinds differ; `padded` is our transcriber without short windows.
+
+CPU time is that of the process and all its children; loading is left out. What this does not show: a GPU, languages
+other than English, accuracy on real calls.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import wave
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from benchmarks.contenders import BEAM, COMPUTE_TYPE, Job, Kind, Measurement, in_own_process
+from benchmarks.report import spread, write_report
+from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, Call, corpus
+from benchmarks.speech.scoring import Errors, difference, errors
+from benchmarks.speech.timing import TimingErrors
+from pipeline.models import resolve_model
+from stages.separate.files import open_audio_file
+
+KINDS: Final = get_args(Kind)
+PLAIN: Final = ("whisperx", "whisperx-silero", "faster-whisper")
+OURS: Final = ("transcriber", "pipeline")
+WARM_UP_S: Final = 8
+
+Samples = NDArray[np.int16]
+Runs = dict[str, list[Measurement]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transcribe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="files of one real call")
+    parser.add_argument("--calls", type=int, default=N_CALLS, help=f"script-truth calls; 0 for none ({N_CALLS})")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of those calls ({SEED})")
+    parser.add_argument("--runs", type=int, default=3, help="measurements of each kind (3)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="which to run (all)")
+    parser.add_argument("--threads", type=int, default=2, help="cores that each may use for the model (2)")
+    parser.add_argument("--model", default="base", help="name, directory or package:NAME (base)")
+    parser.add_argument("--language", default="en", help="of the calls (en)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of ours")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--plot", type=Path, help="draw speed and word errors there (PNG or SVG)")
+    given = parser.parse_args()
+    if not given.calls and not given.real:
+        parser.error("nothing to transcribe: --calls 0 and no --real")
+    with tempfile.TemporaryDirectory() as folder:
+        report = measured(given, Path(folder))
+    show(report)
+    write_report("transcribe", report, given.json)
+    if given.plot is not None:
+        from benchmarks.plots import draw_transcribe
+
+        draw_transcribe(report, given.plot)
+        print(f"drawn in {given.plot}")
+
+
+def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All runs in processes of their own, and what follows from them."""
+    sets: dict[str, list[str]] = {}
+    report: dict[str, Any] = {"input": {}}
+    calls: list[Call] = []
+    if given.calls:
+        spoken = corpus(FOLDER, n_calls=given.calls, seed=given.seed, on_progress=_progress)
+        calls = spoken.calls
+        sets["script"] = [str(spoken.path(call)) for call in calls]
+        report["input"]["script"] = spoken.described()
+    if given.real:
+        channels, rate_hz = read_call(given.real)
+        write_wav(folder / "real.wav", channels, rate_hz)
+        sets["real"] = [str(folder / "real.wav")]
+        channel_s = round(sum(map(len, channels)) / rate_hz, 1)
+        report["input"]["real"] = {"files": [path.name for path in given.real], "channel_s": channel_s}
+    channels, rate_hz = read_call([Path(next(iter(sets.values()))[0])])
+    write_wav(folder / "warm_up.wav", [channel[: WARM_UP_S * rate_hz] for channel in channels], rate_hz)
+    model = resolve_model(given.model, folder / "models")
+    done: Runs = {f"{kind}/{name}": [] for kind in given.kinds for name in sets}
+    for number in range(given.runs):
+        for kind in given.kinds:
+            job = Job(
+                kind=kind,
+                warm_up=str(folder / "warm_up.wav"),
+                sets=list(sets.values()),
+                model=str(model.path),
+                threads=given.threads,
+                language=given.language,
+                changes=given.set,
+                scratch=str(folder / f"{kind}-{number}"),
+            )
+            for name, one in zip(sets, in_own_process(job), strict=True):
+                done[f"{kind}/{name}"].append(one)
+                print(f"run {number + 1} {kind} {name}: CPU {one.cpu_s:.1f} s", file=sys.stderr, flush=True)
+    report |= {
+        "model": {"name": model.name, "sha256": model.sha256, "compute_type": COMPUTE_TYPE, "beam": BEAM},
+        "threads": given.threads,
+        "runs": given.runs,
+        "settings": given.set,
+        "sets": {},
+    }
+    for name in sets:
+        runs = {kind: done[f"{kind}/{name}"] for kind in given.kinds}
+        figures = speed(runs, report["input"][name]["channel_s"])
+        figures |= accuracy(runs, calls) if name == "script" else {"differing_percent": disagreement(runs)}
+        report["sets"][name] = figures
+    return report
+
+
+def speed(runs: Runs, audio_s: float) -> dict[str, Any]:
+    """CPU time of each kind, and how many times as fast each of ours is as each plain tool, run by run."""
+    return {
+        "kinds": {
+            kind: {
+                "cpu_s": spread([one.cpu_s for one in done]),
+                "wall_s": spread([one.wall_s for one in done]),
+                "audio_s_per_cpu_s": spread([round(audio_s / one.cpu_s, 2) for one in done]),
+                "same_text_in_all_runs": all(one.texts == done[0].texts for one in done),
+                "texts": done[0].texts,
+            }
+            for kind, done in runs.items()
+        },
+        "times_as_fast": {
+            ours: {
+                plain: spread([round(b.cpu_s / a.cpu_s, 2) for a, b in zip(runs[ours], runs[plain], strict=True)])
+                for plain in PLAIN
+                if plain in runs
+            }
+            for ours in OURS
+            if ours in runs
+        },
+    }
+
+
+def accuracy(runs: Runs, calls: list[Call]) -> dict[str, Any]:
+    """Word errors of each kind (of its first run), ours against the plain tools, and our word times."""
+    by_kind: dict[str, list[Errors]] = {
+        kind: [
+            sum((errors(call.said(channel), text) for channel, text in enumerate(texts)), Errors())
+            for call, texts in zip(calls, done[0].texts, strict=True)
+        ]
+        for kind, done in runs.items()
+    }
+    figures: dict[str, Any] = {
+        "errors": {
+            kind: {
+                "all": sum(found, Errors()).described(),
+                **{
+                    variant: sum(
+                        (one for one, call in zip(found, calls, strict=True) if call.variant == variant), Errors()
+                    ).described()
+                    for variant in sorted({call.variant for call in calls})
+                },
+                "calls": [one.described() for one in found],
+            }
+            for kind, found in by_kind.items()
+        },
+        "difference": {
+            ours: {plain: difference(by_kind[ours], by_kind[plain]) for plain in PLAIN if plain in by_kind}
+            for ours in OURS
+            if ours in by_kind
+        },
+    }
+    if "transcriber" in runs:
+        timing = TimingErrors()
+        for call, segments in zip(calls, runs["transcriber"][0].segments, strict=True):
+            timing.add(call, segments)
+        figures["word_times"] = timing.described()
+    return figures
+
+
+def disagreement(runs: Runs) -> dict[str, dict[str, float]]:
+    """By how many per cent of the words of the second each two kinds differ, over all legs."""
+
+    def between(one: str, other: str) -> float:
+        pairs = [
+            (a, b)
+            for texts, others in zip(runs[one][0].texts, runs[other][0].texts, strict=True)
+            for a, b in zip(texts, others, strict=True)
+        ]
+        return round(sum((errors(b, a) for a, b in pairs), Errors()).percent, 2)
+
+    return {one: {other: between(one, other) for other in runs if other != one} for one in runs}
+
+
+def read_call(files: list[Path]) -> tuple[list[Samples], int]:
+    """Every channel of every file, of equal length, at the lowest of their rates."""
+    channels: list[tuple[Samples, int]] = []
+    for path in files:
+        audio = open_audio_file(path)
+        with contextlib.closing(audio):
+            frames = np.frombuffer(b"".join(audio), "<i2").reshape(-1, audio.channels)
+        channels += [(frames[:, index], audio.sample_rate_hz) for index in range(audio.channels)]
+    rate_hz = min(rate for _, rate in channels)
+    equal = [soxr.resample(samples, rate, rate_hz) for samples, rate in channels]
+    longest = max(map(len, equal))
+    return [np.pad(samples, (0, longest - len(samples))) for samples in equal], rate_hz
+
+
+def write_wav(path: Path, channels: list[Samples], rate_hz: int) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((len(channels), 2, rate_hz, 0, "NONE", ""))
+        file.writeframes(np.stack(channels, axis=1).astype("<i2").tobytes())
+
+
+def show(report: dict[str, Any]) -> None:
+    print(f"input {report['input']}\nmodel {report['model']['name']}, {COMPUTE_TYPE}, beam {BEAM}")
+    print(f"{report['threads']} threads, median of {report['runs']} runs (lowest – highest)")
+    for name, figures in report["sets"].items():
+        has_truth = "errors" in figures
+        print(f"\n| {name} | CPU s | audio s per CPU s |{' word errors, % (S, D, I) |' if has_truth else ''}")
+        print("|---|---|---|---|" if has_truth else "|---|---|---|")
+        for kind, one in figures["kinds"].items():
+            cells = [_shown(one["cpu_s"], 1), _shown(one["audio_s_per_cpu_s"], 1)]
+            if has_truth:
+                all_ = figures["errors"][kind]["all"]
+                counts = ", ".join(str(all_[key]) for key in ("substituted", "deleted", "inserted"))
+                cells.append(f"{all_['percent']:.2f} ({counts})")
+            print(f"| {kind} | {' | '.join(cells)} |")
+        for ours, others in figures["times_as_fast"].items():
+            for plain, times in others.items():
+                line = f"{ours}: {_shown(times, 2)} × {plain}"
+                if has_truth:
+                    gap = figures["difference"][ours][plain]
+                    line += f", word errors {gap['points']:+.2f} points (95 %: {gap['low']:+.2f} to {gap['high']:+.2f})"
+                print(line)
+        for kind, one in figures.get("errors", {}).items():
+            print(f"{kind}: " + ", ".join(f"{v} {f['percent']:.2f} %" for v, f in one.items() if v != "calls"))
+        for source, one in figures.get("word_times", {}).items():
+            print(f"word times by {source}: {one}")
+        for one, others in figures.get("differing_percent", {}).items():
+            print(f"{one} differs by " + ", ".join(f"{percent} % from {other}" for other, percent in others.items()))
+
+
+def _shown(values: dict[str, Any], digits: int) -> str:
+    return f"{values['median']:.{digits}f} ({values['min']:.{digits}f} – {values['max']:.{digits}f})"
+
+
+def _progress(done: int, of: int) -> None:
+    print(f"making call {done + 1} of {of}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
