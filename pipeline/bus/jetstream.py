@@ -213,8 +213,10 @@ class JetStreamBus:
         await feed.start()
         return feed
 
-    def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
-        return stored_records(self._connection, topic, key)
+    def stored(
+        self, topic: str, *, key: bytes | None = None, start: tuple[int, int] | None = None
+    ) -> AsyncIterator[Record]:
+        return stored_records(self._connection, topic, key, start)
 
     async def read(self, topic: str, partition: int, position: int) -> Record | None:
         await self._partitions_of(topic)

@@ -95,8 +95,11 @@ class MemoryBus:
     async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> Feed:
         return _MemoryFeed([self._topic(name) for name in topics], key)
 
-    async def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
-        held = [list(log) for log in self._existing(topic).logs]
+    async def stored(
+        self, topic: str, *, key: bytes | None = None, start: tuple[int, int] | None = None
+    ) -> AsyncIterator[Record]:
+        logs = self._existing(topic).logs
+        held = [list(log) for log in logs] if start is None else [logs[start[0]][start[1] :]]
         for log in held:
             for record in log:
                 if key is None or record.key == key:

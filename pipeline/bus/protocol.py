@@ -163,9 +163,13 @@ class Bus(Protocol):
         """Watch topics from now on without a group: for live display. Nothing is acknowledged."""
         ...
 
-    def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
+    def stored(
+        self, topic: str, *, key: bytes | None = None, start: tuple[int, int] | None = None
+    ) -> AsyncIterator[Record]:
         """The records that `topic` holds when iteration begins, in order per partition; of one key if it is given.
 
+        With `start`, those of one partition (the first number) from a position (the second) on, at which the topic
+        need not hold a record any more.
         Without a group: nobody's floor moves. Raises BusError while iterated, when the broker is gone for longer than
         the bus waits for it, or has no such topic.
         """

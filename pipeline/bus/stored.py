@@ -21,8 +21,10 @@ _END_OF_BATCH: Final = "204"
 _NOT_FOUND: Final = "404"
 
 
-async def stored_records(connection: NatsConnection, topic: str, key: bytes | None) -> AsyncIterator[Record]:
-    """What the stream holds when iteration begins, in the stream's order."""
+async def stored_records(
+    connection: NatsConnection, topic: str, key: bytes | None, start: tuple[int, int] | None = None
+) -> AsyncIterator[Record]:
+    """What the stream holds when iteration begins, in the stream's order. See `Bus.stored`."""
 
     async def last_position(session: Session) -> int:
         try:
@@ -32,7 +34,8 @@ async def stored_records(connection: NatsConnection, topic: str, key: bytes | No
 
     last = await connection.retrying(last_position)
     tokens = ["*"] if key is None else key_spellings(topic, key)
-    readers = [_matching(connection, topic, f"{subject_base(topic)}.*.{token}", last) for token in tokens]
+    number, first = ("*", 1) if start is None else start
+    readers = [_matching(connection, topic, f"{subject_base(topic)}.{number}.{token}", first, last) for token in tokens]
     heads = {reader: await anext(reader, None) for reader in readers}
     while found := [(head.position, reader, head) for reader, head in heads.items() if head is not None]:
         _, reader, head = min(found, key=lambda entry: entry[0])
@@ -58,8 +61,10 @@ async def record_at(connection: NatsConnection, topic: str, position: int) -> Re
     return await connection.retrying(get)
 
 
-async def _matching(connection: NatsConnection, topic: str, subject: str, last: int) -> AsyncIterator[Record]:
-    position = 1
+async def _matching(
+    connection: NatsConnection, topic: str, subject: str, first: int, last: int
+) -> AsyncIterator[Record]:
+    position = max(1, first)
     while position <= last:
 
         async def batch(session: Session, position: int = position) -> list[Record]:

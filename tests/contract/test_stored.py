@@ -204,3 +204,15 @@ async def test_a_record_that_retention_took_is_not_there(jetstream: JetStreamBro
         await asyncio.sleep(0.1)
     assert await bus.read(TOPIC, first.partition, first.position) is None
     assert await everything(bus) == []
+
+
+async def test_one_keys_records_are_read_from_a_position_on(broker: Broker) -> None:
+    bus = await bus_with_topic(broker, partitions=2)
+    await publish(bus, 40, keys=4)
+    mine = await everything(bus, key=b"call-1")
+    start = (mine[3].partition, mine[3].position)
+    assert numbers([record async for record in bus.stored(TOPIC, key=b"call-1", start=start)]) == numbers(mine[3:])
+    of_all = [record async for record in bus.stored(TOPIC, start=start)]
+    assert numbers([record for record in of_all if record.key == b"call-1"]) == numbers(mine[3:])
+    assert {record.partition for record in of_all} == {start[0]}
+    assert not [record async for record in bus.stored(TOPIC, start=(start[0], of_all[-1].position + 1))]

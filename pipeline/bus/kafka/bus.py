@@ -219,11 +219,16 @@ class KafkaBus:
         await feed.start()
         return feed
 
-    async def stored(self, topic: str, *, key: bytes | None = None) -> AsyncIterator[Record]:
-        places = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
+    async def stored(
+        self, topic: str, *, key: bytes | None = None, start: tuple[int, int] | None = None
+    ) -> AsyncIterator[Record]:
+        numbers = range(await self._partitions_of(topic)) if start is None else [start[0]]
+        places = [TopicPartition(topic, number) for number in numbers]
         with bus_errors(f"reading {topic}"):
             async with self._clients.reading() as reader:
                 starts, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
+                if start is not None:
+                    starts = {place: min(ends[place], max(starts[place], start[1])) for place in places}
                 async for record in read_to_end(reader, starts, ends, timeout_s=self._reconnect_s):
                     if key is None or record.key == key:
                         yield stored_record(record, record.timestamp / 1000)
