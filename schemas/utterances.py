@@ -16,6 +16,9 @@ from schemas.calls import CallRef
 Cut = Literal["pause", "soft", "hard", "end"]
 """Why an utterance ends: a pause; a short pause in a long one; no pause in a very long one; the call's end."""
 
+SpeakerSource = Literal["channel", "pyannote", "estimated", "unknown"]
+"""How speakers are told apart: each has a channel; pyannote's diarization; voice embeddings; not at all."""
+
 
 class Channel(msgspec.Struct, frozen=True):
     """One channel of a call and who speaks on it (`agent`, `customer`, …), as the producer said."""
@@ -82,11 +85,22 @@ class CallProgress(msgspec.Struct, frozen=True, kw_only=True, tag="call_progress
     heard_to_s: list[float]
 
 
-class CallClosed(msgspec.Struct, frozen=True, kw_only=True, tag="call_closed.1"):
+class SpeakerTurn(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of speech, in seconds from the call's start, of one speaker; `unknown` where that is unsure."""
+
+    start_s: float
+    end_s: float
+    speaker: str
+
+
+class CallClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="call_closed.1"):
     """All audio of the call has been cut into utterances.
 
     `provisional` says that the call was ended by the idle limit: a later chunk in sequence reopens it, and another
     `CallClosed` with the next `revision` follows.
+
+    The transcribe stage adds who speaks when on a channel that is not one speaker's: `speakers`, in order and without
+    overlaps, found as `speaker_source` says.
     """
 
     call: CallRef
@@ -98,6 +112,8 @@ class CallClosed(msgspec.Struct, frozen=True, kw_only=True, tag="call_closed.1")
     gaps: list[Gap]
     reason: str
     provisional: bool
+    speakers: list[SpeakerTurn] = []
+    speaker_source: SpeakerSource = "channel"
 
 
 class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, tag="interim.1"):

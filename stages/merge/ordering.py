@@ -16,6 +16,7 @@ turn-taking", Interspeech 2011.
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -164,7 +165,7 @@ def _pieces(placed: _Placed, cuts_s: list[float]) -> list[Piece]:
         if first > firsts[-1]:
             firsts.append(first)
     lasts = [*firsts[1:], len(segment.words)]
-    texts = _texts(segment, firsts)
+    texts = texts_of(segment.text, segment.words, firsts)
     return [_piece(placed, first, last, text) for first, last, text in zip(firsts, lasts, texts, strict=True)]
 
 
@@ -183,21 +184,21 @@ def _piece(placed: _Placed, first: int, last: int, text: str) -> Piece:
     )
 
 
-def _texts(segment: Segment, firsts: list[int]) -> list[str]:
-    """The segment's text cut before the words `firsts`, so that its own spacing and punctuation stay."""
+def texts_of(text: str, words: Sequence[Word], firsts: Sequence[int]) -> list[str]:
+    """The text of `words` cut before those in `firsts`, the first 0, so that its own spacing and punctuation stay."""
     if len(firsts) == 1:
-        return [segment.text.strip()]
+        return [text.strip()]
     starts: list[int] = []
     position = 0
-    for index, word in enumerate(segment.words):
-        found = segment.text.find(word.text.strip(), position)
+    for index, word in enumerate(words):
+        found = text.find(word.text.strip(), position)
         if found < 0:
-            ends = [*firsts[1:], len(segment.words)]
-            runs = [segment.words[first:end] for first, end in zip(firsts, ends, strict=True)]
+            ends = [*firsts[1:], len(words)]
+            runs = [words[first:end] for first, end in zip(firsts, ends, strict=True)]
             return [" ".join(word.text.strip() for word in run) for run in runs]
         if index in firsts:
             starts.append(found)
         position = found + len(word.text.strip())
     starts[0] = 0
-    ends = [*starts[1:], len(segment.text)]
-    return [segment.text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+    ends = [*starts[1:], len(text)]
+    return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]

@@ -24,6 +24,7 @@ from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.merge.metrics import call_metrics
 from stages.merge.ordering import Ordering, Piece
+from stages.merge.speakers import turns_by_speaker
 from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
@@ -134,6 +135,8 @@ class MergeProcessor:
         n_words = len(segment.words) or len(segment.text.split())
         state.words += n_words
         state.languages[segment.language] = state.languages.get(segment.language, 0) + n_words
+        if len(state.voiced) == 1:
+            state.lengths.append(len(segment.words))
         self._ordering.add(msgspec.structs.replace(segment, words=[rounded(word) for word in segment.words]))
 
     def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
@@ -175,23 +178,34 @@ class MergeProcessor:
             "empty": state.empty,
             "guards": dict(state.guards),
         }
+        turns = [*state.turns, *last]
+        if closed.speaker_source != "channel":
+            detail["speaker_source"] = closed.speaker_source
+        if closed.speakers and len(opened.channels) == 1:
+            turns = turns_by_speaker(self._call, turns, state.lengths, closed.speakers, closed.speaker_source)
+            detail |= {"turns": len(turns), "speakers": sorted({turn.speaker for turn in turns})}
+            published = turns
+        else:
+            published = last
         yield self._job("completed", detail, event)
-        yield from map(self._turn_output, last)
+        state.turns += last
+        for turn in published:
+            yield self._numbered(turn, TURN_TYPE)
         state.heard_s = self._ordering.heard_s
         state.revision = closed.revision + 1
-        transcript = self._transcript(closed, opened)
+        transcript = self._transcript(closed, opened, turns)
         state.complete, state.over = True, not closed.provisional
         if state.over:
-            state.turns, state.voiced = [], [[] for _ in opened.channels]
+            state.turns, state.lengths, state.voiced = [], [], [[] for _ in opened.channels]
         batches = self._batches(transcript)
         for part, turns in enumerate(batches, start=1):
             record = msgspec.structs.replace(transcript, part=part, parts=len(batches), turns=turns)
             yield self._numbered(record, COMPLETED_TYPE)
         self._checkpoint = Checkpoint(state=pack(state), released=state.taken + 1)
 
-    def _transcript(self, closed: CallClosed, opened: CallOpened) -> TranscriptCompleted:
+    def _transcript(self, closed: CallClosed, opened: CallOpened, spoken: list[Turn]) -> TranscriptCompleted:
         state = self._state
-        turns = sorted(state.turns, key=lambda turn: turn.start_s)
+        turns = sorted(spoken, key=lambda turn: turn.start_s)
         n_turns = Counter(turn.channel for turn in turns)
         n_words: Counter[int] = Counter()
         for turn in turns:
@@ -217,6 +231,7 @@ class MergeProcessor:
             language=opened.language or max(state.languages, key=state.languages.__getitem__, default=UNDETERMINED),
             utterances=closed.utterances,
             provisional=closed.provisional,
+            speaker_source=closed.speaker_source,
         )
 
     def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:

@@ -21,7 +21,8 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
 
     `taken` is the number of the last input, `numbered` that of the next output, `revision` that of the next
     completed transcript. `complete` says that nothing came since the last one, `over` that nothing may come.
-    `voiced` are the detected stretches of speech per channel in seconds.
+    `voiced` are the detected stretches of speech per channel in seconds. `turns` are by channel, also where the end of
+    the call told several speakers on it apart; `lengths` are then the words of each segment in them.
     """
 
     opened: CallOpened | None = None
@@ -38,6 +39,7 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     empty: int = 0
     guards: dict[str, int] = {}
     languages: dict[str, int] = {}
+    lengths: list[int] = []
 
 
 class _WordColumns(msgspec.Struct, array_like=True):

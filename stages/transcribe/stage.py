@@ -22,6 +22,7 @@ from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output
 from stages.transcribe import guards
 from stages.transcribe.audio import audio, voiced, voiced_s
+from stages.transcribe.diarization import Speakers, is_shared
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.language import LanguageVote, language_code
 from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
@@ -37,6 +38,7 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
 
     `dropped` counts the utterances whose text each guard dropped, `failed` those that the engine could not decode,
     `aligned` those whose words were timed by alignment.
+    `shared_from` is the position of the call's first record where its channel may hold several speakers.
     """
 
     released: int = 0
@@ -49,6 +51,7 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
     audio_s: float = 0.0
     closed: bool = False
     partials: PartialsState | UnsetType = UNSET
+    shared_from: int | None = None
 
 
 class TranscribeStage:
@@ -65,16 +68,18 @@ class TranscribeStage:
         language: str | None = None,
         default_language: str = "en",
         dropped: Dropped = lambda _reason: None,
+        speakers: Speakers | None = None,
     ) -> None:
         """`language` is that of calls whose start names none; if it is None too, the call is decoded in
         `default_language` until its own is heard. Live calls that ask for partials get them; `dropped` counts interims
-        that none was made of.
+        that none was made of. Without `speakers` a channel is taken for a speaker.
         """
         self._scheduler = scheduler
         self._live = live
         self._language = language
         self._default_language = default_language
         self._dropped = dropped
+        self._speakers = speakers
 
     def open(self, call: CallRef, state: bytes | None) -> "TranscribeProcessor":
         restored = CallState() if state is None else msgspec.msgpack.decode(state, type=CallState)
@@ -86,6 +91,7 @@ class TranscribeStage:
             language=self._language,
             default_language=self._default_language,
             dropped=self._dropped,
+            speakers=self._speakers,
         )
 
 
@@ -102,6 +108,7 @@ class TranscribeProcessor:
         language: str | None,
         default_language: str,
         dropped: Dropped,
+        speakers: Speakers | None,
     ) -> None:
         self._call = call
         self._state = state
@@ -110,6 +117,7 @@ class TranscribeProcessor:
         self._language = language
         self._default_language = default_language
         self._dropped = dropped
+        self._speakers = speakers
         self._partials = None if isinstance(state.partials, UnsetType) else self._live_partials(state.partials)
         self._next = state.released
         self._vote: LanguageVote | asyncio.Future[LanguageVote] = state.vote
@@ -253,7 +261,8 @@ class TranscribeProcessor:
             self._state, released=record.seq + 1, closed=isinstance(record, CallClosed), partials=partials
         )
         if isinstance(record, CallOpened):
-            state = msgspec.structs.replace(state, vote=self._opening_vote(record))
+            shared_from = event.origin.position if is_shared(record.channels) else None
+            state = msgspec.structs.replace(state, vote=self._opening_vote(record), shared_from=shared_from)
             detail: dict[str, Any] = {
                 "model": self._scheduler.engine.model_name,
                 "language": state.vote.locked,
@@ -271,6 +280,9 @@ class TranscribeProcessor:
                 "dropped": state.dropped,
                 "audio_s": state.audio_s,
             }
+            if self._speakers is not None and state.shared_from is not None:
+                opened = msgspec.structs.replace(event.origin, position=state.shared_from)
+                record, detail["speakers"] = await self._speakers.found(record, opened)
             yield self._ledger("completed", detail, event, f"completed/{record.revision}")
         yield self._numbered(record)
         self._state = state

@@ -17,7 +17,16 @@ from schemas.transcripts import (
     TranscriptCompleted,
     Turn,
 )
-from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Gap, InterimUtterance, Utterance
+from schemas.utterances import (
+    CallClosed,
+    CallOpened,
+    CallProgress,
+    Channel,
+    Gap,
+    InterimUtterance,
+    SpeakerTurn,
+    Utterance,
+)
 
 CALL = CallRef("acme", "call-1")
 
@@ -94,6 +103,19 @@ STAGE_RECORDS: dict[str, StageRecord] = {
         gaps=[_GAP],
         reason="hangup",
         provisional=False,
+    ),
+    "call_closed.1-speakers": CallClosed(
+        call=CALL,
+        seq=4,
+        revision=1,
+        duration_s=60.5,
+        speech_s=41.25,
+        utterances=2,
+        gaps=[_GAP],
+        reason="hangup",
+        provisional=False,
+        speakers=[SpeakerTurn(0.5, 1.25, "speaker_1"), SpeakerTurn(1.25, 2.0, "unknown")],
+        speaker_source="estimated",
     ),
     "segment.1": Segment(
         call=CALL,

@@ -1,0 +1,108 @@
+"""Turns of one channel on which several speak, cut by who speaks when.
+
+A word is said by whom its time overlaps most with, else by the speaker nearest to it, within a second. Turns that were
+published while the call went on keep their id where they begin with the same word.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Final
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.segments import Word
+from schemas.transcripts import Turn
+from schemas.utterances import SpeakerSource, SpeakerTurn
+from stages.merge.ordering import Piece, texts_of
+from stages.merge.turns import TurnBuilder
+
+UNKNOWN: Final = "unknown"
+_NEAR_S: Final = 1.0
+
+
+class Speaking:
+    """Who speaks when. Asked for rising times it looks at each stretch about once."""
+
+    def __init__(self, stretches: Sequence[SpeakerTurn]) -> None:
+        self._stretches = sorted(stretches, key=lambda stretch: stretch.start_s)
+        self._first = 0
+
+    def who(self, start_s: float, end_s: float) -> str:
+        """The speaker of what is said from `start_s` to `end_s`. Calls must come with rising `start_s`."""
+        stretches = self._stretches
+        while self._first < len(stretches) and stretches[self._first].end_s < start_s - _NEAR_S:
+            self._first += 1
+        overlaps: dict[str, float] = {}
+        nearest, nearest_s = UNKNOWN, _NEAR_S
+        for stretch in stretches[self._first :]:
+            if stretch.start_s > end_s + _NEAR_S:
+                break
+            overlap_s = min(end_s, stretch.end_s) - max(start_s, stretch.start_s)
+            if overlap_s > 0:
+                overlaps[stretch.speaker] = overlaps.get(stretch.speaker, 0.0) + overlap_s
+            elif -overlap_s < nearest_s:
+                nearest, nearest_s = stretch.speaker, -overlap_s
+        return max(overlaps, key=overlaps.__getitem__) if overlaps else nearest
+
+
+def turns_by_speaker(
+    call: CallRef,
+    turns: Sequence[Turn],
+    lengths: Sequence[int],
+    stretches: Sequence[SpeakerTurn],
+    source: SpeakerSource,
+) -> list[Turn]:
+    """`turns` of one channel, in order, cut where the speaker changes. `lengths` are the words of their segments."""
+    speaking = Speaking(stretches)
+    names = list(dict.fromkeys([*(stretch.speaker for stretch in stretches), UNKNOWN]))
+    builder = TurnBuilder(call, names)
+    cut: list[Turn | None] = []
+    counts = iter(lengths)
+    for turn in turns:
+        pieces = _pieces(turn, [next(counts) for _ in turn.segment_ids], speaking, names)
+        cut.extend([builder.add(piece, revision=turn.revision) for piece in pieces])
+        cut.append(builder.close(revision=turn.revision))
+    return [
+        msgspec.structs.replace(turn, channel=turns[0].channel, speaker_source=source)
+        for turn in cut
+        if turn is not None
+    ]
+
+
+def _pieces(turn: Turn, counts: Sequence[int], speaking: Speaking, names: Sequence[str]) -> Iterator[Piece]:
+    """The turn's runs of words of one segment and one speaker; the speaker's place in `names` is their channel."""
+    if 0 in counts or not turn.words:
+        speaker = speaking.who(turn.start_s, turn.end_s)
+        yield _piece(turn, turn.segment_ids[0], 0, turn.words, turn.text, names.index(speaker))
+        return
+    speakers = [speaking.who(word.start_s, word.end_s) for word in turn.words]
+    segment_starts = list(accumulate(counts, initial=0))
+    changes = {index for index, pair in enumerate(pairwise(speakers), start=1) if pair[0] != pair[1]}
+    firsts = sorted({*segment_starts[:-1], *changes})
+    texts = texts_of(turn.text, turn.words, firsts)
+    segment = 0
+    for first, last, text in zip(firsts, [*firsts[1:], len(turn.words)], texts, strict=True):
+        while segment_starts[segment + 1] <= first:
+            segment += 1
+        yield _piece(
+            turn,
+            turn.segment_ids[segment],
+            first - segment_starts[segment],
+            turn.words[first:last],
+            text,
+            names.index(speakers[first]),
+        )
+
+
+def _piece(turn: Turn, segment_id: str, first_word: int, words: list[Word], text: str, channel: int) -> Piece:
+    return Piece(
+        channel=channel,
+        segment_id=segment_id,
+        first_word=first_word,
+        start_s=words[0].start_s if words else turn.start_s,
+        end_s=max([word.end_s for word in words], default=turn.end_s),
+        text=text,
+        words=words,
+        language=turn.language,
+    )
