@@ -12,7 +12,7 @@ import structlog
 
 from pipeline import topology
 from pipeline.batch_runner import BatchRunner
-from pipeline.bus.protocol import Bus
+from pipeline.bus.protocol import Bus, Subscription
 from pipeline.decoding import DECODERS
 from pipeline.idle import IdleWatch
 from pipeline.publisher import Publisher
@@ -35,6 +35,11 @@ BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_0
 """What each stage may hold of records that it has taken and not finished. The transcriber's utterances wait as floats
 at 16 kHz, four times the size of what arrived at 8 kHz."""
 SINK_BUDGET_BYTES = 8_000_000
+PREFETCH_BYTES = 8_000_000
+"""What a lane of a stage may hold of records that the bus has brought and the stage has not taken, on all partitions
+together: a stage that was away finds every partition full."""
+LEAST_PREFETCH_BYTES = 128_000
+"""Of one partition, however many there are: fewer records at a time cost a request each."""
 DATABASE_FILE = "callstream.duckdb"
 
 
@@ -157,7 +162,7 @@ class Worker:
         runner = BatchRunner(
             self._bus,
             SinkStage(self._tables),
-            subscription=topology.subscription("sink", "live"),
+            subscription=self._subscription("sink", "live"),
             publisher=self._publisher("sink", "live"),
             metrics=self._metrics,
             budget_bytes=SINK_BUDGET_BYTES,
@@ -172,12 +177,17 @@ class Worker:
         return StageRunner(
             self._bus,
             stage,
-            subscription=topology.subscription(stage.name, lane),
+            subscription=self._subscription(stage.name, lane),
             decoder=DECODERS[stage.name],
             publisher=self._publisher(stage.name, lane),
             metrics=self._metrics,
             budget_bytes=BUDGET_BYTES[stage.name],
         )
+
+    def _subscription(self, stage: str, lane: Lane) -> Subscription:
+        read = topology.subscription(stage, lane)
+        share = PREFETCH_BYTES // (len(read.topics) * self._settings.partitions)
+        return msgspec.structs.replace(read, prefetch_bytes=max(LEAST_PREFETCH_BYTES, share))
 
     def _publisher(self, stage: str, lane: Lane) -> Publisher:
         return Publisher(self._bus, stage=stage, lane=lane, metrics=self._metrics)
