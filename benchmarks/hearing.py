@@ -14,7 +14,7 @@ from pipeline.worker import Worker, models_dir
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
-from schemas.utterances import UtteranceRecord
+from schemas.utterances import CallOpened, Channel, Utterance, UtteranceRecord
 from stages.protocol import Event, Origin, Output
 from stages.separate.files import open_audio_file
 from stages.separate.speech import load_voice_activity_model
@@ -76,6 +76,38 @@ class Hearing:
             answers += [
                 transcriber.submit(_utterance_record(cut), _event(cut.seq)) for cut in cuts if cut.seq is not None
             ]
+        records = [output.record for answer in answers async for output in answer]
+        return [record for record in records if isinstance(record, Segment)]
+
+    async def transcribe(self, name: str, utterances: Iterable[tuple[int, bytes]], rate_hz: int) -> list[Segment]:
+        """Segments of given utterances (first sample, 16-bit PCM), as if all of each were speech."""
+        call = CallRef(DEFAULT_TENANT, name)
+        transcriber = self._transcribe.open(call, None)
+        opened = CallOpened(
+            call=call,
+            seq=0,
+            channels=[Channel(0, "agent")],
+            sample_rate_hz=rate_hz,
+            encoding="pcm_s16le",
+            language=self._settings.language,
+            partials=False,
+            metadata={},
+            opened_at=0.0,
+        )
+        answers = [transcriber.submit(opened, _event(0))]
+        for seq, (first_sample, pcm) in enumerate(utterances, 1):
+            start_s, end_s = first_sample / rate_hz, (first_sample + len(pcm) // 2) / rate_hz
+            utterance = Utterance(
+                call=call,
+                seq=seq,
+                channel=0,
+                first_sample=first_sample,
+                sample_rate_hz=rate_hz,
+                pcm=pcm,
+                voiced=[(start_s, end_s)],
+                cut="pause",
+            )
+            answers.append(transcriber.submit(utterance, _event(seq)))
         records = [output.record for answer in answers async for output in answer]
         return [record for record in records if isinstance(record, Segment)]
 

@@ -57,6 +57,23 @@ def test_a_stock_phrase_is_dropped_only_where_it_is_short_and_perhaps_no_speech(
     assert verdict(text, voiced_s=0.6, no_speech=0.41).guard is None
 
 
+def test_words_that_the_model_hardly_believes_are_dropped_where_there_may_be_no_speech() -> None:
+    assert verdict("Okay.", words=(0.14,), no_speech=0.15, voiced_s=0.3).guard == "improbable"
+    assert verdict("Okay.", words=(0.15,), no_speech=0.15, voiced_s=0.3).guard is None
+    assert verdict("Okay.", words=(0.14,), no_speech=0.14, voiced_s=0.3).guard is None
+
+
+def test_few_doubtful_words_in_much_sound_are_dropped_where_there_may_be_no_speech() -> None:
+    assert verdict("I don't know.", words=(0.3, 0.4, 0.3), voiced_s=1.5, no_speech=0.2).guard == "improbable"
+    assert verdict("I don't know.", words=(0.3, 0.4, 0.3), voiced_s=1.5, no_speech=0.19).guard is None
+    assert verdict("I don't know.", words=(0.3, 0.4, 0.3), voiced_s=1.4, no_speech=0.2).guard is None
+    assert verdict("I don't know.", words=(0.4, 0.4, 0.4), voiced_s=1.5, no_speech=0.2).guard is None
+
+
+def test_text_without_timed_words_is_not_judged_by_their_probability() -> None:
+    assert verdict("Okay.", words=(), no_speech=0.5).guard is None
+
+
 def test_nothing_but_punctuation_is_no_text() -> None:
     assert verdict("...").guard == "no_words"
     assert verdict("") == Verdict(None, [])
