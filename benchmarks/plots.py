@@ -32,3 +32,24 @@ def draw_transcribe(report: dict[str, Any], path: Path) -> None:
         axes.set_title(f"{name} calls, {report['model']['name']} {report['model']['compute_type']}", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
+
+
+def draw_live(report: dict[str, Any], path: Path) -> None:
+    """Share of finals, and of words first shown, by seconds waited: a line for each measurement."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, key, title in ((left, "all_final_s", "end of speech → final"), (right, "all_shown_s", "word → shown")):
+        for number, one in enumerate(report["measurements"]):
+            waits = one[key]
+            if waits:
+                shares = [(index + 1) / len(waits) for index in range(len(waits))]
+                axes.plot(waits, shares, label=one["label"], color=f"C{number % 10}")
+        axes.axhline(0.95, color=_THEIRS, linewidth=1)
+        axes.set_xlabel("seconds")
+        axes.set_title(title, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("share (line: 95 %)")
+    left.legend(frameon=False)
+    figure.savefig(path)
