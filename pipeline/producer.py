@@ -5,7 +5,7 @@ call and the event's number, so sending a file again after a crash continues whe
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -51,6 +51,7 @@ async def publish_audio(
     lane: Lane,
     realtime: bool = False,
     partials: bool = False,
+    hotwords: Sequence[str] = (),
     on_progress: Callable[[float], None] | None = None,
 ) -> Published:
     """Send `audio` as `call`; at the speed of speech if `realtime`, else as fast as the bus stores it.
@@ -65,6 +66,7 @@ async def publish_audio(
         roles=roles,
         language=language,
         partials=partials,
+        hotwords=list(hotwords),
         metadata=metadata,
     )
     loop = asyncio.get_running_loop()

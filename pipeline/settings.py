@@ -166,6 +166,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     default_language: Annotated[
         str, Meta(pattern=r"^[a-z]{2,3}$"), _about("Language until detection is sure", "an ISO 639-1 code such as en")
     ] = "en"
+    hotwords: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        _about(
+            "Names and words that calls are likely to hold and Whisper is likely to miss, of all tenants or of one; "
+            "they come behind those that a call's start names",
+            "none, or [TENANT=]WORD,WORD…[;…]",
+            none="none",
+        ),
+    ] = None
     align_model: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         _about(
@@ -255,6 +264,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise ConfigurationError(f"{setting.variable} is {self.align_model!r}; expected {setting.expects}")
             models[language] = model
         return models
+
+    def tenant_hotwords(self, tenant: str) -> list[str]:
+        """What `hotwords` says of the tenant's calls: its own words, then those of all."""
+        own: list[str] = []
+        everybody: list[str] = []
+        for part in (self.hotwords or "").split(";"):
+            named, equals, words = part.partition("=")
+            found = [word.strip() for word in (words if equals else named).split(",") if word.strip()]
+            if not equals:
+                everybody += found
+            elif named.strip() == tenant:
+                own += found
+        return own + everybody
 
     def bus_security(self) -> BusSecurity:
         """What the `bus_…` settings say together. Raises ConfigurationError where they contradict each other."""

@@ -130,6 +130,7 @@ class Worker:
                     live=lane == "live",
                     language=self._settings.language,
                     default_language=self._settings.default_language,
+                    hotwords=self._settings.tenant_hotwords,
                     dropped=lambda reason: self._metrics.interims_dropped.labels(reason).inc(),
                     speakers=speakers,
                 )

@@ -18,6 +18,8 @@ MAX_CHUNK_BYTES = 900_000
 MAX_JSON_BYTES = 256_000
 """Of a start or an end. A start travels in every checkpoint of its call."""
 MAX_METADATA_DEPTH = 32
+MAX_HOTWORDS = 100
+MAX_HOTWORD_CHARACTERS = 100
 
 STARTED_TYPE = "callstream.call.started"
 CHUNK_TYPE = "callstream.audio.chunk"
@@ -29,7 +31,8 @@ class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
     """A call begins, and what its chunks hold. Always the call's event 0.
 
     `roles` names the speaker of each channel; where it is shorter than `channels` the rest are called
-    `channel-<index>`. `language` is an ISO 639-1 code, or None to detect it.
+    `channel-<index>`. `language` is an ISO 639-1 code, or None to detect it. `hotwords` are names and words that the
+    call is likely to hold and a model is likely to miss, the most important first.
     """
 
     encoding: Encoding
@@ -38,6 +41,7 @@ class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
     roles: list[str] = []
     language: str | None = None
     partials: bool = False
+    hotwords: list[str] = []
     metadata: dict[str, Any] = {}
 
 

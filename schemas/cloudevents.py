@@ -16,6 +16,8 @@ from schemas.audio import (
     IDLE_TYPE,
     MAX_CHANNELS,
     MAX_CHUNK_BYTES,
+    MAX_HOTWORD_CHARACTERS,
+    MAX_HOTWORDS,
     MAX_JSON_BYTES,
     MAX_METADATA_DEPTH,
     MAX_SAMPLE_RATE_HZ,
@@ -164,6 +166,10 @@ def _check_start(start: CallStarted) -> None:
     if not MIN_SAMPLE_RATE_HZ <= start.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise ValueError(
             f"sample_rate_hz must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, it is {start.sample_rate_hz}"
+        )
+    if len(start.hotwords) > MAX_HOTWORDS or any(len(word) > MAX_HOTWORD_CHARACTERS for word in start.hotwords):
+        raise ValueError(
+            f"hotwords must be at most {MAX_HOTWORDS}, of at most {MAX_HOTWORD_CHARACTERS} characters each"
         )
     _check_metadata(start.metadata)
 

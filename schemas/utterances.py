@@ -10,6 +10,7 @@ segments of the utterances before them, so they reach the merge stage in the sam
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from schemas.calls import CallRef
 
@@ -37,7 +38,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1"):
-    """The first record of a call."""
+    """The first record of a call. `hotwords` are left out where the producer named none."""
 
     call: CallRef
     seq: int
@@ -49,6 +50,7 @@ class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1")
     metadata: dict[str, Any]
     opened_at: float
     """Unix time in seconds: the bus's time of the producer's start event."""
+    hotwords: list[str] | UnsetType = UNSET
 
 
 class Utterance(msgspec.Struct, frozen=True, kw_only=True, tag="utterance.1"):

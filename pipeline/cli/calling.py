@@ -31,6 +31,7 @@ class FileCall(msgspec.Struct, frozen=True, kw_only=True):
     call: CallRef
     roles: list[str]
     language: str | None
+    hotwords: list[str] = []
 
 
 class CallFailed(CallstreamError):
@@ -97,6 +98,7 @@ async def run_file(session: Session, job: FileCall, display: Display, *, lane: L
             call=job.call,
             roles=job.roles,
             language=job.language,
+            hotwords=job.hotwords,
             metadata=metadata_of(job.path, audio),
             lane=lane,
             on_progress=note_sent,

@@ -15,6 +15,11 @@ def _language(code: str | None) -> str | None:
     return code
 
 
+def words(text: str | None) -> list[str]:
+    """`A, B` as its words."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
 Data = Annotated[
     Path | None,
     typer.Option("--data", help="Data directory (CALLSTREAM_DATA).", show_default=False, metavar="DIR"),
@@ -30,5 +35,9 @@ Roles = Annotated[
 Language = Annotated[
     str | None,
     typer.Option("--language", help="ISO 639-1 code; detected where not given.", metavar="CODE", callback=_language),
+]
+Hotwords = Annotated[
+    str | None,
+    typer.Option("--hotwords", help="Names and words that the call is likely to hold: A,B,…", metavar="LIST"),
 ]
 Tenant = Annotated[str, typer.Option("--tenant", help="Whose call it is.")]

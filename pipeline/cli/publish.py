@@ -34,6 +34,7 @@ def publish(
     ] = False,
     roles: options.Roles = None,
     language: options.Language = None,
+    hotwords: options.Hotwords = None,
     tenant: options.Tenant = DEFAULT_TENANT,
     data: options.Data = None,
 ) -> None:
@@ -60,6 +61,7 @@ def publish(
                     lane="live" if realtime else "batch",
                     realtime=realtime,
                     partials=partials,
+                    hotwords=options.words(hotwords),
                 )
             except StoreFullError as error:
                 how = f"start it again with more CALLSTREAM_STORE_GB, then continue with --call {reference.call_id}"

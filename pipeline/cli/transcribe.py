@@ -25,6 +25,7 @@ def transcribe(
     files: Annotated[list[Path], typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…; mono or one speaker a channel.")],
     roles: options.Roles = None,
     language: options.Language = None,
+    hotwords: options.Hotwords = None,
     out: Annotated[
         list[Path] | None,
         typer.Option(
@@ -55,6 +56,7 @@ def transcribe(
             call=call_ref(tenant, call or new_call_id(path)),
             roles=parse_roles(roles),
             language=language,
+            hotwords=options.words(hotwords),
         )
         for path in files
     ]

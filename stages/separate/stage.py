@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, cast
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from schemas import topics
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted
@@ -388,6 +389,7 @@ class CallSeparator:
             partials=start.partials,
             metadata=start.metadata,
             opened_at=self._state.opened_at,
+            hotwords=start.hotwords or UNSET,
         )
         return self._numbered(record)
 

@@ -28,6 +28,9 @@ MAX_COMPRESSION: Final = 2.2
 _REPEATED_PHRASE: Final = re.compile(r"(?:\b(\w+(?:\W+\w+){2,}?)\W+\1\b)|(?:\b(\w+(?:\W+\w+)?)(?:\W+\2\b){3,})")
 """Three or more words said again at once, or one or two said four times in a row."""
 
+HOTWORD_TOKENS: Final = 100
+"""Whisper's decoder has 448 positions: up to 224 for the text, the rest for what comes before it."""
+
 Audio = NDArray[np.float32]
 Detection = Mapping[str, float]
 LanguageChoice = Callable[[Detection], str]
@@ -43,14 +46,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     `audio`: float32, shape (n_samples,), mono, 16 kHz, at most 30 s. `voiced`: stretches of speech in seconds from the
     audio's start. `language`: an ISO 639-1 code, or the choice to make from the languages heard. `prefix`: what the
-    text begins with, whatever is heard. An `interim` row is decoded cheaply, greedily and without word times: its
-    utterance is still being spoken.
+    text begins with, whatever is heard. `hotwords`: words that it may hold, the most important first, given to the
+    decoder as text that came before; those beyond `HOTWORD_TOKENS` tokens are left out. An `interim` row is decoded
+    cheaply, greedily and without word times: its utterance is still being spoken.
     """
 
     audio: Audio
     voiced: list[tuple[float, float]]
     language: str | LanguageChoice
     prefix: str = ""
+    hotwords: tuple[str, ...] = ()
     interim: bool = False
 
 
@@ -135,13 +140,15 @@ class Engine:
         return self._windows.length_s(len(row.audio))
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
-        """Rows are batched where window, language and effort agree; one whose language must be heard goes alone."""
-        batches: dict[tuple[int, str | int, bool], list[int]] = {}
+        """Rows are batched where window, language, hotwords and effort agree; one whose language must be heard goes
+        alone.
+        """
+        batches: dict[tuple[int, str | int, tuple[str, ...], bool], list[int]] = {}
         for index, row in enumerate(rows):
             language = row.language if isinstance(row.language, str) else index
-            batches.setdefault((self.window_s(row), language, row.interim), []).append(index)
+            batches.setdefault((self.window_s(row), language, row.hotwords, row.interim), []).append(index)
         done: dict[int, Transcription] = {}
-        for (window_s, _, _), indices in batches.items():
+        for (window_s, *_), indices in batches.items():
             done.update(zip(indices, self._transcribe([rows[index] for index in indices], window_s), strict=True))
         return [done[index] for index in range(len(rows))]
 
@@ -156,7 +163,14 @@ class Engine:
         limit = max_tokens(window_s)
         prefixes = [_prefix_tokens(tokenizer, row.prefix) for row in rows]
         interim = rows[0].interim
-        results = self._generate(encoded, tokenizer, prefixes, limit, beam_size=1 if interim else self._beam_size)
+        results = self._generate(
+            encoded,
+            tokenizer,
+            prefixes,
+            limit,
+            beam_size=1 if interim else self._beam_size,
+            before=_hotword_tokens(tokenizer, rows[0].hotwords),
+        )
         tokens = [[token for token in result.sequences_ids[0] if token < tokenizer.eot] for result in results]
         texts = [tokenizer.decode(row_tokens).strip() for row_tokens in tokens]
         looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
@@ -194,13 +208,23 @@ class Engine:
         )
 
     def _generate(
-        self, encoded: Any, tokenizer: Any, prefixes: Sequence[list[int]], limit: int, *, beam_size: int
+        self,
+        encoded: Any,
+        tokenizer: Any,
+        prefixes: Sequence[list[int]],
+        limit: int,
+        *,
+        beam_size: int,
+        before: Sequence[int] = (),
     ) -> Any:
-        """CTranslate2 returns a row's prefix with its text, and counts it as certain in the score."""
+        """CTranslate2 returns a row's prefix with its text, and counts it as certain in the score.
+
+        `before` is text that came before, which the decoder sees and does not repeat.
+        """
         prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
         return self._model.model.generate(
             encoded,
-            [prompt + prefix for prefix in prefixes],
+            [[*before, *prompt, *prefix] for prefix in prefixes],
             beam_size=beam_size,
             max_length=2 * (limit + len(prompt)),  # CTranslate2 stops at half of it, for the prompt's sake
             suppress_blank=True,
@@ -257,6 +281,17 @@ def _prefix_tokens(tokenizer: Any, prefix: str) -> list[int]:
         return []
     tokens: list[int] = tokenizer.encode(prefix if tokenizer.language_code in UNSPACED else f" {prefix}")
     return tokens
+
+
+def _hotword_tokens(tokenizer: Any, hotwords: Sequence[str]) -> list[int]:
+    """The first words that fit, as a sentence that came before the audio."""
+    tokens: list[int] = []
+    for index, word in enumerate(hotwords):
+        more = tokenizer.encode(f"{',' if index else ''} {word}")
+        if len(tokens) + len(more) > HOTWORD_TOKENS:
+            break
+        tokens += more
+    return [tokenizer.sot_prev, *tokens] if tokens else []
 
 
 def repeats(text: str) -> bool:

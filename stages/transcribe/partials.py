@@ -78,6 +78,7 @@ class LivePartials:
         scheduler: Scheduler,
         *,
         language: Callable[[float], str | LanguageChoice],
+        hotwords: tuple[str, ...],
         dropped: Dropped,
     ) -> None:
         """`language` is asked with an interim's seconds of speech, where nothing is committed yet."""
@@ -85,6 +86,7 @@ class LivePartials:
         self._call = call
         self._scheduler = scheduler
         self._language = language
+        self._hotwords = hotwords
         self._dropped = dropped
         self._open: dict[int, _Open] = {}
         self._showing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -211,6 +213,7 @@ class LivePartials:
             voiced=voiced(interim),
             language=settled.language or self._language(voiced_s(interim)),
             prefix=settled.text,
+            hotwords=self._hotwords,
             interim=True,
         )
         utterance.decoding = self._scheduler.submit(row, live=True)

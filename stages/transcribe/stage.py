@@ -5,7 +5,7 @@ the call's language is not settled each waits for the vote of the one before.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +33,10 @@ TranscribeInput = UtteranceRecord | InterimUtterance | Commitment
 _NOTHING_SETTLED: Final = Settled()
 
 
+Hotwords = Callable[[str], Sequence[str]]
+"""From a tenant to the words that all of its calls are likely to hold."""
+
+
 class CallState(msgspec.Struct, frozen=True, kw_only=True):
     """What a call's checkpoint holds. Inputs numbered below `released` are in it.
 
@@ -52,6 +56,7 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
     closed: bool = False
     partials: PartialsState | UnsetType = UNSET
     shared_from: int | None = None
+    hotwords: tuple[str, ...] = ()
 
 
 class TranscribeStage:
@@ -67,17 +72,20 @@ class TranscribeStage:
         live: bool = True,
         language: str | None = None,
         default_language: str = "en",
+        hotwords: Hotwords = lambda _tenant: (),
         dropped: Dropped = lambda _reason: None,
         speakers: Speakers | None = None,
     ) -> None:
         """`language` is that of calls whose start names none; if it is None too, the call is decoded in
-        `default_language` until its own is heard. Live calls that ask for partials get them; `dropped` counts interims
-        that none was made of. Without `speakers` a channel is taken for a speaker.
+        `default_language` until its own is heard. `hotwords` gives a tenant's, which come behind those of the call.
+        Live calls that ask for partials get them; `dropped` counts interims that none was made of. Without `speakers`
+        a channel is taken for a speaker.
         """
         self._scheduler = scheduler
         self._live = live
         self._language = language
         self._default_language = default_language
+        self._hotwords = hotwords
         self._dropped = dropped
         self._speakers = speakers
 
@@ -90,6 +98,7 @@ class TranscribeStage:
             live=self._live,
             language=self._language,
             default_language=self._default_language,
+            hotwords=self._hotwords,
             dropped=self._dropped,
             speakers=self._speakers,
         )
@@ -107,6 +116,7 @@ class TranscribeProcessor:
         live: bool,
         language: str | None,
         default_language: str,
+        hotwords: Hotwords,
         dropped: Dropped,
         speakers: Speakers | None,
     ) -> None:
@@ -116,8 +126,10 @@ class TranscribeProcessor:
         self._live = live
         self._language = language
         self._default_language = default_language
+        self._tenant_hotwords = hotwords
         self._dropped = dropped
         self._speakers = speakers
+        self._hotwords = state.hotwords
         self._partials = None if isinstance(state.partials, UnsetType) else self._live_partials(state.partials)
         self._next = state.released
         self._vote: LanguageVote | asyncio.Future[LanguageVote] = state.vote
@@ -148,6 +160,7 @@ class TranscribeProcessor:
             return self._answer(record, event, work, settled, self._partials_state)
         if isinstance(record, CallOpened):
             self._vote = self._opening_vote(record)
+            self._hotwords = self._opening_hotwords(record)
             if record.partials and self._live:
                 self._partials = self._live_partials(opening_state(record.channels))
         return self._forward(record, event, self._partials_state)
@@ -165,7 +178,14 @@ class TranscribeProcessor:
         return UNSET if self._partials is None else self._partials.state
 
     def _live_partials(self, state: PartialsState) -> LivePartials:
-        return LivePartials(self._call, state, self._scheduler, language=self._interim_language, dropped=self._dropped)
+        return LivePartials(
+            self._call,
+            state,
+            self._scheduler,
+            language=self._interim_language,
+            hotwords=self._hotwords,
+            dropped=self._dropped,
+        )
 
     def _interim_language(self, speech_s: float) -> str | LanguageChoice:
         """The call's language as far as it is known; an interim has no vote in it."""
@@ -177,6 +197,11 @@ class TranscribeProcessor:
         if len(known) == 1:
             return LanguageVote(min(known))
         return LanguageVote(language_code(opened.language, known) or language_code(self._language, known))
+
+    def _opening_hotwords(self, opened: CallOpened) -> tuple[str, ...]:
+        own = [] if isinstance(opened.hotwords, UnsetType) else opened.hotwords
+        named = (word.strip() for word in (*own, *self._tenant_hotwords(self._call.tenant)))
+        return tuple(dict.fromkeys(word for word in named if word))
 
     async def _transcribe(
         self,
@@ -194,8 +219,7 @@ class TranscribeProcessor:
             if vote.locked is not None:
                 after.set_result(vote)
                 language = settled.language or vote.locked
-                row = Row(audio=audio(utterance), voiced=voiced(utterance), language=language, prefix=settled.text)
-                return await self._scheduler.submit(row, live=self._live), vote
+                return await self._scheduler.submit(self._row(utterance, language, settled), live=self._live), vote
 
             start = vote
 
@@ -204,11 +228,19 @@ class TranscribeProcessor:
                 vote = start.heard(detected, speech_s)  # not from `vote`: a batch that failed is decoded again
                 return settled.language or vote.language(self._default_language)
 
-            row = Row(audio=audio(utterance), voiced=voiced(utterance), language=choose, prefix=settled.text)
-            return await self._scheduler.submit(row, live=self._live), vote
+            return await self._scheduler.submit(self._row(utterance, choose, settled), live=self._live), vote
         finally:
             if not after.done():
                 after.set_result(vote)
+
+    def _row(self, utterance: Utterance, language: str | LanguageChoice, settled: Settled) -> Row:
+        return Row(
+            audio=audio(utterance),
+            voiced=voiced(utterance),
+            language=language,
+            prefix=settled.text,
+            hotwords=self._hotwords,
+        )
 
     async def _answer(
         self,
@@ -262,12 +294,19 @@ class TranscribeProcessor:
         )
         if isinstance(record, CallOpened):
             shared_from = event.origin.position if is_shared(record.channels) else None
-            state = msgspec.structs.replace(state, vote=self._opening_vote(record), shared_from=shared_from)
+            state = msgspec.structs.replace(
+                state,
+                vote=self._opening_vote(record),
+                shared_from=shared_from,
+                hotwords=self._opening_hotwords(record),
+            )
             detail: dict[str, Any] = {
                 "model": self._scheduler.engine.model_name,
                 "language": state.vote.locked,
                 "requested_language": record.language,
             }
+            if state.hotwords:
+                detail["hotwords"] = list(state.hotwords)
             yield self._ledger("started", detail, event, "started")
         elif isinstance(record, CallClosed):
             detail = {

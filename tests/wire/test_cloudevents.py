@@ -89,6 +89,9 @@ def test_an_unusable_event_is_refused_with_its_reason(change: dict[str, str], wo
     [
         {"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 0},
         {"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 9},
+        {"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 1, "hotwords": ["word"] * 101},
+        {"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 1, "hotwords": ["w" * 101]},
+        {"encoding": "mulaw", "sample_rate_hz": 8000, "channels": 1, "hotwords": "Northwind"},
         {"encoding": "mulaw", "sample_rate_hz": 384_000, "channels": 1},
         {"encoding": "mulaw", "sample_rate_hz": 0, "channels": 1},
         {"encoding": "gsm", "sample_rate_hz": 8000, "channels": 1},

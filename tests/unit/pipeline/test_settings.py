@@ -220,6 +220,16 @@ def test_readme_shows_every_setting_as_it_is() -> None:
     assert shown.group() == markdown_table(), "replace README's table by what pipeline.settings.markdown_table() gives"
 
 
+def test_hotwords_are_those_of_a_tenant_and_of_all() -> None:
+    def words(text: str, tenant: str) -> list[str]:
+        return Settings.load({"CALLSTREAM_HOTWORDS": text}).tenant_hotwords(tenant)
+
+    assert words("none", "acme") == []
+    assert words("Northwind, Carter", "acme") == ["Northwind", "Carter"]
+    assert words("acme=Roadrunner;Northwind,;other=Coyote", "acme") == ["Roadrunner", "Northwind"]
+    assert words("acme=Roadrunner", "other") == []
+
+
 def test_alignment_models_are_named_by_language_or_for_the_default_one(tmp_path: Path) -> None:
     def models(text: str, **more: str) -> dict[str, str]:
         environ = {"CALLSTREAM_DATA": str(tmp_path), "CALLSTREAM_ALIGN_MODEL": text, **more}

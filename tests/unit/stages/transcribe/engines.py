@@ -36,6 +36,7 @@ class FakeEngine:
         self.gate.set()
         self.broken = broken
         self.batches: list[list[int]] = []
+        self.hotwords: list[tuple[str, ...]] = []
         self.running = 0
         self.most_running = 0
         self._lock = threading.Lock()
@@ -50,6 +51,7 @@ class FakeEngine:
         levels = [round(float(row.audio[0]) * 1000) for row in rows]
         with self._lock:
             self.batches.append(levels)
+            self.hotwords += [row.hotwords for row in rows]
             self.running += 1
             self.most_running = max(self.most_running, self.running)
         self.gate.wait(10)

@@ -223,6 +223,29 @@ def test_the_words_of_a_prefix_have_times_like_the_others(forced: list[tuple[Row
         assert all(word.end_s > word.start_s for word in done.words)
 
 
+@pytest.mark.parametrize(
+    ("hotwords", "name"),
+    [((), "Sarah"), (("Northwind", "Sara"), "Sara"), (tuple(f"Name{n}" for n in range(99)), "Sarah")],
+)
+def test_hotwords_bend_the_spelling_and_change_nothing_else(
+    hotwords: tuple[str, ...], name: str, engine: Engine, channels: list[Audio], lines: list[Line]
+) -> None:
+    row = msgspec.structs.replace(row_of(lines[0], channels), hotwords=hotwords)
+    (heard,) = engine.transcribe_batch([row])
+    assert heard.text == f"Thank you for calling Northwind Energy. My name is {name}. How can I help you today?"
+    assert len(heard.words) == len(heard.text.split())
+    assert heard.no_speech_probability < 0.1
+
+
+def test_rows_with_and_without_hotwords_do_not_hear_each_other_s(
+    engine: Engine, channels: list[Audio], lines: list[Line]
+) -> None:
+    plain = row_of(lines[0], channels)
+    bent = msgspec.structs.replace(plain, hotwords=("Northwind", "Sara"))
+    texts = [heard.text for heard in engine.transcribe_batch([plain, bent, plain])]
+    assert ["Sarah" in text for text in texts] == [True, False, True]
+
+
 def test_an_interim_is_heard_without_word_times_and_its_language_too(
     engine: Engine, channels: list[Audio], lines: list[Line], heard: list[tuple[Row, Transcription]]
 ) -> None:

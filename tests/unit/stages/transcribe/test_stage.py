@@ -117,6 +117,23 @@ async def test_an_utterance_becomes_a_segment_with_the_times_of_the_call() -> No
     assert segment.probability == 0.9
 
 
+async def test_hotwords_of_the_call_come_before_those_of_its_tenant_also_after_a_restart() -> None:
+    engine = FakeEngine()
+    scheduler = Scheduler(engine, workers=1)
+    stage_ = TranscribeStage(scheduler, hotwords=lambda tenant: [f"{tenant} Energy", "Carter"])
+    try:
+        first = stage_.open(CALL, None)
+        named = msgspec.structs.replace(opened("en"), hotwords=["Northwind", " Carter ", ""])
+        outputs = await process(first, [named, utterance(1, 1)])
+        other = TranscribeStage(scheduler).open(CALL, first.checkpoint().state)
+        await process(other, [utterance(2, 2)])
+    finally:
+        await scheduler.close()
+    expected = ("Northwind", "Carter", "default Energy")
+    assert engine.hotwords == [expected, expected]
+    assert ledger(outputs, "started")[0].detail["hotwords"] == list(expected)
+
+
 async def test_other_records_are_forwarded_unchanged_behind_the_segments_before_them() -> None:
     records: list[UtteranceRecord] = [opened("en"), utterance(1, 1), progress(2), utterance(3, 2), closed(4)]
     async with stage() as open_call:
