@@ -40,6 +40,7 @@ PREFETCH_BYTES = 8_000_000
 together: a stage that was away finds every partition full."""
 LEAST_PREFETCH_BYTES = 128_000
 """Of one partition, however many there are: fewer records at a time cost a request each."""
+_SHOW_EVERY_S = 1.0
 DATABASE_FILE = "callstream.duckdb"
 
 
@@ -135,6 +136,17 @@ class Worker:
                     speakers=speakers,
                 )
                 group.create_task(self._runner(stage, lane).run())
+            group.create_task(self._show_scheduler(scheduler))
+
+    async def _show_scheduler(self, scheduler: "Scheduler") -> None:
+        while True:
+            stats = scheduler.stats()
+            for queue, rows in stats.queued.items():
+                self._metrics.asr_queue.labels(queue).set(rows)
+                self._metrics.asr_oldest_seconds.labels(queue).set(stats.oldest_wait_s[queue])
+            self._metrics.asr_running.set(stats.running)
+            self._metrics.asr_busy_seconds.set(stats.busy_s)
+            await asyncio.sleep(_SHOW_EVERY_S)
 
     async def _merge(self, started: asyncio.Event) -> None:
         from stages.merge.stage import MergeStage

@@ -68,6 +68,10 @@ class Metrics:
         self.ready = gauge("ready", "1 once models are loaded and calls are worked on")
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of the records in work", "stage")
         self.queue_depth = gauge("queue_depth", "Records not acknowledged yet", "group")
+        self.asr_queue = gauge("asr_queue", "Utterances that wait for the transcriber's engine", "queue")
+        self.asr_oldest_seconds = gauge("asr_oldest_seconds", "How long the oldest of them has waited", "queue")
+        self.asr_running = gauge("asr_running", "Batches that the engine works on")
+        self.asr_busy_seconds = gauge("asr_busy_seconds", "Time that the engine's workers have worked, all together")
         self.model_load_seconds = gauge("model_load_seconds", "How long the model took to load", "model")
 
         self.publish_seconds = histogram("publish_seconds", "Until the bus had stored a record", _FAST_S, "topic")

@@ -216,7 +216,7 @@ class LivePartials:
             hotwords=self._hotwords,
             interim=True,
         )
-        utterance.decoding = self._scheduler.submit(row, live=True)
+        utterance.decoding = self._scheduler.submit(row, call=self._call, live=True)
         try:
             await asyncio.wait([utterance.decoding])
             if utterance.decoding.cancelled() or utterance.over:

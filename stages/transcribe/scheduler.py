@@ -1,11 +1,11 @@
 """One queue for the utterances of all calls, in front of one engine: live calls first, equal windows together.
 
-Interims, versions of utterances that are still being spoken, come behind whatever is final and live, before backfill.
+Within a lane tenants take turns, and so do a tenant's calls (`fair_queue`). Interims, versions of utterances that are
+still being spoken, come behind whatever is final and live, before backfill.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,27 +13,25 @@ from functools import partial
 import msgspec
 import structlog
 
+from schemas.calls import CallRef
 from stages.transcribe.engine import Row, SpeechEngine, Transcription
+from stages.transcribe.fair_queue import FairQueue, WaitingRow
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """`busy_s` sums the time that workers spent in the engine, so its rate over wall time is the workers in use."""
+    """`queued` counts the rows that wait in each queue (`live`, `interims`, `batch`), `oldest_wait_s` says how long the
+    oldest of them has. `busy_s` sums the time that workers spent in the engine, so its rate over wall time is the
+    workers in use.
+    """
 
-    queued: int
+    queued: dict[str, int]
+    oldest_wait_s: dict[str, float]
     running: int
-    oldest_wait_s: float
     utterances: int
     failed: int
     audio_s: float
     busy_s: float
-
-
-class _Waiting(msgspec.Struct, frozen=True, eq=False):
-    row: Row
-    window_s: int
-    since_s: float
-    result: asyncio.Future[Transcription]
 
 
 class Scheduler:
@@ -48,9 +46,7 @@ class Scheduler:
         self._max_batch = max_batch
         self._free = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="transcribe")
-        self._live: deque[_Waiting] = deque()
-        self._batch: deque[_Waiting] = deque()
-        self._interims: deque[_Waiting] = deque()
+        self._live, self._batch, self._interims = FairQueue(), FairQueue(), FairQueue()
         self._most_interims = max(1, workers - 1)
         self._running_interims = 0
         self._running: set[asyncio.Future[tuple[list[Transcription], float]]] = set()
@@ -58,8 +54,8 @@ class Scheduler:
         self._utterances = self._failed = 0
         self._audio_s = self._busy_s = 0.0
 
-    def submit(self, row: Row, *, live: bool) -> asyncio.Future[Transcription]:
-        """Queue a row; the work starts without being awaited. Cancelling the future takes the row back.
+    def submit(self, row: Row, *, call: CallRef, live: bool) -> asyncio.Future[Transcription]:
+        """Queue a row of `call`; the work starts without being awaited. Cancelling the future takes the row back.
 
         A row that the engine cannot decode gives a Transcription with `error`, not an exception.
         """
@@ -73,7 +69,7 @@ class Scheduler:
             result.set_result(_failed(row, str(error)))
             return result
         queue = self._interims if row.interim else self._live if live else self._batch
-        queue.append(_Waiting(row, window_s, time.monotonic(), result))
+        queue.put(WaitingRow(row, call, window_s, time.monotonic(), result))
         self._start_work()
         return result
 
@@ -82,11 +78,13 @@ class Scheduler:
         return any(item.result is result for item in self._interims) and result.cancel()
 
     def stats(self) -> SchedulerStats:
-        waiting = [item.since_s for item in (*self._live, *self._batch, *self._interims) if not item.result.done()]
+        queues = {"live": self._live, "interims": self._interims, "batch": self._batch}
+        since_s = {name: [item.since_s for item in queue] for name, queue in queues.items()}
+        now_s = time.monotonic()
         return SchedulerStats(
-            queued=len(waiting),
+            queued={name: len(times) for name, times in since_s.items()},
+            oldest_wait_s={name: now_s - min(times, default=now_s) for name, times in since_s.items()},
             running=len(self._running),
-            oldest_wait_s=time.monotonic() - min(waiting) if waiting else 0.0,
             utterances=self._utterances,
             failed=self._failed,
             audio_s=self._audio_s,
@@ -110,27 +108,22 @@ class Scheduler:
             self._running.add(work)
             work.add_done_callback(partial(self._finish, items))
 
-    def _take(self) -> list[_Waiting]:
-        """The next batch: the longest waiting live row, else interim, else batch row, and others with the same window.
+    def _take(self) -> list[WaitingRow]:
+        """The next batch: the live row whose turn it is, else an interim, else a batch row, and others with its window.
 
         Interims never share a batch with what is final, and leave a worker free for it where there are several.
         """
-        for lane in (self._live, self._interims, self._batch):
-            while lane and lane[0].result.done():
-                lane.popleft()
-        interims = self._interims if self._running_interims < self._most_interims else None
-        lane = self._live or interims or self._batch
-        if not lane:
+        first = self._live.take()
+        if first is None and self._running_interims < self._most_interims:
+            first = self._interims.take()
+        if first is None:
+            first = self._batch.take()
+        if first is None:
             return []
-        items = [lane.popleft()]
-        for lane in (self._interims,) if items[0].row.interim else (self._live, self._batch):
-            rest: list[_Waiting] = []
-            while lane and len(items) < self._max_batch:
-                item = lane.popleft()
-                if item.result.done():
-                    continue
-                (items if item.window_s == items[0].window_s else rest).append(item)
-            lane.extendleft(reversed(rest))
+        items = [first]
+        for queue in (self._interims,) if first.row.interim else (self._live, self._batch):
+            while len(items) < self._max_batch and (item := queue.take(first.window_s)) is not None:
+                items.append(item)
         return items
 
     def _decode(self, rows: Sequence[Row]) -> tuple[list[Transcription], float]:
@@ -146,7 +139,7 @@ class Scheduler:
                 done = [_failed(rows[0], f"{type(error).__name__}: {error}")]
         return done, time.monotonic() - started_s
 
-    def _finish(self, items: list[_Waiting], work: asyncio.Future[tuple[list[Transcription], float]]) -> None:
+    def _finish(self, items: list[WaitingRow], work: asyncio.Future[tuple[list[Transcription], float]]) -> None:
         self._running.discard(work)
         self._free += 1
         self._running_interims -= items[0].row.interim

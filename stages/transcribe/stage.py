@@ -219,7 +219,7 @@ class TranscribeProcessor:
             if vote.locked is not None:
                 after.set_result(vote)
                 language = settled.language or vote.locked
-                return await self._scheduler.submit(self._row(utterance, language, settled), live=self._live), vote
+                return await self._queued(self._row(utterance, language, settled)), vote
 
             start = vote
 
@@ -228,10 +228,13 @@ class TranscribeProcessor:
                 vote = start.heard(detected, speech_s)  # not from `vote`: a batch that failed is decoded again
                 return settled.language or vote.language(self._default_language)
 
-            return await self._scheduler.submit(self._row(utterance, choose, settled), live=self._live), vote
+            return await self._queued(self._row(utterance, choose, settled)), vote
         finally:
             if not after.done():
                 after.set_result(vote)
+
+    def _queued(self, row: Row) -> asyncio.Future[Transcription]:
+        return self._scheduler.submit(row, call=self._call, live=self._live)
 
     def _row(self, utterance: Utterance, language: str | LanguageChoice, settled: Settled) -> Row:
         return Row(

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import time
 import urllib.request
 import wave
@@ -187,3 +188,5 @@ async def test_metrics_are_served(running: Deployment) -> None:
     assert 'callstream_records_in_total{stage="separate",topic="calls.audio"}' in text
     assert "callstream_publish_seconds_bucket" in text
     assert "callstream_model_load_seconds" in text
+    assert 'callstream_asr_queue{queue="live"} 0.0' in text
+    assert re.search(r"^callstream_asr_busy_seconds (?!0\.0$)", text, re.MULTILINE), "the engine has worked"

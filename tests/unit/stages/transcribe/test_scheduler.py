@@ -6,9 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from schemas.calls import CallRef
 from stages.transcribe.engine import Row
 from stages.transcribe.scheduler import Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
+
+CALL = CallRef("default", "call-1")
 
 
 def row(level: int, seconds: float = 1.0, *, interim: bool = False) -> Row:
@@ -27,14 +30,16 @@ async def scheduler(engine: FakeEngine, *, workers: int = 1, max_batch: int = 1)
 
 async def test_each_row_gets_its_own_text() -> None:
     async with scheduler(FakeEngine(), workers=2, max_batch=3) as queue:
-        texts = await asyncio.gather(*(queue.submit(row(level), live=level % 2 == 0) for level in range(1, 30)))
+        texts = await asyncio.gather(
+            *(queue.submit(row(level), call=CALL, live=level % 2 == 0) for level in range(1, 30))
+        )
     assert [text.text for text in texts] == [f"en {level}" for level in range(1, 30)]
 
 
 async def test_work_starts_before_anyone_awaits_it() -> None:
     engine = FakeEngine()
     async with scheduler(engine) as queue:
-        queue.submit(row(1), live=True)
+        queue.submit(row(1), call=CALL, live=True)
         await until(lambda: engine.batches == [[1]])
 
 
@@ -42,20 +47,46 @@ async def test_live_rows_pass_batch_rows() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine) as queue:
-        first = queue.submit(row(1), live=False)
-        waiting = [queue.submit(row(level), live=level > 10) for level in (2, 3, 11, 12)]
+        first = queue.submit(row(1), call=CALL, live=False)
+        waiting = [queue.submit(row(level), call=CALL, live=level > 10) for level in (2, 3, 11, 12)]
         engine.gate.set()
         await asyncio.gather(first, *waiting)
     assert engine.batches == [[1], [11], [12], [2], [3]]
+
+
+async def test_tenants_take_turns_and_so_do_the_calls_of_one() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    calls = {1: "acme/a", 2: "acme/a", 3: "acme/a", 4: "acme/b", 5: "acme/b", 6: "other/c", 7: "other/c"}
+    async with scheduler(engine) as queue:
+        first = queue.submit(row(9), call=CALL, live=False)
+        waiting = [queue.submit(row(level), call=CallRef(*calls[level].split("/")), live=False) for level in calls]
+        waiting[0].cancel()
+        engine.gate.set()
+        await asyncio.gather(first, *waiting[1:])
+    assert [level for (level,) in engine.batches] == [9, 2, 6, 4, 7, 3, 5]
+
+
+async def test_a_batch_is_filled_from_all_calls_in_turn() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine, max_batch=3) as queue:
+        first = queue.submit(row(9), call=CALL, live=True)
+        other = CallRef("default", "call-2")
+        rows = {1: CALL, 2: CALL, 3: CALL, 4: CALL, 5: other}
+        waiting = [queue.submit(row(level), call=call, live=True) for level, call in rows.items()]
+        engine.gate.set()
+        await asyncio.gather(first, *waiting)
+    assert engine.batches == [[9], [1, 5, 2], [3, 4]]
 
 
 async def test_interims_come_behind_live_rows_and_before_batch_rows_and_share_no_batch_with_either() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine, max_batch=4) as queue:
-        first = queue.submit(row(1), live=True)
+        first = queue.submit(row(1), call=CALL, live=True)
         rows = [row(2), row(21, interim=True), row(22, interim=True), row(11), row(12)]
-        waiting = [queue.submit(row, live=number > 0) for number, row in enumerate(rows)]
+        waiting = [queue.submit(row, call=CALL, live=number > 0) for number, row in enumerate(rows)]
         engine.gate.set()
         await asyncio.gather(first, *waiting)
     assert engine.batches == [[1], [11, 12, 2], [21, 22]]
@@ -65,9 +96,9 @@ async def test_interims_leave_a_worker_free() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine, workers=3) as queue:
-        waiting = [queue.submit(row(level, interim=True), live=True) for level in (21, 22, 23)]
+        waiting = [queue.submit(row(level, interim=True), call=CALL, live=True) for level in (21, 22, 23)]
         await until(lambda: engine.running == 2)
-        waiting.append(queue.submit(row(1), live=False))
+        waiting.append(queue.submit(row(1), call=CALL, live=False))
         await until(lambda: engine.running == 3)
         assert sorted(engine.batches) == [[1], [21], [22]]
         engine.gate.set()
@@ -78,7 +109,7 @@ async def test_an_interim_can_be_withdrawn_until_its_decoding_begins() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine) as queue:
-        running, waiting = (queue.submit(row(level, interim=True), live=True) for level in (1, 2))
+        running, waiting = (queue.submit(row(level, interim=True), call=CALL, live=True) for level in (1, 2))
         await until(lambda: engine.running == 1)
         assert not queue.withdraw_interim(running)
         assert queue.withdraw_interim(waiting)
@@ -93,9 +124,9 @@ async def test_a_batch_takes_rows_of_one_window_and_keeps_the_others_order() -> 
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine, max_batch=3) as queue:
-        first = queue.submit(row(1), live=True)
+        first = queue.submit(row(1), call=CALL, live=True)
         lengths = {2: 1.0, 3: 12.0, 4: 1.0, 5: 12.0, 6: 1.0, 7: 1.0}
-        waiting = [queue.submit(row(level, seconds), live=True) for level, seconds in lengths.items()]
+        waiting = [queue.submit(row(level, seconds), call=CALL, live=True) for level, seconds in lengths.items()]
         engine.gate.set()
         await asyncio.gather(first, *waiting)
     assert engine.batches == [[1], [2, 4, 6], [3, 5], [7]]
@@ -105,10 +136,10 @@ async def test_as_many_batches_run_as_there_are_workers() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine, workers=3) as queue:
-        waiting = [queue.submit(row(level), live=True) for level in range(1, 10)]
+        waiting = [queue.submit(row(level), call=CALL, live=True) for level in range(1, 10)]
         await until(lambda: engine.running == 3)
         assert queue.stats().running == 3
-        assert queue.stats().queued == 6
+        assert queue.stats().queued == {"live": 6, "interims": 0, "batch": 0}
         engine.gate.set()
         await asyncio.gather(*waiting)
     assert engine.most_running == 3
@@ -118,8 +149,8 @@ async def test_one_bad_row_costs_no_other_its_text() -> None:
     engine = FakeEngine(broken=frozenset({3}))
     engine.gate.clear()
     async with scheduler(engine, max_batch=4) as queue:
-        first = queue.submit(row(1), live=True)
-        waiting = [queue.submit(row(level), live=True) for level in (2, 3, 4)]
+        first = queue.submit(row(1), call=CALL, live=True)
+        waiting = [queue.submit(row(level), call=CALL, live=True) for level in (2, 3, 4)]
         engine.gate.set()
         done = await asyncio.gather(first, *waiting)
         assert queue.stats().failed == 1
@@ -130,7 +161,7 @@ async def test_one_bad_row_costs_no_other_its_text() -> None:
 async def test_too_long_a_row_fails_alone_and_at_once() -> None:
     engine = FakeEngine()
     async with scheduler(engine) as queue:
-        done = await queue.submit(row(1, 31.0), live=True)
+        done = await queue.submit(row(1, 31.0), call=CALL, live=True)
     assert done.error == "too long"
     assert engine.batches == []
 
@@ -139,9 +170,9 @@ async def test_a_cancelled_row_is_not_decoded() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine) as queue:
-        first, second, third = (queue.submit(row(level), live=True) for level in (1, 2, 3))
+        first, second, third = (queue.submit(row(level), call=CALL, live=True) for level in (1, 2, 3))
         second.cancel()
-        assert queue.stats().queued == 1
+        assert queue.stats().queued["live"] == 1
         engine.gate.set()
         await asyncio.gather(first, third)
     assert engine.batches == [[1], [3]]
@@ -151,7 +182,7 @@ async def test_a_row_cancelled_while_it_is_decoded_harms_nobody() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine) as queue:
-        first, second = (queue.submit(row(level), live=True) for level in (1, 2))
+        first, second = (queue.submit(row(level), call=CALL, live=True) for level in (1, 2))
         await until(lambda: engine.running == 1)
         first.cancel()
         engine.gate.set()
@@ -162,7 +193,7 @@ async def test_closing_cancels_what_waits_and_lets_what_runs_finish() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     queue = Scheduler(engine, workers=1)
-    first, second = (queue.submit(row(level), live=True) for level in (1, 2))
+    first, second = (queue.submit(row(level), call=CALL, live=True) for level in (1, 2))
     await until(lambda: engine.running == 1)
     closing = asyncio.create_task(queue.close())
     await asyncio.sleep(0)
@@ -171,12 +202,13 @@ async def test_closing_cancels_what_waits_and_lets_what_runs_finish() -> None:
     assert (await first).text == "en 1"
     assert second.cancelled()
     with pytest.raises(RuntimeError, match="closed"):
-        queue.submit(row(3), live=True)
+        queue.submit(row(3), call=CALL, live=True)
 
 
 async def test_the_figures_count_rows_and_their_audio() -> None:
     async with scheduler(FakeEngine(), workers=2) as queue:
-        await asyncio.gather(*(queue.submit(row(level, 2.0), live=True) for level in range(5)))
+        await asyncio.gather(*(queue.submit(row(level, 2.0), call=CALL, live=True) for level in range(5)))
         stats = queue.stats()
-    assert (stats.utterances, stats.audio_s, stats.queued, stats.running) == (5, 10.0, 0, 0)
+    assert (stats.utterances, stats.audio_s, stats.running) == (5, 10.0, 0)
+    assert set(stats.queued.values()) == set(stats.oldest_wait_s.values()) == {0}
     assert stats.busy_s > 0
