@@ -143,13 +143,13 @@ async def stored_records(bus: Bus) -> int:
     return state.records or 0
 
 
-async def until_stored(bus: Bus, n_records: int, timeout_s: float = 120.0) -> None:
+async def until_stored(bus: Bus, n_records: int, timeout_s: float = 240.0) -> None:
     async with asyncio.timeout(timeout_s):
         while await stored_records(bus) < n_records:  # noqa: ASYNC110  # nothing tells
             await asyncio.sleep(0.1)
 
 
-async def until_acknowledged(url: str, timeout_s: float = 120.0) -> None:
+async def until_acknowledged(url: str, timeout_s: float = 240.0) -> None:
     bus = await open_bus(url, BusSecurity())
     async with asyncio.timeout(timeout_s):
         while await bus.lag(LANES["live"]):  # noqa: ASYNC110  # nothing tells
@@ -181,6 +181,7 @@ def address(center: NatsProcess | KafkaServer) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_an_hour_of_audio_waits_for_the_center_and_arrives_complete_whatever_is_killed(
     tmp_path: Path, center: NatsProcess | KafkaServer
 ) -> None:
