@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from benchmarks.chaos.brokers import Broker, JetStreamServer, Kafka
+from benchmarks.chaos.brokers import broker_of
 from benchmarks.chaos.workers import Fleet
 from pipeline.instance import read_instance
 from tests.deployment import Deployment
@@ -16,7 +16,7 @@ from tests.deployment import Deployment
 BusKind = Literal["embedded", "jetstream", "kafka"]
 
 READY_WITHIN_S: Final = 300.0
-_STORE_BYTES: Final = 10_000_000_000
+_STORE_GB: Final = 10
 
 
 @contextlib.contextmanager
@@ -32,20 +32,23 @@ def running(bus: BusKind, folder: Path, settings: dict[str, str]) -> Iterator[st
                 raise RuntimeError(f"the instance has ended, see {deployment.log_path(1)}")
             yield instance.bus_url
         return
-    broker: Broker
-    broker = (
-        Kafka(folder / "broker") if bus == "kafka" else JetStreamServer(folder / "broker", max_store_bytes=_STORE_BYTES)
-    )
+    broker = broker_of(bus, folder / "broker", max_store_bytes=2 * _STORE_GB * 10**9)
     broker.start()
-    environment = Deployment(folder / "data", bus=broker.url, metrics_port="off", **settings).environment
+    environment = Deployment(
+        folder / "data", bus=broker.url, metrics_port="off", store_gb=str(_STORE_GB), **settings
+    ).environment
     fleet = Fleet(folder / "workers", environment, real_model=True)
     try:
         fleet.start(1)
         deadline = time.monotonic() + READY_WITHIN_S
         while not all(worker.ready for worker in fleet.workers):
-            fleet.tend()
+            ended = next((worker for worker in fleet.workers if not worker.alive), None)
+            if ended is not None:
+                raise RuntimeError(
+                    f"the worker {ended.stage} has ended: {ended.log.read_text(errors='replace')[-1000:]}"
+                )
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the workers do not come up, see {folder / 'workers'}")
+                raise RuntimeError(f"the workers are not ready after {READY_WITHIN_S:.0f} s")
             time.sleep(0.2)
         yield broker.url
         fleet.end()
