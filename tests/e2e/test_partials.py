@@ -103,6 +103,7 @@ async def test_a_viewer_reads_along_and_committed_text_stays(running: Deployment
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_half_of_the_words_are_committed_before_their_utterance_ends(tmp_path: Path) -> None:
     """The stages alone, each interim heard before the next second of audio: as on a machine that has the time."""
     model = resolve_model("base", tmp_path)
