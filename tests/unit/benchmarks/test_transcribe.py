@@ -6,7 +6,7 @@ from benchmarks.transcribe import accuracy, disagreement, speed
 
 
 def measured(cpu_s: float, *legs: str) -> Measurement:
-    return Measurement(cpu_s=cpu_s, wall_s=cpu_s, texts=[list(legs)])
+    return Measurement(cpu_s=cpu_s, wall_s=cpu_s, texts=[list(legs)], segments=[[]])
 
 
 RUNS = {
