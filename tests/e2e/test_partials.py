@@ -167,6 +167,7 @@ def bus_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_committed_text_outlives_transcribers_that_are_killed_in_the_middle_of_an_utterance(
     bus_url: str, tmp_path: Path
 ) -> None:
