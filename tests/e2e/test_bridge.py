@@ -201,22 +201,23 @@ async def test_an_hour_of_audio_waits_for_the_center_and_arrives_complete_whatev
 
         center.start()
         target = await open_bus(address(center), BusSecurity())
-        await until_stored(target, everything // 4)
-        bridge.kill()
-        at_kill = await stored_records(target)
-        assert at_kill < everything, "the bridge was done before it was killed"
-        bridge.start()
-        await until_stored(target, min(everything, at_kill + everything // 8))
-        edge.kill()
-        edge.start()
-        await until_stored(target, min(everything, at_kill + everything // 4))
-        center.pause()
-        await asyncio.sleep(2)
-        center.resume()
-        await until_acknowledged(edge.url)
-
-        assert await arrived(target) == {call: list(range(CHUNKS_PER_CALL)) for call in CALLS}
-        await target.close()
+        try:
+            await until_stored(target, everything // 4)
+            bridge.kill()
+            at_kill = await stored_records(target)
+            assert at_kill < everything, "the bridge was done before it was killed"
+            bridge.start()
+            await until_stored(target, min(everything, at_kill + everything // 8))
+            edge.kill()
+            edge.start()
+            await until_stored(target, min(everything, at_kill + everything // 4))
+            center.pause()
+            await asyncio.sleep(2)
+            center.resume()
+            await until_acknowledged(edge.url)
+            assert await arrived(target) == {call: list(range(CHUNKS_PER_CALL)) for call in CALLS}
+        finally:
+            await target.close()
         assert bridge.terminate() == 0
         assert "the next start goes on from here" in bridge.said()
 
