@@ -44,9 +44,9 @@ _PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0)
 _CREATED_WITHIN_S: Final = 20.0
 _CLOSE_S: Final = 5.0
 _KEPT_S: Final = 90 * 86_400.0
+"""How long the index keeps what is known of a call. A call is asked for while its records are kept, or come late."""
 _INDEX_SEGMENT_BYTES: Final = 64 << 20
 _NOTHING_MORE: Final[Mapping[str, str]] = {}
-"""How long the index keeps what is known of a call. A call is asked for while its records are kept, or come late."""
 
 
 class KafkaBus:
