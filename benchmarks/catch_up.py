@@ -28,10 +28,9 @@ import msgspec
 import psutil
 
 from benchmarks.chaos.brokers import broker_of
-from benchmarks.chaos.clients import AWAY, PlainClient, connect
+from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.chaos.workers import Fleet, WorkerProcess
 from benchmarks.report import write_report
-from pipeline import topology
 from pipeline.worker import BUDGET_BYTES
 from tests.deployment import Deployment
 
@@ -39,6 +38,7 @@ BUSES: Final = ("jetstream", "kafka")
 PARTITIONS: Final = 8
 STORE_GB: Final = 8.0
 READ_EVERY_S: Final = 0.1
+ASK_AGAIN_S: Final = 0.2
 SETTLES_WITHIN_S: Final = 300.0
 COMPLETED: Final = "SELECT call_id FROM audio_sessions WHERE status = 'completed' AND NOT provisional"
 
@@ -176,19 +176,11 @@ async def _watch(
 
 
 async def _waiting(client: PlainClient, stage: str) -> int:
-    """Records that the stage has not acknowledged, in both lanes."""
-    left = 0
-    for lane in topology.lanes_of(stage):
-        reads = topology.subscription(stage, lane)
-        while True:
-            try:
-                backlog = await client.backlog(reads.group, reads.topics, frozenset(range(PARTITIONS)))
-            except AWAY:
-                await asyncio.sleep(0.2)
-                continue
-            left += backlog.given + backlog.waiting
-            break
-    return left
+    """Records that the stage has not acknowledged; asked again while no answer comes."""
+    while True:
+        with contextlib.suppress(*AWAY):
+            return await unacknowledged(client, stage, PARTITIONS)
+        await asyncio.sleep(ASK_AGAIN_S)
 
 
 async def _until(true: Callable[[], bool], within_s: float) -> None:

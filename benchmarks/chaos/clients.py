@@ -11,6 +11,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from pipeline import topology
+
 SEND_TIMEOUT_S = 5.0
 AGAIN_AFTER_S = 0.5
 AWAY = (KafkaError, nats.errors.Error, OSError, TimeoutError)
@@ -53,6 +55,16 @@ class PlainClient(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+async def unacknowledged(client: PlainClient, stage: str, partitions: int) -> int:
+    """Records that the workers of a stage have not acknowledged, in all of its lanes. Raises what `AWAY` names."""
+    left = 0
+    for lane in topology.lanes_of(stage):
+        reads = topology.subscription(stage, lane)
+        backlog = await client.backlog(reads.group, reads.topics, frozenset(range(partitions)))
+        left += backlog.given + backlog.waiting
+    return left
 
 
 async def connect(url: str) -> PlainClient:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.chaos.brokers import broker_of
-from benchmarks.chaos.clients import AWAY, PlainClient, connect
+from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.evidence import Evidence, read_evidence
 from benchmarks.chaos.faults import Done, FaultPlan, Faults
@@ -250,10 +250,4 @@ class Run:
 
 async def _unfinished(client: PlainClient) -> int:
     """Records of all groups that are not acknowledged."""
-    left = 0
-    for stage in topology.STAGES:
-        for lane in topology.lanes_of(stage):
-            reads = topology.subscription(stage, lane)
-            backlog = await client.backlog(reads.group, reads.topics, frozenset(range(PARTITIONS)))
-            left += backlog.given + backlog.waiting
-    return left
+    return sum([await unacknowledged(client, stage, PARTITIONS) for stage in topology.STAGES])
