@@ -31,6 +31,7 @@ from benchmarks.clock import Clock
 from benchmarks.hearing import Hearing, settings_of
 from pipeline.embedded import Embedded
 from pipeline.producer import publish_audio
+from pipeline.settings import Settings
 from pipeline.warehouse import open_reader
 from pipeline.watch import FOLLOWED, CallWatch
 from pipeline.worker import DATABASE_FILE
@@ -199,8 +200,8 @@ def _silero() -> Any:
 # -- ours ------------------------------------------------------------------------------------------------------------
 
 
-async def _run_stages(job: Job) -> list[Measurement]:
-    settings = settings_of(
+def _settings(job: Job) -> Settings:
+    return settings_of(
         Path(job.scratch) / "data",
         job.changes,
         model=job.model,
@@ -209,6 +210,10 @@ async def _run_stages(job: Job) -> list[Measurement]:
         asr_workers=job.threads,
         language=job.language,
     )
+
+
+async def _run_stages(job: Job) -> list[Measurement]:
+    settings = _settings(job)
     measured = []
     async with Hearing(settings, padded=job.kind == "padded") as hearing:
         await hearing.hear_file(Path(job.warm_up))
@@ -233,15 +238,7 @@ def texts_of(segments: list[Segment], channels: int = 2) -> list[str]:
 
 
 async def _run_pipeline(job: Job) -> list[Measurement]:
-    settings = settings_of(
-        Path(job.scratch) / "data",
-        job.changes,
-        model=job.model,
-        compute_type=COMPUTE_TYPE,
-        beam_size=BEAM,
-        asr_workers=job.threads,
-        language=job.language,
-    )
+    settings = _settings(job)
     measured = []
     async with Embedded(settings) as pipeline:
         failing = asyncio.ensure_future(pipeline.worker.wait())
