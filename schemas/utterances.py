@@ -7,7 +7,7 @@ segments of the utterances before them, so they reach the merge stage in the sam
 `InterimUtterance` has no number: it may be lost or repeated, and nothing that is kept follows from it.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -87,8 +87,11 @@ class CallProgress(msgspec.Struct, frozen=True, kw_only=True, tag="call_progress
     heard_to_s: list[float]
 
 
+UNKNOWN_SPEAKER: Final = "unknown"
+
+
 class SpeakerTurn(msgspec.Struct, frozen=True, array_like=True):
-    """A stretch of speech, in seconds from the call's start, of one speaker; `unknown` where that is unsure."""
+    """A stretch of speech, in seconds from the call's start, of one speaker; `UNKNOWN_SPEAKER` where that is unsure."""
 
     start_s: float
     end_s: float

@@ -13,11 +13,10 @@ import msgspec
 from schemas.calls import CallRef
 from schemas.segments import Word
 from schemas.transcripts import Turn
-from schemas.utterances import SpeakerSource, SpeakerTurn
+from schemas.utterances import UNKNOWN_SPEAKER, SpeakerSource, SpeakerTurn
 from stages.merge.ordering import Piece, texts_of
 from stages.merge.turns import TurnBuilder
 
-UNKNOWN: Final = "unknown"
 _NEAR_S: Final = 1.0
 
 
@@ -34,7 +33,7 @@ class Speaking:
         while self._first < len(stretches) and stretches[self._first].end_s < start_s - _NEAR_S:
             self._first += 1
         overlaps: dict[str, float] = {}
-        nearest, nearest_s = UNKNOWN, _NEAR_S
+        nearest, nearest_s = UNKNOWN_SPEAKER, _NEAR_S
         for stretch in stretches[self._first :]:
             if stretch.start_s > end_s + _NEAR_S:
                 break
@@ -55,7 +54,7 @@ def turns_by_speaker(
 ) -> list[Turn]:
     """`turns` of one channel, in order, cut where the speaker changes. `lengths` are the words of their segments."""
     speaking = Speaking(stretches)
-    names = list(dict.fromkeys([*(stretch.speaker for stretch in stretches), UNKNOWN]))
+    names = list(dict.fromkeys([*(stretch.speaker for stretch in stretches), UNKNOWN_SPEAKER]))
     builder = TurnBuilder(call, names)
     cut: list[Turn | None] = []
     counts = iter(lengths)

@@ -20,6 +20,7 @@ import structlog
 
 from schemas.segments import Word
 from stages.transcribe.engine import Audio, EngineError, Row, SpeechEngine, Transcription
+from stages.transcribe.torch_imports import torch_device
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
@@ -48,14 +49,12 @@ class Aligner:
         import torch
 
         self._torch = torch
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = device
+        self._device = torch_device(device)
         self._spaced = language not in UNSPACED
         try:
             self.name = name or _default_name(language)
             loaded = _load(self.name, cache)
-            self._model = loaded.model.to(device).eval()
+            self._model = loaded.model.to(self._device).eval()
         except EngineError:
             raise
         except Exception as error:  # the libraries raise what they like for files that are missing or damaged

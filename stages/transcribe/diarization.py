@@ -6,7 +6,6 @@ crash costs nothing: the call's end is read again, and with it the utterances.
 
 import asyncio
 import contextlib
-import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -18,11 +17,20 @@ import numpy as np
 import structlog
 
 from schemas.calls import CallRef
-from schemas.utterances import CallClosed, Channel, SpeakerSource, SpeakerTurn, Utterance, UtteranceRecord
+from schemas.utterances import (
+    UNKNOWN_SPEAKER,
+    CallClosed,
+    Channel,
+    SpeakerSource,
+    SpeakerTurn,
+    Utterance,
+    UtteranceRecord,
+)
 from stages.protocol import Origin
 from stages.transcribe import audio as utterance_audio
 from stages.transcribe.engine import Audio, EngineError
-from stages.transcribe.estimation import UNKNOWN, VoiceEstimate
+from stages.transcribe.estimation import VoiceEstimate
+from stages.transcribe.torch_imports import torch_device, without_ffmpeg_warning
 from stages.transcribe.voices import VoiceEncoder
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 
@@ -82,9 +90,7 @@ class PyannoteDiarizer:
         """`name` is a directory with a `config.yaml`, or a repository of the hub. Raises EngineError."""
         import torch
 
-        with warnings.catch_warnings():
-            # pyannote warns that it could not decode files without FFmpeg; none are decoded.
-            warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed correctly", category=UserWarning)
+        with without_ffmpeg_warning():
             from pyannote.audio import Pipeline
             from pyannote.audio.telemetry import set_telemetry_metrics
 
@@ -95,9 +101,7 @@ class PyannoteDiarizer:
             raise EngineError(f"the diarization pipeline {name!r}: {type(error).__name__}: {error}") from error
         if self._pipeline is None:
             raise EngineError(f"the diarization pipeline {name!r} cannot be had from the hub: is it gated?")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._pipeline.to(torch.device(device))
+        self._pipeline.to(torch.device(torch_device(device)))
 
     def open(self) -> CallVoices:
         return _PyannoteCall(self._pipeline)
@@ -167,8 +171,8 @@ class Speakers:
                 return _unknown(closed, why)
         if not turns:
             return _unknown(closed, "no voice was heard")
-        unknown_s = sum(turn.end_s - turn.start_s for turn in turns if turn.speaker == UNKNOWN)
-        names = sorted({turn.speaker for turn in turns} - {UNKNOWN})
+        unknown_s = sum(turn.end_s - turn.start_s for turn in turns if turn.speaker == UNKNOWN_SPEAKER)
+        names = sorted({turn.speaker for turn in turns} - {UNKNOWN_SPEAKER})
         detail = {"source": source, "found": names, "unknown_s": round(unknown_s, 3), "utterances": n_heard}
         return msgspec.structs.replace(closed, speakers=turns, speaker_source=source), detail
 

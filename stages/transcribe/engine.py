@@ -7,7 +7,6 @@ kept from one call to the next, and the encoder's output serves the text, the la
 
 import math
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.segments import Word, WordSource
 from stages.errors import StageError
+from stages.transcribe.torch_imports import without_ffmpeg_warning
 from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, max_tokens, windows_of
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
@@ -306,9 +306,7 @@ class _Library:
     """WhisperX's parts, imported when an engine is made: that takes seconds and brings torch."""
 
     def __init__(self) -> None:
-        with warnings.catch_warnings():
-            # pyannote, which WhisperX imports, warns that it could not decode files without FFmpeg; none are decoded.
-            warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed correctly", category=UserWarning)
+        with without_ffmpeg_warning():  # WhisperX imports pyannote
             import torch
             from ctranslate2 import get_cuda_device_count
             from faster_whisper.tokenizer import Tokenizer

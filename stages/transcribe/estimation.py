@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.utterances import SpeakerTurn
+from schemas.utterances import UNKNOWN_SPEAKER, SpeakerTurn
 from stages.transcribe.engine import Audio
 from stages.transcribe.voices import Embeddings, VoiceEncoder
 from stages.transcribe.windows import SAMPLE_RATE_HZ
@@ -33,8 +33,6 @@ _MAX_TREE: Final = 2_000
 _LEAST_LIKENESS: Final = 0.5
 _LEAST_LEAD: Final = 0.02
 """A stretch belongs to the voice that it is most like only if the next is this much less like it."""
-
-UNKNOWN: Final = "unknown"
 
 
 class _Window(msgspec.Struct, frozen=True, eq=False):
@@ -143,7 +141,7 @@ def _turns(windows: Sequence[_Window], likeness: NDArray[np.float32]) -> list[Sp
         weights = np.maximum(0.0, 1 - np.abs(middles_s[:, None] - centers_s) / (WINDOW_S / 2)) + 1e-6
         alike = weights @ scores / weights.sum(axis=1, keepdims=True)
         for index, middle in enumerate(alike):
-            name = UNKNOWN
+            name = UNKNOWN_SPEAKER
             ranked = np.argsort(-middle)
             lead = middle[ranked[0]] - middle[ranked[1]] if len(ranked) > 1 else 1.0
             if middle[ranked[0]] >= _LEAST_LIKENESS and lead >= _LEAST_LEAD:
