@@ -208,7 +208,7 @@ class Worker:
     def _load_scheduler(self) -> "Scheduler":
         from stages.transcribe.scheduler import Scheduler
 
-        return Scheduler(self._aligning(self.load_engine()), workers=self._settings.asr_workers)
+        return Scheduler(self.load_engine(), workers=self._settings.asr_workers)
 
     def _aligning(self, engine: "SpeechEngine") -> "SpeechEngine":
         """The engine, with words timed by alignment if the settings say so. Raises EngineError for unusable weights."""
@@ -243,7 +243,7 @@ class Worker:
         load_s = time.monotonic() - began
         self._metrics.model_load_seconds.labels(model.name).set(load_s)
         self._log.info("model loaded", load_s=round(load_s, 1), said=model.sentence)
-        return engine
+        return self._aligning(engine)
 
     def _load_speakers(self) -> "Speakers | None":
         """What tells the speakers of mono calls apart, in a thread of its own. Raises EngineError and ModelError."""
