@@ -54,7 +54,7 @@ class FairQueue:
         return next((item for item in self if window_s is None or item.window_s == window_s), None)
 
     def _forget_empty(self) -> None:
-        """From the front on, where turns have been: calls without rows, and rows that nobody wants any more."""
+        """Calls without rows, and the rows at their front that nobody wants any more."""
         for tenant, calls in list(self._tenants.items()):
             for call_id, rows in list(calls.items()):
                 while rows and rows[0].result.done():

@@ -169,38 +169,21 @@ class LivePartials:
                 committed = agreed(settled.text, utterance.older.text, heard.text, spaced=spaced)
             if interim.certain:
                 utterance.older = heard
+            said = self._said(interim, committed, heard)
             if committed != settled.text:
                 utterance.committing = True
-                yield self._commitment(interim, committed, heard)
+                yield self._commitment(said)
                 return
             async with self._showing[interim.channel]:
                 if not utterance.over:
-                    yield self._partial(
-                        interim.channel,
-                        interim.first_sample,
-                        revision=interim.revision,
-                        committed=committed,
-                        tail=heard.text[len(committed) :],
-                        start_s=interim.start_s,
-                        end_s=interim.end_s,
-                        language=heard.language,
-                    )
+                    yield self._shown(said)
         utterance.busy = False
 
     async def _settled_and_on(self, commitment: Commitment | None, utterance: _Open | None) -> AsyncIterator[Output]:
         if commitment is not None:
             async with self._showing[commitment.channel]:
                 if self._settled(commitment.channel).first_sample == commitment.first_sample:
-                    yield self._partial(
-                        commitment.channel,
-                        commitment.first_sample,
-                        revision=commitment.revision,
-                        committed=commitment.committed,
-                        tail=commitment.tail,
-                        start_s=commitment.start_s,
-                        end_s=commitment.end_s,
-                        language=commitment.language,
-                    )
+                    yield self._shown(commitment)
         if utterance is not None:
             async for output in self._work(utterance):
                 yield output
@@ -262,8 +245,9 @@ class LivePartials:
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
-    def _commitment(self, interim: InterimUtterance, committed: str, heard: Transcription) -> Output:
-        record = Commitment(
+    def _said(self, interim: InterimUtterance, committed: str, heard: Transcription) -> Commitment:
+        """What an interim's text is, and how much of it is committed."""
+        return Commitment(
             call=self._call,
             channel=interim.channel,
             first_sample=interim.first_sample,
@@ -274,8 +258,22 @@ class LivePartials:
             end_s=interim.end_s,
             language=heard.language,
         )
-        event_id = self._event_id("commitment", interim.channel, interim.first_sample, interim.revision, record)
-        return Output(topic=UTTERANCES, record=record, event_id=event_id, beside=True)
+
+    def _commitment(self, said: Commitment) -> Output:
+        event_id = self._event_id("commitment", said.channel, said.first_sample, said.revision, said)
+        return Output(topic=UTTERANCES, record=said, event_id=event_id, beside=True)
+
+    def _shown(self, said: Commitment) -> Output:
+        return self._partial(
+            said.channel,
+            said.first_sample,
+            revision=said.revision,
+            committed=said.committed,
+            tail=said.tail,
+            start_s=said.start_s,
+            end_s=said.end_s,
+            language=said.language,
+        )
 
     def _partial(
         self,
