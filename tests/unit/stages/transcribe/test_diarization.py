@@ -31,6 +31,7 @@ from stages.transcribe.stage import TranscribeStage
 from stages.transcribe.voices import VoiceEncoder
 from tests.diarization_pipeline import tone, write_pipeline
 from tests.unit.stages.transcribe.engines import FakeEngine
+from tests.unit.stages.transcribe.records import closed
 
 CALL = CallRef("default", "mono")
 SAMPLE = Path(__file__).parents[3] / "calls" / "sample" / "sample.wav"
@@ -60,20 +61,6 @@ def utterance(seq: int, start_s: int) -> Utterance:
         pcm=bytes(2 * 8000),
         voiced=[(start_s, start_s + 1.0)],
         cut="pause",
-    )
-
-
-def closed(seq: int) -> CallClosed:
-    return CallClosed(
-        call=CALL,
-        seq=seq,
-        revision=1,
-        duration_s=60.0,
-        speech_s=8.0,
-        utterances=2,
-        gaps=[],
-        reason="hangup",
-        provisional=False,
     )
 
 
@@ -135,7 +122,7 @@ async def last_outputs(
 async def test_the_end_of_a_shared_channel_carries_its_speakers() -> None:
     turns = [SpeakerTurn(1.0, 2.0, "speaker_1"), SpeakerTurn(4.0, 4.5, "unknown"), SpeakerTurn(4.5, 5.0, "speaker_2")]
     voices = ScriptedVoices(turns)
-    records: list[UtteranceRecord] = [opened(), utterance(1, 1), utterance(2, 4), closed(3)]
+    records: list[UtteranceRecord] = [opened(), utterance(1, 1), utterance(2, 4), closed(3, call=CALL)]
     last, detail = await last_outputs(records, voices)
     assert isinstance(last, CallClosed)
     assert (last.speakers, last.speaker_source) == (turns, "estimated")
@@ -150,7 +137,7 @@ async def test_the_end_of_a_shared_channel_carries_its_speakers() -> None:
 
 async def test_repeats_and_what_came_behind_the_end_are_not_heard() -> None:
     voices = ScriptedVoices([SpeakerTurn(1.0, 2.0, "speaker_1")])
-    records: list[UtteranceRecord] = [opened(), utterance(1, 1), utterance(2, 4), closed(3)]
+    records: list[UtteranceRecord] = [opened(), utterance(1, 1), utterance(2, 4), closed(3, call=CALL)]
     await last_outputs(records, voices, behind=[utterance(1, 1), utterance(4, 9)])
     assert voices.heard_s == [1.0, 4.0]
 
@@ -166,16 +153,16 @@ async def test_repeats_and_what_came_behind_the_end_are_not_heard() -> None:
 async def test_speakers_that_cannot_be_told_apart_are_unknown_and_the_ledger_says_why(
     voices: ScriptedVoices | None, why: str
 ) -> None:
-    last, detail = await last_outputs([opened(), utterance(1, 1), closed(2)], voices)
+    last, detail = await last_outputs([opened(), utterance(1, 1), closed(2, call=CALL)], voices)
     assert isinstance(last, CallClosed)
     assert (last.speakers, last.speaker_source) == ([], "unknown")
     assert detail["speakers"] == {"source": "unknown", "why": why}
 
 
 async def test_a_channel_with_a_role_is_one_speaker() -> None:
-    records: list[UtteranceRecord] = [opened("agent"), utterance(1, 1), closed(2)]
+    records: list[UtteranceRecord] = [opened("agent"), utterance(1, 1), closed(2, call=CALL)]
     last, detail = await last_outputs(records, ScriptedVoices([SpeakerTurn(1.0, 2.0, "speaker_1")]))
-    assert last == closed(2)
+    assert last == closed(2, call=CALL)
     assert "speakers" not in detail
     assert not is_shared([Channel(0, "channel-0"), Channel(1, "channel-1")])
 

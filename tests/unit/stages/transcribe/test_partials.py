@@ -17,17 +17,16 @@ from pipeline.publisher import Publisher
 from pipeline.runner import StageRunner
 from pipeline.telemetry.metrics import Metrics
 from schemas import envelope, topics
-from schemas.calls import CallRef
 from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment, Word
-from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, InterimUtterance, Utterance
+from schemas.utterances import CallOpened, CallProgress, Channel, InterimUtterance, Utterance
 from stages.transcribe.engine import Row, Transcription
 from stages.transcribe.scheduler import Scheduler
 from stages.transcribe.stage import CallState, TranscribeStage
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 from tests.unit.stages.transcribe.engines import FakeEngine, until
+from tests.unit.stages.transcribe.records import CALL, closed
 
-CALL = CallRef("default", "call-1")
 RATE_HZ = 8000
 UTTERANCE_S = 12.0
 INTERIMS = 6
@@ -116,17 +115,18 @@ def utterance(seq: int, channel: int, start_s: float, seconds: float) -> Utteran
     )
 
 
-def closed(seq: int) -> CallClosed:
-    return CallClosed(
+def commitment(committed: str, *, tail: str = "") -> Commitment:
+    """Of the utterance that begins on the first channel after a second."""
+    return Commitment(
         call=CALL,
-        seq=seq,
+        channel=0,
+        first_sample=8000,
         revision=1,
-        duration_s=60.0,
-        speech_s=8.0,
-        utterances=4,
-        gaps=[],
-        reason="hangup",
-        provisional=False,
+        committed=committed,
+        tail=tail,
+        start_s=1.0,
+        end_s=3.0,
+        language="en",
     )
 
 
@@ -302,17 +302,7 @@ async def test_committed_text_never_changes_wherever_workers_die(seed: int) -> N
 
 
 async def test_a_commitment_that_comes_behind_its_utterance_changes_nothing() -> None:
-    late = Commitment(
-        call=CALL,
-        channel=0,
-        first_sample=8000,
-        revision=1,
-        committed="something else",
-        tail="",
-        start_s=1.0,
-        end_s=3.0,
-        language="en",
-    )
+    late = commitment("something else")
     async with call(WaveringEngine()) as live:
         await live.publish(opened())
         await live.publish(utterance(1, 0, 1.0, 1.0))
@@ -325,17 +315,7 @@ async def test_a_commitment_that_comes_behind_its_utterance_changes_nothing() ->
 
 
 async def test_of_two_commitments_to_different_text_the_first_one_holds() -> None:
-    first = Commitment(
-        call=CALL,
-        channel=0,
-        first_sample=8000,
-        revision=1,
-        committed="one",
-        tail=" two",
-        start_s=1.0,
-        end_s=3.0,
-        language="en",
-    )
+    first = commitment("one", tail=" two")
     async with call(WaveringEngine()) as live:
         await live.publish(opened())
         await live.publish(first)

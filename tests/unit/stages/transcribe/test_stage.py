@@ -10,18 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.calls import CallRef
 from schemas.segments import Segment
 from schemas.status import JobStatus
 from schemas.topics import SEGMENTS, STATUS
-from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Utterance, UtteranceRecord
+from schemas.utterances import CallOpened, CallProgress, Channel, Utterance, UtteranceRecord
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Origin, Output
 from stages.transcribe.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeProcessor, TranscribeStage
 from tests.unit.stages.transcribe.engines import FakeEngine, until
-
-CALL = CallRef("default", "call-1")
+from tests.unit.stages.transcribe.records import CALL, closed
 
 
 def opened(language: str | None = None) -> CallOpened:
@@ -56,20 +54,6 @@ def utterance(seq: int, level: int, *, seconds: float = 2.0, voiced_s: float | N
 
 def progress(seq: int) -> CallProgress:
     return CallProgress(call=CALL, seq=seq, heard_to_s=[seq * 10.0, seq * 10.0])
-
-
-def closed(seq: int, *, revision: int = 0, provisional: bool = False) -> CallClosed:
-    return CallClosed(
-        call=CALL,
-        seq=seq,
-        revision=revision,
-        duration_s=60.0,
-        speech_s=8.0,
-        utterances=4,
-        gaps=[],
-        reason="hangup",
-        provisional=provisional,
-    )
 
 
 def event(record: UtteranceRecord) -> Event:
