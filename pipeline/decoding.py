@@ -7,7 +7,7 @@ import msgspec
 
 from pipeline.bus.protocol import Record
 from schemas import cloudevents, envelope
-from schemas.audio import AudioEvent
+from schemas.audio import AudioRecord
 from schemas.calls import CallRef
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, TranscriptRecord, Turn
 from stages.errors import RejectedInput
@@ -33,7 +33,7 @@ def decode_audio(record: Record) -> Decoded:
         incoming = cloudevents.decode_audio_event(record.headers, record.key, record.value)
     except ValueError as error:
         raise RejectedInput(str(error)) from error
-    event: AudioEvent = incoming.event
+    event: AudioRecord = incoming.event
     return Decoded(incoming.call, incoming.seq, incoming.event_id, event)
 
 

@@ -2,7 +2,7 @@
 
 The clock of a call runs only while its reader has no lag and the broker answers, so that an outage ends no call. When
 it runs out nothing is decided here: a record is put on the call's own topic, and the separate stage decides when it
-reads it (see `schemas.audio.CallIdle`).
+reads it (see `schemas.audio.CallIdle`). Who watches a call does not keep it open: only its numbered events count.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class IdleWatch:
             works = [work for work in self._runner.open_calls() if _may_be_idle(work)]
             answers = await self._broker_answers() if works else True
             now = clock()
-            since = {work: max(work.last_taken_at, quiet_since.get(work, 0.0)) for work in works}
+            since = {work: max(work.last_numbered_at, quiet_since.get(work, 0.0)) for work in works}
             for work in works:
                 if not answers or self._runner.has_lag(work.partition):
                     since[work] = now

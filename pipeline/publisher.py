@@ -56,12 +56,10 @@ class Publisher:
             event_id=output.event_id,
             event_type=output.event_type,
             call=call,
-            seq=output.seq if output.seq is not None else 0,
+            seq=output.seq,
             source=f"callstream/{self._stage}",
             content_type=content_type,
         )
-        if output.seq is None:
-            del headers["ce_callseq"]
         headers[TRACE_HEADER] = traces.continued(traceparent, output.event_id)
         topic = topics.in_lane(output.topic, self._lane)
         if source is None:

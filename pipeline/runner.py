@@ -217,7 +217,7 @@ class CallWork:
         self.call = call
         self.partition = partition
         self.ended = False
-        self.last_taken_at = asyncio.get_running_loop().time()
+        self.last_taken_at = self.last_numbered_at = asyncio.get_running_loop().time()
         self.last_record: Record | None = None
         self.processor: CallProcessor[Any] | None = None
         self._runner = runner
@@ -239,6 +239,8 @@ class CallWork:
     def put(self, record: Record, decoded: Decoded) -> None:
         self._unfinished += 1
         self.last_taken_at = asyncio.get_running_loop().time()
+        if decoded.seq is not None:
+            self.last_numbered_at = self.last_taken_at
         self.last_record = record
         self._inbox.put_nowait(_Taken(record, decoded))
 

@@ -14,7 +14,16 @@ from typing import Any, Final
 import msgspec
 
 from schemas import topics
-from schemas.audio import CHUNK_TYPE, ENDED_TYPE, MAX_CHUNK_BYTES, STARTED_TYPE, CallEnded, CallStarted
+from schemas.audio import (
+    CHUNK_TYPE,
+    ENDED_TYPE,
+    MAX_CHUNK_BYTES,
+    STARTED_TYPE,
+    WATCHED_TYPE,
+    CallEnded,
+    CallStarted,
+    CallWatched,
+)
 from schemas.calls import DEFAULT_TENANT, MAX_CALL_ID_LENGTH
 from schemas.cloudevents import BYTES_TYPE, CONTENT_TYPE_HEADER, JSON_TYPE, STRUCTURED_TYPE
 from schemas.partials import PARTIAL_TYPE
@@ -62,6 +71,11 @@ _EVENTS: Final = {
     STARTED_TYPE: _Event(summary="A call begins, and what its chunks hold. Always the call's event 0"),
     CHUNK_TYPE: _Event(summary="At most a second of audio, channels interleaved", content_type=BYTES_TYPE),
     ENDED_TYPE: _Event(summary="The producer has sent everything"),
+    WATCHED_TYPE: _Event(
+        summary="A viewer's: the live call gets partials for so many seconds, whatever its start says. It may be "
+        "repeated, and does nothing for a call that has not begun or is over",
+        numbered=False,
+    ),
     PARTIAL_TYPE: _Event(
         summary="What an utterance says so far: its committed text only grows, the tail may change", numbered=False
     ),
@@ -79,13 +93,14 @@ _EVENTS: Final = {
 }
 
 _AUDIO_EVENTS: Final = (STARTED_TYPE, CHUNK_TYPE, ENDED_TYPE)
+_LIVE_AUDIO_EVENTS: Final = (*_AUDIO_EVENTS, WATCHED_TYPE)
 
 _CHANNELS: Final = (
     _Channel(
         topic=topics.AUDIO,
         operation="receiveLiveCalls",
-        summary="Live calls, as any producer publishes them",
-        events=_AUDIO_EVENTS,
+        summary="Live calls, as any producer publishes them, and who watches them",
+        events=_LIVE_AUDIO_EVENTS,
         received=True,
     ),
     _Channel(
@@ -98,7 +113,7 @@ _CHANNELS: Final = (
     _Channel(
         topic=topics.PARTIALS,
         operation="sendPartials",
-        summary="Text while it is being spoken, of live calls whose start asks for it; kept for an hour",
+        summary="Text while it is being spoken, of live calls that ask for it or are watched; kept for an hour",
         events=(PARTIAL_TYPE,),
     ),
     _Channel(
@@ -326,7 +341,7 @@ def _key_binding(transport: str, *, of_a_call: bool) -> dict[str, Any]:
 
 def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
     """Header values are text. A producer's events and a stage's numbered outputs have `callseq`."""
-    from_producer = event_type in _AUDIO_EVENTS
+    from_producer = event_type in _LIVE_AUDIO_EVENTS
     attributes: dict[str, Any] = {
         "specversion": {"type": "string", "const": "1.0"},
         "id": {"type": "string", "minLength": 1, "description": "With the source it names the event"},
@@ -391,7 +406,7 @@ def _structured_event() -> dict[str, Any]:
         "specversion": {"type": "string", "const": "1.0"},
         "id": {"type": "string", "minLength": 1},
         "source": {"type": "string", "minLength": 1},
-        "type": {"type": "string", "enum": list(_AUDIO_EVENTS)},
+        "type": {"type": "string", "enum": list(_LIVE_AUDIO_EVENTS)},
         "subject": {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID_LENGTH},
         "tenant": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$", "default": DEFAULT_TENANT},
         "callseq": {"type": "integer", "minimum": 0},
@@ -401,21 +416,25 @@ def _structured_event() -> dict[str, Any]:
         STARTED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallStarted"}},
         CHUNK_TYPE: {"data_base64": {"type": "string", "contentEncoding": "base64"}},
         ENDED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallEnded"}},
+        WATCHED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallWatched"}},
     }
     return {
         "title": "StructuredEvent",
         "description": "CloudEvents 1.0, JSON event format",
         "type": "object",
         "properties": attributes,
-        "required": ["specversion", "id", "source", "type", "callseq"],
+        "required": ["specversion", "id", "source", "type"],
         "oneOf": [
-            {"properties": {"type": {"const": event_type}, **properties}, "required": list(properties)}
+            {
+                "properties": {"type": {"const": event_type}, **properties},
+                "required": [*(["callseq"] if _EVENTS[event_type].numbered else []), *properties],
+            }
             for event_type, properties in data.items()
         ],
     }
 
 
-def _example(name: str, record: CallStarted | CallEnded) -> dict[str, Any]:
+def _example(name: str, record: CallStarted | CallEnded | CallWatched) -> dict[str, Any]:
     return {"name": name, "payload": msgspec.json.decode(msgspec.json.encode(record))}
 
 
@@ -425,4 +444,5 @@ _EXAMPLES: Final = {
         CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"]),
     ),
     ENDED_TYPE: _example("hangup", CallEnded(events=302)),
+    WATCHED_TYPE: _example("aMinute", CallWatched(seconds=60.0)),
 }

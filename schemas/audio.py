@@ -1,9 +1,9 @@
-"""What a producer sends on `calls.audio`: call started, audio chunks, call ended.
+"""What is sent on `calls.audio`: call started, audio chunks, call ended; and that a call is watched.
 
 On the wire these are CloudEvents (see `schemas.cloudevents`); the structs here are their decoded form.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -20,10 +20,12 @@ MAX_JSON_BYTES = 256_000
 MAX_METADATA_DEPTH = 32
 MAX_HOTWORDS = 100
 MAX_HOTWORD_CHARACTERS = 100
+MAX_WATCH_S = 3_600.0
 
 STARTED_TYPE = "callstream.call.started"
 CHUNK_TYPE = "callstream.audio.chunk"
 ENDED_TYPE = "callstream.call.ended"
+WATCHED_TYPE = "callstream.call.watched"
 IDLE_TYPE = "callstream.call.idle"
 
 
@@ -69,4 +71,17 @@ class CallIdle(msgspec.Struct, frozen=True, kw_only=True):
     next_seq: int
 
 
+class CallWatched(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody reads along: a live call gets partials for `seconds` from when the bus stored this.
+
+    Anybody may send it, as often as they like, so it has no number among the call's events. One for a call that has
+    not begun, or that is over, does nothing.
+    """
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_WATCH_S)] = 60.0
+
+
 AudioEvent = CallStarted | AudioChunk | CallEnded | CallIdle
+"""What has a number in its call."""
+
+AudioRecord = AudioEvent | CallWatched

@@ -23,11 +23,14 @@ from schemas.audio import (
     MAX_SAMPLE_RATE_HZ,
     MIN_SAMPLE_RATE_HZ,
     STARTED_TYPE,
+    WATCHED_TYPE,
     AudioChunk,
     AudioEvent,
+    AudioRecord,
     CallEnded,
     CallIdle,
     CallStarted,
+    CallWatched,
 )
 from schemas.calls import DEFAULT_TENANT, CallRef
 
@@ -38,27 +41,29 @@ STRUCTURED_TYPE: Final = "application/cloudevents+json"
 
 _ATTRIBUTES: Final = ("id", "source", "type", "subject", "specversion", "time", "tenant", "callseq", "partitionkey")
 _HEADERS: Final = tuple((name, f"ce_{name}") for name in _ATTRIBUTES)
-_JSON_EVENTS: Final[dict[str, type[CallStarted] | type[CallEnded] | type[CallIdle]]] = {
+_JsonEvent = CallStarted | CallEnded | CallIdle | CallWatched
+_JSON_EVENTS: Final[dict[str, type[_JsonEvent]]] = {
     STARTED_TYPE: CallStarted,
     ENDED_TYPE: CallEnded,
     IDLE_TYPE: CallIdle,
+    WATCHED_TYPE: CallWatched,
 }
 
 
 class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One decoded event of a producer. `seq` counts the call's events from 0."""
+    """One decoded event. `seq` counts the call's events from 0; a `CallWatched` is none of them and has None."""
 
     call: CallRef
-    seq: int
+    seq: int | None
     event_id: str
     source: str
-    event: AudioEvent
+    event: AudioRecord
 
 
 def headers(
-    *, event_id: str, event_type: str, call: CallRef, seq: int, source: str, content_type: str
+    *, event_id: str, event_type: str, call: CallRef, seq: int | None, source: str, content_type: str
 ) -> dict[str, str]:
-    """The headers of a record in binary mode."""
+    """The headers of a record in binary mode; `seq` is None for one without a number."""
     return {
         CONTENT_TYPE_HEADER: content_type,
         "ce_specversion": "1.0",
@@ -67,7 +72,7 @@ def headers(
         "ce_type": event_type,
         "ce_subject": call.call_id,
         "ce_tenant": call.tenant,
-        "ce_callseq": str(seq),
+        **({} if seq is None else {"ce_callseq": str(seq)}),
     }
 
 
@@ -85,8 +90,16 @@ def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: st
     )
 
 
+def encode_watch(watched: CallWatched, *, call: CallRef, event_id: str, source: str) -> tuple[dict[str, str], bytes]:
+    """Headers and value of a request for partials. Each has an `event_id` of its own: a broker may drop a repeat."""
+    return (
+        headers(event_id=event_id, event_type=WATCHED_TYPE, call=call, seq=None, source=source, content_type=JSON_TYPE),
+        msgspec.json.encode(watched),
+    )
+
+
 def decode_audio_event(record_headers: Mapping[str, str], key: bytes, value: bytes) -> IncomingEvent:
-    """A producer's record, in either mode. Raises ValueError that says what is wrong with it."""
+    """A record of an audio topic, in either mode. Raises ValueError that says what is wrong with it."""
     given = {name.lower(): text for name, text in record_headers.items()}
     content_type = given.get(CONTENT_TYPE_HEADER, "").partition(";")[0].strip().lower()
     if content_type == STRUCTURED_TYPE:
@@ -94,14 +107,15 @@ def decode_audio_event(record_headers: Mapping[str, str], key: bytes, value: byt
     else:
         attributes = {name: given[header] for name, header in _HEADERS if header in given}
         data = value
-    for name in ("id", "source", "type", "specversion", "callseq"):
+    numbered = attributes.get("type") != WATCHED_TYPE
+    for name in ("id", "source", "type", "specversion", *(("callseq",) if numbered else ())):
         if not attributes.get(name):
             raise ValueError(f"the CloudEvents attribute {name!r} is missing")
     if attributes["specversion"] != "1.0":
         raise ValueError(f"CloudEvents specversion {attributes['specversion']!r} is not 1.0")
     return IncomingEvent(
         call=_call(attributes, key),
-        seq=_sequence_number(attributes["callseq"]),
+        seq=_sequence_number(attributes["callseq"]) if numbered else None,
         event_id=attributes["id"],
         source=attributes["source"],
         event=_event(attributes["type"], data),
@@ -141,7 +155,7 @@ def _sequence_number(text: str) -> int:
     return int(text)
 
 
-def _event(event_type: str, data: bytes) -> AudioEvent:
+def _event(event_type: str, data: bytes) -> AudioRecord:
     if event_type == CHUNK_TYPE:
         if len(data) > MAX_CHUNK_BYTES:
             raise ValueError(f"the chunk has {len(data)} bytes, more than {MAX_CHUNK_BYTES}")
@@ -152,7 +166,7 @@ def _event(event_type: str, data: bytes) -> AudioEvent:
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"the value of {event_type} has {len(data)} bytes, more than {MAX_JSON_BYTES}")
     try:
-        event: CallStarted | CallEnded | CallIdle = msgspec.json.decode(data, type=kind)
+        event: _JsonEvent = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"the value of {event_type} cannot be read: {error}") from error
     if isinstance(event, CallStarted):

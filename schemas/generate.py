@@ -12,7 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from schemas import asyncapi
-from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
+from schemas.audio import (
+    ENDED_TYPE,
+    STARTED_TYPE,
+    WATCHED_TYPE,
+    CallEnded,
+    CallStarted,
+    CallWatched,
+)
 from schemas.partials import PARTIAL_TYPE, Partial
 from schemas.segments import SEGMENT_TYPE, LiveSegment
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
@@ -22,6 +29,7 @@ from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, 
 PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
     STARTED_TYPE: CallStarted,
     ENDED_TYPE: CallEnded,
+    WATCHED_TYPE: CallWatched,
     PARTIAL_TYPE: Partial,
     SEGMENT_TYPE: LiveSegment,
     TURN_TYPE: Turn,

@@ -122,7 +122,7 @@ class CallClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, tag="interim.1"):
-    """An utterance that is still being spoken, from its start; only of calls that asked for partials.
+    """An utterance that is still being spoken, from its start; only while its call's partials are wanted.
 
     `first_sample` is that of the `Utterance` that will follow. `revision` counts the seconds, about, that it has grown
     by. `certain` says that no cut can fall before its end: the utterance will hold all words in it.

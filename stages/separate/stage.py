@@ -15,9 +15,25 @@ import numpy as np
 from msgspec import UNSET
 
 from schemas import topics
-from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted
+from schemas.audio import (
+    AudioChunk,
+    AudioEvent,
+    AudioRecord,
+    CallEnded,
+    CallIdle,
+    CallStarted,
+    CallWatched,
+)
 from schemas.calls import CallRef
-from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Gap, Utterance, UtteranceRecord
+from schemas.utterances import (
+    CallClosed,
+    CallOpened,
+    CallProgress,
+    Channel,
+    Gap,
+    Utterance,
+    UtteranceRecord,
+)
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Output
 from stages.separate import ledger
@@ -46,7 +62,7 @@ class SeparateStage:
     """Makes a separator for each call; they share the voice activity model. See `stages.protocol.CallStage`.
 
     Voice activity runs in `executor` (None: the event loop's own). `spool` opens a temporary file for the bytes of a
-    `container` call. `interims`: calls that ask for partials get interim versions of their utterances.
+    `container` call. `interims`: calls that ask for partials, or are watched, get interim versions of their utterances.
     """
 
     name = ledger.NAME
@@ -82,8 +98,10 @@ class CallSeparator:
         self._lanes: Lanes | None = None
         self._carry = b""
         self._spool: BinaryIO | None = None
+        self._watched_until_s = 0.0
         if state is None:
             return
+        self._watched_until_s = state.watched_until_s
         cursor = self._released
         self._sequence = Sequence(
             cursor=cursor, fresh_from=state.next_seq, highest=state.highest_seq, missing=state.missing
@@ -118,7 +136,14 @@ class CallSeparator:
             return self._state.highest_seq + 1
         return min([self._state.next_seq, *(resume.seq for resume in self._state.lanes)])
 
-    async def submit(self, record: AudioEvent, event: Event) -> AsyncIterator[Output]:
+    def submit(self, record: AudioRecord, event: Event) -> AsyncIterator[Output]:
+        """A request to read along changes at once until when that is; it has no outputs."""
+        if isinstance(record, CallWatched):
+            self._watched_until_s = max(self._watched_until_s, event.timestamp_s + record.seconds)
+            return _nothing()
+        return self._outputs(record, event)
+
+    async def _outputs(self, record: AudioEvent, event: Event) -> AsyncIterator[Output]:
         if isinstance(record, CallIdle):
             work = self._take_idle(record, event.timestamp_s)
         else:
@@ -183,7 +208,7 @@ class CallSeparator:
             elif isinstance(item.record, CallStarted):
                 yield from self._start(item.record, item.event.timestamp_s)
             elif isinstance(item.record, AudioChunk):
-                yield from self._hear_chunk(item.record)
+                yield from self._hear_chunk(item.record, item.event.timestamp_s)
             elif isinstance(item.record, CallEnded):
                 yield from self._end(item.seq, item.record, at)
 
@@ -207,6 +232,7 @@ class CallSeparator:
         state.next_seq = max(state.next_seq, self._sequence.cursor)
         state.highest_seq = self._sequence.highest
         state.missing = self._sequence.missing
+        state.watched_until_s = self._watched_until_s
         if self._lanes is not None:
             self._lanes.settle(self._sequence.cursor, self._carry)
             state.lanes = self._lanes.resumes
@@ -220,7 +246,7 @@ class CallSeparator:
         self._lanes = self._open_lanes()
         yield self._opened()
 
-    def _hear_chunk(self, chunk: AudioChunk) -> Iterator[Output]:
+    def _hear_chunk(self, chunk: AudioChunk, at: float) -> Iterator[Output]:
         state = self._state
         assert state is not None
         if self._spool is not None:
@@ -230,7 +256,7 @@ class CallSeparator:
         if self._sequence.is_fresh:
             state.end = "open"
             state.chunk_frames = len(frames) or state.chunk_frames
-        yield from self._hear(frames)
+        yield from self._hear(frames, at)
 
     def _fill(self, gap: Missing, at: float) -> Iterator[Output]:
         """Silence in the place of events that never came, so that what follows keeps its time.
@@ -333,13 +359,13 @@ class CallSeparator:
             yield ledger.entry(self._call, "started", self._description(), at=at, what="started/decoded")
             yield self._opened()
             for block in audio:
-                yield from self._hear(np.frombuffer(block, "<i2").reshape(-1, audio.channels))
+                yield from self._hear(np.frombuffer(block, "<i2").reshape(-1, audio.channels), at)
         finally:
             audio.close()
         return audio.truncated
 
-    def _hear(self, frames: Samples) -> Iterator[Output]:
-        """Audio of the current event, shape (n, channels); in a replay nothing comes out of it."""
+    def _hear(self, frames: Samples, at: float) -> Iterator[Output]:
+        """Audio of an event stored `at` that time, shape (n, channels); in a replay nothing comes out of it."""
         state = self._state
         assert state is not None
         assert self._lanes is not None
@@ -348,7 +374,8 @@ class CallSeparator:
             state.frames += len(frames)
             state.received_frames += len(frames)
             yield from self._sent(cuts)
-            if state.start.partials and self._stage.interims and state.start.encoding != "container":
+            wanted = state.start.partials or at < self._watched_until_s
+            if wanted and self._stage.interims and state.start.encoding != "container":
                 for channel, growth in self._lanes.growths():
                     yield interim(self._call, channel, growth, self._lanes.rate_hz)
 
@@ -424,3 +451,8 @@ class CallSeparator:
             "partials": start.partials,
             "metadata": start.metadata,
         }
+
+
+async def _nothing() -> AsyncIterator[Output]:
+    return
+    yield

@@ -16,6 +16,7 @@ class CallState(msgspec.Struct, kw_only=True, tag="separate.1"):
     """A call behind event `next_seq - 1`. Counts are of frames at the source's rate, silence in gaps included.
 
     `output_frame` is where the last numbered output was, `chunk_frames` the length of the last chunk.
+    Until `watched_until_s`, in the bus's time, somebody reads along.
     """
 
     start: CallStarted
@@ -34,3 +35,4 @@ class CallState(msgspec.Struct, kw_only=True, tag="separate.1"):
     revision: int = 0
     end: End = "open"
     lanes: list[LaneResume] = []
+    watched_until_s: float = 0.0

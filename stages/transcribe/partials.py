@@ -1,5 +1,7 @@
 """Live text of one call: interim utterances in, partials and commitments out.
 
+That an interim comes is the sign that it is wanted: its call asked for partials, or is watched.
+
 Committed text never changes, also not through a crash. It begins every later hypothesis and the final text because
 these are decoded behind it; and it is committed only when a `Commitment` has been read back from the topic that every
 replay reads (see there), so every replay decodes the final behind the same text.
@@ -35,23 +37,28 @@ Dropped = Callable[[str], None]
 """Told of every interim that is not shown, with the reason: `newer`, `final` or `doubt`."""
 
 
-class Settled(msgspec.Struct, frozen=True):
-    """What is committed of the utterance of a channel that begins at `first_sample`."""
+class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is committed of the utterance of a channel that begins at `first_sample`, of which an interim was heard."""
 
     first_sample: int = -1
     text: str = ""
     language: str = ""
 
 
-class PartialsState(msgspec.Struct, frozen=True):
-    """Part of a call's checkpoint, and there only if it asked for partials. By channel; behind a final an empty one."""
+class PartialsState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Part of a live call's checkpoint. By channel; behind a final an empty one.
+
+    `asked`: the call's producer wants partials, so that each utterance has a last one, and not only those of which an
+    interim was heard.
+    """
 
     speakers: list[str]
     settled: dict[int, Settled] = {}
+    asked: bool = True
 
 
-def opening_state(channels: list[Channel]) -> PartialsState:
-    return PartialsState([channel.role for channel in channels])
+def opening_state(channels: list[Channel], *, asked: bool) -> PartialsState:
+    return PartialsState([channel.role for channel in channels], asked=asked)
 
 
 class _Open:
@@ -99,6 +106,8 @@ class LivePartials:
         if utterance is None or utterance.first_sample < interim.first_sample:
             self._close(interim.channel)
             utterance = self._open[interim.channel] = _Open(interim.first_sample)
+            if self._settled(interim.channel).first_sample < interim.first_sample:
+                self._set(interim.channel, Settled(interim.first_sample))
         if (interim.first_sample, interim.revision) <= (utterance.first_sample, utterance.revision):
             return _nothing()
         utterance.revision = interim.revision
@@ -119,7 +128,7 @@ class LivePartials:
             commitment.first_sample == settled.first_sample
             and commitment.committed.startswith(settled.text)
             and commitment.committed != settled.text
-            and commitment.language == settled.language
+            and (not settled.text or commitment.language == settled.language)
         )
         if goes_on:
             settled = Settled(commitment.first_sample, commitment.committed, commitment.language)
@@ -131,7 +140,10 @@ class LivePartials:
         return self._settled_and_on(commitment if goes_on else None, utterance if resumed else None)
 
     def close(self, utterance: Utterance) -> Settled:
-        """The utterance is final: what is committed of it, for its text to begin with. No more will be."""
+        """The utterance is final: what is committed of it, for its text to begin with. No more will be.
+
+        It has the utterance's `first_sample` if an interim of it was heard.
+        """
         self._close(utterance.channel)
         settled = self._settled(utterance.channel)
         if settled.first_sample <= utterance.first_sample:

@@ -37,7 +37,7 @@ Hotwords = Callable[[str], Sequence[str]]
 """From a tenant to the words that all of its calls are likely to hold."""
 
 
-class CallState(msgspec.Struct, frozen=True, kw_only=True):
+class CallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a call's checkpoint holds. Inputs numbered below `released` are in it.
 
     `dropped` counts the utterances whose text each guard dropped, `failed` those that the engine could not decode,
@@ -78,8 +78,8 @@ class TranscribeStage:
     ) -> None:
         """`language` is that of calls whose start names none; if it is None too, the call is decoded in
         `default_language` until its own is heard. `hotwords` gives a tenant's, which come behind those of the call.
-        Live calls that ask for partials get them; `dropped` counts interims that none was made of. Without `speakers`
-        a channel is taken for a speaker.
+        Interims of live calls become partials; `dropped` counts those that none was made of. Without `speakers` a
+        channel is taken for a speaker.
         """
         self._scheduler = scheduler
         self._live = live
@@ -130,7 +130,11 @@ class TranscribeProcessor:
         self._dropped = dropped
         self._speakers = speakers
         self._hotwords = state.hotwords
-        self._partials = None if isinstance(state.partials, UnsetType) else self._live_partials(state.partials)
+        self._partials: LivePartials | None = None
+        if not isinstance(state.partials, UnsetType):
+            self._partials = self._live_partials(state.partials)
+        elif live and state.released:  # opened before calls that do not ask had this in their state
+            self._partials = self._live_partials(PartialsState([], asked=False))
         self._next = state.released
         self._vote: LanguageVote | asyncio.Future[LanguageVote] = state.vote
         """The vote after the last submitted input, perhaps not known yet; `_state.vote` is that of the last output."""
@@ -138,8 +142,8 @@ class TranscribeProcessor:
     def submit(self, record: TranscribeInput, event: Event) -> AsyncIterator[Output]:
         """Queue an utterance at once, and iterate to its segment; other records are forwarded behind the segments.
 
-        Records without a number give partials where the call asked for them. Raises RejectedInput for an utterance
-        without a sample rate.
+        Records without a number, which only calls have whose partials are wanted, give partials. Raises RejectedInput
+        for an utterance without a sample rate.
         """
         if isinstance(record, InterimUtterance | Commitment):
             if self._partials is None:
@@ -161,8 +165,8 @@ class TranscribeProcessor:
         if isinstance(record, CallOpened):
             self._vote = self._opening_vote(record)
             self._hotwords = self._opening_hotwords(record)
-            if record.partials and self._live:
-                self._partials = self._live_partials(opening_state(record.channels))
+            if self._live:
+                self._partials = self._live_partials(opening_state(record.channels, asked=record.partials))
         return self._forward(record, event, self._partials_state)
 
     def checkpoint(self) -> Checkpoint:
@@ -283,7 +287,8 @@ class TranscribeProcessor:
                 "error": transcription.error,
             }
             yield self._ledger("failed", detail, event, f"failed/{utterance.seq}")
-        if self._partials is not None:
+        asked = isinstance(partials, PartialsState) and partials.asked
+        if self._partials is not None and (asked or settled.first_sample == utterance.first_sample):
             async for partial in self._partials.last(utterance, segment):
                 yield partial
         yield self._numbered(segment)

@@ -2,7 +2,14 @@
 
 import msgspec
 
-from schemas.audio import ENDED_TYPE, STARTED_TYPE, CallEnded, CallStarted
+from schemas.audio import (
+    ENDED_TYPE,
+    STARTED_TYPE,
+    WATCHED_TYPE,
+    CallEnded,
+    CallStarted,
+    CallWatched,
+)
 from schemas.calls import CallRef
 from schemas.envelope import StageRecord
 from schemas.partials import PARTIAL_TYPE, Commitment, Partial
@@ -143,6 +150,7 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"], metadata={"queue": 7}
     ),
     ENDED_TYPE: CallEnded(events=12),
+    WATCHED_TYPE: CallWatched(seconds=30.0),
     PARTIAL_TYPE: Partial(
         tenant="acme",
         call_id="call-1",

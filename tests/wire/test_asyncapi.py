@@ -15,7 +15,17 @@ import pytest
 from pipeline.bus import subjects
 from pipeline.topology import TOPICS
 from schemas import asyncapi, cloudevents, generate
-from schemas.audio import CHUNK_TYPE, ENDED_TYPE, STARTED_TYPE, AudioChunk, AudioEvent, CallEnded, CallStarted
+from schemas.audio import (
+    CHUNK_TYPE,
+    ENDED_TYPE,
+    STARTED_TYPE,
+    WATCHED_TYPE,
+    AudioChunk,
+    AudioEvent,
+    CallEnded,
+    CallStarted,
+    CallWatched,
+)
 from schemas.calls import CallRef
 from schemas.segments import SEGMENT_TYPE
 from tests.requirements import SCRIPTS, require_built
@@ -194,6 +204,20 @@ def test_an_event_in_structured_mode_that_fits_the_description_is_understood(eve
         lacking = copy.deepcopy(envelope)
         del lacking[name]
         assert not check.is_valid(lacking)
+
+
+def test_a_request_to_watch_has_no_number_in_either_mode() -> None:
+    watched = CallWatched(seconds=20.0)
+    headers, value = cloudevents.encode_watch(watched, call=CALL, event_id="viewer/1", source="test")
+    assert "ce_callseq" not in headers
+    check_by(message(f"{WATCHED_TYPE}.kafka")["headers"]).validate(headers)
+    check_by(message(f"{WATCHED_TYPE}.nats")["headers"]).validate(subjects.to_wire(headers))
+    assert cloudevents.decode_audio_event(headers, CALL.key, value).event == watched
+    envelope = {name[3:]: text for name, text in headers.items() if name.startswith("ce_")} | {"data": {"seconds": 20}}
+    check_by(message("structured.kafka")["payload"]).validate(envelope)
+    sent = {"content-type": cloudevents.STRUCTURED_TYPE}
+    decoded = cloudevents.decode_audio_event(sent, CALL.key, json.dumps(envelope).encode())
+    assert (decoded.seq, decoded.event) == (None, watched)
 
 
 @pytest.mark.parametrize("topic", [row.name for row in TOPICS if f"nats.{row.name}" in published()["channels"]])

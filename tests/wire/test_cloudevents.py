@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.audio import CHUNK_TYPE, STARTED_TYPE, AudioChunk, CallEnded, CallIdle, CallStarted
+from schemas.audio import CHUNK_TYPE, STARTED_TYPE, WATCHED_TYPE, AudioChunk, CallEnded, CallIdle, CallStarted
 from schemas.calls import CallRef
 from schemas.cloudevents import decode_audio_event, encode_audio_event
 
@@ -155,3 +155,9 @@ def test_garbage_gives_a_value_error_or_an_event_never_another_error(
 def test_no_two_calls_share_a_key(tenant: str, call_id: str) -> None:
     call = CallRef.checked(tenant, call_id)
     assert CallRef.from_key(call.key) == call
+
+
+@pytest.mark.parametrize("value", [b"[]", b'{"seconds":0}', b'{"seconds":-1}', b'{"seconds":1e9}', b'{"seconds":"x"}'])
+def test_a_bogus_request_to_watch_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        decode_audio_event({**BINARY, "ce_type": WATCHED_TYPE}, b"call-1", value)

@@ -14,9 +14,9 @@ from pipeline.publisher import Publisher
 from pipeline.runner import StageRunner
 from pipeline.telemetry.metrics import Metrics
 from schemas import topics
-from schemas.audio import AudioChunk, CallEnded, CallStarted
+from schemas.audio import AudioChunk, CallEnded, CallStarted, CallWatched
 from schemas.calls import CallRef
-from schemas.cloudevents import encode_audio_event
+from schemas.cloudevents import encode_audio_event, encode_watch
 from schemas.envelope import decode
 from schemas.utterances import CallClosed
 from stages.separate.speech import load_voice_activity_model
@@ -112,3 +112,31 @@ async def test_the_clock_stands_still_while_the_broker_does_not_answer(monkeypat
     await asyncio.sleep(3 * IDLE_S)
     await stop(running)
     assert len(running.closed) == 1
+
+
+async def test_who_watches_a_call_does_not_keep_it_open() -> None:
+    bus = MemoryBus(partitions=1)
+    running = await started(bus)
+    await send(bus, START, AudioChunk(data=bytes(1600)))
+    for number in range(12):
+        headers, value = encode_watch(CallWatched(), call=CALL, event_id=f"viewer/{number}", source="test")
+        await bus.publish(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers)
+        await asyncio.sleep(IDLE_S / 3)
+    await stop(running)
+    assert [closed.reason for closed in running.closed] == ["idle"]
+
+
+async def test_requests_to_watch_calls_that_do_not_exist_leave_nothing_behind() -> None:
+    bus = MemoryBus(partitions=1)
+    running = await started(bus)
+    for number in range(20):
+        call = CallRef("default", f"unknown-{number}")
+        headers, value = encode_watch(CallWatched(), call=call, event_id=f"viewer/{number}", source="test")
+        await bus.publish(topics.AUDIO, key=call.key, value=value, event_id=headers["ce_id"], headers=headers)
+    read = Subscription(group="separate", topics=(topics.AUDIO,), progress_topic=topics.UTTERANCES)
+    async with asyncio.timeout(5):
+        while await bus.lag(read):  # noqa: ASYNC110  # a bus tells it only when asked
+            await asyncio.sleep(0.01)
+    await stop(running)
+    for topic in (topics.UTTERANCES, topics.STATUS, topics.DEAD_LETTERS):
+        assert [record async for record in bus.stored(topic)] == []

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import envelope, topics
-from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted, Encoding
+from schemas.audio import AudioChunk, AudioEvent, AudioRecord, CallEnded, CallStarted, Encoding
 from schemas.calls import CallRef
 from schemas.utterances import UtteranceRecord
 from stages.errors import RejectedInput
@@ -59,7 +59,7 @@ class Arrival(msgspec.Struct, frozen=True):
 
     position: int
     seq: int
-    record: AudioEvent
+    record: AudioRecord
 
     @property
     def event(self) -> Event:

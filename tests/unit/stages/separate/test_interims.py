@@ -1,10 +1,10 @@
-"""Interim versions of utterances, for calls that asked for partials."""
+"""Interim versions of utterances, for calls that asked for partials or are watched."""
 
 import msgspec
 import pytest
 
 from schemas import envelope
-from schemas.audio import AudioEvent, CallStarted
+from schemas.audio import AudioEvent, CallStarted, CallWatched
 from schemas.utterances import CallOpened, InterimUtterance, Utterance
 from stages.separate.codecs import Samples
 from stages.separate.stage import SeparateStage
@@ -105,3 +105,58 @@ async def test_a_repeated_interim_has_the_same_id_and_bytes() -> None:
 async def _from(events: list[Arrival], state: bytes, released: int) -> Run:
     processor = SeparateStage(LoudnessModel()).open(CALL, state or None)
     return await feed(processor, events[released:], state=state, released=released)
+
+
+def at(events: list[Arrival], position: int, seconds: float) -> list[Arrival]:
+    """The events with somebody who begins to read along behind one of them; each is stored a second after the last."""
+    asks = Arrival(position, position + 1, CallWatched(seconds=seconds))
+    return sorted([*events, asks], key=lambda item: item.position)
+
+
+async def test_a_call_that_is_watched_has_interims_until_nobody_asks_any_more() -> None:
+    plain = in_order(call_events(*CHANNELS, chunk_s=0.2))
+    run = await separate(at(plain, 60, seconds=25.5))
+    assert run.records == (await separate(plain)).records
+    found = interims(run, 0)
+    assert found
+    assert all(0.2 * 60 - 1 <= interim.end_s <= 0.2 * 86 for interim in found)
+    renewed = await separate(at(at(plain, 60, seconds=25.5), 80, seconds=25.5))
+    assert max(interim.end_s for interim in interims(renewed, 0)) > 0.2 * 90
+
+
+async def test_an_older_request_does_not_end_a_longer_one() -> None:
+    plain = in_order(call_events(*CHANNELS, chunk_s=0.2))
+    longer = await separate(at(plain, 60, seconds=60.0))
+    both = await separate(at(at(plain, 60, seconds=60.0), 61, seconds=1.0))
+    assert interims(both, 0) == interims(longer, 0)
+
+
+async def test_that_a_call_is_watched_outlives_a_restart() -> None:
+    events = at(in_order(call_events(*CHANNELS, chunk_s=0.2)), 20, seconds=1_000.0)
+    whole = await separate(events)
+    sent = {interim.end_s for interim in interims(whole, 0)}
+    for cut in [item for item in whole.published if item.position > 22][::3]:
+        rest = [item for item in events if item.seq >= cut.released and not isinstance(item.record, CallWatched)]
+        processor = SeparateStage(LoudnessModel()).open(CALL, cut.state)
+        again = await feed(processor, rest, state=cut.state, released=cut.released)
+        assert {interim.end_s for interim in interims(again, 0)} >= {
+            end_s for end_s in sent if end_s > (cut.position + 1) * 0.2
+        }
+
+
+async def test_a_request_for_a_call_that_has_not_begun_or_is_over_does_nothing() -> None:
+    ask = Arrival(500, 500, CallWatched())
+    processor = SeparateStage(LoudnessModel()).open(CALL, None)
+    run = await feed(processor, [ask])
+    assert (run.published, run.others, run.rejected, processor.finished) == ([], [], {}, True)
+    assert processor.checkpoint().state == b""
+    whole = await separate(in_order(call_events(*CHANNELS)))
+    over = SeparateStage(LoudnessModel()).open(CALL, whole.published[-1].state)
+    run = await feed(over, [ask, ask])
+    assert (run.published, run.others, run.rejected, over.finished) == ([], [], {}, True)
+
+
+async def test_backfill_that_is_watched_has_no_interims() -> None:
+    stage = SeparateStage(LoudnessModel(), interims=False)
+    run = await separate(at(in_order(call_events(*CHANNELS, chunk_s=0.2)), 20, seconds=1_000.0), stage)
+    assert interims(run, 0) == []

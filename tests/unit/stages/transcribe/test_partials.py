@@ -20,9 +20,10 @@ from schemas import envelope, topics
 from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment, Word
 from schemas.utterances import CallOpened, CallProgress, Channel, InterimUtterance, Utterance
+from stages.protocol import Event, Origin
 from stages.transcribe.engine import Row, Transcription
 from stages.transcribe.scheduler import Scheduler
-from stages.transcribe.stage import CallState, TranscribeStage
+from stages.transcribe.stage import TranscribeStage
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 from tests.unit.stages.transcribe.engines import FakeEngine, until
 from tests.unit.stages.transcribe.records import CALL, closed
@@ -130,9 +131,9 @@ def commitment(committed: str, *, tail: str = "") -> Commitment:
     )
 
 
-def whole_call() -> list[envelope.StageRecord]:
+def whole_call(*, partials: bool = True) -> list[envelope.StageRecord]:
     """Two channels that speak at once, three utterances each, with progress between them."""
-    records: list[envelope.StageRecord] = [opened()]
+    records: list[envelope.StageRecord] = [opened(partials=partials)]
     seq = 1
     for number in range(3):
         start_s = number * UTTERANCE_S
@@ -287,7 +288,7 @@ async def test_committed_text_never_changes_wherever_workers_die(seed: int) -> N
     chance = random.Random(seed)
     engine = WaveringEngine()
     async with call(engine) as live:
-        for record in whole_call():
+        for record in whole_call(partials=seed % 2 == 0):
             await live.publish(record)
             await asyncio.sleep(chance.choice([0, 0, 0.001, 0.004]))
             if chance.random() < 0.15:
@@ -415,16 +416,79 @@ async def test_what_was_committed_is_not_dropped_by_a_guard() -> None:
     assert (dropped.text, dropped.guard) == ("", "no_speech")
 
 
-async def test_a_call_that_does_not_ask_gets_no_partials_and_the_state_it_always_had() -> None:
+async def test_a_call_that_nobody_asks_for_gets_no_partials() -> None:
     engine = WaveringEngine()
     async with call(engine) as live:
         await live.publish(opened(partials=False))
-        await live.publish(interim(0, 1.0, 1))
         await live.publish(utterance(1, 0, 1.0, 2.0))
         await live.until_segments(1)
         assert await live.partials() == []
     assert engine.interims == []
-    assert b"partials" not in msgspec.msgpack.encode(CallState())
+
+
+async def test_a_call_that_is_watched_gets_partials_of_what_was_heard_while_it_was() -> None:
+    """The first utterance was over before, the second had begun, nobody watches the last one any more."""
+    async with call(WaveringEngine()) as live:
+        await live.publish(opened(partials=False))
+        await live.publish(utterance(1, 0, 1.0, 2.0))
+        await live.until_segments(1)
+        for number, revision in enumerate((4, 5), 1):
+            await live.publish(interim(0, 5.0, revision))
+            await live.until_partials(number)
+        await live.publish(utterance(2, 0, 5.0, 6.0))
+        await live.publish(utterance(3, 0, 15.0, 2.0))
+        _, segment, _ = await live.until_segments(3)
+        partials = await live.partials()
+    assert [partial.revision for partial in partials] == [4, 5, FINAL_REVISION]
+    assert {partial.utterance_id for partial in partials} == {segment.segment_id}
+    assert partials[1].committed
+    assert_nothing_flipped(partials, [segment])
+
+
+async def test_an_interim_that_comes_again_behind_its_utterance_gives_nothing_though_none_was_heard_before() -> None:
+    """A separator that goes on after a crash may repeat what it heard, and meanwhile somebody began to watch."""
+    engine = WaveringEngine()
+    async with call(engine) as live:
+        await live.publish(opened(partials=False))
+        await live.publish(utterance(1, 0, 1.0, 2.0))
+        await live.publish(interim(0, 1.0, 1))
+        await live.publish(closed(2))
+        await live.until_done()
+        assert await live.partials() == []
+    assert engine.interims == []
+
+
+async def test_an_utterance_that_viewers_were_shown_gets_its_last_partial_also_after_a_restart() -> None:
+    async with call(WaveringEngine()) as live:
+        await live.publish(opened(partials=False))
+        for revision in (1, 2, 3):
+            await live.publish(interim(0, 1.0, revision))
+            await live.until_partials(revision)
+        for seq in (1, 2, 3):  # their checkpoints release the interims
+            await live.publish(CallProgress(call=CALL, seq=seq, heard_to_s=[1.0, 1.0]))
+        async with asyncio.timeout(10):
+            while len([record async for record in live.bus.stored(topics.SEGMENTS)]) < 4:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        await live.kill()
+        await live.start()
+        await live.publish(utterance(4, 0, 1.0, 3.5))
+        [segment] = await live.until_segments(1)
+        partials = await live.partials()
+    assert partials[-1].final
+    assert_nothing_flipped(partials, [segment])
+
+
+async def test_a_call_that_was_opened_before_all_live_calls_kept_this_state_can_be_watched() -> None:
+    state = msgspec.msgpack.encode({"released": 1, "vote": {"locked": "en"}})
+    scheduler = Scheduler(WaveringEngine(), workers=1)
+    try:
+        processor = TranscribeStage(scheduler).open(CALL, state)
+        event = Event(seq=1, event_id="", origin=Origin("in", 0, 1, CALL.key), timestamp_s=1.0)
+        [shown] = [output.record async for output in processor.submit(interim(1, 1.0, 1), event)]
+    finally:
+        await scheduler.close()
+    assert isinstance(shown, Partial)
+    assert shown.speaker == "channel-1"
 
 
 async def test_a_finished_call_is_acknowledged_to_its_end_though_interims_came_late() -> None:
