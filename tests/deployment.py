@@ -128,6 +128,12 @@ class Deployment:
             stderr=subprocess.PIPE,
         )
 
+    def watch(self, call: str) -> "subprocess.Popen[str]":
+        """Who reads a call along, as a process of its own."""
+        return subprocess.Popen(
+            [COMMAND, "watch", call], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
     def show(self, call: str) -> dict[str, Any] | None:
         """The call's document; None while nothing of it is known or nobody answers."""
         done = self.run("show", call, "--json", check=False)

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bridge, dead_letters, fanout, publish, query, serve, topics, transcribe
+from pipeline.cli import bridge, dead_letters, fanout, publish, query, serve, topics, transcribe, watch
 
 
 def register(app: typer.Typer) -> None:
@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command("fanout")(fanout.fanout)
     app.command("status")(serve.status)
     app.command("publish")(publish.publish)
+    app.command("watch")(watch.watch)
     app.command("calls")(query.calls)
     app.command("show")(query.show)
     app.command("sql")(query.sql)

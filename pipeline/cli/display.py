@@ -29,7 +29,7 @@ class Display:
     """
 
     def __init__(self, *, name: str, turns: bool = True) -> None:
-        self._out = _console(stderr=False)
+        self._out = stdout_console()
         self._err = _console(stderr=True)
         self._name = name
         self._turns = turns
@@ -115,8 +115,16 @@ def _console(*, stderr: bool) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=120)
 
 
+def stdout_console() -> Console:
+    return _console(stderr=False)
+
+
+def speaker_style(channel: int) -> str:
+    return _STYLES[channel % len(_STYLES)]
+
+
 def turn_line(turn: Turn) -> Text:
-    style = _STYLES[turn.channel % len(_STYLES)]
+    style = speaker_style(turn.channel)
     return Text.assemble(
         (f"{clock_text(turn.start_s)}–{clock_text(turn.end_s)}  ", "dim"), (f"{turn.speaker:<10}", style), turn.text
     )
