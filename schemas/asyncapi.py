@@ -19,9 +19,11 @@ from schemas.audio import (
     ENDED_TYPE,
     MAX_CHUNK_BYTES,
     STARTED_TYPE,
+    UPDATED_TYPE,
     WATCHED_TYPE,
     CallEnded,
     CallStarted,
+    CallUpdated,
     CallWatched,
 )
 from schemas.calls import DEFAULT_TENANT, MAX_CALL_ID_LENGTH
@@ -70,6 +72,7 @@ class _Channel(msgspec.Struct, frozen=True, kw_only=True):
 _EVENTS: Final = {
     STARTED_TYPE: _Event(summary="A call begins, and what its chunks hold. Always the call's event 0"),
     CHUNK_TYPE: _Event(summary="At most a second of audio, channels interleaved", content_type=BYTES_TYPE),
+    UPDATED_TYPE: _Event(summary="From here on the call's language, hotwords or wish for partials are others"),
     ENDED_TYPE: _Event(summary="The producer has sent everything"),
     WATCHED_TYPE: _Event(
         summary="A viewer's: the live call gets partials for so many seconds, whatever its start says. It may be "
@@ -92,7 +95,7 @@ _EVENTS: Final = {
     ),
 }
 
-_AUDIO_EVENTS: Final = (STARTED_TYPE, CHUNK_TYPE, ENDED_TYPE)
+_AUDIO_EVENTS: Final = (STARTED_TYPE, CHUNK_TYPE, UPDATED_TYPE, ENDED_TYPE)
 _LIVE_AUDIO_EVENTS: Final = (*_AUDIO_EVENTS, WATCHED_TYPE)
 
 _CHANNELS: Final = (
@@ -415,6 +418,7 @@ def _structured_event() -> dict[str, Any]:
     data = {
         STARTED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallStarted"}},
         CHUNK_TYPE: {"data_base64": {"type": "string", "contentEncoding": "base64"}},
+        UPDATED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallUpdated"}},
         ENDED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallEnded"}},
         WATCHED_TYPE: {"data": {"$ref": SCHEMA_PREFIX + "CallWatched"}},
     }
@@ -434,7 +438,7 @@ def _structured_event() -> dict[str, Any]:
     }
 
 
-def _example(name: str, record: CallStarted | CallEnded | CallWatched) -> dict[str, Any]:
+def _example(name: str, record: CallStarted | CallUpdated | CallEnded | CallWatched) -> dict[str, Any]:
     return {"name": name, "payload": msgspec.json.decode(msgspec.json.encode(record))}
 
 
@@ -443,6 +447,7 @@ _EXAMPLES: Final = {
         "twoChannels",
         CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"]),
     ),
+    UPDATED_TYPE: _example("handedOver", CallUpdated(language="es", hotwords=["Iberdrola"])),
     ENDED_TYPE: _example("hangup", CallEnded(events=302)),
     WATCHED_TYPE: _example("aMinute", CallWatched(seconds=60.0)),
 }

@@ -1,4 +1,4 @@
-"""What is sent on `calls.audio`: call started, audio chunks, call ended; and that a call is watched.
+"""What is sent on `calls.audio`: call started, audio chunks, call updated, call ended; and that a call is watched.
 
 On the wire these are CloudEvents (see `schemas.cloudevents`); the structs here are their decoded form.
 """
@@ -6,6 +6,7 @@ On the wire these are CloudEvents (see `schemas.cloudevents`); the structs here 
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 Encoding = Literal["pcm_s16le", "mulaw", "alaw", "f32le", "container"]
 
@@ -16,7 +17,7 @@ MAX_CHUNK_BYTES = 900_000
 """Kafka's and aiokafka's default record limit is 1 MB, headers included."""
 
 MAX_JSON_BYTES = 256_000
-"""Of a start or an end. A start travels in every checkpoint of its call."""
+"""Of a start, an update or an end. A start travels in every checkpoint of its call."""
 MAX_METADATA_DEPTH = 32
 MAX_HOTWORDS = 100
 MAX_HOTWORD_CHARACTERS = 100
@@ -24,6 +25,7 @@ MAX_WATCH_S = 3_600.0
 
 STARTED_TYPE = "callstream.call.started"
 CHUNK_TYPE = "callstream.audio.chunk"
+UPDATED_TYPE = "callstream.call.updated"
 ENDED_TYPE = "callstream.call.ended"
 WATCHED_TYPE = "callstream.call.watched"
 IDLE_TYPE = "callstream.call.idle"
@@ -51,6 +53,25 @@ class AudioChunk(msgspec.Struct, frozen=True, kw_only=True):
     """At most 1 s of audio, channels interleaved, in the encoding of the call's start."""
 
     data: bytes
+
+
+class CallUpdated(msgspec.Struct, frozen=True, kw_only=True):
+    """What the call's start says is another from here on; what is left out stays as it is.
+
+    One of the call's numbered events: it holds for utterances whose speech begins behind the audio before it, in a
+    `container`, whose audio has no such place, for all of them. `language` is None to detect it anew.
+    """
+
+    language: str | UnsetType | None = UNSET
+    hotwords: list[str] | UnsetType = UNSET
+    partials: bool | UnsetType = UNSET
+
+
+class UnusableUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """A `CallUpdated` whose value cannot be used, and why. It keeps its number, so that no audio is taken for lost."""
+
+    value: bytes
+    error: str
 
 
 class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +102,7 @@ class CallWatched(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_WATCH_S)] = 60.0
 
 
-AudioEvent = CallStarted | AudioChunk | CallEnded | CallIdle
+AudioEvent = CallStarted | AudioChunk | CallUpdated | UnusableUpdate | CallEnded | CallIdle
 """What has a number in its call."""
 
 AudioRecord = AudioEvent | CallWatched

@@ -23,6 +23,7 @@ from schemas.audio import (
     MAX_SAMPLE_RATE_HZ,
     MIN_SAMPLE_RATE_HZ,
     STARTED_TYPE,
+    UPDATED_TYPE,
     WATCHED_TYPE,
     AudioChunk,
     AudioEvent,
@@ -30,9 +31,12 @@ from schemas.audio import (
     CallEnded,
     CallIdle,
     CallStarted,
+    CallUpdated,
     CallWatched,
+    UnusableUpdate,
 )
 from schemas.calls import DEFAULT_TENANT, CallRef
+from schemas.languages import LANGUAGES, primary_code
 
 CONTENT_TYPE_HEADER: Final = "content-type"
 JSON_TYPE: Final = "application/json"
@@ -41,9 +45,10 @@ STRUCTURED_TYPE: Final = "application/cloudevents+json"
 
 _ATTRIBUTES: Final = ("id", "source", "type", "subject", "specversion", "time", "tenant", "callseq", "partitionkey")
 _HEADERS: Final = tuple((name, f"ce_{name}") for name in _ATTRIBUTES)
-_JsonEvent = CallStarted | CallEnded | CallIdle | CallWatched
+_JsonEvent = CallStarted | CallUpdated | CallEnded | CallIdle | CallWatched
 _JSON_EVENTS: Final[dict[str, type[_JsonEvent]]] = {
     STARTED_TYPE: CallStarted,
+    UPDATED_TYPE: CallUpdated,
     ENDED_TYPE: CallEnded,
     IDLE_TYPE: CallIdle,
     WATCHED_TYPE: CallWatched,
@@ -80,6 +85,8 @@ def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: st
     """Headers and value of a producer's event. The id is the call's and the event's number: a resend repeats it."""
     if isinstance(event, AudioChunk):
         event_type, content_type, value = CHUNK_TYPE, BYTES_TYPE, event.data
+    elif isinstance(event, UnusableUpdate):
+        event_type, content_type, value = UPDATED_TYPE, JSON_TYPE, event.value
     else:
         event_type = next(name for name, kind in _JSON_EVENTS.items() if isinstance(event, kind))
         content_type, value = JSON_TYPE, msgspec.json.encode(event)
@@ -163,6 +170,15 @@ def _event(event_type: str, data: bytes) -> AudioRecord:
     kind = _JSON_EVENTS.get(event_type)
     if kind is None:
         raise ValueError(f"event type {event_type[:100]!r} is not one of {[*_JSON_EVENTS, CHUNK_TYPE]}")
+    try:
+        return _json_event(event_type, kind, data)
+    except ValueError as error:
+        if event_type == UPDATED_TYPE:
+            return UnusableUpdate(value=data, error=str(error))
+        raise
+
+
+def _json_event(event_type: str, kind: type[_JsonEvent], data: bytes) -> _JsonEvent:
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"the value of {event_type} has {len(data)} bytes, more than {MAX_JSON_BYTES}")
     try:
@@ -171,6 +187,8 @@ def _event(event_type: str, data: bytes) -> AudioRecord:
         raise ValueError(f"the value of {event_type} cannot be read: {error}") from error
     if isinstance(event, CallStarted):
         _check_start(event)
+    elif isinstance(event, CallUpdated):
+        _check_update(event)
     return event
 
 
@@ -181,11 +199,22 @@ def _check_start(start: CallStarted) -> None:
         raise ValueError(
             f"sample_rate_hz must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, it is {start.sample_rate_hz}"
         )
-    if len(start.hotwords) > MAX_HOTWORDS or any(len(word) > MAX_HOTWORD_CHARACTERS for word in start.hotwords):
+    _check_hotwords(start.hotwords)
+    _check_metadata(start.metadata)
+
+
+def _check_update(update: CallUpdated) -> None:
+    if isinstance(update.language, str) and primary_code(update.language) not in LANGUAGES:
+        raise ValueError(f"language {update.language[:100]!r} is not a code of a language that Whisper knows, nor null")
+    if isinstance(update.hotwords, list):
+        _check_hotwords(update.hotwords)
+
+
+def _check_hotwords(hotwords: list[str]) -> None:
+    if len(hotwords) > MAX_HOTWORDS or any(len(word) > MAX_HOTWORD_CHARACTERS for word in hotwords):
         raise ValueError(
             f"hotwords must be at most {MAX_HOTWORDS}, of at most {MAX_HOTWORD_CHARACTERS} characters each"
         )
-    _check_metadata(start.metadata)
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:

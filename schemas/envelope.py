@@ -10,9 +10,9 @@ import msgspec
 
 from schemas.partials import Commitment
 from schemas.segments import Segment
-from schemas.utterances import CallClosed, CallOpened, CallProgress, InterimUtterance, Utterance
+from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, InterimUtterance, Utterance
 
-NumberedRecord = CallOpened | Utterance | CallProgress | CallClosed | Segment
+NumberedRecord = CallOpened | Utterance | CallProgress | CallChanged | CallClosed | Segment
 StageRecord = NumberedRecord | InterimUtterance | Commitment
 
 CONTENT_TYPE: Final = "application/msgpack"

@@ -15,9 +15,11 @@ from schemas import asyncapi
 from schemas.audio import (
     ENDED_TYPE,
     STARTED_TYPE,
+    UPDATED_TYPE,
     WATCHED_TYPE,
     CallEnded,
     CallStarted,
+    CallUpdated,
     CallWatched,
 )
 from schemas.partials import PARTIAL_TYPE, Partial
@@ -28,6 +30,7 @@ from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, 
 
 PUBLISHED: Final[dict[str, type[msgspec.Struct]]] = {
     STARTED_TYPE: CallStarted,
+    UPDATED_TYPE: CallUpdated,
     ENDED_TYPE: CallEnded,
     WATCHED_TYPE: CallWatched,
     PARTIAL_TYPE: Partial,

@@ -5,7 +5,7 @@ from typing import Final, Literal
 import msgspec
 
 from schemas.calls import CallRef
-from schemas.utterances import CallClosed, CallOpened, CallProgress
+from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress
 
 WordSource = Literal["alignment", "attention"]
 """Where word times come from: wav2vec2 forced alignment, or Whisper's own cross-attention."""
@@ -82,4 +82,4 @@ def live_segment(segment: Segment) -> LiveSegment:
     )
 
 
-SegmentRecord = CallOpened | Segment | CallProgress | CallClosed
+SegmentRecord = CallOpened | Segment | CallProgress | CallChanged | CallClosed

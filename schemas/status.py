@@ -18,7 +18,7 @@ MAX_LETTER_HEADERS_BYTES: Final = 16_000
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 
 Job = Literal["separate", "transcribe", "merge", "summarize", "sink"]
-JobState = Literal["started", "completed", "failed", "gap", "rejected"]
+JobState = Literal["started", "completed", "failed", "gap", "rejected", "updated"]
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """What the separate stage sends on `calls.utterances`.
 
 Every record of a call has a sequence number (`seq`, from 0, without holes): it is the coordinate by which every later
-stage drops repeats. `CallProgress`, `CallOpened` and `CallClosed` are forwarded by the transcribe stage behind the
-segments of the utterances before them, so they reach the merge stage in the same order.
+stage drops repeats. `CallProgress`, `CallChanged`, `CallOpened` and `CallClosed` are forwarded by the transcribe stage
+behind the segments of the utterances before them, so they reach the merge stage in the same order.
 
 `InterimUtterance` has no number: it may be lost or repeated, and nothing that is kept follows from it.
 """
@@ -87,6 +87,21 @@ class CallProgress(msgspec.Struct, frozen=True, kw_only=True, tag="call_progress
     heard_to_s: list[float]
 
 
+class CallChanged(msgspec.Struct, frozen=True, kw_only=True, tag="call_changed.1"):
+    """The producer changed what it had said of the call, for utterances whose speech begins at `from_s` or later.
+
+    Utterances that began before may follow, with what was in force then. What did not change is left out; `language`
+    is None to detect it anew.
+    """
+
+    call: CallRef
+    seq: int
+    from_s: float
+    language: str | UnsetType | None = UNSET
+    hotwords: list[str] | UnsetType = UNSET
+    partials: bool | UnsetType = UNSET
+
+
 UNKNOWN_SPEAKER: Final = "unknown"
 
 
@@ -146,4 +161,4 @@ class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, tag="interim.1
         return (self.first_sample + len(self.pcm) // 2) / self.sample_rate_hz
 
 
-UtteranceRecord = CallOpened | Utterance | CallProgress | CallClosed
+UtteranceRecord = CallOpened | Utterance | CallProgress | CallChanged | CallClosed

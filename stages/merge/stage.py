@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from schemas.calls import CallRef
 from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobState
 from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
-from schemas.utterances import CallClosed, CallOpened, CallProgress
+from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.merge.metrics import call_metrics
@@ -93,6 +94,11 @@ class MergeProcessor:
         state.complete = False
         if isinstance(record, Segment):
             self._add(record)
+        elif isinstance(record, CallChanged):
+            if state.opened is not None and record.language is not UNSET:
+                # No language that a producer named is that of the whole call: the words decide.
+                state.opened = msgspec.structs.replace(state.opened, language=None)
+            return
         else:
             for channel, heard_to_s in enumerate(record.heard_to_s):
                 self._ordering.heard(channel, heard_to_s)
@@ -253,9 +259,11 @@ class MergeProcessor:
         return ledger_entry(self._call, "merge", status, detail, at=event.timestamp_s, event_id=event_id)
 
 
-def _times_s(record: Segment | CallProgress | CallClosed) -> list[float]:
+def _times_s(record: Segment | CallProgress | CallChanged | CallClosed) -> list[float]:
     if isinstance(record, CallProgress):
         return record.heard_to_s
+    if isinstance(record, CallChanged):
+        return [record.from_s]
     if isinstance(record, CallClosed):
         return [record.duration_s]
     words = [time_s for word in record.words for time_s in (word.start_s, word.end_s)]

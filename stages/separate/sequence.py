@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.audio import AudioChunk, AudioEvent
+from schemas.audio import AudioChunk, AudioEvent, UnusableUpdate
 from stages.protocol import Event
 
 MAX_HELD_EVENTS: Final = 64
@@ -123,4 +123,6 @@ class Sequence:
 
 
 def _size(record: AudioEvent) -> int:
+    if isinstance(record, UnusableUpdate):
+        return len(record.value)
     return len(record.data) if isinstance(record, AudioChunk) else 0

@@ -22,10 +22,13 @@ from schemas.audio import (
     CallEnded,
     CallIdle,
     CallStarted,
+    CallUpdated,
     CallWatched,
+    UnusableUpdate,
 )
 from schemas.calls import CallRef
 from schemas.utterances import (
+    CallChanged,
     CallClosed,
     CallOpened,
     CallProgress,
@@ -43,7 +46,7 @@ from stages.separate.endpointing import EndpointingSettings
 from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
 from stages.separate.interims import interim
 from stages.separate.lanes import Lanes
-from stages.separate.sequence import MAX_AHEAD, Missing, Sequence
+from stages.separate.sequence import MAX_AHEAD, Held, Missing, Sequence
 from stages.separate.speech import VoiceActivityModel
 from stages.separate.state import CallState
 
@@ -209,6 +212,8 @@ class CallSeparator:
                 yield from self._start(item.record, item.event.timestamp_s)
             elif isinstance(item.record, AudioChunk):
                 yield from self._hear_chunk(item.record, item.event.timestamp_s)
+            elif isinstance(item.record, CallUpdated | UnusableUpdate):
+                yield from self._update(item)
             elif isinstance(item.record, CallEnded):
                 yield from self._end(item.seq, item.record, at)
 
@@ -245,6 +250,28 @@ class CallSeparator:
             return
         self._lanes = self._open_lanes()
         yield self._opened()
+
+    def _update(self, held: Held) -> Iterator[Output]:
+        """Behind what was cut of the audio before it. One that cannot be used gives a dead letter in its place."""
+        state, update = self._state, held.record
+        assert state is not None
+        if not self._sequence.is_fresh:
+            return
+        if isinstance(update, UnusableUpdate):
+            yield from ledger.rejections(self._call, [held], update.error)
+            return
+        assert isinstance(update, CallUpdated)
+        state.end = "open"
+        changes = {name: value for name, value in msgspec.structs.asdict(update).items() if value is not UNSET}
+        from_s = state.frames / state.start.sample_rate_hz
+        detail = {"event": held.seq, "from_s": from_s, **changes}
+        yield ledger.entry(self._call, "updated", detail, at=held.event.timestamp_s, what=f"updated/{held.seq}")
+        if self._spool is not None:
+            state.start = msgspec.structs.replace(state.start, **changes)
+            return
+        if isinstance(update.partials, bool):
+            state.start = msgspec.structs.replace(state.start, partials=update.partials)
+        yield self._numbered(CallChanged(call=self._call, seq=state.next_output, from_s=from_s, **changes))
 
     def _hear_chunk(self, chunk: AudioChunk, at: float) -> Iterator[Output]:
         state = self._state
@@ -423,7 +450,8 @@ class CallSeparator:
     def _numbered(self, record: UtteranceRecord) -> Output:
         assert self._state is not None
         self._state.next_output += 1
-        self._state.output_frame = self._state.frames
+        if not isinstance(record, CallChanged):  # it says nothing of how far the channels were heard
+            self._state.output_frame = self._state.frames
         return Output(
             topic=topics.UTTERANCES,
             record=record,

@@ -15,8 +15,8 @@ End = Literal["open", "provisional", "final"]
 class CallState(msgspec.Struct, kw_only=True, tag="separate.1"):
     """A call behind event `next_seq - 1`. Counts are of frames at the source's rate, silence in gaps included.
 
-    `output_frame` is where the last numbered output was, `chunk_frames` the length of the last chunk.
-    Until `watched_until_s`, in the bus's time, somebody reads along.
+    `output_frame` is where the last numbered output was, `chunk_frames` the length of the last chunk. `start` says
+    `partials` as the last update does. Until `watched_until_s`, in the bus's time, somebody reads along.
     """
 
     start: CallStarted

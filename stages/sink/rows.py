@@ -237,10 +237,10 @@ def job_id(call: CallRef, job: str, stored: str = "") -> uuid.UUID:
 
 
 def job_row(call: CallRef, status: JobStatus) -> JobRow:
-    """The ledger entry by itself: a job has one row a call (the sink one for each thing stored), a gap or rejection
-    its own."""
+    """The ledger entry by itself: a job has one row a call (the sink one for each thing stored), a gap, a
+    rejection or an update its own."""
     at = utc(status.at)
-    if status.status in ("gap", "rejected"):
+    if status.status in ("gap", "rejected", "updated"):
         canonical = msgspec.json.encode(status.detail, order="sorted").decode()
         row_id = call.derived_id("job", status.job, status.status, repr(status.at), canonical)
     else:
@@ -259,7 +259,7 @@ def job_row(call: CallRef, status: JobStatus) -> JobRow:
     )
 
 
-_JOB_ORDER = {"started": 0, "gap": 1, "rejected": 1, "completed": 2, "failed": 2}
+_JOB_ORDER = {"started": 0, "gap": 1, "rejected": 1, "updated": 1, "completed": 2, "failed": 2}
 
 
 def merged_job(stored: JobRow, arrived: JobRow) -> JobRow:

@@ -11,6 +11,11 @@ from stages.transcribe.windows import SAMPLE_RATE_HZ
 _FULL_SCALE: Final = 32768.0
 
 
+def begin_s(utterance: Utterance | InterimUtterance) -> float:
+    """Where its speech begins, in seconds from the call's start; all versions of an utterance have the same."""
+    return utterance.voiced[0][0] if utterance.voiced else utterance.start_s
+
+
 def voiced_s(utterance: Utterance | InterimUtterance) -> float:
     """Seconds of speech."""
     return min(sum(end - start for start, end in utterance.voiced), utterance.end_s - utterance.start_s)

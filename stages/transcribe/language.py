@@ -1,13 +1,15 @@
 """The language of a call: a vote of its utterances on all channels, then fixed.
 
 Never per utterance: Whisper takes a short "ja" or "si" for another language, and a call does not change its language
-for one word.
+for one word. A producer that knows better says so in the middle of the call (see `stages.transcribe.hearing`).
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+
+from schemas.languages import primary_code
 
 SURE_PROBABILITY: Final = 0.7
 SURE_VOICED_S: Final = 1.5
@@ -76,5 +78,5 @@ def language_code(name: str | None, known: frozenset[str]) -> str | None:
     """`name` as one of the `known` codes (`en-US` is `en`), or None if it is none of them and has to be heard."""
     if name is None:
         return None
-    code = name.strip().lower().replace("_", "-").partition("-")[0]
+    code = primary_code(name)
     return code if code in known else None

@@ -25,7 +25,7 @@ from schemas.topics import PARTIALS, UTTERANCES
 from schemas.utterances import Channel, InterimUtterance, Utterance
 from stages.protocol import Output
 from stages.transcribe.agreement import agreed
-from stages.transcribe.audio import audio, voiced, voiced_s
+from stages.transcribe.audio import audio, voiced
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.scheduler import Scheduler
 from stages.transcribe.words import UNSPACED
@@ -84,11 +84,11 @@ class LivePartials:
         state: PartialsState,
         scheduler: Scheduler,
         *,
-        language: Callable[[float], str | LanguageChoice],
-        hotwords: tuple[str, ...],
+        language: Callable[[InterimUtterance], str | LanguageChoice],
+        hotwords: Callable[[InterimUtterance], tuple[str, ...]],
         dropped: Dropped,
     ) -> None:
-        """`language` is asked with an interim's seconds of speech, where nothing is committed yet."""
+        """`language` is asked for where nothing of the interim's utterance is committed yet."""
         self.state = state
         self._call = call
         self._scheduler = scheduler
@@ -97,6 +97,10 @@ class LivePartials:
         self._dropped = dropped
         self._open: dict[int, _Open] = {}
         self._showing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def ask(self, asked: bool) -> None:
+        """The producer wants partials from here on, or none."""
+        self.state = msgspec.structs.replace(self.state, asked=asked)
 
     def hear(self, interim: InterimUtterance) -> AsyncIterator[Output]:
         """A newer version of an open utterance. One that is not open any more, or not newer, gives nothing."""
@@ -206,9 +210,9 @@ class LivePartials:
         row = Row(
             audio=audio(interim),
             voiced=voiced(interim),
-            language=settled.language or self._language(voiced_s(interim)),
+            language=settled.language or self._language(interim),
             prefix=settled.text,
-            hotwords=self._hotwords,
+            hotwords=self._hotwords(interim),
             interim=True,
         )
         utterance.decoding = self._scheduler.submit(row, call=self._call, live=True)

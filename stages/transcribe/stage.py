@@ -1,7 +1,8 @@
 """The transcribe stage: every utterance of a call becomes one segment with the utterance's number.
 
 Utterances are queued as they come and published in order, so several of a call are in the engine at once; only while
-the call's language is not settled each waits for the vote of the one before.
+the call's language is not settled each waits for the vote of the one before. A producer may change the language and the
+hotwords in the middle of a call: see `hearing`.
 """
 
 import asyncio
@@ -16,14 +17,23 @@ from schemas.partials import Commitment
 from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobState
 from schemas.topics import SEGMENTS
-from schemas.utterances import CallClosed, CallOpened, InterimUtterance, Utterance, UtteranceRecord
+from schemas.utterances import (
+    CallChanged,
+    CallClosed,
+    CallOpened,
+    CallProgress,
+    InterimUtterance,
+    Utterance,
+    UtteranceRecord,
+)
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output
 from stages.transcribe import guards
-from stages.transcribe.audio import audio, voiced, voiced_s
+from stages.transcribe.audio import audio, begin_s, voiced, voiced_s
 from stages.transcribe.diarization import Speakers, is_shared
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
+from stages.transcribe.hearing import Hearing, followed, in_force, needed
 from stages.transcribe.language import LanguageVote, language_code
 from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
 from stages.transcribe.scheduler import Scheduler
@@ -41,7 +51,8 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a call's checkpoint holds. Inputs numbered below `released` are in it.
 
     `dropped` counts the utterances whose text each guard dropped, `failed` those that the engine could not decode,
-    `aligned` those whose words were timed by alignment.
+    `aligned` those whose words were timed by alignment. `vote` and `hotwords` are for speech that begins at `since_s`
+    or later, `earlier` what was in force before.
     `shared_from` is the position of the call's first record where its channel may hold several speakers.
     """
 
@@ -57,6 +68,29 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     partials: PartialsState | UnsetType = UNSET
     shared_from: int | None = None
     hotwords: tuple[str, ...] = ()
+    since_s: float = 0.0
+    earlier: tuple[Hearing, ...] = ()
+
+    @property
+    def hearings(self) -> list[Hearing]:
+        """In order; the last is the newest."""
+        return [*self.earlier, Hearing(self.since_s, self.vote, self.hotwords)]
+
+    def heard(self, hearings: Sequence[Hearing]) -> "CallState":
+        """The state with other `hearings`."""
+        *earlier, newest = hearings
+        return msgspec.structs.replace(
+            self, vote=newest.vote, hotwords=newest.hotwords, since_s=newest.from_s, earlier=tuple(earlier)
+        )
+
+
+class _Submitted:
+    """A `Hearing` after the last submitted input: its vote is perhaps not known yet."""
+
+    def __init__(self, from_s: float, vote: LanguageVote | asyncio.Future[LanguageVote], hotwords: tuple[str, ...]):
+        self.from_s = from_s
+        self.vote = vote
+        self.hotwords = hotwords
 
 
 class TranscribeStage:
@@ -129,15 +163,13 @@ class TranscribeProcessor:
         self._tenant_hotwords = hotwords
         self._dropped = dropped
         self._speakers = speakers
-        self._hotwords = state.hotwords
+        self._hearings = [_Submitted(known.from_s, known.vote, known.hotwords) for known in state.hearings]
         self._partials: LivePartials | None = None
         if not isinstance(state.partials, UnsetType):
             self._partials = self._live_partials(state.partials)
         elif live and state.released:  # opened before calls that do not ask had this in their state
             self._partials = self._live_partials(PartialsState([], asked=False))
         self._next = state.released
-        self._vote: LanguageVote | asyncio.Future[LanguageVote] = state.vote
-        """The vote after the last submitted input, perhaps not known yet; `_state.vote` is that of the last output."""
 
     def submit(self, record: TranscribeInput, event: Event) -> AsyncIterator[Output]:
         """Queue an utterance at once, and iterate to its segment; other records are forwarded behind the segments.
@@ -157,16 +189,24 @@ class TranscribeProcessor:
             raise RejectedInput(f"the utterance {record.seq} has a sample rate of {record.sample_rate_hz} Hz")
         self._next = record.seq + 1
         if isinstance(record, Utterance):
-            before, after = self._vote, asyncio.get_running_loop().create_future()
-            self._vote = after
+            hearing = self._hearing_of(record)
+            known, after = hearing.vote, asyncio.get_running_loop().create_future()
+            hearing.vote = after
             settled = _NOTHING_SETTLED if self._partials is None else self._partials.close(record)
-            work = asyncio.create_task(self._transcribe(record, settled, before, after))
+            work = asyncio.create_task(self._transcribe(record, settled, hearing.hotwords, known, after))
             return self._answer(record, event, work, settled, self._partials_state)
         if isinstance(record, CallOpened):
-            self._vote = self._opening_vote(record)
-            self._hotwords = self._opening_hotwords(record)
+            self._hearings = [_Submitted(0.0, self._named_vote(record.language), self._named_hotwords(record.hotwords))]
             if self._live:
                 self._partials = self._live_partials(opening_state(record.channels, asked=record.partials))
+        elif isinstance(record, CallChanged):
+            before, (vote, hotwords) = self._hearings[-1], self._changes(record)
+            newest = _Submitted(record.from_s, vote or before.vote, before.hotwords if hotwords is None else hotwords)
+            self._hearings = followed(self._hearings, newest)
+            if self._partials is not None and isinstance(record.partials, bool):
+                self._partials.ask(record.partials)
+        elif isinstance(record, CallProgress):
+            self._hearings = needed(self._hearings, record.heard_to_s)
         return self._forward(record, event, self._partials_state)
 
     def checkpoint(self) -> Checkpoint:
@@ -187,30 +227,45 @@ class TranscribeProcessor:
             state,
             self._scheduler,
             language=self._interim_language,
-            hotwords=self._hotwords,
+            hotwords=lambda interim: self._hearing_of(interim).hotwords,
             dropped=self._dropped,
         )
 
-    def _interim_language(self, speech_s: float) -> str | LanguageChoice:
-        """The call's language as far as it is known; an interim has no vote in it."""
-        vote = self._vote if isinstance(self._vote, LanguageVote) else LanguageVote()
-        return vote.locked or (lambda detected: vote.heard(detected, speech_s).language(self._default_language))
+    def _hearing_of(self, utterance: Utterance | InterimUtterance) -> _Submitted:
+        return self._hearings[in_force(self._hearings, begin_s(utterance))]
 
-    def _opening_vote(self, opened: CallOpened) -> LanguageVote:
+    def _interim_language(self, interim: InterimUtterance) -> str | LanguageChoice:
+        """The call's language as far as it is known; an interim has no vote in it."""
+        vote = self._hearing_of(interim).vote
+        known = vote if isinstance(vote, LanguageVote) else LanguageVote()
+        speech_s = voiced_s(interim)
+        return known.locked or (lambda detected: known.heard(detected, speech_s).language(self._default_language))
+
+    def _named_vote(self, language: str | None) -> LanguageVote:
+        """Settled where the producer, or else the deployment, names a language that the model knows."""
         known = self._scheduler.engine.languages
         if len(known) == 1:
             return LanguageVote(min(known))
-        return LanguageVote(language_code(opened.language, known) or language_code(self._language, known))
+        return LanguageVote(language_code(language, known) or language_code(self._language, known))
 
-    def _opening_hotwords(self, opened: CallOpened) -> tuple[str, ...]:
-        own = [] if isinstance(opened.hotwords, UnsetType) else opened.hotwords
-        named = (word.strip() for word in (*own, *self._tenant_hotwords(self._call.tenant)))
-        return tuple(dict.fromkeys(word for word in named if word))
+    def _named_hotwords(self, named: list[str] | UnsetType) -> tuple[str, ...]:
+        own = [] if isinstance(named, UnsetType) else named
+        words = (word.strip() for word in (*own, *self._tenant_hotwords(self._call.tenant)))
+        return tuple(dict.fromkeys(word for word in words if word))
+
+    def _changes(self, changed: CallChanged) -> tuple[LanguageVote | None, tuple[str, ...] | None]:
+        """The vote and the hotwords from then on; None for what stays."""
+        language, hotwords = changed.language, changed.hotwords
+        return (
+            None if isinstance(language, UnsetType) else self._named_vote(language),
+            None if isinstance(hotwords, UnsetType) else self._named_hotwords(hotwords),
+        )
 
     async def _transcribe(
         self,
         utterance: Utterance,
         settled: Settled,
+        hotwords: tuple[str, ...],
         before: LanguageVote | asyncio.Future[LanguageVote],
         after: asyncio.Future[LanguageVote],
     ) -> tuple[Transcription | None, LanguageVote]:
@@ -223,7 +278,7 @@ class TranscribeProcessor:
             if vote.locked is not None:
                 after.set_result(vote)
                 language = settled.language or vote.locked
-                return await self._queued(self._row(utterance, language, settled)), vote
+                return await self._queued(self._row(utterance, language, settled, hotwords)), vote
 
             start = vote
 
@@ -232,7 +287,7 @@ class TranscribeProcessor:
                 vote = start.heard(detected, speech_s)  # not from `vote`: a batch that failed is decoded again
                 return settled.language or vote.language(self._default_language)
 
-            return await self._queued(self._row(utterance, choose, settled)), vote
+            return await self._queued(self._row(utterance, choose, settled, hotwords)), vote
         finally:
             if not after.done():
                 after.set_result(vote)
@@ -240,13 +295,15 @@ class TranscribeProcessor:
     def _queued(self, row: Row) -> asyncio.Future[Transcription]:
         return self._scheduler.submit(row, call=self._call, live=self._live)
 
-    def _row(self, utterance: Utterance, language: str | LanguageChoice, settled: Settled) -> Row:
+    def _row(
+        self, utterance: Utterance, language: str | LanguageChoice, settled: Settled, hotwords: tuple[str, ...]
+    ) -> Row:
         return Row(
             audio=audio(utterance),
             voiced=voiced(utterance),
             language=language,
             prefix=settled.text,
-            hotwords=self._hotwords,
+            hotwords=hotwords,
         )
 
     async def _answer(
@@ -265,10 +322,12 @@ class TranscribeProcessor:
         dropped = dict(self._state.dropped)
         if segment.guard is not None and segment.guard != "error":
             dropped[segment.guard] = dropped.get(segment.guard, 0) + 1
+        hearings = self._state.hearings
+        index = in_force(hearings, begin_s(utterance))
+        hearings[index] = msgspec.structs.replace(hearings[index], vote=vote)
         state = msgspec.structs.replace(
-            self._state,
+            self._state.heard(hearings),
             released=utterance.seq + 1,
-            vote=vote,
             utterances=self._state.utterances + 1,
             worded=self._state.worded + bool(segment.words),
             aligned=self._state.aligned + (bool(segment.words) and segment.word_source == "alignment"),
@@ -304,9 +363,9 @@ class TranscribeProcessor:
             shared_from = event.origin.position if is_shared(record.channels) else None
             state = msgspec.structs.replace(
                 state,
-                vote=self._opening_vote(record),
+                vote=self._named_vote(record.language),
                 shared_from=shared_from,
-                hotwords=self._opening_hotwords(record),
+                hotwords=self._named_hotwords(record.hotwords),
             )
             detail: dict[str, Any] = {
                 "model": self._scheduler.engine.model_name,
@@ -316,6 +375,19 @@ class TranscribeProcessor:
             if state.hotwords:
                 detail["hotwords"] = list(state.hotwords)
             yield self._ledger("started", detail, event, "started")
+        elif isinstance(record, CallProgress):
+            state = state.heard(needed(state.hearings, record.heard_to_s))
+        elif isinstance(record, CallChanged):
+            vote, hotwords = self._changes(record)
+            newest = Hearing(record.from_s, vote or state.vote, state.hotwords if hotwords is None else hotwords)
+            state = state.heard(followed(state.hearings, newest))
+            detail = {
+                "from_s": record.from_s,
+                "language": state.vote.locked,
+                "hotwords": list(state.hotwords),
+                "partials": isinstance(partials, PartialsState) and partials.asked,
+            }
+            yield self._ledger("updated", detail, event, f"updated/{record.seq}")
         elif isinstance(record, CallClosed):
             detail = {
                 "model": self._scheduler.engine.model_name,

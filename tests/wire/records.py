@@ -5,9 +5,11 @@ import msgspec
 from schemas.audio import (
     ENDED_TYPE,
     STARTED_TYPE,
+    UPDATED_TYPE,
     WATCHED_TYPE,
     CallEnded,
     CallStarted,
+    CallUpdated,
     CallWatched,
 )
 from schemas.calls import CallRef
@@ -25,6 +27,7 @@ from schemas.transcripts import (
     Turn,
 )
 from schemas.utterances import (
+    CallChanged,
     CallClosed,
     CallOpened,
     CallProgress,
@@ -100,6 +103,10 @@ STAGE_RECORDS: dict[str, StageRecord] = {
         language="en",
     ),
     "call_progress.1": CallProgress(call=CALL, seq=2, heard_to_s=[4.0, 3.5]),
+    "call_changed.1": CallChanged(
+        call=CALL, seq=3, from_s=30.5, language="es", hotwords=["Iberdrola", "Móstoles"], partials=True
+    ),
+    "call_changed.1-language": CallChanged(call=CALL, seq=3, from_s=30.5, language=None),
     "call_closed.1": CallClosed(
         call=CALL,
         seq=4,
@@ -149,6 +156,7 @@ PUBLISHED: dict[str, msgspec.Struct] = {
     STARTED_TYPE: CallStarted(
         encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"], metadata={"queue": 7}
     ),
+    UPDATED_TYPE: CallUpdated(language="es", hotwords=["Iberdrola"], partials=True),
     ENDED_TYPE: CallEnded(events=12),
     WATCHED_TYPE: CallWatched(seconds=30.0),
     PARTIAL_TYPE: Partial(

@@ -19,11 +19,13 @@ from schemas.audio import (
     CHUNK_TYPE,
     ENDED_TYPE,
     STARTED_TYPE,
+    UPDATED_TYPE,
     WATCHED_TYPE,
     AudioChunk,
     AudioEvent,
     CallEnded,
     CallStarted,
+    CallUpdated,
     CallWatched,
 )
 from schemas.calls import CallRef
@@ -36,6 +38,7 @@ CALL = CallRef("acme", "call-1")
 AUDIO_EVENTS: dict[str, AudioEvent] = {
     STARTED_TYPE: CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=1),
     CHUNK_TYPE: AudioChunk(data=b"\x00\xff"),
+    UPDATED_TYPE: CallUpdated(language=None),
     ENDED_TYPE: CallEnded(events=3),
 }
 

@@ -5,12 +5,26 @@ import contextlib
 import json
 
 import pytest
+from faster_whisper.tokenizer import _LANGUAGE_CODES as WHISPER_LANGUAGES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.audio import CHUNK_TYPE, STARTED_TYPE, WATCHED_TYPE, AudioChunk, CallEnded, CallIdle, CallStarted
+from schemas.audio import (
+    CHUNK_TYPE,
+    STARTED_TYPE,
+    UPDATED_TYPE,
+    WATCHED_TYPE,
+    AudioChunk,
+    AudioEvent,
+    CallEnded,
+    CallIdle,
+    CallStarted,
+    CallUpdated,
+    UnusableUpdate,
+)
 from schemas.calls import CallRef
 from schemas.cloudevents import decode_audio_event, encode_audio_event
+from schemas.languages import LANGUAGES
 
 CALL = CallRef("acme", "call-1")
 START = CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=2, roles=["agent", "customer"])
@@ -25,8 +39,22 @@ BINARY = {
 }
 
 
-@pytest.mark.parametrize("event", [START, AudioChunk(data=b"\x00\xff"), CallEnded(events=3), CallIdle(next_seq=2)])
-def test_binary_mode_returns_what_was_encoded(event: CallStarted | AudioChunk | CallEnded | CallIdle) -> None:
+@pytest.mark.parametrize(
+    "event",
+    [
+        START,
+        AudioChunk(data=b"\x00\xff"),
+        CallUpdated(language="es-MX", hotwords=["Iberdrola"], partials=False),
+        CallUpdated(language=None),
+        CallUpdated(),
+        UnusableUpdate(
+            value=b"[]", error="the value of callstream.call.updated cannot be read: Expected `object`, got `array`"
+        ),
+        CallEnded(events=3),
+        CallIdle(next_seq=2),
+    ],
+)
+def test_binary_mode_returns_what_was_encoded(event: AudioEvent) -> None:
     headers, value = encode_audio_event(event, call=CALL, seq=7, source="test")
     decoded = decode_audio_event(headers, b"call-1", value)
     assert (decoded.call, decoded.seq, decoded.event) == (CALL, 7, event)
@@ -157,7 +185,31 @@ def test_no_two_calls_share_a_key(tenant: str, call_id: str) -> None:
     assert CallRef.from_key(call.key) == call
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"[]", "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b'{"language":"tlh"}', "'tlh' is not a code"),
+        (b'{"language":"Spanish"}', "'Spanish' is not a code"),
+        (b'{"language":7}', "cannot be read"),
+        (b'{"hotwords":["' + b"w" * 101 + b'"]}', "hotwords must be"),
+        (b'{"hotwords":["' + b"w" * 300_000 + b'"]}', "more than 256000"),
+    ],
+)
+def test_an_unusable_update_keeps_its_place_and_says_what_is_wrong_with_it(value: bytes, words: str) -> None:
+    decoded = decode_audio_event({**BINARY, "ce_type": UPDATED_TYPE}, b"call-1", value)
+    assert decoded.seq == 7
+    assert isinstance(decoded.event, UnusableUpdate)
+    assert decoded.event.value == value
+    assert words in decoded.event.error
+
+
 @pytest.mark.parametrize("value", [b"[]", b'{"seconds":0}', b'{"seconds":-1}', b'{"seconds":1e9}', b'{"seconds":"x"}'])
 def test_a_bogus_request_to_watch_is_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         decode_audio_event({**BINARY, "ce_type": WATCHED_TYPE}, b"call-1", value)
+
+
+def test_every_language_that_whisper_knows_can_be_named() -> None:
+    assert set(WHISPER_LANGUAGES) == LANGUAGES

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from schemas import generate
-from schemas.audio import WATCHED_TYPE
+from schemas.audio import UPDATED_TYPE, WATCHED_TYPE
 from tests.wire import records
 
-ALL_OPTIONAL = {WATCHED_TYPE}
+ALL_OPTIONAL = {UPDATED_TYPE, WATCHED_TYPE}
 
 
 @pytest.mark.parametrize("event_type", generate.PUBLISHED)
@@ -40,6 +40,10 @@ def test_a_record_without_its_call_is_invalid(event_type: str) -> None:
 @pytest.mark.parametrize(
     ("event_type", "value"),
     [
+        (UPDATED_TYPE, []),
+        (UPDATED_TYPE, {"language": 1}),
+        (UPDATED_TYPE, {"hotwords": "Northwind"}),
+        (UPDATED_TYPE, {"partials": "yes"}),
         (WATCHED_TYPE, []),
         (WATCHED_TYPE, {"seconds": 0}),
         (WATCHED_TYPE, {"seconds": 3601}),

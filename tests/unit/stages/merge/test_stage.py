@@ -11,6 +11,7 @@ from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobStatus
 from schemas.topics import STATUS, TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
+from schemas.utterances import CallChanged
 from stages.errors import RejectedInput
 from stages.merge.stage import PART_BYTES, MergeStage
 from tests.unit.stages.merge.scripted import (
@@ -193,6 +194,17 @@ def test_the_language_is_the_producers_else_that_of_most_words() -> None:
     assert transcripts_of(merge([TWO, *spoken, closed(9.0)]))[0].language == "en"
     named = opened("agent", "customer", language="fr")
     assert transcripts_of(merge([named, *spoken, closed(9.0)]))[0].language == "fr"
+
+
+def test_a_producer_that_changed_the_language_has_named_none_for_the_whole_call() -> None:
+    named = opened("agent", "customer", language="en")
+    spoken = [segment("a1", 0, 0.0, "hello"), segment("a2", 0, 6.0, "buenos dias", language="es")]
+    change = CallChanged(call=CALL, seq=0, from_s=5.0, language="es")
+    outputs = merge([named, spoken[0], change, spoken[1], closed(9.0)])
+    assert transcripts_of(outputs)[0].language == "es"
+    assert [turn.language for turn in turns_of(outputs)] == ["en", "es"]
+    other = msgspec.structs.replace(change, language=msgspec.UNSET, hotwords=["Iberdrola"])
+    assert transcripts_of(merge([named, spoken[0], other, spoken[1], closed(9.0)]))[0].language == "en"
 
 
 def test_a_long_transcript_comes_in_parts_that_each_fit_a_record() -> None:

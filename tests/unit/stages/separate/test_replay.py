@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted
+from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted, CallUpdated
 from schemas.utterances import CallClosed, Utterance
 from stages.separate.codecs import Samples
 from stages.separate.speech import load_voice_activity_model
@@ -58,7 +58,10 @@ def random_history(dice: random.Random) -> list[Arrival]:
     mean_bytes = int(dice.choice([0.1, 0.3, 1.0]) * rate_hz) * n_channels * 2
     chunks = random_chunks(dice, data, mean_bytes, any_size=dice.random() < 0.3)
     start = CallStarted(encoding="pcm_s16le", sample_rate_hz=rate_hz, channels=n_channels)
-    events: list[AudioEvent] = [start, *chunks, CallEnded(events=len(chunks) + 2 + dice.choice([0, 0, 0, 3]))]
+    between: list[AudioEvent] = [*chunks]
+    if dice.random() < 0.5:
+        between.insert(dice.randrange(len(chunks) + 1), CallUpdated(language="es"))
+    events: list[AudioEvent] = [start, *between, CallEnded(events=len(between) + 2 + dice.choice([0, 0, 0, 3]))]
     loss, repeat, delay = dice.choice([0, 0.1]), dice.choice([0, 0.1]), dice.choice([0, 0.2])
     delivered: list[tuple[float, int, AudioEvent]] = []
     for seq, record in enumerate(events):

@@ -184,6 +184,20 @@ def test_a_job_is_one_row_whose_status_is_the_latest_whatever_is_read_again(tabl
     ]
 
 
+def test_updates_of_a_call_have_rows_of_their_own_and_do_not_describe_it(tables: Tables) -> None:
+    script = CallScript("call-1")
+    details: list[dict[str, object]] = [{"event": 7, "from_s": 3.0, "language": "es"}, {"event": 9}]
+    updates = [script.arrival(script.job("separate", "updated", detail)) for detail in details]
+    started = script.arrival(script.job("separate", "started", {"language": "en", "channels": 2}))
+    SinkStage(tables).write([*updates, started, updates[0]])
+    assert read(tables, "SELECT status FROM processing_jobs ORDER BY ALL") == [
+        ("started",),
+        ("updated",),
+        ("updated",),
+    ]
+    assert read(tables, "SELECT language FROM audio_sessions") == [("en",)]
+
+
 def test_a_failed_stage_fails_the_call_unless_its_transcript_is_there(tables: Tables) -> None:
     broken, summarized = CallScript("broken"), CallScript("fine")
     stage = SinkStage(tables)

@@ -19,7 +19,7 @@ from pipeline.telemetry.metrics import Metrics
 from schemas import envelope, topics
 from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment, Word
-from schemas.utterances import CallOpened, CallProgress, Channel, InterimUtterance, Utterance
+from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, InterimUtterance, Utterance
 from stages.protocol import Event, Origin
 from stages.transcribe.engine import Row, Transcription
 from stages.transcribe.scheduler import Scheduler
@@ -41,6 +41,7 @@ class WaveringEngine(FakeEngine):
         self.fails_finals = fails_finals
         self.no_speech = no_speech
         self.interims: list[float] = []
+        self.asked: list[object] = []
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         self.gate.wait(10)
@@ -50,6 +51,7 @@ class WaveringEngine(FakeEngine):
         seconds = len(row.audio) / SAMPLE_RATE_HZ
         if row.interim:
             self.interims.append(seconds)
+            self.asked.append(row.language)
         elif self.fails_finals:
             raise RuntimeError("no memory left")
         count = round(seconds * 2)
@@ -476,6 +478,31 @@ async def test_an_utterance_that_viewers_were_shown_gets_its_last_partial_also_a
         partials = await live.partials()
     assert partials[-1].final
     assert_nothing_flipped(partials, [segment])
+
+
+async def test_a_call_may_begin_to_ask_and_stop() -> None:
+    async with call(WaveringEngine()) as live:
+        await live.publish(opened(partials=False))
+        await live.publish(utterance(1, 0, 1.0, 2.0))
+        await live.publish(CallChanged(call=CALL, seq=2, from_s=4.0, partials=True))
+        await live.publish(utterance(3, 0, 5.0, 2.0))
+        await live.publish(CallChanged(call=CALL, seq=4, from_s=8.0, partials=False))
+        await live.publish(utterance(5, 0, 9.0, 2.0))
+        _, segment, _ = await live.until_segments(3)
+        partials = await live.partials()
+    assert [(partial.utterance_id, partial.final) for partial in partials] == [(segment.segment_id, True)]
+
+
+async def test_an_interim_is_heard_in_the_language_that_was_in_force_when_its_speech_began() -> None:
+    engine = WaveringEngine()
+    async with call(engine) as live:
+        await live.publish(opened())
+        await live.publish(CallChanged(call=CALL, seq=1, from_s=6.0, language="fr"))
+        await live.publish(interim(0, 5.0, 1))
+        await live.until_partials(1)
+        await live.publish(interim(1, 6.0, 1))
+        await live.until_partials(2)
+    assert engine.asked == ["en", "fr"]
 
 
 async def test_a_call_that_was_opened_before_all_live_calls_kept_this_state_can_be_watched() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.segments import Segment
 from schemas.status import JobStatus
 from schemas.topics import SEGMENTS, STATUS
-from schemas.utterances import CallOpened, CallProgress, Channel, Utterance, UtteranceRecord
+from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, Utterance, UtteranceRecord
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Origin, Output
 from stages.transcribe.scheduler import Scheduler
@@ -50,6 +51,10 @@ def utterance(seq: int, level: int, *, seconds: float = 2.0, voiced_s: float | N
         voiced=[(start_s, start_s + (seconds if voiced_s is None else voiced_s))],
         cut="pause",
     )
+
+
+def changed(seq: int, from_s: float, **what: Any) -> CallChanged:
+    return CallChanged(call=CALL, seq=seq, from_s=from_s, **what)
 
 
 def progress(seq: int) -> CallProgress:
@@ -258,6 +263,77 @@ async def test_the_deployments_language_counts_where_the_call_names_none() -> No
     assert [output.record.language for output in other if isinstance(output.record, Segment)] == ["de"]
 
 
+async def test_an_utterance_that_began_before_a_change_keeps_what_was_in_force_then() -> None:
+    """The third utterance begins at 30 s, its record comes behind a change at 35 s."""
+    records: list[UtteranceRecord] = [
+        opened("en"),
+        utterance(1, 1),
+        changed(2, 35.0, language="fr"),
+        utterance(3, 1),
+        utterance(4, 1),
+        changed(5, 55.0, language="de"),
+        changed(6, 55.0, hotwords=["Iberdrola"]),
+        utterance(7, 1),
+    ]
+    assert [segment.language for segment in await segments(records)] == ["en", "en", "fr", "de"]
+
+
+async def test_speech_that_begins_at_the_change_is_heard_anew_though_its_utterance_has_context_before_it() -> None:
+    with_context = msgspec.structs.replace(utterance(2, 1), voiced=[(20.3, 22.0)])
+    records: list[UtteranceRecord] = [opened("en"), changed(1, 20.3, language="fr"), with_context]
+    assert [segment.language for segment in await segments(records)] == ["fr"]
+
+
+async def test_a_language_that_is_taken_back_is_detected_anew() -> None:
+    records: list[UtteranceRecord] = [
+        opened("en"),
+        utterance(1, 1),
+        changed(2, 15.0, language=None),
+        *(utterance(n, 100 + n) for n in (3, 4, 5)),
+    ]
+    engine = FakeEngine()
+    assert [segment.language for segment in await segments(records, engine)] == ["en", "de", "de", "de"]
+
+
+async def test_what_a_change_leaves_out_stays() -> None:
+    engine = FakeEngine()
+    records: list[UtteranceRecord] = [
+        msgspec.structs.replace(opened(), hotwords=["Northwind"]),
+        *(utterance(n, 100 + n) for n in (1, 2)),
+        changed(3, 25.0, hotwords=["Iberdrola"]),
+        utterance(4, 1),
+        changed(5, 45.0, language="fr"),
+        utterance(6, 1),
+        changed(7, 65.0, hotwords=[]),
+        utterance(8, 1),
+    ]
+    found = await segments(records, engine)
+    assert [segment.text for segment in found] == ["de 101", "de 102", "de 1", "fr 1", "fr 1"]
+    assert sorted(engine.hotwords) == [(), ("Iberdrola",), ("Iberdrola",), ("Northwind",), ("Northwind",)]
+
+
+async def test_a_change_is_forwarded_and_the_ledger_says_what_is_in_force_now() -> None:
+    change = changed(2, 15.0, language="es-MX", hotwords=["Iberdrola", "Iberdrola "])
+    async with stage(FakeEngine(languages=("en", "es"))) as open_call:
+        outputs = await process(open_call(None), [opened("en"), utterance(1, 1), change, closed(3)])
+    assert outputs[-3].record == change
+    (entry,) = ledger(outputs, "updated")
+    assert entry.detail == {"from_s": 15.0, "language": "es", "hotwords": ["Iberdrola"], "partials": False}
+    assert ledger(outputs, "completed")[0].detail["language"] == "es"
+
+
+async def test_what_was_in_force_before_is_forgotten_once_all_channels_are_behind_it() -> None:
+    async with stage() as open_call:
+        processor = open_call(None)
+        await process(processor, [opened("en"), changed(1, 15.0, language="fr"), changed(2, 25.0, language="de")])
+        held = len(processor.checkpoint().state)
+        await process(processor, [progress(3)])
+        assert len(processor.checkpoint().state) < held
+        await process(processor, [changed(4, 45.0, hotwords=["Iberdrola"]), progress(5)])
+        outputs = await process(open_call(processor.checkpoint().state), [utterance(6, 1)])
+    assert [output.record.language for output in outputs if isinstance(output.record, Segment)] == ["de"]
+
+
 async def test_an_english_model_decodes_english_whatever_is_asked() -> None:
     (segment,) = await segments([opened("de"), utterance(1, 101)], FakeEngine(languages=("en",)))
     assert segment.language == "en"
@@ -331,16 +407,48 @@ async def run_with_crashes(records: Sequence[UtteranceRecord], crashes: Sequence
     return [output for output in out if output.event_id not in seen and not seen.add(output.event_id)]  # type: ignore[func-returns-value]
 
 
+Change = dict[str, Any]
+change_lists: st.SearchStrategy[list[tuple[int, float, Change]]] = st.lists(
+    st.tuples(
+        st.integers(1, 8),
+        st.sampled_from([-15.0, -5.0, 0.0, 5.0]),
+        st.sampled_from([{"language": "fr"}, {"language": None}, {"hotwords": ["Iberdrola"]}, {"partials": True}]),
+    ),
+    max_size=3,
+)
+
+
+def with_changes(records: Sequence[UtteranceRecord], changes: list[tuple[int, float, Change]]) -> list[UtteranceRecord]:
+    """The records with changes behind some of them, and progress, numbered anew; times stay."""
+    out: list[UtteranceRecord] = []
+    from_s = 0.0
+    for index, record in enumerate(records):
+        out.append(record)
+        for at, offset_s, change in changes:
+            if at == index < len(records) - 1:
+                from_s = max(from_s, at * 10.0 + offset_s)
+                out += [changed(0, from_s, **change), CallProgress(call=CALL, seq=0, heard_to_s=[at * 10.0 + 1.0])]
+    return [msgspec.structs.replace(record, seq=seq) for seq, record in enumerate(out)]
+
+
 levels = st.lists(st.tuples(st.integers(1, 299), st.sampled_from([0.1, 0.6, 1.6, 5.0])), min_size=1, max_size=8)
 
 
 @settings(max_examples=40)
-@given(levels, st.sampled_from([None, "de"]), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=4))
+@given(
+    levels,
+    st.sampled_from([None, "de"]),
+    change_lists,
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=4),
+)
 def test_a_call_comes_out_the_same_to_the_byte_wherever_it_is_interrupted(
-    said: list[tuple[int, float]], language: str | None, crashes: list[tuple[int, int]]
+    said: list[tuple[int, float]],
+    language: str | None,
+    changes: list[tuple[int, float, Change]],
+    crashes: list[tuple[int, int]],
 ) -> None:
     records: list[UtteranceRecord] = [opened(language)]
     records += [utterance(n, level, seconds=5.0, voiced_s=voiced) for n, (level, voiced) in enumerate(said, 1)]
-    records.append(closed(len(records)))
+    records = with_changes([*records, closed(len(records))], changes)
     whole = asyncio.run(run_with_crashes(records, []))
     assert stamped(asyncio.run(run_with_crashes(records, crashes))) == stamped(whole)

@@ -1,0 +1,16 @@
+"""The languages that a producer can name: those that some Whisper model knows."""
+
+from typing import Final
+
+_CODES: Final = (
+    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id "
+    "is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si "
+    "sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh"
+)
+LANGUAGES: Final = frozenset(_CODES.split())
+"""ISO 639-1 codes, and Whisper's own where there is none (`haw`, `jw`, `yue`)."""
+
+
+def primary_code(name: str) -> str:
+    """The language of a tag: `en-US` and `EN_us` are `en`."""
+    return name.strip().lower().replace("_", "-").partition("-")[0]
