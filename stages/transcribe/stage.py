@@ -237,7 +237,10 @@ class TranscribeProcessor:
     def _interim_language(self, interim: InterimUtterance) -> str | LanguageChoice:
         """The call's language as far as it is known; an interim has no vote in it."""
         vote = self._hearing_of(interim).vote
-        known = vote if isinstance(vote, LanguageVote) else LanguageVote()
+        if isinstance(vote, LanguageVote):
+            known = vote
+        else:
+            known = vote.result() if vote.done() and not vote.cancelled() else LanguageVote()
         speech_s = voiced_s(interim)
         return known.locked or (lambda detected: known.heard(detected, speech_s).language(self._default_language))
 

@@ -505,6 +505,17 @@ async def test_an_interim_is_heard_in_the_language_that_was_in_force_when_its_sp
     assert engine.asked == ["en", "fr"]
 
 
+async def test_interims_behind_the_first_utterance_are_heard_in_the_language_of_the_call_too() -> None:
+    engine = WaveringEngine()
+    async with call(engine) as live:
+        await live.publish(opened())
+        await live.publish(utterance(1, 0, 1.0, 2.0))
+        await live.until_segments(1)
+        await live.publish(interim(1, 6.0, 1))
+        await live.until_partials(2)
+    assert engine.asked == ["en"]
+
+
 async def test_a_call_that_was_opened_before_all_live_calls_kept_this_state_can_be_watched() -> None:
     state = msgspec.msgpack.encode({"released": 1, "vote": {"locked": "en"}})
     scheduler = Scheduler(WaveringEngine(), workers=1)
