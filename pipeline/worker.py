@@ -227,6 +227,7 @@ class Worker:
     def load_engine(self) -> "SpeechEngine":
         """What the transcriber hears with. Takes seconds: called from a thread."""
         from pipeline.models import resolve_model
+        from stages.transcribe.devices import devices_of, visible_gpus
         from stages.transcribe.engine import Engine
 
         began = time.monotonic()
@@ -235,7 +236,7 @@ class Worker:
         engine = Engine(
             model.path,
             name=model.name,
-            device=settings.device,
+            device=devices_of(settings.device, visible_gpus())[0],
             compute_type=settings.compute_type,
             workers=settings.asr_workers,
             beam_size=settings.beam_size,

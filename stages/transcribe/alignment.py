@@ -222,6 +222,10 @@ class AligningEngine:
         self.model_name = engine.model_name
         self.languages = engine.languages
 
+    @property
+    def max_batch(self) -> int:
+        return self._engine.max_batch
+
     def window_s(self, row: Row) -> int:
         return self._engine.window_s(row)
 

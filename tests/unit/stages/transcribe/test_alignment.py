@@ -76,6 +76,7 @@ class FakeEngine:
 
     model_name = "fake"
     languages = frozenset({"en", "de"})
+    max_batch = 1
 
     def __init__(self, texts: Sequence[tuple[str, str]]) -> None:
         self._texts = texts
