@@ -13,7 +13,7 @@ from pipeline.models import ResolvedModel
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from schemas.segments import Word
-from stages.transcribe.devices import GPU_BATCH, Device
+from stages.transcribe.devices import GPU_BATCH, Device, visible_gpus
 from stages.transcribe.engine import EngineError, Row, Transcription
 from tests.alignment_model import write_model
 
@@ -120,6 +120,20 @@ def test_auto_makes_do_with_the_cpu_where_the_gpu_cannot_be_used(machine: Machin
     metrics = Metrics()
     assert load_engine(settings(tmp_path, device="auto"), metrics).max_batch == 1
     assert value(metrics, "asr_steps_down_total", device="cuda:0", step="cpu") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(visible_gpus() > 0, reason="needs a machine without a GPU")
+def test_the_real_engine_says_why_a_gpu_cannot_be_used_and_auto_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match="cannot be loaded on cuda:0 as float16: CUDA failed"):
+        load_engine(settings(tmp_path, device="cuda"), Metrics())
+    monkeypatch.setattr(engines, "visible_gpus", lambda: 1)
+    metrics = Metrics()
+    engine = load_engine(settings(tmp_path, device="auto"), metrics)
+    assert [done.error for done in engine.transcribe_batch([ROW])] == [None]
+    assert value(metrics, "asr_rows_total", device="cpu", compute_type="int8") == 1
 
 
 def test_a_gpu_that_was_asked_for_and_cannot_be_used_is_an_error(machine: Machine, tmp_path: Path) -> None:

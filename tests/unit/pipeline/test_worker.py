@@ -14,7 +14,7 @@ from schemas import envelope
 from schemas.calls import CallRef
 from schemas.topics import UTTERANCES, UTTERANCES_BATCH
 from schemas.utterances import CallOpened, Channel, Utterance
-from tests.unit.stages.transcribe.engines import FakeEngine
+from tests.unit.stages.transcribe.engines import FakeEngine, until
 
 BATCH = 4
 
@@ -48,18 +48,24 @@ def records(call: CallRef, n_utterances: int) -> list[CallOpened | Utterance]:
     return [opened, *utterances]
 
 
+async def bus_with_calls() -> MemoryBus:
+    """A live call and one of backfill, of eight utterances each."""
+    bus = MemoryBus()
+    for topic, name in ((UTTERANCES, "live"), (UTTERANCES_BATCH, "backfill")):
+        call = CallRef("default", name)
+        for record in records(call, 8):
+            event_id = f"{name}/{record.seq}"
+            await bus.publish(topic, key=call.key, value=envelope.encode(record), event_id=event_id)
+    return bus
+
+
 async def test_what_batches_take_and_how_long_each_lane_waits_is_in_the_metrics(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     engine = FakeEngine()
     engine.max_batch = BATCH
     monkeypatch.setattr(Worker, "load_engine", lambda _: engine)
-    bus, metrics = MemoryBus(), Metrics()
-    for topic, name in ((UTTERANCES, "live"), (UTTERANCES_BATCH, "backfill")):
-        call = CallRef("default", name)
-        for record in records(call, 8):
-            event_id = f"{name}/{record.seq}"
-            await bus.publish(topic, key=call.key, value=envelope.encode(record), event_id=event_id)
+    bus, metrics = await bus_with_calls(), Metrics()
     settings = Settings(data=tmp_path, diarization="off", asr_workers=2)
     worker = Worker(bus, settings, stages=("transcribe",), metrics=metrics)
 
@@ -82,3 +88,18 @@ async def test_what_batches_take_and_how_long_each_lane_waits_is_in_the_metrics(
         assert value("asr_wait_seconds_count", queue) / size <= batches
         assert value("asr_batch_seconds_sum", queue) >= value("asr_longest_batch_seconds", queue)
     assert max(len(batch) for batch in engine.batches) == BATCH
+
+
+async def test_each_device_has_its_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    monkeypatch.setattr(Worker, "load_engine", lambda _: engine)
+    settings = Settings(data=tmp_path, diarization="off", asr_workers=2, device="cuda:0,cuda:1")
+    worker = Worker(await bus_with_calls(), settings, stages=("transcribe",), metrics=Metrics())
+    await worker.start()
+    try:
+        await until(lambda: engine.running == 4)
+    finally:
+        engine.gate.set()
+        await worker.stop()
+    assert engine.most_running == 4
