@@ -68,6 +68,11 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def models_dir(data: Path) -> Path:
+    """Where models that packages bring in parts are put together."""
+    return data / "models"
+
+
 def resolve_model(name: str, cache: Path) -> ResolvedModel:
     """The weights called `name` (see the module), made ready below `cache` where they have to be.
 

@@ -135,8 +135,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, Meta(min_length=1), _about("Whisper weights", "a model's name, a directory, or package:NAME")
     ] = "base"
     device: Annotated[
-        Literal["cpu", "cuda", "auto"],
-        _about("What runs the model; auto takes a GPU where CTranslate2 sees one", "cpu, cuda or auto"),
+        str,
+        Meta(pattern=r"^(cpu|auto|cuda|cuda:all|cuda:\d{1,3}(,cuda:\d{1,3})*)$"),
+        _about(
+            "What runs the model: cuda is the first GPU that CTranslate2 sees; auto too, or the CPU where none works; "
+            "several take turns at one queue",
+            "cpu, auto, cuda, cuda:all or cuda:N[,cuda:N…]",
+        ),
     ] = "cpu"
     compute_type: Annotated[
         Literal["auto", "int8", "int8_float16", "float16", "float32"],
@@ -149,11 +154,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(ge=1, le=64),
         _about(
-            "Utterances that are transcribed at a time, one thread each",
+            "Utterances, on a GPU batches, that a device transcribes at a time, one thread each",
             "a whole number from 1 to 64",
             default="one per core, at most 4",
         ),
     ] = msgspec.field(default_factory=lambda: min(4, _cores()))
+    asr_batch: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None,
+        _about(
+            "Utterances in a batch, half as many with backfill among them; auto is 16 on a GPU and 1 on a CPU",
+            "auto or a whole number from 1 to 256",
+            none="auto",
+        ),
+    ] = None
     beam_size: Annotated[int, Meta(ge=1, le=20), _about("Whisper's beam", "a whole number from 1 to 20")] = 5
     language: Annotated[
         Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")] | None,
@@ -182,6 +195,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "for CALLSTREAM_DEFAULT_LANGUAGE; auto takes WhisperX's for each language, from the hub where needed",
             "off, auto, a model, or LANGUAGE=MODEL[,LANGUAGE=MODEL…]",
             none="off",
+        ),
+    ] = None
+    model_memory_gb: Annotated[
+        Annotated[float, Meta(gt=0, le=1e6)] | None,
+        _about(
+            "What alignment models may take of the device's memory together: the one that was not used for longest is "
+            "unloaded, and loaded again when it is needed",
+            "none or a number of gigabytes above 0",
+            none="none",
         ),
     ] = None
     diarization: Annotated[

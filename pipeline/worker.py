@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from stages.sink.tables import Tables
     from stages.transcribe.diarization import Speakers
     from stages.transcribe.engine import SpeechEngine
-    from stages.transcribe.scheduler import Scheduler
+    from stages.transcribe.scheduler import BatchRun, Scheduler
 
 BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_000, "summarize": 8_000_000}
 """What each stage may hold of records that it has taken and not finished. The transcriber's utterances wait as floats
@@ -146,7 +145,14 @@ class Worker:
                 self._metrics.asr_oldest_seconds.labels(queue).set(stats.oldest_wait_s[queue])
             self._metrics.asr_running.set(stats.running)
             self._metrics.asr_busy_seconds.set(stats.busy_s)
+            for queue, longest_s in stats.longest_batch_s.items():
+                self._metrics.asr_longest_batch_seconds.labels(queue).set(longest_s)
             await asyncio.sleep(_SHOW_EVERY_S)
+
+    def _show_batch(self, run: "BatchRun") -> None:
+        self._metrics.asr_batch_seconds.labels(run.queue).observe(run.engine_s)
+        for waited_s in run.waited_s:
+            self._metrics.asr_wait_seconds.labels(run.queue).observe(waited_s)
 
     async def _merge(self, started: asyncio.Event) -> None:
         from stages.merge.stage import MergeStage
@@ -206,59 +212,43 @@ class Worker:
         return Publisher(self._bus, stage=stage, lane=lane, metrics=self._metrics)
 
     def _load_scheduler(self) -> "Scheduler":
-        from stages.transcribe.scheduler import Scheduler
+        from pipeline.engines import asr_devices
+        from stages.transcribe.scheduler import FILL_BACKFILL_S, FILL_S, Scheduler
 
-        return Scheduler(self.load_engine(), workers=self._settings.asr_workers)
-
-    def _aligning(self, engine: "SpeechEngine") -> "SpeechEngine":
-        """The engine, with words timed by alignment if the settings say so. Raises EngineError for unusable weights."""
-        settings = self._settings
-        if settings.align_model is None:
-            return engine
-        from stages.transcribe.alignment import Aligners, AligningEngine
-
-        began = time.monotonic()
-        models = settings.align_models()
-        cache = models_dir(settings.data) / "alignment"
-        aligners = Aligners(models, others=settings.align_model == "auto", device=settings.device, cache=cache)
-        self._log.info("words are timed by alignment", models=models, load_s=round(time.monotonic() - began, 1))
-        return AligningEngine(engine, aligners)
+        return Scheduler(
+            self.load_engine(),
+            workers=self._settings.asr_workers * len(asr_devices(self._settings)),
+            fill_s=FILL_S,
+            fill_backfill_s=FILL_BACKFILL_S,
+            ran=self._show_batch,
+        )
 
     def load_engine(self) -> "SpeechEngine":
         """What the transcriber hears with. Takes seconds: called from a thread."""
-        from pipeline.models import resolve_model
-        from stages.transcribe.engine import Engine
+        from pipeline.engines import load_engine
 
-        began = time.monotonic()
-        settings = self._settings
-        model = resolve_model(settings.model, models_dir(settings.data))
-        engine = Engine(
-            model.path,
-            name=model.name,
-            device=settings.device,
-            compute_type=settings.compute_type,
-            workers=settings.asr_workers,
-            beam_size=settings.beam_size,
-        )
-        load_s = time.monotonic() - began
-        self._metrics.model_load_seconds.labels(model.name).set(load_s)
-        self._log.info("model loaded", load_s=round(load_s, 1), said=model.sentence)
-        return self._aligning(engine)
+        return load_engine(self._settings, self._metrics)
 
     def _load_speakers(self) -> "Speakers | None":
         """What tells the speakers of mono calls apart, in a thread of its own. Raises EngineError and ModelError."""
         setting = self._settings.diarization
         if setting == "off":
             return None
+        from pipeline.engines import asr_devices
         from pipeline.models import voice_weights
         from stages.transcribe.diarization import Diarizer, PyannoteDiarizer, Speakers, VoiceDiarizer
         from stages.transcribe.voices import VoiceEncoder
 
+        began_s = time.monotonic()
         diarizer: Diarizer | None = None
         if setting != "auto":
-            diarizer = PyannoteDiarizer(setting, device=self._settings.device)
+            device = "auto" if self._settings.device == "auto" else str(asr_devices(self._settings)[0])
+            diarizer = PyannoteDiarizer(setting, device=device)
         elif (weights := voice_weights()) is not None:
             diarizer = VoiceDiarizer(VoiceEncoder(weights))
+        if diarizer is not None:
+            self._metrics.model_loads.labels(diarizer.source).inc()
+            self._metrics.model_load_seconds.labels(diarizer.source).set(time.monotonic() - began_s)
         self._log.info("speakers of mono calls", source=diarizer.source if diarizer else "unknown")
         self._diarizing = ThreadPoolExecutor(1, thread_name_prefix="diarize")
         return Speakers(diarizer, self._stored_utterances, executor=self._diarizing)
@@ -290,8 +280,3 @@ class Worker:
             error = error.exceptions[0]
         if self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)
-
-
-def models_dir(data: Path) -> Path:
-    """Where models that packages bring in parts are put together."""
-    return data / "models"

@@ -29,6 +29,7 @@ class HashEngine:
 
     model_name = "hash"
     languages = frozenset(LANGUAGES)
+    max_batch = 1
 
     def window_s(self, row: Row) -> int:  # noqa: ARG002  # the protocol's
         return 30

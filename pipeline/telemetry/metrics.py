@@ -72,10 +72,37 @@ class Metrics:
         self.asr_oldest_seconds = gauge("asr_oldest_seconds", "How long the oldest of them has waited", "queue")
         self.asr_running = gauge("asr_running", "Batches that the engine works on")
         self.asr_busy_seconds = gauge("asr_busy_seconds", "Time that the engine's workers have worked, all together")
-        self.model_load_seconds = gauge("model_load_seconds", "How long the model took to load", "model")
+        self.asr_longest_batch_seconds = gauge(
+            "asr_longest_batch_seconds",
+            "The longest time of a batch in the engine: what a live utterance waits for at most behind running ones",
+            "queue",
+        )
+        self.asr_rows = counter(
+            "asr_rows", "Utterances transcribed, interims included, by what did it", "device", "compute_type"
+        )
+        self.asr_steps_down = counter(
+            "asr_steps_down",
+            "Times that a device had to go on with less: a smaller batch, lighter arithmetic, the cpu",
+            "device",
+            "step",
+        )
+        self.model_load_seconds = gauge(
+            "model_load_seconds", "How long the model took to load and prove that it works, the last time", "model"
+        )
+        self.model_loads = counter("model_loads", "Times that the model was loaded", "model")
+        self.model_unloads = counter("model_unloads", "Times that it was unloaded for the sake of others", "model")
+        self.model_bytes = gauge(
+            "model_bytes", "Size of a loaded model's weights in memory, Whisper's as they are stored", "model"
+        )
 
         self.publish_seconds = histogram("publish_seconds", "Until the bus had stored a record", _FAST_S, "topic")
         self.stage_seconds = histogram("stage_seconds", "Work on a record, its publishing included", _WORK_S, "stage")
+        self.asr_wait_seconds = histogram(
+            "asr_wait_seconds", "From an utterance's arrival in the engine's queue to its batch", _WAIT_S, "queue"
+        )
+        self.asr_batch_seconds = histogram(
+            "asr_batch_seconds", "A batch in the engine, by the queue of its first utterance", _WORK_S, "queue"
+        )
         self.queue_seconds = histogram("queue_seconds", "From stored to read, of each record", _WAIT_S, "stage")
 
     def count(self, stage: str, record: object) -> None:

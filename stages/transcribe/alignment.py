@@ -8,9 +8,9 @@ What the model has no letter for (digits, symbols) is a wildcard that stands for
 nothing else takes the time between its neighbours and is marked `interpolated`.
 """
 
-import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ import structlog
 
 from schemas.segments import Word
 from stages.transcribe.engine import Audio, EngineError, Row, SpeechEngine, Transcription
+from stages.transcribe.model_memory import ModelMemory, ModelWatch
+from stages.transcribe.out_of_memory import is_out_of_memory
 from stages.transcribe.torch_imports import torch_device
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
@@ -69,6 +71,17 @@ class Aligner:
         self._normalized = loaded.normalized
         self._padded = loaded.padded
         self._prove()
+
+    @property
+    def size_bytes(self) -> int:
+        weights = (*self._model.parameters(), *self._model.buffers())
+        return sum(weight.nelement() * weight.element_size() for weight in weights)
+
+    def close(self) -> None:
+        """Give the weights' memory back. Afterwards nothing is aligned."""
+        del self._model
+        if self._device != "cpu":
+            self._torch.cuda.empty_cache()
 
     def align(self, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> list[list[MeasuredWord] | None]:
         """The rows' words with the times at which they are heard; None for a row with more letters than frames.
@@ -172,7 +185,7 @@ class Aligner:
 
 
 class Aligners:
-    """The aligner of each language, loaded once."""
+    """The aligner of each language, as far as memory for them goes. See `ModelMemory`."""
 
     def __init__(
         self,
@@ -181,35 +194,43 @@ class Aligners:
         others: bool = False,
         device: str = "cpu",
         cache: Path | None = None,
+        budget_bytes: int | None = None,
+        watch: ModelWatch | None = None,
     ) -> None:
         """`models`: by language, as `Aligner` takes it; these are loaded here, and raise EngineError. `others`: what
         WhisperX uses for a language that is not named is loaded when it is first needed; where it cannot be had the
-        language goes without, which is logged once.
+        language goes without, which is logged once. `budget_bytes`: what their weights may take together.
         """
+        self._models = dict(models)
         self._others = others
         self._device = device
         self._cache = cache
-        self._lock = threading.Lock()
-        self._loaded: dict[str, Aligner | None] = {
-            language: Aligner(name, language, device=device, cache=cache) for language, name in models.items()
-        }
+        self._absent: set[str] = set()
+        self._log = structlog.get_logger("callstream.alignment")
+        self._memory = ModelMemory(self._load, budget_bytes=budget_bytes, watch=watch or ModelWatch())
+        for language in models:
+            with self._memory.lent(language):
+                pass
 
-    def of(self, language: str) -> Aligner | None:
-        if language in self._loaded or not self._others:
-            return self._loaded.get(language)
-        with self._lock:
-            if language not in self._loaded:
-                self._loaded[language] = self._load(language)
-            return self._loaded[language]
+    @contextmanager
+    def lent(self, language: str) -> Iterator[Aligner | None]:
+        """The language's aligner, if it has one; it stays loaded while inside."""
+        with ExitStack() as stack:
+            yield self._borrowed(language, stack)
 
-    def _load(self, language: str) -> Aligner | None:
-        log = structlog.get_logger("callstream.alignment")
-        try:
-            aligner = Aligner("", language, device=self._device, cache=self._cache)
-        except EngineError as error:
-            log.warning("no alignment, words are timed by attention", language=language, error=str(error))
+    def _borrowed(self, language: str, stack: ExitStack) -> Aligner | None:
+        if language in self._absent or not (self._others or language in self._models):
             return None
-        log.info("alignment model loaded", language=language, model=aligner.name)
+        try:
+            return stack.enter_context(self._memory.lent(language))
+        except EngineError as error:
+            self._absent.add(language)
+            self._log.warning("no alignment, words are timed by attention", language=language, error=str(error))
+            return None
+
+    def _load(self, language: str) -> Aligner:
+        aligner = Aligner(self._models.get(language, ""), language, device=self._device, cache=self._cache)
+        self._log.info("alignment model loaded", language=language, model=aligner.name)
         return aligner
 
 
@@ -222,6 +243,10 @@ class AligningEngine:
         self.model_name = engine.model_name
         self.languages = engine.languages
 
+    @property
+    def max_batch(self) -> int:
+        return self._engine.max_batch
+
     def window_s(self, row: Row) -> int:
         return self._engine.window_s(row)
 
@@ -232,14 +257,29 @@ class AligningEngine:
             if transcription.words:
                 by_language.setdefault(transcription.language, []).append(index)
         for language, indices in by_language.items():
-            aligner = self._aligners.of(language)
-            if aligner is None:
-                continue
-            aligned = aligner.align([(rows[index].audio, done[index].words) for index in indices])
+            with self._aligners.lent(language) as aligner:
+                if aligner is None:
+                    continue
+                aligned = _aligned(aligner, [(rows[index].audio, done[index].words) for index in indices])
             for index, measured in zip(indices, aligned, strict=True):
                 if measured is not None:
                     done[index] = _retimed(done[index], measured, rows[index])
         return done
+
+
+def _aligned(aligner: Aligner, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> Sequence[Sequence[MeasuredWord] | None]:
+    """In halves where memory lacks for all; a row that does not even fit alone keeps the times it has."""
+    try:
+        return aligner.align(rows)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            log = structlog.get_logger("callstream.alignment")
+            log.warning("no memory to align an utterance, its words are timed by attention", error=repr(error))
+            return [None]
+    half = len(rows) // 2
+    return [*_aligned(aligner, rows[:half]), *_aligned(aligner, rows[half:])]
 
 
 def _retimed(done: Transcription, measured: Sequence[MeasuredWord], row: Row) -> Transcription:

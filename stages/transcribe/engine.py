@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.segments import Word, WordSource
 from stages.errors import StageError
+from stages.transcribe.devices import CPU, Device
 from stages.transcribe.torch_imports import without_ffmpeg_warning
 from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, max_tokens, windows_of
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
@@ -83,6 +84,11 @@ class SpeechEngine(Protocol):
     model_name: str
     languages: frozenset[str]
 
+    @property
+    def max_batch(self) -> int:
+        """How many rows are worth giving at once; more are taken too. It may change."""
+        ...
+
     def window_s(self, row: Row) -> int:
         """Rows with the same window are cheap to decode in one batch. Raises ValueError for too long a row."""
         ...
@@ -100,7 +106,7 @@ class Engine:
         path: Path,
         *,
         name: str,
-        device: str = "cpu",
+        device: Device = CPU,
         compute_type: str = "auto",
         workers: int = 2,
         threads_per_worker: int = 1,
@@ -108,21 +114,20 @@ class Engine:
     ) -> None:
         """Load the weights in `path` and prove that they work. Takes seconds: call it from a thread.
 
-        `name` is the model's name, which decides the windows. `device`: cpu, cuda or auto; `compute_type`: one of
-        CTranslate2's, or auto: int8 on a CPU, float16 on a GPU. `workers` is how many threads may be inside
-        `transcribe_batch` at once. Raises EngineError.
+        `name` is the model's name, which decides the windows. `compute_type`: one of CTranslate2's, or auto: int8 on a
+        CPU, float16 on a GPU. `workers` is how many threads may be inside `transcribe_batch` at once. Raises
+        EngineError.
         """
         self._library = _Library()
         # The features are computed in the calling worker's thread; more threads there only fight over the cores.
         self._library.torch.set_num_threads(threads_per_worker)
-        if device == "auto":
-            device = "cuda" if self._library.cuda_device_count() else "cpu"
         if compute_type == "auto":
-            compute_type = "float16" if device == "cuda" else "int8"
+            compute_type = device.compute_type
         try:
             self._model = self._library.WhisperModel(
                 str(path),
-                device=device,
+                device=device.kind,
+                device_index=device.index,
                 compute_type=compute_type,
                 cpu_threads=threads_per_worker,
                 num_workers=workers,
@@ -131,10 +136,16 @@ class Engine:
             raise EngineError(f"{path} cannot be loaded on {device} as {compute_type}: {error}") from error
         self.model_name = name
         self.languages = frozenset(self._model.supported_languages)
+        self.max_batch = device.max_batch
         self._windows = windows_of(name)
         self._n_mels: int = self._model.feat_kwargs.get("feature_size", 80)
         self._beam_size = beam_size
         self._prove(device)
+
+    def close(self) -> None:
+        """Give the weights' memory back. Nothing may be decoded any more; `window_s` still answers."""
+        # CTranslate2's own `unload_model` does nothing while a batch counts as active, a moment longer than it runs.
+        del self._model
 
     def window_s(self, row: Row) -> int:
         return self._windows.length_s(len(row.audio))
@@ -255,7 +266,7 @@ class Engine:
             for row, alignment in zip(rows, alignments, strict=True)
         ]
 
-    def _prove(self, device: str) -> None:
+    def _prove(self, device: Device) -> None:
         """Some driver and CTranslate2 pairs return empty text without an error, so decode a second of a sweep.
 
         Blank output is suppressed at the first position, so a working model says something about any sound.
@@ -308,12 +319,10 @@ class _Library:
     def __init__(self) -> None:
         with without_ffmpeg_warning():  # WhisperX imports pyannote
             import torch
-            from ctranslate2 import get_cuda_device_count
             from faster_whisper.tokenizer import Tokenizer
             from whisperx.asr import WhisperModel
             from whisperx.audio import log_mel_spectrogram
         self.torch: Any = torch
-        self.cuda_device_count: Any = get_cuda_device_count
         self.Tokenizer: Any = Tokenizer
         self.WhisperModel: Any = WhisperModel
         self.log_mel_spectrogram: Any = log_mel_spectrogram

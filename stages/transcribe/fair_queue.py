@@ -13,8 +13,11 @@ from stages.transcribe.engine import Row, Transcription
 
 
 class WaitingRow(msgspec.Struct, frozen=True, eq=False):
-    """A row in the queue. Its `result` may be cancelled by who waits for it: then the row counts for nothing."""
+    """A row in the queue. Its `result` may be cancelled by who waits for it: then the row counts for nothing. `queue`
+    is the queue's name.
+    """
 
+    queue: str
     row: Row
     call: CallRef
     window_s: int

@@ -2,27 +2,48 @@
 
 Within a lane tenants take turns, and so do a tenant's calls (`fair_queue`). Interims, versions of utterances that are
 still being spoken, come behind whatever is final and live, before backfill.
+
+A decode cannot be interrupted, so a live row that finds all workers busy waits for the first of them: at most for the
+longest batch. That is measured, and kept short by smaller batches of backfill.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Final
 
 import msgspec
 import structlog
 
 from schemas.calls import CallRef
+from stages.transcribe.buckets import ripest
 from stages.transcribe.engine import Row, SpeechEngine, Transcription
 from stages.transcribe.fair_queue import FairQueue, WaitingRow
 from stages.transcribe.windows import SAMPLE_RATE_HZ
+
+FILL_S: Final = 0.05
+"""How long a live row may wait for others to fill its batch: nobody notices it beside the pause that ends the row."""
+FILL_BACKFILL_S: Final = 0.25
+
+
+class BatchRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch that has left the engine. `queue` is that of its first row; `waited_s` has each row's time in the queue,
+    `engine_s` is the time in the engine.
+    """
+
+    queue: str
+    window_s: int
+    waited_s: list[float]
+    engine_s: float
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     """`queued` counts the rows that wait in each queue (`live`, `interims`, `batch`), `oldest_wait_s` says how long the
     oldest of them has. `busy_s` sums the time that workers spent in the engine, so its rate over wall time is the
-    workers in use.
+    workers in use. `longest_batch_s` is the longest time that a batch of each queue was in the engine: what a live row
+    waits for at most that finds all workers busy and no live row before it.
     """
 
     queued: dict[str, int]
@@ -32,27 +53,49 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     audio_s: float
     busy_s: float
+    longest_batch_s: dict[str, float]
 
 
 class Scheduler:
     """Feeds an engine from `workers` threads. Used from one event loop.
 
-    On a CPU the gain lies in short windows and one thread per worker, so `max_batch` is 1 there: an utterance's text
-    then depends on nothing but the utterance. On a GPU it lies in the batch.
+    A batch holds rows of one window. On a CPU it is a single row: an utterance's text then depends on nothing but the
+    utterance. On a GPU a free worker waits for the batch to fill, but for no longer than the fill time of its oldest
+    row; what comes while all workers are busy fills batches by itself.
     """
 
-    def __init__(self, engine: SpeechEngine, *, workers: int = 2, max_batch: int = 1) -> None:
+    def __init__(
+        self,
+        engine: SpeechEngine,
+        *,
+        workers: int = 2,
+        max_batch: int | None = None,
+        max_batch_backfill: int | None = None,
+        fill_s: float = 0.0,
+        fill_backfill_s: float = 0.0,
+        ran: Callable[[BatchRun], None] = lambda _: None,
+    ) -> None:
+        """`max_batch`: rows at once, what the engine says where None. `max_batch_backfill`: the most rows of a batch
+        with backfill in it, half of that where None. `fill_s` and `fill_backfill_s`: how long a row waits for its
+        batch to fill. `ran` is told of each batch, in the event loop.
+        """
         self.engine = engine
-        self._max_batch = max_batch
+        self._asked_batch = max_batch
+        self._asked_backfill = max_batch_backfill
+        self._fill_s, self._fill_backfill_s = fill_s, fill_backfill_s
+        self._ran = ran
         self._free = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="transcribe")
         self._live, self._batch, self._interims = FairQueue(), FairQueue(), FairQueue()
+        self._queues = {"live": self._live, "interims": self._interims, "batch": self._batch}
         self._most_interims = max(1, workers - 1)
         self._running_interims = 0
         self._running: set[asyncio.Future[tuple[list[Transcription], float]]] = set()
+        self._filling: asyncio.TimerHandle | None = None
         self._closed = False
         self._utterances = self._failed = 0
         self._audio_s = self._busy_s = 0.0
+        self._longest_batch_s = dict.fromkeys(self._queues, 0.0)
 
     def submit(self, row: Row, *, call: CallRef, live: bool) -> asyncio.Future[Transcription]:
         """Queue a row of `call`; the work starts without being awaited. Cancelling the future takes the row back.
@@ -68,8 +111,8 @@ class Scheduler:
             self._failed += 1
             result.set_result(_failed(row, str(error)))
             return result
-        queue = self._interims if row.interim else self._live if live else self._batch
-        queue.put(WaitingRow(row, call, window_s, time.monotonic(), result))
+        queue = "interims" if row.interim else "live" if live else "batch"
+        self._queues[queue].put(WaitingRow(queue, row, call, window_s, time.monotonic(), result))
         self._start_work()
         return result
 
@@ -78,8 +121,7 @@ class Scheduler:
         return any(item.result is result for item in self._interims) and result.cancel()
 
     def stats(self) -> SchedulerStats:
-        queues = {"live": self._live, "interims": self._interims, "batch": self._batch}
-        since_s = {name: [item.since_s for item in queue] for name, queue in queues.items()}
+        since_s = {name: [item.since_s for item in queue] for name, queue in self._queues.items()}
         now_s = time.monotonic()
         return SchedulerStats(
             queued={name: len(times) for name, times in since_s.items()},
@@ -89,11 +131,14 @@ class Scheduler:
             failed=self._failed,
             audio_s=self._audio_s,
             busy_s=self._busy_s,
+            longest_batch_s=dict(self._longest_batch_s),
         )
 
     async def close(self) -> None:
         """Cancel what waits, and wait for what runs: a decode cannot be interrupted."""
         self._closed = True
+        if self._filling is not None:
+            self._filling.cancel()
         for item in (*self._live, *self._batch, *self._interims):
             item.result.cancel()
         if self._running:
@@ -101,30 +146,44 @@ class Scheduler:
         self._pool.shutdown()
 
     def _start_work(self) -> None:
+        if self._filling is not None:
+            self._filling.cancel()
         while self._free and (items := self._take()):
             self._free -= 1
             self._running_interims += items[0].row.interim
             work = asyncio.get_running_loop().run_in_executor(self._pool, self._decode, [item.row for item in items])
             self._running.add(work)
-            work.add_done_callback(partial(self._finish, items))
+            work.add_done_callback(partial(self._finish, items, time.monotonic()))
 
     def _take(self) -> list[WaitingRow]:
         """The next batch: the live row whose turn it is, else an interim, else a batch row, and others with its window.
 
-        Interims never share a batch with what is final, and leave a worker free for it where there are several.
+        Interims never share a batch with what is final, and leave a worker free for it where there are several. While
+        live rows wait for their batch to fill nothing behind them is begun: it would hold them up for longer.
         """
-        first = self._live.take()
-        if first is None and self._running_interims < self._most_interims:
-            first = self._interims.take()
-        if first is None:
-            first = self._batch.take()
-        if first is None:
-            return []
-        items = [first]
-        for queue in (self._interims,) if first.row.interim else (self._live, self._batch):
-            while len(items) < self._max_batch and (item := queue.take(first.window_s)) is not None:
-                items.append(item)
-        return items
+        max_batch = self._asked_batch or self.engine.max_batch
+        max_backfill = min(max_batch, self._asked_backfill or max(1, max_batch // 2))
+        now_s = time.monotonic()
+        lanes = (
+            (self._live, max_batch, self._fill_s),
+            (self._interims, max_batch, self._fill_s),
+            (self._batch, max_backfill, self._fill_backfill_s),
+        )
+        for queue, size, fill_s in lanes:
+            if queue is self._interims and self._running_interims >= self._most_interims:
+                continue
+            ripe = ripest(queue, size=size, fill_s=fill_s, now_s=now_s)
+            if ripe is None:
+                continue
+            if ripe.in_s > 0:
+                self._filling = asyncio.get_running_loop().call_later(ripe.in_s, self._start_work)
+                return []
+            items: list[WaitingRow] = []
+            _fill(items, queue, ripe.window_s, size)
+            if queue is self._live:
+                _fill(items, self._batch, ripe.window_s, max_backfill)
+            return items
+        return []
 
     def _decode(self, rows: Sequence[Row]) -> tuple[list[Transcription], float]:
         """In a worker's thread. A batch that fails is decoded row by row, so one bad row costs no other its text."""
@@ -139,7 +198,9 @@ class Scheduler:
                 done = [_failed(rows[0], f"{type(error).__name__}: {error}")]
         return done, time.monotonic() - started_s
 
-    def _finish(self, items: list[WaitingRow], work: asyncio.Future[tuple[list[Transcription], float]]) -> None:
+    def _finish(
+        self, items: list[WaitingRow], started_s: float, work: asyncio.Future[tuple[list[Transcription], float]]
+    ) -> None:
         self._running.discard(work)
         self._free += 1
         self._running_interims -= items[0].row.interim
@@ -147,6 +208,7 @@ class Scheduler:
             return
         transcriptions, busy_s = work.result()
         self._busy_s += busy_s
+        self._note(items, started_s, busy_s)
         for item, transcription in zip(items, transcriptions, strict=True):
             if not item.row.interim:
                 self._utterances += 1
@@ -156,6 +218,17 @@ class Scheduler:
                 item.result.set_result(transcription)
         if not self._closed:
             self._start_work()
+
+    def _note(self, items: list[WaitingRow], started_s: float, engine_s: float) -> None:
+        queue = items[0].queue
+        self._longest_batch_s[queue] = max(self._longest_batch_s[queue], engine_s)
+        waited_s = [started_s - item.since_s for item in items]
+        self._ran(BatchRun(queue=queue, window_s=items[0].window_s, waited_s=waited_s, engine_s=engine_s))
+
+
+def _fill(items: list[WaitingRow], queue: FairQueue, window_s: int, size: int) -> None:
+    while len(items) < size and (item := queue.take(window_s)) is not None:
+        items.append(item)
 
 
 def _failed(row: Row, error: str) -> Transcription:

@@ -188,5 +188,9 @@ async def test_metrics_are_served(running: Deployment) -> None:
     assert 'callstream_records_in_total{stage="separate",topic="calls.audio"}' in text
     assert "callstream_publish_seconds_bucket" in text
     assert "callstream_model_load_seconds" in text
+    assert re.search(r'^callstream_model_loads_total{model="base"} 1\.0$', text, re.MULTILINE)
+    assert re.search(r'^callstream_asr_rows_total{compute_type="int8",device="cpu"} [1-9]', text, re.MULTILINE)
+    assert re.search(r'^callstream_asr_longest_batch_seconds{queue="live"} (?!0\.0$)', text, re.MULTILINE)
+    assert 'callstream_asr_wait_seconds_count{queue="live"}' in text
     assert 'callstream_asr_queue{queue="live"} 0.0' in text
     assert re.search(r"^callstream_asr_busy_seconds (?!0\.0$)", text, re.MULTILINE), "the engine has worked"

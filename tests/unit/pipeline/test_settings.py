@@ -91,7 +91,10 @@ def test_a_mistake_in_the_file_names_the_file_the_setting_and_what_is_expected(
             "amqp://localhost:5672",
             "embedded, nats://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT[,HOST:PORT]",
         ),
-        ("CALLSTREAM_DEVICE", "tpu", "cpu, cuda or auto"),
+        ("CALLSTREAM_DEVICE", "tpu", "cpu, auto, cuda, cuda:all or cuda:N[,cuda:N…]"),
+        ("CALLSTREAM_DEVICE", "cuda:0,cpu", "cpu, auto, cuda, cuda:all or cuda:N[,cuda:N…]"),
+        ("CALLSTREAM_ASR_BATCH", "0", "auto or a whole number from 1 to 256"),
+        ("CALLSTREAM_MODEL_MEMORY_GB", "0", "none or a number of gigabytes above 0"),
         ("CALLSTREAM_LANGUAGE", "English", "auto or an ISO 639-1 code such as en"),
         ("CALLSTREAM_STORE_GB", "nan", "a number of gigabytes above 0"),
         ("CALLSTREAM_METRICS_PORT", "70000", "a port number or off"),
@@ -186,6 +189,11 @@ def test_who_this_is_to_the_live_server_is_not_who_it_is_to_the_bus() -> None:
     alone = Settings.load({"CALLSTREAM_LIVE_URL": "nats://live:4222", "CALLSTREAM_LIVE_USER": "fanout"})
     with pytest.raises(ConfigurationError, match="CALLSTREAM_LIVE_PASSWORD go together"):
         alone.live_security()
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda", "cuda:all", "cuda:1", "cuda:0,cuda:10"])
+def test_a_device_may_be_one_gpu_several_or_all(device: str) -> None:
+    assert Settings.load({"CALLSTREAM_DEVICE": device}).device == device
 
 
 def test_an_empty_variable_counts_as_unset() -> None:

@@ -29,6 +29,7 @@ class FakeEngine:
     """Says the level of the audio. `gate` holds all work back; levels in `broken` raise, as does a batch with one."""
 
     model_name = "fake"
+    max_batch = 1
 
     def __init__(self, *, broken: frozenset[int] = frozenset(), languages: tuple[str, ...] = LANGUAGES) -> None:
         self.languages = frozenset(languages)

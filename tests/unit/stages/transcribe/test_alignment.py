@@ -8,7 +8,9 @@ import pytest
 
 from schemas.segments import Word
 from stages.transcribe.alignment import Aligner, Aligners, AligningEngine
-from stages.transcribe.engine import EngineError, Row, Transcription
+from stages.transcribe.engine import Audio, EngineError, Row, Transcription
+from stages.transcribe.model_memory import ModelWatch
+from stages.transcribe.words import MeasuredWord
 from tests.alignment_model import FRAME_S, spoken, write_model
 
 
@@ -76,6 +78,7 @@ class FakeEngine:
 
     model_name = "fake"
     languages = frozenset({"en", "de"})
+    max_batch = 1
 
     def __init__(self, texts: Sequence[tuple[str, str]]) -> None:
         self._texts = texts
@@ -123,9 +126,84 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_a_language_that_whisperx_does_not_know_goes_without() -> None:
     aligners = Aligners({}, others=True)
-    assert aligners.of("xx") is None
-    assert aligners.of("xx") is None
+    for _ in range(2):
+        with aligners.lent("xx") as aligner:
+            assert aligner is None
 
 
 def test_audio_shorter_than_a_frame_is_padded(aligner: Aligner) -> None:
     assert aligner.align([(np.zeros(100, np.float32), words_of("a"))]) is not None
+
+
+class Watch(ModelWatch):
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+        self.unloads: list[str] = []
+
+    def loaded(self, name: str, *, size_bytes: int, load_s: float) -> None:
+        assert size_bytes > 0
+        assert load_s > 0
+        self.loads.append(name)
+
+    def unloaded(self, name: str) -> None:
+        self.unloads.append(name)
+
+
+def test_the_weights_are_measured(aligner: Aligner, folder: Path) -> None:
+    """The file holds little besides them."""
+    stored_bytes = (folder / "model.safetensors").stat().st_size
+    assert 0.9 * stored_bytes < aligner.size_bytes <= stored_bytes
+
+
+def test_aligners_take_turns_in_a_memory_that_holds_one_of_them(aligner: Aligner, folder: Path, tmp_path: Path) -> None:
+    english, german = str(folder), str(write_model(tmp_path / "german"))
+    watch = Watch()
+    aligners = Aligners({"en": english, "de": german}, budget_bytes=int(1.5 * aligner.size_bytes), watch=watch)
+    audio, _ = spoken("one two")
+    row = Row(audio=audio, voiced=[(0.3, len(audio) / 16_000)], language="en")
+    engine = AligningEngine(FakeEngine([("en", "one two"), ("de", "one two")]), aligners)
+    done = engine.transcribe_batch([row, row])
+    assert [each.word_source for each in done] == ["alignment", "alignment"]
+    assert watch.loads == [english, german, english, german]
+    assert watch.unloads == [english, german, english]
+
+
+def test_a_named_model_that_exceeds_the_memory_for_models_is_an_error(folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"takes .* GB, more than the 1e-06 that models may take"):
+        Aligners({"en": str(folder)}, budget_bytes=1000)
+
+
+def test_weights_that_are_gone_when_they_are_needed_again_cost_the_alignment_only(
+    aligner: Aligner, folder: Path, tmp_path: Path
+) -> None:
+    german = write_model(tmp_path / "german")
+    aligners = Aligners({"de": str(german), "en": str(folder)}, budget_bytes=int(1.5 * aligner.size_bytes))
+    (german / "config.json").unlink()
+    audio, _ = spoken("one two")
+    row = Row(audio=audio, voiced=[(0.3, len(audio) / 16_000)], language="de")
+    for _ in range(2):
+        [done] = AligningEngine(FakeEngine([("de", "one two")]), aligners).transcribe_batch([row])
+        assert (done.text, done.word_source) == ("one two", "attention")
+
+
+@pytest.mark.parametrize(("fits", "sources"), [(1, {"alignment"}), (0, {"attention"})])
+def test_without_memory_rows_are_aligned_in_halves_and_at_last_not_at_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fits: int, sources: set[str]
+) -> None:
+    align = Aligner.align
+    tried: list[int] = []
+
+    def exhausted(aligner: Aligner, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> list[list[MeasuredWord] | None]:
+        tried.append(len(rows))
+        if len(rows) > fits:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return align(aligner, rows)
+
+    monkeypatch.setattr(Aligner, "align", exhausted)
+    audio, _ = spoken("one two")
+    row = Row(audio=audio, voiced=[(0.3, len(audio) / 16_000)], language="en")
+    engine = AligningEngine(FakeEngine([("en", "one two")] * 3), Aligners({"en": str(folder)}))
+    done = engine.transcribe_batch([row] * 3)
+    assert [each.text for each in done] == ["one two"] * 3
+    assert {each.word_source for each in done} == sources
+    assert tried == [3, 1, 2, 1, 1]

@@ -1,14 +1,15 @@
 """The queue in front of the engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from schemas.calls import CallRef
-from stages.transcribe.engine import Row
-from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.engine import Row, Transcription
+from stages.transcribe.scheduler import BatchRun, Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 
 CALL = CallRef("default", "call-1")
@@ -18,9 +19,36 @@ def row(level: int, seconds: float = 1.0, *, interim: bool = False) -> Row:
     return Row(audio=audio(level, seconds), voiced=[(0.0, seconds)], language="en", interim=interim)
 
 
+class SlowEngine(FakeEngine):
+    """Takes its time for each row."""
+
+    ROW_S = 0.01
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        time.sleep(self.ROW_S * len(rows))
+        return super().transcribe_batch(rows)
+
+
 @asynccontextmanager
-async def scheduler(engine: FakeEngine, *, workers: int = 1, max_batch: int = 1) -> AsyncIterator[Scheduler]:
-    opened = Scheduler(engine, workers=workers, max_batch=max_batch)
+async def scheduler(
+    engine: FakeEngine,
+    *,
+    workers: int = 1,
+    max_batch: int | None = None,
+    max_batch_backfill: int | None = None,
+    fill_s: float = 0.0,
+    fill_backfill_s: float = 0.0,
+    ran: Callable[[BatchRun], None] = lambda _: None,
+) -> AsyncIterator[Scheduler]:
+    opened = Scheduler(
+        engine,
+        workers=workers,
+        max_batch=max_batch,
+        max_batch_backfill=max_batch_backfill,
+        fill_s=fill_s,
+        fill_backfill_s=fill_backfill_s,
+        ran=ran,
+    )
     try:
         yield opened
     finally:
@@ -83,7 +111,7 @@ async def test_a_batch_is_filled_from_all_calls_in_turn() -> None:
 async def test_interims_come_behind_live_rows_and_before_batch_rows_and_share_no_batch_with_either() -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with scheduler(engine, max_batch=4) as queue:
+    async with scheduler(engine, max_batch=4, max_batch_backfill=4) as queue:
         first = queue.submit(row(1), call=CALL, live=True)
         rows = [row(2), row(21, interim=True), row(22, interim=True), row(11), row(12)]
         waiting = [queue.submit(row, call=CALL, live=number > 0) for number, row in enumerate(rows)]
@@ -212,3 +240,93 @@ async def test_the_figures_count_rows_and_their_audio() -> None:
     assert (stats.utterances, stats.audio_s, stats.running) == (5, 10.0, 0)
     assert set(stats.queued.values()) == set(stats.oldest_wait_s.values()) == {0}
     assert stats.busy_s > 0
+
+
+async def test_rows_that_come_within_the_fill_time_share_a_batch() -> None:
+    engine = FakeEngine()
+    async with scheduler(engine, max_batch=4, fill_s=0.2) as queue:
+        waiting = [queue.submit(row(1), call=CALL, live=True)]
+        await asyncio.sleep(0.02)
+        assert engine.batches == []
+        waiting.append(queue.submit(row(2), call=CALL, live=True))
+        await asyncio.gather(*waiting)
+    assert engine.batches == [[1, 2]]
+
+
+async def test_a_full_batch_waits_for_nothing() -> None:
+    engine = FakeEngine()
+    async with scheduler(engine, max_batch=2, fill_s=60.0, fill_backfill_s=60.0) as queue:
+        lengths = {1: 1.0, 2: 12.0, 3: 12.0}
+        waiting = [queue.submit(row(level, seconds), call=CALL, live=True) for level, seconds in lengths.items()]
+        await asyncio.wait_for(asyncio.gather(*waiting[1:]), 5)
+        assert engine.batches == [[2, 3]]
+        assert not waiting[0].done()
+
+
+async def test_a_row_on_a_cpu_waits_for_nothing() -> None:
+    async with scheduler(FakeEngine(), fill_s=60.0, fill_backfill_s=60.0) as queue:
+        await asyncio.wait_for(queue.submit(row(1), call=CALL, live=False), 5)
+
+
+async def test_backfill_fills_its_batches_for_longer_and_begins_nothing_while_live_rows_wait_for_theirs() -> None:
+    engine = FakeEngine()
+    async with scheduler(engine, max_batch=8, max_batch_backfill=2, fill_s=0.1, fill_backfill_s=60.0) as queue:
+        backfill = [queue.submit(row(1), call=CALL, live=False)]
+        live = queue.submit(row(11, 12.0), call=CALL, live=True)
+        backfill += [queue.submit(row(level), call=CALL, live=False) for level in (2, 3)]
+        await asyncio.gather(live, *backfill[:2])
+        assert engine.batches == [[11], [1, 2]]
+        assert not backfill[2].done()
+
+
+async def test_a_batch_with_backfill_in_it_is_smaller() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with scheduler(engine, max_batch=4) as queue:
+        first = queue.submit(row(99), call=CALL, live=True)
+        backfill = [queue.submit(row(level), call=CALL, live=False) for level in range(1, 6)]
+        live = [queue.submit(row(11), call=CALL, live=True)]
+        live += [queue.submit(row(level, 12.0), call=CALL, live=True) for level in range(12, 16)]
+        engine.gate.set()
+        await asyncio.gather(first, *live, *backfill)
+    assert engine.batches == [[99], [11, 1], [12, 13, 14, 15], [2, 3], [4, 5]]
+
+
+async def test_the_engine_says_how_many_rows_it_takes_now() -> None:
+    engine = FakeEngine()
+    async with scheduler(engine) as queue:
+        for size in (3, 1):
+            engine.max_batch = size
+            engine.gate.clear()
+            first = queue.submit(row(9), call=CALL, live=True)
+            await until(lambda: engine.running == 1)
+            waiting = [queue.submit(row(level), call=CALL, live=True) for level in (1, 2, 3)]
+            engine.gate.set()
+            await asyncio.gather(first, *waiting)
+    assert engine.batches == [[9], [1, 2, 3], [9], [1], [2], [3]]
+
+
+async def test_closing_while_a_batch_fills_cancels_its_rows() -> None:
+    queue = Scheduler(FakeEngine(), max_batch=4, fill_s=60.0)
+    waiting = queue.submit(row(1), call=CALL, live=True)
+    await queue.close()
+    assert waiting.cancelled()
+
+
+async def test_a_live_row_waits_no_longer_than_the_longest_batch_that_was_measured() -> None:
+    runs: list[BatchRun] = []
+    engine = SlowEngine()
+    async with scheduler(engine, workers=2, max_batch=4, ran=runs.append) as queue:
+        backfill = [queue.submit(row(level), call=CALL, live=False) for level in range(1, 201)]
+        for level in range(201, 211):
+            await asyncio.sleep(0.011)
+            await queue.submit(row(level), call=CALL, live=True)
+        longest_s = max(queue.stats().longest_batch_s.values())
+        await asyncio.gather(*backfill)
+    live = [run for run in runs if run.queue == "live"]
+    assert len(live) == 10
+    margin_s = 0.25  # the event loop's, on a busy machine; the backfill before them takes a second
+    assert max(run.waited_s[0] for run in live) <= longest_s + margin_s
+    assert {len(run.waited_s) for run in runs if run.queue == "batch"} <= {1, 2}
+    assert sum(len(run.waited_s) for run in runs) == 210
+    assert all(run.engine_s >= SlowEngine.ROW_S for run in runs)

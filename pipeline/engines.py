@@ -1,0 +1,109 @@
+"""What the transcriber hears with, loaded as the settings say; what that took and which device does it is in the
+metrics.
+"""
+
+import time
+from functools import partial
+
+import structlog
+
+from pipeline.models import ResolvedModel, models_dir, resolve_model
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from stages.transcribe.alignment import Aligners, AligningEngine
+from stages.transcribe.device_pool import DevicePool
+from stages.transcribe.devices import Device, devices_of, visible_gpus
+from stages.transcribe.engine import Engine, SpeechEngine
+from stages.transcribe.ladder import Ladder, Rung, Step, rungs_of
+from stages.transcribe.model_memory import ModelWatch
+
+
+def asr_devices(settings: Settings) -> list[Device]:
+    """What transcribes. The first is what other models of the transcriber run on."""
+    counted = settings.device in ("auto", "cuda:all")
+    return devices_of(settings.device, visible_gpus() if counted else 0)
+
+
+def load_engine(settings: Settings, metrics: Metrics) -> SpeechEngine:
+    """Takes seconds: call it from a thread. Raises ModelError for weights, EngineError for a device, that cannot be
+    used; of the device `auto` the latter means the CPU.
+    """
+    model = resolve_model(settings.model, models_dir(settings.data))
+    ladders = [_ladder(settings, metrics, model, device) for device in asr_devices(settings)]
+    engine: SpeechEngine = ladders[0] if len(ladders) == 1 else DevicePool(ladders)
+    if settings.align_model is None:
+        return engine
+    # The aligners follow the engine where it had to do without its GPU; what else auto means is for torch to say.
+    on = ladders[0].rung.device
+    device = "auto" if settings.device == "auto" and on.kind == "cuda" else str(on)
+    return AligningEngine(engine, _load_aligners(settings, metrics, device))
+
+
+def _ladder(settings: Settings, metrics: Metrics, model: ResolvedModel, device: Device) -> Ladder:
+    return Ladder(
+        partial(_load_rung, settings, metrics, model),
+        rungs_of(device, settings.compute_type),
+        max_batch=settings.asr_batch,
+        makes_do=settings.device == "auto",
+        stepped=partial(_count_step, metrics, device),
+        used=partial(_count_rows, metrics),
+    )
+
+
+def _load_rung(settings: Settings, metrics: Metrics, model: ResolvedModel, rung: Rung) -> Engine:
+    began_s = time.monotonic()
+    engine = Engine(
+        model.path,
+        name=model.name,
+        device=rung.device,
+        compute_type=rung.compute_type,
+        workers=settings.asr_workers,
+        beam_size=settings.beam_size,
+    )
+    load_s = time.monotonic() - began_s
+    MeteredModels(metrics).loaded(model.name, size_bytes=model.size_bytes, load_s=load_s)
+    structlog.get_logger("callstream.engines").info(
+        "model loaded", load_s=round(load_s, 1), on=str(rung), said=model.sentence
+    )
+    return engine
+
+
+def _count_step(metrics: Metrics, device: Device, step: Step) -> None:
+    metrics.asr_steps_down.labels(str(device), step.kind).inc()
+
+
+def _count_rows(metrics: Metrics, rung: Rung, n_rows: int) -> None:
+    metrics.asr_rows.labels(str(rung.device), rung.compute_type).inc(n_rows)
+
+
+def _load_aligners(settings: Settings, metrics: Metrics, device: str) -> Aligners:
+    began_s = time.monotonic()
+    models, budget_gb = settings.align_models(), settings.model_memory_gb
+    aligners = Aligners(
+        models,
+        others=settings.align_model == "auto",
+        device=device,
+        cache=models_dir(settings.data) / "alignment",
+        budget_bytes=None if budget_gb is None else int(budget_gb * 1e9),
+        watch=MeteredModels(metrics),
+    )
+    structlog.get_logger("callstream.engines").info(
+        "words are timed by alignment", models=models, load_s=round(time.monotonic() - began_s, 1)
+    )
+    return aligners
+
+
+class MeteredModels(ModelWatch):
+    """Loads and unloads in the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def loaded(self, name: str, *, size_bytes: int, load_s: float) -> None:
+        self._metrics.model_loads.labels(name).inc()
+        self._metrics.model_load_seconds.labels(name).set(load_s)
+        self._metrics.model_bytes.labels(name).set(size_bytes)
+
+    def unloaded(self, name: str) -> None:
+        self._metrics.model_unloads.labels(name).inc()
+        self._metrics.model_bytes.labels(name).set(0)
