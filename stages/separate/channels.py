@@ -11,10 +11,14 @@ from schemas.utterances import Cut
 from stages.separate.codecs import Samples
 from stages.separate.endpointing import Boundary, Endpointer, EndpointerState, EndpointingSettings
 from stages.separate.resampling import ResamplerState, StreamingResampler
-from stages.separate.speech import FRAME_S, FRAME_SAMPLES, VAD_RATE_HZ, SpeechState, VoiceActivityModel
-
-FRAMES_PER_RUN = 6
-"""0.2 s: enough audio to be worth handing to a thread."""
+from stages.separate.speech import (
+    BLOCK_FRAMES,
+    FRAME_S,
+    FRAME_SAMPLES,
+    VAD_RATE_HZ,
+    SpeechState,
+    VoiceActivityModel,
+)
 
 MAX_RATE_HZ = 16_000
 """What utterances keep at most: Whisper hears no more."""
@@ -95,7 +99,7 @@ class ChannelLane:
 
     def is_due_after(self, n_samples: int) -> bool:
         """Whether so many more samples make enough audio for a run of the voice activity model."""
-        return len(self._pending) + n_samples * VAD_RATE_HZ // self._source_rate_hz >= FRAMES_PER_RUN * FRAME_SAMPLES
+        return len(self._pending) + n_samples * VAD_RATE_HZ // self._source_rate_hz >= BLOCK_FRAMES * FRAME_SAMPLES
 
     @property
     def heard_to_s(self) -> float:
@@ -119,8 +123,10 @@ class ChannelLane:
         self._append(base)
 
     def run(self) -> list[Speech]:
-        """Hear all whole frames; returns the utterances that they complete, in order."""
-        n_frames = len(self._pending) // FRAME_SAMPLES
+        """Hear all whole blocks of frames; returns the utterances that they complete, in order."""
+        return self._hear(len(self._pending) // FRAME_SAMPLES // BLOCK_FRAMES * BLOCK_FRAMES)
+
+    def _hear(self, n_frames: int) -> list[Speech]:
         if not n_frames:
             return []
         frames = self._pending[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)
@@ -155,7 +161,7 @@ class ChannelLane:
 
         More audio may follow; an utterance in it may repeat the last, incomplete frame.
         """
-        cuts = self.run()
+        cuts = self._hear(len(self._pending) // FRAME_SAMPLES)
         boundary = self._endpointer.flush()
         if boundary is not None:
             cuts.append(self._cut(boundary, self._audio_start + len(self._audio)))
