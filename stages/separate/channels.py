@@ -11,10 +11,14 @@ from schemas.utterances import Cut
 from stages.separate.codecs import Samples
 from stages.separate.endpointing import Boundary, Endpointer, EndpointerState, EndpointingSettings
 from stages.separate.resampling import ResamplerState, StreamingResampler
-from stages.separate.speech import FRAME_S, FRAME_SAMPLES, VAD_RATE_HZ, SpeechState, VoiceActivityModel
-
-FRAMES_PER_RUN = 6
-"""0.2 s: enough audio to be worth handing to a thread."""
+from stages.separate.speech import (
+    BLOCK_FRAMES,
+    FRAME_S,
+    FRAME_SAMPLES,
+    VAD_RATE_HZ,
+    SpeechState,
+    VoiceActivityModel,
+)
 
 MAX_RATE_HZ = 16_000
 """What utterances keep at most: Whisper hears no more."""
@@ -85,6 +89,7 @@ class ChannelLane:
         self._endpointer = Endpointer(settings, given.endpointer.copy())
         self._audio: Samples = np.frombuffer(given.audio, "<i2").astype(np.int16)
         self._audio_start = given.audio_start
+        self._fresh: list[Samples] = []
         self._pending: Samples = np.frombuffer(given.pending, "<i2").astype(np.int16)
         self._grown = (0, 0)
 
@@ -93,9 +98,10 @@ class ChannelLane:
         """Whether an utterance has begun: then the state holds its audio."""
         return self._endpointer.is_open
 
-    def is_due_after(self, n_samples: int) -> bool:
-        """Whether so many more samples make enough audio for a run of the voice activity model."""
-        return len(self._pending) + n_samples * VAD_RATE_HZ // self._source_rate_hz >= FRAMES_PER_RUN * FRAME_SAMPLES
+    def blocks_after(self, n_samples: int) -> int:
+        """How many runs of the voice activity model so many more samples make enough audio for."""
+        n_pending = len(self._pending) + n_samples * VAD_RATE_HZ // self._source_rate_hz
+        return n_pending // FRAME_SAMPLES // BLOCK_FRAMES
 
     @property
     def heard_to_s(self) -> float:
@@ -103,6 +109,7 @@ class ChannelLane:
         return self._sample(self._endpointer.heard_to) / self.rate_hz
 
     def snapshot(self) -> LaneState:
+        self._join()
         return LaneState(
             self._down.snapshot() if self._down else None,
             self._heard.snapshot() if self._heard else None,
@@ -119,8 +126,11 @@ class ChannelLane:
         self._append(base)
 
     def run(self) -> list[Speech]:
-        """Hear all whole frames; returns the utterances that they complete, in order."""
-        n_frames = len(self._pending) // FRAME_SAMPLES
+        """Hear all whole blocks of frames; returns the utterances that they complete, in order."""
+        return self._hear(self.blocks_after(0) * BLOCK_FRAMES)
+
+    def _hear(self, n_frames: int) -> list[Speech]:
+        self._join()
         if not n_frames:
             return []
         frames = self._pending[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)
@@ -155,7 +165,7 @@ class ChannelLane:
 
         More audio may follow; an utterance in it may repeat the last, incomplete frame.
         """
-        cuts = self.run()
+        cuts = self._hear(len(self._pending) // FRAME_SAMPLES)
         boundary = self._endpointer.flush()
         if boundary is not None:
             cuts.append(self._cut(boundary, self._audio_start + len(self._audio)))
@@ -185,8 +195,14 @@ class ChannelLane:
         return True
 
     def _append(self, base: Samples) -> None:
-        self._audio = np.concatenate([self._audio, base])
+        self._fresh.append(base)
         self._pending = np.concatenate([self._pending, self._heard.push(base) if self._heard else base])
+
+    def _join(self) -> None:
+        """Not at each chunk: an open utterance's audio is long."""
+        if self._fresh:
+            self._audio = np.concatenate([self._audio, *self._fresh])
+            self._fresh = []
 
     def _cut(self, boundary: Boundary, end: int) -> Speech:
         start = self._sample(boundary.start)

@@ -57,9 +57,9 @@ class Lanes:
         """Per channel: no utterance that begins before this time is still to come."""
         return [lane.heard_to_s for lane in self._lanes]
 
-    def is_due_after(self, n_frames: int) -> bool:
-        """Whether the voice activity model runs once so many more frames have been heard."""
-        return any(lane.is_due_after(n_frames) for lane in self._lanes)
+    def blocks_after(self, n_frames: int) -> int:
+        """How often the voice activity model runs once so many more frames have been heard."""
+        return sum(lane.blocks_after(n_frames) for lane in self._lanes)
 
     def hear(self, seq: int, frames: Samples) -> list[tuple[int, Speech]]:
         """Event `seq`'s audio, shape (n, channels); returns what it completes as (channel, speech), by start."""
@@ -114,7 +114,7 @@ class Lanes:
     def _hear_one(self, index: int, samples: Samples) -> list[Speech]:
         lane = self._lanes[index]
         lane.take(samples)
-        if not lane.is_due_after(0):
+        if not lane.blocks_after(0):
             return []
         self._ran[index] = True
         return lane.run()

@@ -54,6 +54,9 @@ PROGRESS_S: Final = 2.0
 MAX_GAPS: Final = 500
 """Gaps that a call reports one by one; later ones are joined to the last."""
 
+LIGHT_BLOCKS: Final = 2
+"""So many runs of the voice activity model, some 0.15 ms each, cost less than to hand them to a thread."""
+
 SpoolFactory = Callable[[], BinaryIO]
 
 
@@ -179,13 +182,14 @@ class CallSeparator:
             raise RejectedInput(f"event {seq} is more than {MAX_AHEAD} ahead of event {self._sequence.cursor}")
 
     def _is_light(self, record: AudioEvent) -> bool:
-        """Whether taking the event is too little work for a thread: a chunk that the model does not run for."""
+        """Whether taking the event is too little work for a thread."""
         if self._sequence.has_held or not isinstance(record, AudioChunk):
             return False
         if self._lanes is None or self._state is None:
             return True
         start = self._state.start
-        return not self._lanes.is_due_after(len(record.data) // frame_bytes(start.encoding, start.channels) + 1)
+        n_frames = len(record.data) // frame_bytes(start.encoding, start.channels) + 1
+        return self._lanes.blocks_after(n_frames) <= LIGHT_BLOCKS
 
     def _take(self, record: AudioEvent, event: Event) -> Iterator[Output]:
         at = event.timestamp_s

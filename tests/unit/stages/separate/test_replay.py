@@ -146,6 +146,19 @@ async def test_with_the_real_model_a_crash_changes_no_byte_either() -> None:
     await check_all_crashes(history, SeparateStage(load_voice_activity_model()), [1, 4, 7, 10, 13])
 
 
+async def test_with_the_real_model_an_idle_end_in_the_middle_of_speech_is_survived_too() -> None:
+    samples, rate_hz = bad.read_wav(Path(bad.__file__).parent / "sample" / "sample.wav")
+    events = call_events(*samples[: 20 * rate_hz].T, chunk_s=0.3, rate_hz=rate_hz)
+    history = in_order(events[:21])
+    history.append(Arrival(21, 20, CallIdle(next_seq=21)))
+    history += [Arrival(seq + 1, seq, record) for seq, record in enumerate(events) if seq > 20]
+    stage = SeparateStage(load_voice_activity_model())
+    whole = await separate(history, stage)
+    first_end = next(index for index, record in enumerate(whole.records) if isinstance(record, CallClosed))
+    assert "end" in {record.cut for record in whole.records[:first_end] if isinstance(record, Utterance)}
+    await check_all_crashes(history, stage, [2, first_end - 1, first_end, first_end + 1, first_end + 3])
+
+
 async def test_a_restored_call_knows_how_far_it_was() -> None:
     events = in_order(call_events(bursts((1, 2), length_s=8), chunk_s=0.5))
     stage = SeparateStage(LoudnessModel())

@@ -13,7 +13,7 @@ from schemas.status import DeadLetter, JobStatus
 from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Utterance
 from stages.separate.codecs import Samples
 from stages.separate.sequence import MAX_AHEAD, MAX_HELD_EVENTS
-from stages.separate.speech import SileroModel, load_voice_activity_model
+from stages.separate.speech import VoiceActivityModel, load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from tests.calls import bad
 from tests.unit.stages.separate.scripted import (
@@ -50,7 +50,7 @@ def voiced(run: Run, channel: int) -> list[tuple[float, float]]:
 
 
 @pytest.fixture(scope="module")
-def silero() -> SileroModel:
+def silero() -> VoiceActivityModel:
     return load_voice_activity_model()
 
 
@@ -89,6 +89,16 @@ async def test_the_size_of_the_chunks_does_not_change_the_utterances(chunk_s: fl
     again = utterances(await separate(in_order(call_events(*channels, chunk_s=chunk_s))))
     without_seq = [[msgspec.structs.replace(item, seq=0) for item in found] for found in (reference, again)]
     assert sorted(without_seq[0], key=msgspec.msgpack.encode) == sorted(without_seq[1], key=msgspec.msgpack.encode)
+
+
+async def test_nor_does_it_with_the_real_model(silero: VoiceActivityModel) -> None:
+    channels = [channel[: 20 * RATE_HZ] for channel in sample_channels()]
+    spoken = []
+    for chunk_s in (1.0, 0.02, 0.37):
+        run = await separate(in_order(call_events(*channels, chunk_s=chunk_s)), SeparateStage(silero))
+        found = [msgspec.structs.replace(item, seq=0) for item in utterances(run)]
+        spoken.append(sorted(found, key=msgspec.msgpack.encode))
+    assert spoken[0] == spoken[1] == spoken[2] != []
 
 
 async def test_a_quiet_stretch_still_tells_how_far_it_was_heard() -> None:
@@ -351,7 +361,7 @@ async def test_an_undecodable_container_closes_as_failed(write, tmp_path: Path) 
     ],
     ids=["silent", "noise", "loud noise", "dtmf", "ringback", "tone", "hum"],
 )
-async def test_what_is_no_speech_makes_no_utterance(signal: bad.Pcm, silero: SileroModel) -> None:
+async def test_what_is_no_speech_makes_no_utterance(signal: bad.Pcm, silero: VoiceActivityModel) -> None:
     run = await separate(in_order(call_events(signal[:, 0])), SeparateStage(silero))
     assert utterances(run) == []
     assert closed(run).speech_s == 0.0
@@ -369,7 +379,7 @@ def sample_channels() -> list[Samples]:
     return [pcm[:, 0], pcm[:, 1]]
 
 
-async def test_the_sample_calls_lines_are_heard_where_the_script_has_them(silero: SileroModel) -> None:
+async def test_the_sample_calls_lines_are_heard_where_the_script_has_them(silero: VoiceActivityModel) -> None:
     run = await separate(in_order(call_events(*sample_channels())), SeparateStage(silero))
     for channel in (0, 1):
         found = voiced(run, channel)
@@ -380,7 +390,7 @@ async def test_the_sample_calls_lines_are_heard_where_the_script_has_them(silero
             assert inside[-1][1] == pytest.approx(line["end_s"], abs=0.2)
 
 
-async def test_clipped_speech_is_still_heard(silero: SileroModel) -> None:
+async def test_clipped_speech_is_still_heard(silero: VoiceActivityModel) -> None:
     pcm, _ = bad.read_wav(SAMPLE)
     part = bad.clipped(pcm[: 20 * RATE_HZ])
     run = await separate(in_order(call_events(part[:, 0], part[:, 1])), SeparateStage(silero))
