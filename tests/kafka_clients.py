@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from schemas.generate import published_schema
@@ -64,22 +63,13 @@ def call_events(
     pcm, rate_hz = bad.read_wav(path)
     described = {"encoding": "mulaw", "sample_rate_hz": rate_hz, "channels": 2, "roles": ["agent", "customer"], **start}
     step = int(chunk_s * rate_hz)
-    chunks = [mulaw(pcm[at : at + step]) for at in range(0, len(pcm), step)]
+    chunks = [bad.mulaw(pcm[at : at + step]) for at in range(0, len(pcm), step)]
     ended = {"events": len(chunks) + 2, "reason": "hangup"}
     return [
         form(call, 0, STARTED, JSON, json.dumps(described).encode()),
         *(form(call, seq, CHUNK, BYTES, chunk) for seq, chunk in enumerate(chunks, 1)),
         form(call, len(chunks) + 1, ENDED, JSON, json.dumps(ended).encode()),
     ]
-
-
-def mulaw(pcm: bad.Pcm) -> bytes:
-    """ITU-T G.711, channels interleaved."""
-    magnitude = np.minimum(np.abs(pcm.astype(np.int32)), 32_635) + 132
-    exponent = np.floor(np.log2(magnitude)).astype(np.int32) - 7
-    mantissa = (magnitude >> (exponent + 3)) & 15
-    codes = ~(np.where(pcm < 0, 128, 0) | (exponent << 4) | mantissa) & 255
-    return bytes(codes.astype(np.uint8))
 
 
 async def send(servers: str, call: str, events: Iterable[Event], topic: str = "calls.audio") -> int:

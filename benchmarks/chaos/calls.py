@@ -95,20 +95,10 @@ def _headers(call_id: str, tenant: str, seq: int, event_type: str) -> dict[str, 
 
 def _encoded(samples: NDArray[Any], encoding: str) -> bytes:
     if encoding == "mulaw":
-        return _mulaw(samples)
+        return bad.mulaw(samples)
     if encoding == "f32le":
         return (samples / 32768).astype("<f4").tobytes()
     return samples.tobytes()
-
-
-def _mulaw(samples: NDArray[Any]) -> bytes:
-    """ITU-T G.711."""
-    magnitude = np.minimum(np.abs(samples.astype(np.int32)), 32_635) + 132
-    exponent = np.floor(np.log2(magnitude)).astype(np.int32) - 7
-    mantissa = (magnitude >> (exponent + 3)) & 15
-    sign = np.where(samples < 0, 0x80, 0)
-    data: bytes = ((~(sign | (exponent << 4) | mantissa)) & 0xFF).astype(np.uint8).tobytes()
-    return data
 
 
 def _wav(samples: NDArray[Any], rate_hz: int) -> bytes:

@@ -151,5 +151,14 @@ def clipped(pcm: Pcm, *, gain_db: float = 30.0) -> Pcm:
     return _pcm(pcm / 32768 * 10 ** (gain_db / 20))
 
 
+def mulaw(pcm: Pcm) -> bytes:
+    """ITU-T G.711, channels interleaved."""
+    magnitude = np.minimum(np.abs(pcm.astype(np.int32)), 32_635) + 132
+    exponent = np.floor(np.log2(magnitude)).astype(np.int32) - 7
+    mantissa = (magnitude >> (exponent + 3)) & 15
+    codes = ~(np.where(pcm < 0, 128, 0) | (exponent << 4) | mantissa) & 255
+    return bytes(codes.astype(np.uint8))
+
+
 def _pcm(samples: npt.NDArray[np.float64]) -> Pcm:
     return np.clip(np.round(samples * 32767), -32768, 32767).astype(np.int16)
