@@ -20,7 +20,7 @@ from schemas.segments import Word, WordSource
 from stages.errors import StageError
 from stages.transcribe.devices import CPU, Device
 from stages.transcribe.torch_imports import without_ffmpeg_warning
-from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, max_tokens, windows_of
+from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, Window, max_tokens, windows_of
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
 MAX_COMPRESSION: Final = 2.2
@@ -31,6 +31,11 @@ _REPEATED_PHRASE: Final = re.compile(r"(?:\b(\w+(?:\W+\w+){2,}?)\W+\1\b)|(?:\b(\
 
 HOTWORD_TOKENS: Final = 100
 """Whisper's decoder has 448 positions: up to 224 for the text, the rest for what comes before it."""
+
+_FRAMES_PER_S: Final = 50
+"""Of the encoder's output; its features are twice as many."""
+_SILENT_FEATURE: Final = -1.5
+"""What Whisper's log mel spectrogram is where there is no sound at all."""
 
 Audio = NDArray[np.float32]
 Detection = Mapping[str, float]
@@ -137,9 +142,11 @@ class Engine:
         self.model_name = name
         self.languages = frozenset(self._model.supported_languages)
         self.max_batch = device.max_batch
-        self._windows = windows_of(name)
+        # A GPU encodes a window of 10 s in a moment; joining silence to it would take its output to the host and back.
+        self._windows = windows_of(name) if device.kind == "cpu" else windows_of(name).without_silence()
         self._n_mels: int = self._model.feat_kwargs.get("feature_size", 80)
         self._beam_size = beam_size
+        self._silence: NDArray[np.float32] | None = None
         self._prove(device)
 
     def close(self) -> None:
@@ -148,30 +155,31 @@ class Engine:
         del self._model
 
     def window_s(self, row: Row) -> int:
-        return self._windows.length_s(len(row.audio))
+        return self._windows.of(len(row.audio))[0].length_s
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         """Rows are batched where window, language, hotwords and effort agree; one whose language must be heard goes
         alone.
         """
-        batches: dict[tuple[int, str | int, tuple[str, ...], bool], list[int]] = {}
+        batches: dict[tuple[Window, str | int, tuple[str, ...], bool], list[int]] = {}
         for index, row in enumerate(rows):
             language = row.language if isinstance(row.language, str) else index
-            batches.setdefault((self.window_s(row), language, row.hotwords, row.interim), []).append(index)
+            window = self._windows.of(len(row.audio))[0]
+            batches.setdefault((window, language, row.hotwords, row.interim), []).append(index)
         done: dict[int, Transcription] = {}
-        for (window_s, *_), indices in batches.items():
-            done.update(zip(indices, self._transcribe([rows[index] for index in indices], window_s), strict=True))
+        for (window, *_), indices in batches.items():
+            done.update(zip(indices, self._transcribe([rows[index] for index in indices], window), strict=True))
         return [done[index] for index in range(len(rows))]
 
-    def _transcribe(self, rows: Sequence[Row], window_s: int) -> list[Transcription]:
-        """Rows of one language in windows of `window_s`; those that loop again in the full window."""
-        encoded = self._encode(rows, window_s)
+    def _transcribe(self, rows: Sequence[Row], window: Window) -> list[Transcription]:
+        """Rows of one language; those that loop again in the next of their windows."""
+        encoded = self._encode(rows, window)
         language = rows[0].language
         if not isinstance(language, str):
             heard = self._model.model.detect_language(encoded)[0] if self._model.model.is_multilingual else []
             language = language({token.strip("<|>"): probability for token, probability in heard})
         tokenizer = self._tokenizer(language)
-        limit = max_tokens(window_s)
+        limit = max_tokens(window.length_s)
         prefixes = [_prefix_tokens(tokenizer, row.prefix) for row in rows]
         interim = rows[0].interim
         results = self._generate(
@@ -199,18 +207,34 @@ class Engine:
                 texts, words, results, tokens, prefixes, looping, strict=True
             )
         ]
-        if window_s < FULL_WINDOW_S and not interim:
+        if not interim:
             for index in (index for index, loops in enumerate(looping) if loops):
-                again = msgspec.structs.replace(rows[index], language=language)
-                transcriptions[index] = self._transcribe([again], FULL_WINDOW_S)[0]
+                windows = self._windows.of(len(rows[index].audio))
+                for longer in windows[windows.index(window) + 1 :][:1]:
+                    again = msgspec.structs.replace(rows[index], language=language)
+                    transcriptions[index] = self._transcribe([again], longer)[0]
         return transcriptions
 
-    def _encode(self, rows: Sequence[Row], window_s: int) -> Any:
-        samples = window_s * SAMPLE_RATE_HZ
+    def _encode(self, rows: Sequence[Row], window: Window) -> Any:
+        samples = window.length_s * SAMPLE_RATE_HZ
         features = [
             self._library.log_mel_spectrogram(row.audio, self._n_mels, padding=samples - len(row.audio)) for row in rows
         ]
-        return self._model.encode(self._library.torch.stack(features).numpy())
+        encoded = self._model.encode(self._library.torch.stack(features).numpy())
+        if not window.silence_s:
+            return encoded
+        first = window.length_s * _FRAMES_PER_S
+        silence = self._silent()[:, first : first + window.silence_s * _FRAMES_PER_S]
+        with_silence = np.concatenate([np.asarray(encoded), np.repeat(silence, len(rows), axis=0)], axis=1)
+        return self._library.StorageView.from_array(with_silence)
+
+    def _silent(self) -> NDArray[np.float32]:
+        """What the encoder makes of a full window of silence, shape (1, 1500, width)."""
+        if self._silence is None:
+            silent = np.zeros((1, self._n_mels, FULL_WINDOW_S * 2 * _FRAMES_PER_S), np.float32)
+            silent += _SILENT_FEATURE
+            self._silence = np.array(self._model.encode(silent))
+        return self._silence
 
     def _tokenizer(self, language: str) -> Any:
         multilingual = self._model.model.is_multilingual
@@ -275,7 +299,7 @@ class Engine:
         sweep = (0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)).astype(np.float32)
         row = Row(audio=sweep, voiced=[(0.0, 1.0)], language="en")
         try:
-            encoded = self._encode([row], self.window_s(row))
+            encoded = self._encode([row], self._windows.of(len(row.audio))[0])
             result = self._generate(encoded, self._tokenizer("en"), [[]], 8, beam_size=self._beam_size)[0]
         except RuntimeError as error:
             raise EngineError(f"the model {self.model_name} fails on {device}: {error}") from error
@@ -319,10 +343,12 @@ class _Library:
     def __init__(self) -> None:
         with without_ffmpeg_warning():  # WhisperX imports pyannote
             import torch
+            from ctranslate2 import StorageView
             from faster_whisper.tokenizer import Tokenizer
             from whisperx.asr import WhisperModel
             from whisperx.audio import log_mel_spectrogram
         self.torch: Any = torch
+        self.StorageView: Any = StorageView
         self.Tokenizer: Any = Tokenizer
         self.WhisperModel: Any = WhisperModel
         self.log_mel_spectrogram: Any = log_mel_spectrogram
