@@ -136,9 +136,10 @@ class ChannelLane:
         frames = self._pending[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)
         self._pending = self._pending[n_frames * FRAME_SAMPLES :].copy()
         probabilities, self._speech = self._model.probabilities(frames, self._speech)
-        found = [self._endpointer.push(float(probability)) for probability in probabilities]
+        energies = np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / FRAME_SAMPLES
+        found = [self._endpointer.push(*frame) for frame in zip(probabilities.tolist(), energies.tolist(), strict=True)]
         cuts = [self._cut(boundary, self._sample(boundary.end)) for boundary in found if boundary]
-        keep_from = max(self._audio_start, self._sample(self._endpointer.heard_to))
+        keep_from = max(self._audio_start, self._sample(self._endpointer.needed_from))
         self._audio = self._audio[keep_from - self._audio_start :].copy()
         self._audio_start = keep_from
         return cuts
