@@ -21,12 +21,13 @@ from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output
 from stages.transcribe import guards
-from stages.transcribe.audio import audio, voiced, voiced_s
+from stages.transcribe.audio import audio_from, voiced, voiced_from, voiced_s
 from stages.transcribe.diarization import Speakers, is_shared
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.language import LanguageVote, language_code
 from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
 from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.seams import NO_SEAM, Seam, divided
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
 TranscribeInput = UtteranceRecord | InterimUtterance | Commitment
@@ -42,7 +43,8 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
 
     `dropped` counts the utterances whose text each guard dropped, `failed` those that the engine could not decode,
     `aligned` those whose words were timed by alignment.
-    `shared_from` is the position of the call's first record where its channel may hold several speakers.
+    `shared_from` is the position of the call's first record where its channel may hold several speakers. `seams` are
+    by channel, where its last utterance ended at a hard cut.
     """
 
     released: int = 0
@@ -57,6 +59,7 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
     partials: PartialsState | UnsetType = UNSET
     shared_from: int | None = None
     hotwords: tuple[str, ...] = ()
+    seams: dict[int, Seam] = {}
 
 
 class TranscribeStage:
@@ -132,6 +135,7 @@ class TranscribeProcessor:
         self._hotwords = state.hotwords
         self._partials = None if isinstance(state.partials, UnsetType) else self._live_partials(state.partials)
         self._next = state.released
+        self._seams: dict[int, asyncio.Future[Seam] | Seam] = dict(state.seams)
         self._vote: LanguageVote | asyncio.Future[LanguageVote] = state.vote
         """The vote after the last submitted input, perhaps not known yet; `_state.vote` is that of the last output."""
 
@@ -156,7 +160,11 @@ class TranscribeProcessor:
             before, after = self._vote, asyncio.get_running_loop().create_future()
             self._vote = after
             settled = _NOTHING_SETTLED if self._partials is None else self._partials.close(record)
-            work = asyncio.create_task(self._transcribe(record, settled, before, after))
+            seam = self._seams.pop(record.channel, NO_SEAM)
+            seam_behind: asyncio.Future[Seam] = asyncio.get_running_loop().create_future()
+            if record.behind:
+                self._seams[record.channel] = seam_behind
+            work = asyncio.create_task(self._transcribe(record, settled, before, after, seam, seam_behind))
             return self._answer(record, event, work, settled, self._partials_state)
         if isinstance(record, CallOpened):
             self._vote = self._opening_vote(record)
@@ -185,7 +193,11 @@ class TranscribeProcessor:
             language=self._interim_language,
             hotwords=self._hotwords,
             dropped=self._dropped,
+            seam=self._seam_before,
         )
+
+    async def _seam_before(self, interim: InterimUtterance) -> Seam:
+        return (await _known(self._seams.get(interim.channel, NO_SEAM))).before(interim)
 
     def _interim_language(self, speech_s: float) -> str | LanguageChoice:
         """The call's language as far as it is known; an interim has no vote in it."""
@@ -209,18 +221,18 @@ class TranscribeProcessor:
         settled: Settled,
         before: LanguageVote | asyncio.Future[LanguageVote],
         after: asyncio.Future[LanguageVote],
-    ) -> tuple[Transcription | None, LanguageVote]:
-        """The text (None where there is too little speech) and the vote after it; `after` gets it when it is known."""
+        seam_before: Seam | asyncio.Future[Seam],
+        seam_behind: asyncio.Future[Seam],
+    ) -> tuple[Transcription | None, LanguageVote, Seam]:
+        """The text (None where there is too little speech), the vote after it and the seam behind it; `after` and
+        `seam_behind` get these when they are known.
+        """
         vote = before if isinstance(before, LanguageVote) else await before
+        behind = NO_SEAM
         speech_s = voiced_s(utterance)
         try:
             if guards.too_short(speech_s) and not settled.text:
-                return None, vote
-            if vote.locked is not None:
-                after.set_result(vote)
-                language = settled.language or vote.locked
-                return await self._queued(self._row(utterance, language, settled)), vote
-
+                return None, vote, behind
             start = vote
 
             def choose(detected: Mapping[str, float]) -> str:
@@ -228,20 +240,30 @@ class TranscribeProcessor:
                 vote = start.heard(detected, speech_s)  # not from `vote`: a batch that failed is decoded again
                 return settled.language or vote.language(self._default_language)
 
-            return await self._queued(self._row(utterance, choose, settled)), vote
+            language: str | LanguageChoice = choose
+            if vote.locked is not None:
+                after.set_result(vote)
+                language = settled.language or vote.locked
+            seam = (await _known(seam_before)).before(utterance)
+            row = self._row(utterance, language, settled, seam)
+            own, behind = divided(utterance, seam, await self._queued(row), committed=settled.text)
+            return own, vote, behind
         finally:
             if not after.done():
                 after.set_result(vote)
+            if not seam_behind.done():
+                seam_behind.set_result(behind)
 
     def _queued(self, row: Row) -> asyncio.Future[Transcription]:
         return self._scheduler.submit(row, call=self._call, live=self._live)
 
-    def _row(self, utterance: Utterance, language: str | LanguageChoice, settled: Settled) -> Row:
+    def _row(self, utterance: Utterance, language: str | LanguageChoice, settled: Settled, seam: Seam) -> Row:
+        start_s = seam.heard_from_s(utterance)
         return Row(
-            audio=audio(utterance),
-            voiced=voiced(utterance),
+            audio=audio_from(utterance, start_s),
+            voiced=voiced_from(utterance, start_s),
             language=language,
-            prefix=settled.text,
+            prefix=seam.prefix(settled.text, spaced=settled.language not in UNSPACED),
             hotwords=self._hotwords,
         )
 
@@ -249,12 +271,12 @@ class TranscribeProcessor:
         self,
         utterance: Utterance,
         event: Event,
-        work: "asyncio.Task[tuple[Transcription | None, LanguageVote]]",
+        work: "asyncio.Task[tuple[Transcription | None, LanguageVote, Seam]]",
         settled: Settled,
         partials: PartialsState | UnsetType,
     ) -> AsyncIterator[Output]:
         try:
-            transcription, vote = await work
+            transcription, vote, seam = await work
         finally:
             work.cancel()
         segment = self._segment(utterance, transcription, vote, settled)
@@ -273,6 +295,7 @@ class TranscribeProcessor:
             audio_s=round(self._state.audio_s + utterance.end_s - utterance.start_s, 3),
             closed=False,
             partials=partials,
+            seams=_with(self._state.seams, utterance.channel, seam),
         )
         if transcription is not None and transcription.error is not None:
             detail = {
@@ -394,6 +417,16 @@ def _from_settled(utterance: Utterance, settled: Settled, done: Transcription) -
     words = timed_words(measured, voiced(utterance), utterance.end_s - utterance.start_s, spaced=spaced)
     words = [msgspec.structs.replace(word, interpolated=True) for word in words]
     return msgspec.structs.replace(done, text=settled.text, words=words, language=settled.language)
+
+
+async def _known(seam: Seam | asyncio.Future[Seam]) -> Seam:
+    """Who waits may be cancelled; the seam is not."""
+    return seam if isinstance(seam, Seam) else await asyncio.shield(seam)
+
+
+def _with(seams: dict[int, Seam], channel: int, seam: Seam) -> dict[int, Seam]:
+    others = {other: kept for other, kept in seams.items() if other != channel}
+    return others if seam == NO_SEAM else {**others, channel: seam}
 
 
 async def _nothing() -> AsyncIterator[Output]:
