@@ -26,6 +26,7 @@ from stages.transcribe.diarization import Speakers, is_shared
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.language import LanguageVote, language_code
 from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
+from stages.transcribe.rests import MAX_RESTS, joined, rest_of
 from stages.transcribe.scheduler import Scheduler
 from stages.transcribe.seams import NO_SEAM, Seam, divided
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
@@ -246,13 +247,24 @@ class TranscribeProcessor:
                 language = settled.language or vote.locked
             seam = (await _known(seam_before)).before(utterance)
             row = self._row(utterance, language, settled, seam)
-            own, behind = divided(utterance, seam, await self._queued(row), committed=settled.text)
+            own, behind = divided(utterance, seam, await self._whole(row), committed=settled.text)
             return own, vote, behind
         finally:
             if not after.done():
                 after.set_result(vote)
             if not seam_behind.done():
                 seam_behind.set_result(behind)
+
+    async def _whole(self, row: Row) -> Transcription:
+        """The text of a row, the speech included that the decoder at first left out."""
+        heard = await self._queued(row)
+        for _ in range(MAX_RESTS):
+            rest = rest_of(row, heard)
+            more = None if rest is None else joined(heard, rest, await self._queued(rest))
+            if more is None:
+                break
+            heard = more
+        return heard
 
     def _queued(self, row: Row) -> asyncio.Future[Transcription]:
         return self._scheduler.submit(row, call=self._call, live=self._live)
