@@ -101,7 +101,7 @@ def taken(calls: Sequence[Call], heard: Sequence[Sequence[Segment]]) -> dict[str
     utterances: list[dict[str, Any]] = []
     for call, segments in zip(calls, heard, strict=True):
         counts = Counter[str]()
-        for channel, at_s in _word_times(call):
+        for channel, at_s in call.word_times():
             words += 1
             around = [one for one in segments if one.channel == channel and one.start_s <= at_s <= one.end_s]
             unheard += not around
@@ -122,16 +122,6 @@ def taken(calls: Sequence[Call], heard: Sequence[Sequence[Segment]]) -> dict[str
         "unheard_percent": round(100 * unheard / words, 3),
         "utterances": utterances,
     }
-
-
-def _word_times(call: Call) -> Iterator[tuple[int, float]]:
-    """The middle of each word; of one whose time is not known, its place among the words of its line."""
-    for line in call.lines:
-        for index, word in enumerate(line.words):
-            if word.start_s is not None and word.end_s is not None:
-                yield line.channel, (word.start_s + word.end_s) / 2
-            else:
-                yield line.channel, line.start_s + (index + 0.5) / len(line.words) * (line.end_s - line.start_s)
 
 
 def _judged(segment: Segment) -> dict[str, Any]:

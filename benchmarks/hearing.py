@@ -1,6 +1,7 @@
 """Our separate and transcribe stages alone: audio in, segments out, in this process and without a bus."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -69,15 +70,28 @@ class Hearing:
     async def hear(self, name: str, rate_hz: int, blocks: Iterable[bytes], *, channels: int = 2) -> list[Segment]:
         """All segments of a call, empty ones included. `blocks`: interleaved 16-bit PCM of at most 1 s each."""
         call = CallRef(DEFAULT_TENANT, name)
-        separator, transcriber = self._separate.open(call, None), self._transcribe.open(call, None)
-        answers: list[AsyncIterator[Output]] = []
-        for seq, event in enumerate(_events(rate_hz, channels, blocks)):
-            cuts = [cut async for cut in separator.submit(event, _event(seq))]
-            answers += [
-                transcriber.submit(_utterance_record(cut), _event(cut.seq)) for cut in cuts if cut.seq is not None
-            ]
+        transcriber = self._transcribe.open(call, None)
+        answers = [
+            transcriber.submit(_utterance_record(cut), _event(cut.seq))
+            async for cut in self._cut(call, rate_hz, blocks, channels)
+            if cut.seq is not None
+        ]
         records = [output.record for answer in answers async for output in answer]
         return [record for record in records if isinstance(record, Segment)]
+
+    async def utterances(self, path: Path) -> list[Utterance]:
+        """What the transcribe stage is given of a file."""
+        audio = open_audio_file(path)
+        with contextlib.closing(audio):
+            call = CallRef(DEFAULT_TENANT, path.stem)
+            cuts = [cut.record async for cut in self._cut(call, audio.sample_rate_hz, audio, audio.channels)]
+        return [record for record in cuts if isinstance(record, Utterance)]
+
+    async def _cut(self, call: CallRef, rate_hz: int, blocks: Iterable[bytes], channels: int) -> AsyncIterator[Output]:
+        separator = self._separate.open(call, None)
+        for seq, event in enumerate(_events(rate_hz, channels, blocks)):
+            async for output in separator.submit(event, _event(seq)):
+                yield output
 
     async def transcribe(self, name: str, utterances: Iterable[tuple[int, bytes]], rate_hz: int) -> list[Segment]:
         """Segments of given utterances (first sample, 16-bit PCM), as if all of each were speech."""
@@ -113,10 +127,8 @@ class Hearing:
 
     async def hear_file(self, path: Path) -> list[Segment]:
         audio = open_audio_file(path)
-        try:
+        with contextlib.closing(audio):
             return await self.hear(path.stem, audio.sample_rate_hz, audio, channels=audio.channels)
-        finally:
-            audio.close()
 
     async def hear_files(self, paths: list[Path]) -> list[list[Segment]]:
         """Two files at a time, so that no worker of the engine waits for the next utterance."""

@@ -53,12 +53,15 @@ class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1")
     hotwords: list[str] | UnsetType = UNSET
 
 
-class Utterance(msgspec.Struct, frozen=True, kw_only=True, tag="utterance.1"):
+class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="utterance.1"):
     """One channel's speech between two pauses.
 
     `pcm` is mono signed 16-bit little-endian at `sample_rate_hz` (at most 16 kHz), with a little context before and
     behind the speech. `first_sample` counts from the call's start at the same rate. `voiced` are the stretches of
     detected speech in seconds from the call's start, inside the utterance.
+
+    Where a hard cut divides speech, `before` and `behind` are audio of the same form from beyond it: context, the text
+    of which is the neighbour's.
     """
 
     call: CallRef
@@ -69,6 +72,8 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, tag="utterance.1"):
     pcm: bytes
     voiced: list[tuple[float, float]]
     cut: Cut
+    before: bytes = b""
+    behind: bytes = b""
 
     @property
     def start_s(self) -> float:
@@ -136,11 +141,12 @@ class CallClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     speaker_source: SpeakerSource = "channel"
 
 
-class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, tag="interim.1"):
+class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="interim.1"):
     """An utterance that is still being spoken, from its start; only while its call's partials are wanted.
 
     `first_sample` is that of the `Utterance` that will follow. `revision` counts the seconds, about, that it has grown
-    by. `certain` says that no cut can fall before its end: the utterance will hold all words in it.
+    by. `certain` says that no cut can fall before its end: the utterance will hold all words in it. `before` is that of
+    the utterance.
     """
 
     call: CallRef
@@ -151,6 +157,7 @@ class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, tag="interim.1
     voiced: list[tuple[float, float]]
     revision: int
     certain: bool
+    before: bytes = b""
 
     @property
     def start_s(self) -> float:

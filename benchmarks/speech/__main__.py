@@ -2,6 +2,7 @@
 
     python -m benchmarks.speech make [--calls 30] [--seed 1]
     python -m benchmarks.speech score [--quick] [--set beam_size=1]… [--against FILE] [--json FILE]
+    python -m benchmarks.speech cuts [--monologues 24] [--seed 1] [--set beam_size=1]… [--json FILE]
 
 `make` puts telephone calls together from our own sentences and a text-to-speech voice and keeps them in
 ~/.cache/callstream/speech; it needs the dependency group `bench`.
@@ -9,6 +10,9 @@
 `score` runs the separate and transcribe stages over them in this process, without a bus, and prints word errors, CPU
 time (loading left out), word times against the script and what the guards dropped. `--against` compares with the JSON
 of an earlier run over the same calls: the difference in word errors has an interval by paired bootstrap over calls.
+
+`cuts` does the same with people who talk for 30 to 60 s without a pause (`benchmarks.speech.monologues`) and counts the
+words that were changed, lost and inserted within 1 s of a hard cut, and elsewhere.
 
 What it does not show: a synthetic voice is clearer than people are. The figures compare transcribers and guard against
 regressions; they are no accuracy on real calls.
@@ -28,6 +32,9 @@ from benchmarks.contenders import texts_of
 from benchmarks.hearing import Hearing, settings_of
 from benchmarks.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
+from benchmarks.speech.cuts import CutErrors, cut_errors
+from benchmarks.speech.monologues import N_MONOLOGUES, monologues
+from benchmarks.speech.monologues import VARIANTS as MONOLOGUE_VARIANTS
 from benchmarks.speech.scoring import Errors, difference, errors, places
 from benchmarks.speech.timing import TimingErrors
 
@@ -41,20 +48,32 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make", help="make the calls, if they are not there yet")
     scoring = commands.add_parser("score", help="transcribe them and count word errors")
+    cutting = commands.add_parser("cuts", help="count word errors beside cuts in the middle of speech")
+    cutting.add_argument("--monologues", type=int, default=N_MONOLOGUES, help=f"how many ({N_MONOLOGUES})")
     for command in (making, scoring):
         command.add_argument("--calls", type=int, default=N_CALLS, help=f"how many calls ({N_CALLS})")
+    for command in (making, scoring, cutting):
         command.add_argument("--seed", type=int, default=SEED, help=f"of the draw ({SEED})")
         command.add_argument("--folder", type=Path, default=FOLDER, help=f"where they are kept ({FOLDER})")
         command.add_argument("--json", type=Path, help="write all figures there")
     scoring.add_argument("--quick", action="store_true", help=f"only the first {QUICK_CALLS} calls")
     scoring.add_argument("--variant", choices=VARIANTS, help="only calls of this variant")
-    scoring.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as beam_size=1")
+    for command in (scoring, cutting):
+        command.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as beam_size=1"
+        )
     scoring.add_argument("--against", type=Path, metavar="FILE", help="the JSON of an earlier run")
     scoring.add_argument("--places", type=int, default=0, help="how many places of errors to list (0)")
     given = parser.parse_args()
+    if given.command == "cuts":
+        spoken = monologues(given.folder, n=given.monologues, seed=given.seed, on_progress=_progress)
+        figures = asyncio.run(cut_up(spoken, given.set))
+        _show_cuts(figures)
+        write_report("speech cuts", figures, given.json)
+        return
     n_calls = min(given.calls, QUICK_CALLS) if given.command == "score" and given.quick else given.calls
     calls = corpus(given.folder, n_calls=n_calls, seed=given.seed, on_progress=_progress)
-    figures: dict[str, Any] = {"input": calls.described()}
+    figures = {"input": calls.described()}
     if given.command == "make":
         print(f"{calls.folder}: {figures['input']}")
     else:
@@ -99,6 +118,31 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
         "word_times": timing.described(),
         "guards": dict(guards),
         "calls": rows,
+    }
+
+
+async def cut_up(spoken: Corpus, changes: list[str]) -> dict[str, Any]:
+    """Word errors beside hard cuts and elsewhere in one run over monologues."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with Hearing(settings_of(Path(folder), changes)) as hearing:
+            cuts = [await hearing.utterances(spoken.path(call)) for call in spoken.calls]
+            await hearing.hear_file(spoken.path(spoken.calls[0]))  # unmeasured: the first decode is slow
+            with Clock() as clock:
+                heard = await hearing.hear_files([spoken.path(call) for call in spoken.calls])
+    found = {
+        call.name: cut_errors(call, utterances, segments)
+        for call, utterances, segments in zip(spoken.calls, cuts, heard, strict=True)
+    }
+    of_variant = {
+        variant: sum((found[call.name] for call in spoken.calls if call.variant == variant), CutErrors())
+        for variant in MONOLOGUE_VARIANTS
+    }
+    return {
+        "input": spoken.described() | {"channel_s": round(sum(call.duration_s for call in spoken.calls), 1)},
+        "settings": changes,
+        "cpu_s": clock.cpu_s,
+        "cuts": {"all": sum(found.values(), CutErrors()).described()}
+        | {variant: errors.described() for variant, errors in of_variant.items()},
     }
 
 
@@ -148,6 +192,21 @@ def _show(figures: dict[str, Any], n_places: int) -> None:
     for row in figures["calls"]:
         for place in row["places"][:n_places]:
             print(f"  {row['call']}: {place}")
+
+
+def _show_cuts(figures: dict[str, Any]) -> None:
+    print(f"input       {figures['input']}, settings {figures['settings'] or 'as a deployment'}")
+    print("| monologues | hard cuts | inside a word | errors within 1 s of one | elsewhere |\n|---|---|---|---|---|")
+    for name, one in figures["cuts"].items():
+        beside, elsewhere = _place(one["beside"]), _place(one["elsewhere"])
+        print(f"| {name} | {one['cuts']} | {one['inside_a_word']} | {beside} | {elsewhere} |")
+    for example in figures["cuts"]["all"]["examples"]:
+        print(f"  {example}")
+
+
+def _place(one: dict[str, Any]) -> str:
+    changed, lost, inserted = one["changed"], one["lost"], one["inserted"]
+    return f"{one['percent']:.1f} % of {one['words']:,} ({changed} changed, {lost} lost, {inserted} inserted)"
 
 
 def _progress(done: int, of: int) -> None:

@@ -11,7 +11,7 @@ A call is a WAV file with two legs (8 kHz, through G.711 μ-law) and a JSON file
 import hashlib
 import random
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -77,6 +77,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     def said(self, channel: int) -> str:
         return " ".join(line.text for line in self.lines if line.channel == channel)
+
+    def word_times(self) -> Iterator[tuple[int, float]]:
+        """Channel and middle of each word; of one whose time is not known, its place among the words of its line."""
+        for line in self.lines:
+            for index, word in enumerate(line.words):
+                if word.start_s is not None and word.end_s is not None:
+                    yield line.channel, (word.start_s + word.end_s) / 2
+                else:
+                    yield line.channel, line.start_s + (index + 0.5) / len(line.words) * (line.end_s - line.start_s)
 
     @property
     def n_words(self) -> int:

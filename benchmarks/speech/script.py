@@ -80,6 +80,11 @@ class ScriptWriter:
             lines.append(ScriptLine(CUSTOMER, drawn("reactions", "shared")[0]))
         return [*lines, *_exchange(drawn("closings")), *_exchange(drawn("closings"))]
 
+    def monologue(self) -> str:
+        """A story that a caller tells or an agent's explanation, some sentences."""
+        setting, part = self._rng.choice([("shared", "stories"), *((setting, "explanations") for setting in SETTINGS)])
+        return self._filled(self._decks[setting, part].draw(), {})
+
     def _filled(self, text: str, kept: dict[str, str]) -> str:
         """With all slots filled; who answers, and for whom, stays the same in a call."""
 

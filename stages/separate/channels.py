@@ -34,12 +34,17 @@ SKIP_S = 4
 
 
 class Speech(msgspec.Struct, frozen=True, kw_only=True):
-    """A cut utterance of this channel; times in seconds and samples from the call's start."""
+    """A cut utterance of this channel; times in seconds and samples from the call's start.
+
+    `before` and `behind` are audio from beyond a hard cut.
+    """
 
     first_sample: int
     pcm: bytes
     voiced: list[tuple[float, float]]
     cut: Cut
+    before: bytes = b""
+    behind: bytes = b""
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,9 +141,10 @@ class ChannelLane:
         frames = self._pending[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)
         self._pending = self._pending[n_frames * FRAME_SAMPLES :].copy()
         probabilities, self._speech = self._model.probabilities(frames, self._speech)
-        found = [self._endpointer.push(float(probability)) for probability in probabilities]
+        energies = np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / FRAME_SAMPLES
+        found = [self._endpointer.push(*frame) for frame in zip(probabilities.tolist(), energies.tolist(), strict=True)]
         cuts = [self._cut(boundary, self._sample(boundary.end)) for boundary in found if boundary]
-        keep_from = max(self._audio_start, self._sample(self._endpointer.heard_to))
+        keep_from = max(self._audio_start, self._sample(self._endpointer.needed_from))
         self._audio = self._audio[keep_from - self._audio_start :].copy()
         self._audio_start = keep_from
         return cuts
@@ -156,7 +162,7 @@ class ChannelLane:
         voiced = [(first, min(last, end)) for first, last in open_.voiced if first < end]
         return Growth(
             revision=revision,
-            speech=self._cut(Boundary(start=open_.start, end=end, voiced=voiced, cut="end"), self._sample(end)),
+            speech=self._cut(msgspec.structs.replace(open_, end=end, voiced=voiced), self._sample(end)),
             certain=end - open_.start <= self._endpointer.certain_frames,
         )
 
@@ -206,17 +212,24 @@ class ChannelLane:
 
     def _cut(self, boundary: Boundary, end: int) -> Speech:
         start = self._sample(boundary.start)
-        audio = self._audio[start - self._audio_start : end - self._audio_start]
+        context = self._sample(self._endpointer.context)
         start_s, end_s = start / self.rate_hz, end / self.rate_hz
         return Speech(
             first_sample=start,
-            pcm=audio.astype("<i2").tobytes(),
+            pcm=self._pcm(start, end),
             voiced=[
                 (max(first * FRAME_S, start_s), min(last * FRAME_S - RELEASE_S, end_s))
                 for first, last in boundary.voiced
             ],
             cut=boundary.cut,
+            before=self._pcm(start - context, start) if boundary.continued else b"",
+            behind=self._pcm(end, end + context) if boundary.cut == "hard" else b"",
         )
+
+    def _pcm(self, first: int, last: int) -> bytes:
+        """Samples [first, last) as far as they are there."""
+        samples = self._audio[max(0, first - self._audio_start) : last - self._audio_start]
+        return samples.astype("<i2").tobytes()
 
     def _sample(self, frame: int) -> int:
         return frame * FRAME_SAMPLES * self.rate_hz // VAD_RATE_HZ

@@ -7,6 +7,7 @@ Against bursts of speech with known limits in near silence, frames above these t
 70 to 80 ms late (medians, at 8 kHz): the model is slow to let go, so a voiced stretch ends a frame before its last one.
 """
 
+from math import log, log10
 from typing import Final
 
 import msgspec
@@ -16,6 +17,8 @@ from stages.separate.speech import FRAME_S
 
 _MAX_LEAD_FRAMES: Final = 3
 _RELEASE_FRAMES: Final = 1
+_AROUND_EDGE: Final = (0.5, 1.0, 1.0, 0.5)
+_DB_PER_LOG_ODDS: Final = 0.5
 
 
 class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +40,8 @@ class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
     soft_pause_s: float = 0.3
     hard_limit_s: float = 14.0
     hard_search_s: float = 5.0
+    hard_context_s: float = 1.2
+    """What is heard on the other side of a hard cut too, to tell which words lie on which side."""
 
 
 class Boundary(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,13 +51,15 @@ class Boundary(msgspec.Struct, frozen=True, kw_only=True):
     end: int
     voiced: list[tuple[int, int]]
     cut: Cut
+    continued: bool = False
+    """It begins at a hard cut."""
 
 
 class EndpointerState(msgspec.Struct, kw_only=True, array_like=True):
     """`frame` is the number of the next frame, `floor` where the last utterance ended.
 
     While an utterance is open (`start` is not None): its finished voiced stretches, the one that is going on or may
-    still be bridged (`run_start`), the end of the last voiced frame, and the probabilities since `start`.
+    still be bridged (`run_start`), the end of the last voiced frame, and the probabilities and energies since `start`.
     """
 
     frame: int = 0
@@ -65,9 +72,12 @@ class EndpointerState(msgspec.Struct, kw_only=True, array_like=True):
     probabilities: list[float] = []
     continued: bool = False
     """The open utterance began at a hard cut, in the middle of speech: it counts however short it is."""
+    energies: list[float] = []
 
     def copy(self) -> "EndpointerState":
-        return msgspec.structs.replace(self, runs=list(self.runs), probabilities=list(self.probabilities))
+        return msgspec.structs.replace(
+            self, runs=list(self.runs), probabilities=list(self.probabilities), energies=list(self.energies)
+        )
 
 
 class Endpointer:
@@ -83,6 +93,7 @@ class Endpointer:
         self._soft_pause = _frames(settings.soft_pause_s)
         self._hard_limit = _frames(settings.hard_limit_s)
         self._hard_search = _frames(settings.hard_search_s)
+        self._hard_context = min(_frames(settings.hard_context_s), self._hard_search // 2)
         self._min_speech = _frames(settings.min_speech_s)
 
     @property
@@ -97,8 +108,18 @@ class Endpointer:
             return self.state.start
         return max(self.state.floor, self.state.frame - self._padding - _MAX_LEAD_FRAMES)
 
-    def push(self, probability: float) -> Boundary | None:
-        """Take the next frame; returns the utterance that it completes."""
+    @property
+    def needed_from(self) -> int:
+        """No audio before this frame is still to be sent."""
+        return self.heard_to - (self._hard_context if self.state.continued else 0)
+
+    @property
+    def context(self) -> int:
+        """So many frames on both sides of a hard cut were heard when it is made."""
+        return self._hard_context
+
+    def push(self, probability: float, energy: float = 0.0) -> Boundary | None:
+        """Take the next frame, its mean square with it; returns the utterance that it completes."""
         state, settings = self.state, self._settings
         frame = state.frame
         state.frame = end = frame + 1
@@ -108,6 +129,7 @@ class Endpointer:
                 if state.start is None:
                     state.start = max(state.floor, onset - self._padding)
                     state.probabilities = [0.0] * (frame - state.start)
+                    state.energies = [0.0] * (frame - state.start)
                 state.run_start = max(onset, state.voiced_end)
                 state.voiced_end = end
                 state.lead = 0
@@ -121,6 +143,7 @@ class Endpointer:
         if state.start is None:
             return None
         state.probabilities.append(probability)
+        state.energies.append(energy)
         silence, length = end - state.voiced_end, end - state.start
         if silence >= self._hang:
             return self._close(state.voiced_end + self._padding, "pause")
@@ -138,7 +161,7 @@ class Endpointer:
         voiced = self._voiced()
         if sum(last - first for first, last in voiced) < 2 * self._min_speech:
             return None
-        return Boundary(start=state.start, end=state.frame, voiced=voiced, cut="end")
+        return Boundary(start=state.start, end=state.frame, voiced=voiced, cut="end", continued=state.continued)
 
     @property
     def certain_frames(self) -> int:
@@ -158,29 +181,42 @@ class Endpointer:
         state = self.state
         assert state.start is not None
         start, voiced, continued = state.start, self._voiced(), state.continued
-        state.start, state.runs, state.run_start, state.probabilities, state.continued = None, [], None, [], False
+        state.start, state.runs, state.run_start, state.continued = None, [], None, False
+        state.probabilities, state.energies = [], []
         if not voiced or (not continued and sum(last - first for first, last in voiced) < self._min_speech):
             state.floor = start
             return None
         state.floor = end
-        return Boundary(start=start, end=end, voiced=voiced, cut=cut)
+        return Boundary(start=start, end=end, voiced=voiced, cut=cut, continued=continued)
 
     def _cut_hard(self) -> Boundary:
-        """Cut where speech is least probable in the last seconds; what is behind it goes on as the next utterance."""
+        """Cut where it is quietest in the last seconds; what is behind it goes on as the next utterance."""
         state = self.state
         assert state.start is not None
-        window = state.probabilities[-self._hard_search :]
-        at = state.frame - len(window) + min(range(len(window)), key=window.__getitem__)
-        start, voiced = state.start, self._voiced()
+        back = min(range(self._hard_search, self._hard_context - 1, -1), key=self._loudness)
+        at = state.frame - back
+        start, voiced, continued = state.start, self._voiced(), state.continued
         behind = [(max(first, at), last) for first, last in voiced if last > at]
         state.floor = at
         state.start = at if behind else None
         state.continued = bool(behind)
-        state.probabilities = state.probabilities[at - state.frame :] if behind else []
+        state.probabilities = state.probabilities[-back:] if behind else []
+        state.energies = state.energies[-back:] if behind else []
         state.run_start = behind.pop()[0] if behind and state.run_start is not None else None
         state.runs = behind
         before = [(first, min(last, at)) for first, last in voiced if first < at]
-        return Boundary(start=start, end=at, voiced=before, cut="hard")
+        return Boundary(start=start, end=at, voiced=before, cut="hard", continued=continued)
+
+    def _loudness(self, back: int) -> float:
+        """Of the 0.13 s around the edge of frames that lies so far back: decibels, and a little of how much it is
+        speech.
+        """
+        state = self.state
+        energies = state.energies[-back - 2 : len(state.energies) - back + 2]
+        weights = _AROUND_EDGE[-len(energies) :]
+        energy = sum(weight * one for weight, one in zip(weights, energies, strict=True)) / sum(weights)
+        odds = sum(_log_odds(one) for one in state.probabilities[-back - 1 : len(state.probabilities) - back + 1]) / 2
+        return 10 * log10(energy + 1) + _DB_PER_LOG_ODDS * odds
 
     def _voiced(self) -> list[tuple[int, int]]:
         """The open utterance's voiced stretches, the one that is going on included."""
@@ -191,6 +227,11 @@ class Endpointer:
         if end < state.frame:
             end = max(state.run_start + 1, end - _RELEASE_FRAMES)
         return [*state.runs, (state.run_start, end)]
+
+
+def _log_odds(probability: float) -> float:
+    held = min(max(probability, 1e-4), 1 - 1e-4)
+    return log(held / (1 - held))
 
 
 def _frames(seconds: float) -> int:

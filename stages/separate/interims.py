@@ -20,6 +20,7 @@ def interim(call: CallRef, channel: int, growth: Growth, rate_hz: int) -> Output
         voiced=speech.voiced,
         revision=growth.revision,
         certain=growth.certain,
+        before=speech.before,
     )
     what = f"interim/{channel}/{speech.first_sample}/{growth.revision}"
     return Output(topic=topics.UTTERANCES, record=record, event_id=ledger.event_id(call, what), beside=True)

@@ -428,6 +428,8 @@ class CallSeparator:
                     pcm=speech.pcm,
                     voiced=speech.voiced,
                     cut=speech.cut,
+                    before=speech.before,
+                    behind=speech.behind,
                 )
             )
         if state.frames - state.output_frame >= PROGRESS_S * state.start.sample_rate_hz:

@@ -27,13 +27,38 @@ def voiced(utterance: Utterance | InterimUtterance) -> list[tuple[float, float]]
     return [(max(0.0, start - start_s), end - start_s) for start, end in utterance.voiced]
 
 
+def voiced_from(utterance: Utterance | InterimUtterance, start_s: float) -> list[tuple[float, float]]:
+    """The same in seconds from `start_s` of the call on, for `audio_from`: all that is beyond a hard cut is speech."""
+    found = list(utterance.voiced)
+    if found and start_s < utterance.start_s:
+        found[0] = (start_s, found[0][1])
+    if found and isinstance(utterance, Utterance) and utterance.behind:
+        found[-1] = (found[-1][0], utterance.end_s + len(utterance.behind) / 2 / utterance.sample_rate_hz)
+    return [(max(0.0, start - start_s), end - start_s) for start, end in found]
+
+
 def audio(utterance: Utterance | InterimUtterance) -> Audio:
     """float32 in [-1, 1), shape (n_samples,), 16 kHz."""
+    return _heard(_whole(utterance.pcm), utterance.sample_rate_hz)
+
+
+def audio_from(utterance: Utterance | InterimUtterance, start_s: float) -> Audio:
+    """The same from `start_s` of the call on, with what the utterance carries from beyond hard cuts."""
+    behind = utterance.behind if isinstance(utterance, Utterance) else b""
+    skipped = round((start_s - utterance.start_s) * utterance.sample_rate_hz) + len(utterance.before) // 2
+    carried = utterance.before + _whole(utterance.pcm) + behind
+    return _heard(carried[2 * max(0, skipped) :], utterance.sample_rate_hz)
+
+
+def _whole(pcm: bytes) -> bytes:
+    return pcm[: len(pcm) // 2 * 2]
+
+
+def _heard(pcm: bytes, rate_hz: int) -> Audio:
     import soxr
 
-    whole = len(utterance.pcm) // 2
-    samples = np.frombuffer(utterance.pcm, "<i2", count=whole).astype(np.float32) / np.float32(_FULL_SCALE)
-    if utterance.sample_rate_hz == SAMPLE_RATE_HZ:
+    samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(_FULL_SCALE)
+    if rate_hz == SAMPLE_RATE_HZ:
         return samples
-    resampled: Audio = soxr.resample(samples, utterance.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    resampled: Audio = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
     return resampled

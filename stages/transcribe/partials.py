@@ -12,7 +12,7 @@ meanwhile the newest waits, the others are dropped.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 from zlib import crc32
 
@@ -25,9 +25,10 @@ from schemas.topics import PARTIALS, UTTERANCES
 from schemas.utterances import Channel, InterimUtterance, Utterance
 from stages.protocol import Output
 from stages.transcribe.agreement import agreed
-from stages.transcribe.audio import audio, voiced
+from stages.transcribe.audio import audio_from, voiced_from
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.seams import Seam
 from stages.transcribe.words import UNSPACED
 
 _MAX_NO_SPEECH: Final = 0.6
@@ -87,14 +88,18 @@ class LivePartials:
         language: Callable[[InterimUtterance], str | LanguageChoice],
         hotwords: Callable[[InterimUtterance], tuple[str, ...]],
         dropped: Dropped,
+        seam: Callable[[InterimUtterance], Awaitable[Seam]],
     ) -> None:
-        """`language` is asked for where nothing of the interim's utterance is committed yet."""
+        """`language` is asked for where nothing of the interim's utterance is committed yet, `seam` for the words
+        before a hard cut that the interim begins at.
+        """
         self.state = state
         self._call = call
         self._scheduler = scheduler
         self._language = language
         self._hotwords = hotwords
         self._dropped = dropped
+        self._seam = seam
         self._open: dict[int, _Open] = {}
         self._showing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -206,12 +211,17 @@ class LivePartials:
 
     async def _decode(self, utterance: _Open, interim: InterimUtterance) -> Transcription | None:
         """The hypothesis, None where it came to nothing: overtaken, failed, or no speech for sure."""
+        seam = await self._seam(interim)
+        if utterance.over:
+            self._dropped("final")
+            return None
         settled = self._settled_of(interim.channel, utterance)
+        start_s = seam.heard_from_s(interim)
         row = Row(
-            audio=audio(interim),
-            voiced=voiced(interim),
+            audio=audio_from(interim, start_s),
+            voiced=voiced_from(interim, start_s),
             language=settled.language or self._language(interim),
-            prefix=settled.text,
+            prefix=seam.prefix(settled.text, spaced=settled.language not in UNSPACED),
             hotwords=self._hotwords(interim),
             interim=True,
         )
@@ -222,6 +232,7 @@ class LivePartials:
                 self._dropped("final" if utterance.over else "newer")
                 return None
             heard = utterance.decoding.result()
+            heard = msgspec.structs.replace(heard, text=seam.behind(heard.text))
         finally:
             utterance.decoding.cancel()
             utterance.decoding = None

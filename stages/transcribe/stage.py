@@ -30,13 +30,15 @@ from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output
 from stages.transcribe import guards
-from stages.transcribe.audio import audio, begin_s, voiced, voiced_s
+from stages.transcribe.audio import audio_from, begin_s, voiced, voiced_from, voiced_s
 from stages.transcribe.diarization import Speakers, is_shared
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.hearing import Hearing, followed, in_force, needed
 from stages.transcribe.language import LanguageVote, language_code
 from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
+from stages.transcribe.rests import MAX_RESTS, joined, rest_of
 from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.seams import NO_SEAM, Seam, divided
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
 TranscribeInput = UtteranceRecord | InterimUtterance | Commitment
@@ -53,7 +55,8 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `dropped` counts the utterances whose text each guard dropped, `failed` those that the engine could not decode,
     `aligned` those whose words were timed by alignment. `vote` and `hotwords` are for speech that begins at `since_s`
     or later, `earlier` what was in force before.
-    `shared_from` is the position of the call's first record where its channel may hold several speakers.
+    `shared_from` is the position of the call's first record where its channel may hold several speakers. `seams` are
+    by channel, where its last utterance ended at a hard cut.
     """
 
     released: int = 0
@@ -70,6 +73,7 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hotwords: tuple[str, ...] = ()
     since_s: float = 0.0
     earlier: tuple[Hearing, ...] = ()
+    seams: dict[int, Seam] = {}
 
     @property
     def hearings(self) -> list[Hearing]:
@@ -170,6 +174,7 @@ class TranscribeProcessor:
         elif live and state.released:  # opened before calls that do not ask had this in their state
             self._partials = self._live_partials(PartialsState([], asked=False))
         self._next = state.released
+        self._seams: dict[int, asyncio.Future[Seam] | Seam] = dict(state.seams)
 
     def submit(self, record: TranscribeInput, event: Event) -> AsyncIterator[Output]:
         """Queue an utterance at once, and iterate to its segment; other records are forwarded behind the segments.
@@ -193,7 +198,12 @@ class TranscribeProcessor:
             known, after = hearing.vote, asyncio.get_running_loop().create_future()
             hearing.vote = after
             settled = _NOTHING_SETTLED if self._partials is None else self._partials.close(record)
-            work = asyncio.create_task(self._transcribe(record, settled, hearing.hotwords, known, after))
+            seam = self._seams.pop(record.channel, NO_SEAM)
+            seam_behind: asyncio.Future[Seam] = asyncio.get_running_loop().create_future()
+            if record.behind:
+                self._seams[record.channel] = seam_behind
+            heard = self._transcribe(record, settled, hearing.hotwords, known, after, seam, seam_behind)
+            work = asyncio.create_task(heard)
             return self._answer(record, event, work, settled, self._partials_state)
         if isinstance(record, CallOpened):
             self._hearings = [_Submitted(0.0, self._named_vote(record.language), self._named_hotwords(record.hotwords))]
@@ -229,10 +239,14 @@ class TranscribeProcessor:
             language=self._interim_language,
             hotwords=lambda interim: self._hearing_of(interim).hotwords,
             dropped=self._dropped,
+            seam=self._seam_before,
         )
 
     def _hearing_of(self, utterance: Utterance | InterimUtterance) -> _Submitted:
         return self._hearings[in_force(self._hearings, begin_s(utterance))]
+
+    async def _seam_before(self, interim: InterimUtterance) -> Seam:
+        return (await _known(self._seams.get(interim.channel, NO_SEAM))).before(interim)
 
     def _interim_language(self, interim: InterimUtterance) -> str | LanguageChoice:
         """The call's language as far as it is known; an interim has no vote in it."""
@@ -271,18 +285,18 @@ class TranscribeProcessor:
         hotwords: tuple[str, ...],
         before: LanguageVote | asyncio.Future[LanguageVote],
         after: asyncio.Future[LanguageVote],
-    ) -> tuple[Transcription | None, LanguageVote]:
-        """The text (None where there is too little speech) and the vote after it; `after` gets it when it is known."""
+        seam_before: Seam | asyncio.Future[Seam],
+        seam_behind: asyncio.Future[Seam],
+    ) -> tuple[Transcription | None, LanguageVote, Seam]:
+        """The text (None where there is too little speech), the vote after it and the seam behind it; `after` and
+        `seam_behind` get these when they are known.
+        """
         vote = before if isinstance(before, LanguageVote) else await before
+        behind = NO_SEAM
         speech_s = voiced_s(utterance)
         try:
             if guards.too_short(speech_s) and not settled.text:
-                return None, vote
-            if vote.locked is not None:
-                after.set_result(vote)
-                language = settled.language or vote.locked
-                return await self._queued(self._row(utterance, language, settled, hotwords)), vote
-
+                return None, vote, behind
             start = vote
 
             def choose(detected: Mapping[str, float]) -> str:
@@ -290,22 +304,48 @@ class TranscribeProcessor:
                 vote = start.heard(detected, speech_s)  # not from `vote`: a batch that failed is decoded again
                 return settled.language or vote.language(self._default_language)
 
-            return await self._queued(self._row(utterance, choose, settled, hotwords)), vote
+            language: str | LanguageChoice = choose
+            if vote.locked is not None:
+                after.set_result(vote)
+                language = settled.language or vote.locked
+            seam = (await _known(seam_before)).before(utterance)
+            row = self._row(utterance, language, settled, hotwords, seam)
+            own, behind = divided(utterance, seam, await self._whole(row), committed=settled.text)
+            return own, vote, behind
         finally:
             if not after.done():
                 after.set_result(vote)
+            if not seam_behind.done():
+                seam_behind.set_result(behind)
+
+    async def _whole(self, row: Row) -> Transcription:
+        """The text of a row, the speech included that the decoder at first left out."""
+        heard = await self._queued(row)
+        for _ in range(MAX_RESTS):
+            rest = rest_of(row, heard)
+            more = None if rest is None else joined(heard, rest, await self._queued(rest))
+            if more is None:
+                break
+            heard = more
+        return heard
 
     def _queued(self, row: Row) -> asyncio.Future[Transcription]:
         return self._scheduler.submit(row, call=self._call, live=self._live)
 
     def _row(
-        self, utterance: Utterance, language: str | LanguageChoice, settled: Settled, hotwords: tuple[str, ...]
+        self,
+        utterance: Utterance,
+        language: str | LanguageChoice,
+        settled: Settled,
+        hotwords: tuple[str, ...],
+        seam: Seam,
     ) -> Row:
+        start_s = seam.heard_from_s(utterance)
         return Row(
-            audio=audio(utterance),
-            voiced=voiced(utterance),
+            audio=audio_from(utterance, start_s),
+            voiced=voiced_from(utterance, start_s),
             language=language,
-            prefix=settled.text,
+            prefix=seam.prefix(settled.text, spaced=settled.language not in UNSPACED),
             hotwords=hotwords,
         )
 
@@ -313,12 +353,12 @@ class TranscribeProcessor:
         self,
         utterance: Utterance,
         event: Event,
-        work: "asyncio.Task[tuple[Transcription | None, LanguageVote]]",
+        work: "asyncio.Task[tuple[Transcription | None, LanguageVote, Seam]]",
         settled: Settled,
         partials: PartialsState | UnsetType,
     ) -> AsyncIterator[Output]:
         try:
-            transcription, vote = await work
+            transcription, vote, seam = await work
         finally:
             work.cancel()
         segment = self._segment(utterance, transcription, vote, settled)
@@ -339,6 +379,7 @@ class TranscribeProcessor:
             audio_s=round(self._state.audio_s + utterance.end_s - utterance.start_s, 3),
             closed=False,
             partials=partials,
+            seams=_with(self._state.seams, utterance.channel, seam),
         )
         if transcription is not None and transcription.error is not None:
             detail = {
@@ -474,6 +515,16 @@ def _from_settled(utterance: Utterance, settled: Settled, done: Transcription) -
     words = timed_words(measured, voiced(utterance), utterance.end_s - utterance.start_s, spaced=spaced)
     words = [msgspec.structs.replace(word, interpolated=True) for word in words]
     return msgspec.structs.replace(done, text=settled.text, words=words, language=settled.language)
+
+
+async def _known(seam: Seam | asyncio.Future[Seam]) -> Seam:
+    """Who waits may be cancelled; the seam is not."""
+    return seam if isinstance(seam, Seam) else await asyncio.shield(seam)
+
+
+def _with(seams: dict[int, Seam], channel: int, seam: Seam) -> dict[int, Seam]:
+    others = {other: kept for other, kept in seams.items() if other != channel}
+    return others if seam == NO_SEAM else {**others, channel: seam}
 
 
 async def _nothing() -> AsyncIterator[Output]:

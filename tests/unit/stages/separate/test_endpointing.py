@@ -11,8 +11,8 @@ def frames(*stretches: tuple[float, float]) -> list[float]:
     return [probability for seconds, probability in stretches for _ in range(round(seconds / FRAME_S))]
 
 
-def cut(probabilities: list[float], *, flush: bool = True) -> list[Boundary]:
-    endpointer = Endpointer(EndpointingSettings())
+def cut(probabilities: list[float], *, flush: bool = True, hard_search_s: float = 5.0) -> list[Boundary]:
+    endpointer = Endpointer(EndpointingSettings(hard_search_s=hard_search_s))
     found = [endpointer.push(probability) for probability in probabilities]
     if flush:
         found.append(endpointer.flush())
@@ -65,10 +65,27 @@ def test_speech_without_a_pause_is_cut_where_it_is_weakest() -> None:
     assert first.voiced[-1][1] == second.voiced[0][0] == weakest
 
 
+def test_where_all_is_speech_it_is_cut_where_it_is_quietest() -> None:
+    endpointer = Endpointer(EndpointingSettings())
+    quiet = round(11.0 / FRAME_S)
+    found = [endpointer.push(0.95, 100.0 if index in (quiet, quiet + 1) else 1e6) for index in range(460)]
+    (first,) = [boundary for boundary in found if boundary is not None]
+    assert (first.cut, first.end) == ("hard", quiet + 1)
+
+
+def test_a_hard_cut_leaves_context_behind_it_and_what_goes_on_knows() -> None:
+    speech = frames((0.5, 0.0), (17.0, 0.95), (1.0, 0.0))
+    speech[round(14.0 / FRAME_S)] = 0.5  # too near to where it is cut
+    endpointer = Endpointer(EndpointingSettings())
+    found = [boundary for probability in speech if (boundary := endpointer.push(probability))]
+    assert [boundary.continued for boundary in found] == [False, True]
+    assert found[0].end <= found[0].start + round(14.0 / FRAME_S) - endpointer.context
+
+
 def test_what_little_is_left_behind_a_hard_cut_is_not_lost() -> None:
     speech = [*[0.0] * 16, *[0.95] * 431, *[0.0] * 30]
     speech[442] = 0.4
-    found = cut(speech)
+    found = cut(speech, hard_search_s=0.2)
     assert found[0].end == 442
     assert [boundary.cut for boundary in found] == ["hard", "pause"]
     assert 0 < found[1].voiced[0][1] - found[1].voiced[0][0] < 6

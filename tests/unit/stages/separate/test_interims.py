@@ -62,8 +62,10 @@ async def test_every_interim_is_followed_by_its_utterance_and_a_certain_one_lies
         assert {interim.first_sample for interim in found} <= finals.keys()
         for interim in found:
             final = finals[interim.first_sample]
+            assert interim.before == final.before
             if interim.certain and final.cut == "hard":
                 assert interim.end_s <= final.end_s
+    assert any(interim.before for interim in interims(run, 0))
     assert any(not interim.certain for interim in interims(run, 0))
     assert all(interim.certain == (stretches(interim) <= 9) for interim in interims(run, 0))
 

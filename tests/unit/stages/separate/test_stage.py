@@ -101,6 +101,19 @@ async def test_nor_does_it_with_the_real_model(silero: VoiceActivityModel) -> No
     assert spoken[0] == spoken[1] == spoken[2] != []
 
 
+async def test_utterances_carry_the_audio_beyond_a_hard_cut_and_only_there() -> None:
+    signal = bursts((1, 30), (33, 35), length_s=37)
+    found = utterances(await separate(in_order(call_events(signal, chunk_s=0.3))))
+    assert [item.cut for item in found] == ["hard", "hard", "pause", "pause"]
+    context = round(1.2 / 0.032) * 256
+    for before, item in zip([None, *found], found, strict=False):
+        first, last = item.first_sample, item.first_sample + len(item.pcm) // 2
+        goes_on = before is not None and before.cut == "hard"
+        assert np.array_equal(np.frombuffer(item.before, "<i2"), signal[first - context : first] if goes_on else [])
+        is_hard = item.cut == "hard"
+        assert np.array_equal(np.frombuffer(item.behind, "<i2"), signal[last : last + context] if is_hard else [])
+
+
 async def test_a_quiet_stretch_still_tells_how_far_it_was_heard() -> None:
     run = await separate(in_order(call_events(bursts((20, 25), length_s=30), chunk_s=0.5)))
     heard = [record.heard_to_s[0] for record in run.records if isinstance(record, CallProgress)]

@@ -1,0 +1,140 @@
+"""People who talk for most of a minute without a pause that an utterance could be cut at.
+
+Sentences of the scripts' stories and explanations are joined so closely and said so fluently that mostly hard cuts
+divide them. Every second monologue has noise 15 dB below speech. Sentences whose words another spelling would join or
+split ("fifteen dollars", "don't") are left out, so that each word that is compared has a time.
+"""
+
+import hashlib
+import itertools
+import random
+import re
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.speech.corpus import Call, Corpus, TruthLine, TruthWord, Variant
+from benchmarks.speech.script import SCRIPTS, ScriptWriter
+from benchmarks.speech.telephone import RATE_HZ, Float, coded, line_noise, surroundings, telephone_voice
+from benchmarks.speech.voice import Spoken, Voice
+from tests.calls.wording import comparable
+
+N_MONOLOGUES: Final = 24
+LENGTH_S: Final = (30.0, 60.0)
+PAUSE_S: Final = (0.02, 0.15)
+"""Between sentences."""
+INNER_PAUSE_S: Final = 0.1
+"""Longer pauses inside sentences are made as long as this."""
+SNR_DB: Final = 15.0
+VARIANTS: Final[tuple[Variant, ...]] = ("clean", "noise")
+
+_FORM: Final = 1
+_PITCHES: Final = (0.9, 0.95, 1.0, 1.1, 1.15)
+_LENGTHS: Final = (0.92, 1.0, 1.08)
+_SILENT: Final = 0.02
+"""Of the loudest sample: quieter edges of a sentence are cut off."""
+
+
+def monologues(
+    folder: Path,
+    *,
+    n: int = N_MONOLOGUES,
+    seed: int = 1,
+    on_progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Corpus:
+    """The first `n` of `seed`, on one leg each. Those that are not there yet are made, as `corpus.corpus` does."""
+    made = folder / f"monologues-{_key(seed)}"
+    made.mkdir(parents=True, exist_ok=True)
+    sentences = _sentences(ScriptWriter(seed))
+    calls = []
+    for number in range(n):
+        rng = random.Random(seed * 1000 + number)
+        variant = VARIANTS[number % len(VARIANTS)]
+        length_s = rng.uniform(*LENGTH_S)
+        texts = [next(sentences) for _ in range(int(length_s / 2))]  # more than fit
+        truth = made / f"{number:02}-monologue-{variant}.json"
+        if not truth.exists():
+            on_progress(number, n)
+            _make(truth, texts, length_s, variant, rng)
+        calls.append(msgspec.json.decode(truth.read_bytes(), type=Call))
+    return Corpus(made, calls)
+
+
+def _key(seed: int) -> str:
+    digest = hashlib.sha256(f"{_FORM} {seed} {LENGTH_S} {PAUSE_S} {INNER_PAUSE_S} {SNR_DB}".encode())
+    for path in sorted(SCRIPTS.glob("*.toml")):
+        digest.update(path.read_bytes())
+    return f"{digest.hexdigest()[:12]}-{seed}"
+
+
+def _sentences(writer: ScriptWriter) -> Iterator[str]:
+    while True:
+        for sentence in re.split(r"(?<=[.?!]) ", writer.monologue()):
+            if len(comparable(sentence).split()) == len(sentence.split()) > 3:
+                yield sentence
+
+
+def _make(truth: Path, texts: list[str], length_s: float, variant: Variant, rng: random.Random) -> None:
+    seed = rng.randrange(1 << 30)
+    pitch, length, voice = rng.choice(_PITCHES), rng.choice(_LENGTHS), Voice(seed)
+    pieces: list[Float] = [np.zeros(RATE_HZ)]
+    lines: list[TruthLine] = []
+    for text in texts:
+        at = sum(map(len, pieces))
+        if at >= length_s * RATE_HZ:
+            break
+        (spoken,) = voice.say(text, length * pitch)
+        audio, words = _trimmed(spoken, voice.rate_hz, pitch, at)
+        lines.append(TruthLine(0, round(at / RATE_HZ, 4), round((at + len(audio)) / RATE_HZ, 4), text, words))
+        pieces += [audio, np.zeros(int(rng.uniform(*PAUSE_S) * RATE_HZ))]
+    leg = np.concatenate([*pieces, np.zeros(RATE_HZ)])
+    noise = np.random.default_rng(seed)
+    leg = leg + (line_noise(len(leg), noise) if variant == "clean" else surroundings(len(leg), SNR_DB, noise))
+    pcm = coded(leg)
+    sound = truth.with_suffix(".wav")
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
+        file.writeframes(pcm.astype("<i2").tobytes())
+    call = Call(
+        name=truth.stem,
+        file=sound.name,
+        variant=variant,
+        duration_s=len(pcm) / RATE_HZ,
+        sha256=hashlib.sha256(pcm.tobytes()).hexdigest(),
+        lines=lines,
+    )
+    truth.write_bytes(msgspec.json.encode(call))
+
+
+def _trimmed(spoken: Spoken, rate_hz: int, pitch: float, at: int) -> tuple[Float, list[TruthWord]]:
+    """A sentence without silence at its edges and long pauses, and its words in seconds from the monologue's start."""
+    audio = telephone_voice(spoken.audio, rate_hz, pitch)
+    kept = fluent(audio)
+    before = np.concatenate([[0], np.cumsum(kept)])
+    words = []
+    for word in spoken.words:
+        if word.span is None:
+            words.append(TruthWord(word.text, None, None))
+            continue
+        edges = (min(int(edge / (rate_hz * pitch) * RATE_HZ), len(audio)) for edge in word.span)
+        start_s, end_s = (round((at + int(before[edge])) / RATE_HZ, 4) for edge in edges)
+        words.append(TruthWord(word.text, start_s, end_s))
+    return audio[kept], words
+
+
+def fluent(audio: Float) -> NDArray[np.bool_]:
+    """Shape (n,): all but the silence at the edges and the middle of pauses longer than `INNER_PAUSE_S`."""
+    block, half = RATE_HZ // 100, int(INNER_PAUSE_S / 2 * RATE_HZ)
+    n_blocks = -(-len(audio) // block)
+    loudest = np.abs(np.pad(audio, (0, n_blocks * block - len(audio)))).reshape(-1, block).max(axis=1)
+    loud = np.flatnonzero(loudest > _SILENT * loudest.max())
+    kept = np.zeros(len(audio), bool)
+    kept[loud[0] * block : (loud[-1] + 1) * block] = True
+    for before, behind in itertools.pairwise(loud):
+        kept[(before + 1) * block + half : max(0, behind * block - half)] = False
+    return kept
