@@ -4,7 +4,8 @@ Within a lane tenants take turns, and so do a tenant's calls (`fair_queue`). Int
 still being spoken, come behind whatever is final and live, before backfill.
 
 A decode cannot be interrupted, so a live row that finds all workers busy waits for the first of them: at most for the
-longest batch. That is measured, and kept short by smaller batches of backfill.
+longest batch. That is measured, and kept short by smaller batches of backfill. While live rows come, backfill leaves a
+worker free for them where there are several.
 """
 
 import asyncio
@@ -26,6 +27,9 @@ from stages.transcribe.windows import SAMPLE_RATE_HZ
 FILL_S: Final = 0.05
 """How long a live row may wait for others to fill its batch: nobody notices it beside the pause that ends the row."""
 FILL_BACKFILL_S: Final = 0.25
+
+LIVE_LATELY_S: Final = 10.0
+"""So long after a live row the next one is expected: a speaker's turn and the pause behind it."""
 
 
 class BatchRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,22 +78,27 @@ class Scheduler:
         fill_s: float = 0.0,
         fill_backfill_s: float = 0.0,
         ran: Callable[[BatchRun], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`max_batch`: rows at once, what the engine says where None. `max_batch_backfill`: the most rows of a batch
         with backfill in it, half of that where None. `fill_s` and `fill_backfill_s`: how long a row waits for its
-        batch to fill. `ran` is told of each batch, in the event loop.
+        batch to fill. `ran` is told of each batch, in the event loop. `clock` gives seconds.
         """
         self.engine = engine
         self._asked_batch = max_batch
         self._asked_backfill = max_batch_backfill
         self._fill_s, self._fill_backfill_s = fill_s, fill_backfill_s
         self._ran = ran
+        self._clock = clock
         self._free = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="transcribe")
         self._live, self._batch, self._interims = FairQueue(), FairQueue(), FairQueue()
         self._queues = {"live": self._live, "interims": self._interims, "batch": self._batch}
         self._most_interims = max(1, workers - 1)
         self._running_interims = 0
+        self._workers = workers
+        self._running_backfill = 0
+        self._live_s = -LIVE_LATELY_S
         self._running: set[asyncio.Future[tuple[list[Transcription], float]]] = set()
         self._filling: asyncio.TimerHandle | None = None
         self._closed = False
@@ -112,7 +121,9 @@ class Scheduler:
             result.set_result(_failed(row, str(error)))
             return result
         queue = "interims" if row.interim else "live" if live else "batch"
-        self._queues[queue].put(WaitingRow(queue, row, call, window_s, time.monotonic(), result))
+        if live:
+            self._live_s = self._clock()
+        self._queues[queue].put(WaitingRow(queue, row, call, window_s, self._clock(), result))
         self._start_work()
         return result
 
@@ -122,7 +133,7 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         since_s = {name: [item.since_s for item in queue] for name, queue in self._queues.items()}
-        now_s = time.monotonic()
+        now_s = self._clock()
         return SchedulerStats(
             queued={name: len(times) for name, times in since_s.items()},
             oldest_wait_s={name: now_s - min(times, default=now_s) for name, times in since_s.items()},
@@ -151,9 +162,10 @@ class Scheduler:
         while self._free and (items := self._take()):
             self._free -= 1
             self._running_interims += items[0].row.interim
+            self._running_backfill += items[0].queue == "batch"
             work = asyncio.get_running_loop().run_in_executor(self._pool, self._decode, [item.row for item in items])
             self._running.add(work)
-            work.add_done_callback(partial(self._finish, items, time.monotonic()))
+            work.add_done_callback(partial(self._finish, items, self._clock()))
 
     def _take(self) -> list[WaitingRow]:
         """The next batch: the live row whose turn it is, else an interim, else a batch row, and others with its window.
@@ -163,7 +175,7 @@ class Scheduler:
         """
         max_batch = self._asked_batch or self.engine.max_batch
         max_backfill = min(max_batch, self._asked_backfill or max(1, max_batch // 2))
-        now_s = time.monotonic()
+        now_s = self._clock()
         lanes = (
             (self._live, max_batch, self._fill_s),
             (self._interims, max_batch, self._fill_s),
@@ -171,6 +183,8 @@ class Scheduler:
         )
         for queue, size, fill_s in lanes:
             if queue is self._interims and self._running_interims >= self._most_interims:
+                continue
+            if queue is self._batch and self._running_backfill >= self._most_backfill:
                 continue
             ripe = ripest(queue, size=size, fill_s=fill_s, now_s=now_s)
             if ripe is None:
@@ -185,9 +199,15 @@ class Scheduler:
             return items
         return []
 
+    @property
+    def _most_backfill(self) -> int:
+        """Workers that backfill may have."""
+        lately = self._clock() - self._live_s < LIVE_LATELY_S
+        return max(1, self._workers - 1) if lately else self._workers
+
     def _decode(self, rows: Sequence[Row]) -> tuple[list[Transcription], float]:
         """In a worker's thread. A batch that fails is decoded row by row, so one bad row costs no other its text."""
-        started_s = time.monotonic()
+        started_s = self._clock()
         try:
             done = self.engine.transcribe_batch(rows)
         except Exception as error:
@@ -196,7 +216,7 @@ class Scheduler:
             else:
                 structlog.get_logger().error("an utterance could not be transcribed", error=repr(error))
                 done = [_failed(rows[0], f"{type(error).__name__}: {error}")]
-        return done, time.monotonic() - started_s
+        return done, self._clock() - started_s
 
     def _finish(
         self, items: list[WaitingRow], started_s: float, work: asyncio.Future[tuple[list[Transcription], float]]
@@ -204,6 +224,7 @@ class Scheduler:
         self._running.discard(work)
         self._free += 1
         self._running_interims -= items[0].row.interim
+        self._running_backfill -= items[0].queue == "batch"
         if work.cancelled():
             return
         transcriptions, busy_s = work.result()

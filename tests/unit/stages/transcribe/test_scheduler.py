@@ -9,7 +9,7 @@ import pytest
 
 from schemas.calls import CallRef
 from stages.transcribe.engine import Row, Transcription
-from stages.transcribe.scheduler import BatchRun, Scheduler
+from stages.transcribe.scheduler import LIVE_LATELY_S, BatchRun, Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 
 CALL = CallRef("default", "call-1")
@@ -330,3 +330,40 @@ async def test_a_live_row_waits_no_longer_than_the_longest_batch_that_was_measur
     assert {len(run.waited_s) for run in runs if run.queue == "batch"} <= {1, 2}
     assert sum(len(run.waited_s) for run in runs) == 210
     assert all(run.engine_s >= SlowEngine.ROW_S for run in runs)
+
+
+async def test_backfill_leaves_a_worker_free_while_live_rows_come() -> None:
+    now_s = 0.0
+    engine = FakeEngine()
+    engine.gate.clear()
+    queue = Scheduler(engine, workers=3, clock=lambda: now_s)
+    try:
+        spoken = queue.submit(row(11), call=CALL, live=True)
+        recorded = [queue.submit(row(level), call=CALL, live=False) for level in range(1, 6)]
+        await until(lambda: len(engine.batches) == 3)
+        engine.gate.set()
+        await asyncio.gather(spoken, *recorded)
+
+        engine.gate.clear()
+        engine.batches.clear()
+        recorded = [queue.submit(row(level), call=CALL, live=False) for level in range(1, 6)]
+        await until(lambda: queue.stats().running == 2)
+        spoken = queue.submit(row(12), call=CALL, live=True)
+        await until(lambda: [12] in engine.batches)
+        engine.gate.set()
+        await asyncio.gather(spoken, *recorded)
+
+        engine.gate.clear()
+        now_s += LIVE_LATELY_S
+        recorded = [queue.submit(row(level), call=CALL, live=False) for level in range(1, 6)]
+        await until(lambda: queue.stats().running == 3)
+    finally:
+        engine.gate.set()
+        await queue.close()
+    assert all(one.done() for one in recorded)
+
+
+async def test_a_single_worker_takes_backfill_also_while_live_rows_come() -> None:
+    async with scheduler(FakeEngine(), workers=1) as queue:
+        texts = await asyncio.gather(*(queue.submit(row(level), call=CALL, live=level == 1) for level in (1, 2)))
+    assert [text.text for text in texts] == ["en 1", "en 2"]
