@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.speech.script import CUSTOMER, ROLES, SCRIPTS, SETTINGS, ScriptLine, ScriptWriter
 from benchmarks.speech.telephone import (
@@ -162,9 +163,14 @@ def _key(seed: int) -> str:
 
 def _make(truth: Path, script: list[ScriptLine], variant: Variant, seed: int) -> None:
     pcm, lines = _spoken(script, Voice(seed), variant, seed)
+    keep(truth, pcm, lines, variant)
+
+
+def keep(truth: Path, pcm: NDArray[np.int16], lines: list[TruthLine], variant: Variant) -> None:
+    """Write a call, shape (n_samples,) or (n_samples, n_channels) at 8 kHz, beside its truth: that is written last."""
     sound = truth.with_suffix(".wav")
     with wave.open(str(sound), "wb") as file:
-        file.setparams((len(ROLES), 2, RATE_HZ, 0, "NONE", ""))
+        file.setparams((1 if pcm.ndim == 1 else pcm.shape[1], 2, RATE_HZ, 0, "NONE", ""))
         file.writeframes(pcm.astype("<i2").tobytes())
     call = Call(
         name=truth.stem,

@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import random
 import re
-import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -18,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.speech.corpus import Call, Corpus, TruthLine, TruthWord, Variant
+from benchmarks.speech.corpus import Call, Corpus, TruthLine, TruthWord, Variant, keep
 from benchmarks.speech.script import SCRIPTS, ScriptWriter
 from benchmarks.speech.telephone import RATE_HZ, Float, coded, line_noise, surroundings, telephone_voice
 from benchmarks.speech.voice import Spoken, Voice
@@ -95,20 +94,7 @@ def _make(truth: Path, texts: list[str], length_s: float, variant: Variant, rng:
     leg = np.concatenate([*pieces, np.zeros(RATE_HZ)])
     noise = np.random.default_rng(seed)
     leg = leg + (line_noise(len(leg), noise) if variant == "clean" else surroundings(len(leg), SNR_DB, noise))
-    pcm = coded(leg)
-    sound = truth.with_suffix(".wav")
-    with wave.open(str(sound), "wb") as file:
-        file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
-        file.writeframes(pcm.astype("<i2").tobytes())
-    call = Call(
-        name=truth.stem,
-        file=sound.name,
-        variant=variant,
-        duration_s=len(pcm) / RATE_HZ,
-        sha256=hashlib.sha256(pcm.tobytes()).hexdigest(),
-        lines=lines,
-    )
-    truth.write_bytes(msgspec.json.encode(call))
+    keep(truth, coded(leg), lines, variant)
 
 
 def _trimmed(spoken: Spoken, rate_hz: int, pitch: float, at: int) -> tuple[Float, list[TruthWord]]:
