@@ -273,4 +273,4 @@ def test_the_real_engine_gives_its_weights_back_and_another_one_goes_on(tmp_path
     assert ladder.transcribe_batch([row]) == engines[1].transcribe_batch([row])
     with pytest.raises(AttributeError):
         Engine.transcribe_batch(engines[0], [row])
-    assert ladder.window_s(row) == engines[0].window_s(row) == 10
+    assert ladder.window_s(row) == engines[0].window_s(row) == 4
