@@ -97,3 +97,9 @@ class CallStage(Protocol[Input]):
     def open(self, call: CallRef, state: bytes | None) -> CallProcessor[Input]:
         """A processor for `call`, from the state of its last checkpoint or from nothing."""
         ...
+
+
+async def no_outputs() -> AsyncIterator[Output]:
+    """What a processor answers to a record that nothing follows from."""
+    return
+    yield

@@ -38,7 +38,7 @@ from schemas.utterances import (
     UtteranceRecord,
 )
 from stages.errors import RejectedInput
-from stages.protocol import Checkpoint, Event, Output
+from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.separate import ledger
 from stages.separate.channels import Speech
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
@@ -146,7 +146,7 @@ class CallSeparator:
         """A request to read along changes at once until when that is; it has no outputs."""
         if isinstance(record, CallWatched):
             self._watched_until_s = max(self._watched_until_s, event.timestamp_s + record.seconds)
-            return _nothing()
+            return no_outputs()
         return self._outputs(record, event)
 
     async def _outputs(self, record: AudioEvent, event: Event) -> AsyncIterator[Output]:
@@ -485,8 +485,3 @@ class CallSeparator:
             "partials": start.partials,
             "metadata": start.metadata,
         }
-
-
-async def _nothing() -> AsyncIterator[Output]:
-    return
-    yield

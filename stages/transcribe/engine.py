@@ -155,7 +155,11 @@ class Engine:
         del self._model
 
     def window_s(self, row: Row) -> int:
-        return self._windows.of(len(row.audio))[0].length_s
+        return self._window(row).length_s
+
+    def _window(self, row: Row) -> Window:
+        """The first that a row is given."""
+        return self._windows.of(len(row.audio))[0]
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         """Rows are batched where window, language, hotwords and effort agree; one whose language must be heard goes
@@ -164,8 +168,7 @@ class Engine:
         batches: dict[tuple[Window, str | int, tuple[str, ...], bool], list[int]] = {}
         for index, row in enumerate(rows):
             language = row.language if isinstance(row.language, str) else index
-            window = self._windows.of(len(row.audio))[0]
-            batches.setdefault((window, language, row.hotwords, row.interim), []).append(index)
+            batches.setdefault((self._window(row), language, row.hotwords, row.interim), []).append(index)
         done: dict[int, Transcription] = {}
         for (window, *_), indices in batches.items():
             done.update(zip(indices, self._transcribe([rows[index] for index in indices], window), strict=True))
@@ -231,8 +234,8 @@ class Engine:
     def _silent(self) -> NDArray[np.float32]:
         """What the encoder makes of a full window of silence, shape (1, 1500, width)."""
         if self._silence is None:
-            silent = np.zeros((1, self._n_mels, FULL_WINDOW_S * 2 * _FRAMES_PER_S), np.float32)
-            silent += _SILENT_FEATURE
+            shape = (1, self._n_mels, FULL_WINDOW_S * 2 * _FRAMES_PER_S)
+            silent = np.full(shape, _SILENT_FEATURE, np.float32)
             self._silence = np.array(self._model.encode(silent))
         return self._silence
 
@@ -299,7 +302,7 @@ class Engine:
         sweep = (0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)).astype(np.float32)
         row = Row(audio=sweep, voiced=[(0.0, 1.0)], language="en")
         try:
-            encoded = self._encode([row], self._windows.of(len(row.audio))[0])
+            encoded = self._encode([row], self._window(row))
             result = self._generate(encoded, self._tokenizer("en"), [[]], 8, beam_size=self._beam_size)[0]
         except RuntimeError as error:
             raise EngineError(f"the model {self.model_name} fails on {device}: {error}") from error

@@ -23,7 +23,7 @@ from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment
 from schemas.topics import PARTIALS, UTTERANCES
 from schemas.utterances import Channel, InterimUtterance, Utterance
-from stages.protocol import Output
+from stages.protocol import Output, no_outputs
 from stages.transcribe.agreement import agreed
 from stages.transcribe.audio import audio_from, voiced_from
 from stages.transcribe.engine import LanguageChoice, Row, Transcription
@@ -110,7 +110,7 @@ class LivePartials:
     def hear(self, interim: InterimUtterance) -> AsyncIterator[Output]:
         """A newer version of an open utterance. One that is not open any more, or not newer, gives nothing."""
         if interim.first_sample < self._settled(interim.channel).first_sample:
-            return _nothing()
+            return no_outputs()
         utterance = self._open.get(interim.channel)
         if utterance is None or utterance.first_sample < interim.first_sample:
             self._close(interim.channel)
@@ -118,7 +118,7 @@ class LivePartials:
             if self._settled(interim.channel).first_sample < interim.first_sample:
                 self._set(interim.channel, Settled(interim.first_sample))
         if (interim.first_sample, interim.revision) <= (utterance.first_sample, utterance.revision):
-            return _nothing()
+            return no_outputs()
         utterance.revision = interim.revision
         if utterance.next is not None:
             self._dropped("newer")
@@ -126,7 +126,7 @@ class LivePartials:
         if utterance.busy:
             if utterance.decoding is not None:
                 self._scheduler.withdraw_interim(utterance.decoding)
-            return _nothing()
+            return no_outputs()
         utterance.busy = True
         return self._work(utterance)
 
@@ -338,8 +338,3 @@ class LivePartials:
         digest = crc32(f"{record.language}\0{record.committed}\0{record.tail}".encode())
         prefix = f"{self._call.tenant}/{self._call.call_id}/transcribe.1"
         return f"{prefix}/{kind}/{channel}/{first_sample}/{revision}/{digest:08x}"
-
-
-async def _nothing() -> AsyncIterator[Output]:
-    return
-    yield

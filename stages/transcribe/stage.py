@@ -28,7 +28,7 @@ from schemas.utterances import (
 )
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
-from stages.protocol import Checkpoint, Event, Output
+from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.transcribe import guards
 from stages.transcribe.audio import audio_from, begin_s, voiced, voiced_from, voiced_s
 from stages.transcribe.diarization import Speakers, is_shared
@@ -184,12 +184,12 @@ class TranscribeProcessor:
         """
         if isinstance(record, InterimUtterance | Commitment):
             if self._partials is None:
-                return _nothing()
+                return no_outputs()
             return (
                 self._partials.hear(record) if isinstance(record, InterimUtterance) else self._partials.settle(record)
             )
         if record.seq < self._next:
-            return _nothing()
+            return no_outputs()
         if isinstance(record, Utterance) and record.sample_rate_hz <= 0:
             raise RejectedInput(f"the utterance {record.seq} has a sample rate of {record.sample_rate_hz} Hz")
         self._next = record.seq + 1
@@ -525,8 +525,3 @@ async def _known(seam: Seam | asyncio.Future[Seam]) -> Seam:
 def _with(seams: dict[int, Seam], channel: int, seam: Seam) -> dict[int, Seam]:
     others = {other: kept for other, kept in seams.items() if other != channel}
     return others if seam == NO_SEAM else {**others, channel: seam}
-
-
-async def _nothing() -> AsyncIterator[Output]:
-    return
-    yield
