@@ -216,11 +216,22 @@ class Faults:
             self.done.disk_fills += 1
             await asyncio.sleep(2.0)
             if not await asyncio.to_thread(self._broker.works):
-                self._say("the broker gave up when its disk was full; it is started again")
-                self._broker.kill()
-                await asyncio.to_thread(self._broker.start)
-                self.done.broker_restarts_after_full_disk += 1
+                await self._start_again()
             await asyncio.sleep(self._plan.gap_s)
+
+    async def tend_broker(self) -> None:
+        """One may take long to give up after a full disk: it is started again whenever that shows."""
+        while True:
+            async with self._broker_turn:
+                if self.done.disk_fills and not self._broker.alive:
+                    await self._start_again()
+            await asyncio.sleep(1.0)
+
+    async def _start_again(self) -> None:
+        self._say("the broker gave up when its disk was full; it is started again")
+        self._broker.kill()
+        await asyncio.to_thread(self._broker.start)
+        self.done.broker_restarts_after_full_disk += 1
 
     def _say(self, line: str) -> None:
         print(f"  {line}; kills {self.done.kills.total() + self.done.broker_kills}", file=sys.stderr, flush=True)

@@ -118,7 +118,7 @@ class Run:
         tending = asyncio.create_task(self._tend())
         await self._until_ready()
         client = await connect(self._broker.url)
-        done = Done()
+        done, tending_broker = Done(), None
         try:
             producers = [self._producer(which(process), process) for process in range(PRODUCERS)]
             await self._until_connected()
@@ -133,6 +133,7 @@ class Run:
                     chance=random.Random(self._load.seed),
                 )
                 done = faults.done
+                tending_broker = asyncio.create_task(faults.tend_broker())
                 await faults.run()
             pacing.cancel()
             await self._until_sent(producers, stop=plan is not None)
@@ -143,6 +144,8 @@ class Run:
             evidence = await read_evidence(client, self._folder / "data")
         finally:
             tending.cancel()
+            if tending_broker is not None:
+                tending_broker.cancel()
             await client.close()
         return Outcome(
             evidence=evidence,
