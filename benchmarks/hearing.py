@@ -17,6 +17,7 @@ from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
 from schemas.utterances import CallOpened, Channel, Utterance, UtteranceRecord
 from stages.protocol import Event, Origin, Output
+from stages.separate.endpointing import RECORDED
 from stages.separate.files import open_audio_file
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
@@ -41,7 +42,7 @@ class Hearing:
         settings = self._settings
         engine = await asyncio.to_thread(self._load_padded if self._padded else self._load)
         self._scheduler = Scheduler(engine, workers=settings.asr_workers)
-        self._separate = SeparateStage(await asyncio.to_thread(load_voice_activity_model))
+        self._separate = SeparateStage(await asyncio.to_thread(load_voice_activity_model), RECORDED)
         self._transcribe = TranscribeStage(
             self._scheduler,
             live=False,

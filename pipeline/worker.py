@@ -104,6 +104,7 @@ class Worker:
     # -- the stages --------------------------------------------------------------------------------------------------
 
     async def _separate(self, started: asyncio.Event) -> None:
+        from stages.separate.endpointing import RECORDED, EndpointingSettings
         from stages.separate.speech import load_voice_activity_model
         from stages.separate.stage import SeparateStage
 
@@ -111,7 +112,8 @@ class Worker:
         started.set()
         async with asyncio.TaskGroup() as group:
             for lane in topology.lanes_of("separate"):
-                runner = self._runner(SeparateStage(vad, interims=lane == "live"), lane)
+                endpointing = EndpointingSettings() if lane == "live" else RECORDED
+                runner = self._runner(SeparateStage(vad, endpointing, interims=lane == "live"), lane)
                 watch = IdleWatch(self._bus, runner, idle_s=self._settings.idle_s)
                 group.create_task(runner.run())
                 group.create_task(watch.run())

@@ -3,6 +3,7 @@
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from schemas.calls import CallRef
 from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress
@@ -26,6 +27,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
 
     `guard` names the guard that dropped the text (`no_speech`, `short`, `phrase`, `error`, …), `dropped_text` what
     it dropped. `flags` are doubts that did not drop it (`low_probability`, `repeat`, …).
+
+    `parts`, where the utterance had several, are their start and end in seconds from the call's start; each word lies
+    in one of them.
     """
 
     call: CallRef
@@ -45,6 +49,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
     guard: str | None = None
     dropped_text: str = ""
     flags: list[str] = []
+    parts: list[tuple[float, float]] | UnsetType = UNSET
 
 
 SEGMENT_TYPE: Final = "callstream.segment"

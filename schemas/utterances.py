@@ -53,6 +53,13 @@ class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1")
     hotwords: list[str] | UnsetType = UNSET
 
 
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """Where a part of an utterance's audio lies in the call, in samples from its start."""
+
+    first_sample: int
+    n_samples: int
+
+
 class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="utterance.1"):
     """One channel's speech between two pauses.
 
@@ -62,6 +69,9 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
 
     Where a hard cut divides speech, `before` and `behind` are audio of the same form from beyond it: context, the text
     of which is the neighbour's.
+
+    Of a recorded call several that follow each other may be one, so that each is heard with the others: then `parts`
+    says where in the call each of them lies, and `pcm` holds them without the pauses between them.
     """
 
     call: CallRef
@@ -74,6 +84,7 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     cut: Cut
     before: bytes = b""
     behind: bytes = b""
+    parts: list[Part] = []
 
     @property
     def start_s(self) -> float:
@@ -81,7 +92,18 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
 
     @property
     def end_s(self) -> float:
-        return (self.first_sample + len(self.pcm) // 2) / self.sample_rate_hz
+        last = self.places[-1]
+        return (last.first_sample + last.n_samples) / self.sample_rate_hz
+
+    @property
+    def audio_s(self) -> float:
+        """How much audio it holds."""
+        return len(self.pcm) // 2 / self.sample_rate_hz
+
+    @property
+    def places(self) -> list[Part]:
+        """Its parts; one that has none is its own only part."""
+        return self.parts or [Part(self.first_sample, len(self.pcm) // 2)]
 
 
 class CallProgress(msgspec.Struct, frozen=True, kw_only=True, tag="call_progress.1"):

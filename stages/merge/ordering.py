@@ -28,7 +28,10 @@ BACKCHANNEL_S: Final = 1.0
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of words of one segment. `first_word` is the index in the segment of the first of them."""
+    """A run of words of one segment. `first_word` is the index in the segment of the first of them.
+
+    `continues`: it was cut from the words before it.
+    """
 
     channel: int
     segment_id: str
@@ -38,14 +41,19 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     words: list[Word]
     language: str
+    continues: bool = False
 
 
 class _Placed(msgspec.Struct, frozen=True):
-    """A segment with the times by which it is ordered: word starts that never decrease along the channel."""
+    """A segment with the times by which it is ordered: word starts that never decrease along the channel.
+
+    `first_word` is the index of its first word in the segment that it is a part of.
+    """
 
     segment: Segment
     starts_s: list[float]
     end_s: float
+    first_word: int
 
     @property
     def onset_s(self) -> float:
@@ -73,8 +81,8 @@ class Ordering:
         """Per channel: no later piece of it starts before this time."""
         return list(self._heard_s)
 
-    def add(self, segment: Segment) -> None:
-        """A segment with text. Segments of a channel must be added in the channel's order."""
+    def add(self, segment: Segment, first_word: int = 0) -> None:
+        """A segment with text, or a part of one. Those of a channel must be added in the channel's order."""
         channel = segment.channel
         self.heard(channel, segment.start_s)
         starts_s: list[float] = []
@@ -82,7 +90,7 @@ class Ordering:
             self.heard(channel, start_s)
             starts_s.append(self._heard_s[channel])
         end_s = max([word.end_s for word in segment.words] or [segment.end_s])
-        placed = _Placed(segment, starts_s, max(end_s, starts_s[-1]))
+        placed = _Placed(segment, starts_s, max(end_s, starts_s[-1]), first_word)
         self._uncut[channel].append(placed)
         self._begun[channel].append(placed)
 
@@ -124,7 +132,7 @@ class Ordering:
         """By what the channel's next piece is ordered; where it is not known yet, the least that it can be."""
         if self._ready[channel]:
             piece = self._ready[channel][0]
-            return piece.start_s, piece.first_word > 0, channel
+            return piece.start_s, piece.continues, channel
         return (self._uncut[channel][0].onset_s if self._uncut[channel] else heard_s), False, channel
 
     def _cut(self, heard_s: list[float]) -> None:
@@ -175,12 +183,13 @@ def _piece(placed: _Placed, first: int, last: int, text: str) -> Piece:
     return Piece(
         channel=segment.channel,
         segment_id=segment.segment_id,
-        first_word=first,
+        first_word=placed.first_word + first,
         start_s=start_s,
         end_s=max([start_s, *(word.end_s for word in words)] if words else [placed.end_s]),
         text=text,
         words=words,
         language=segment.language,
+        continues=first > 0,
     )
 
 

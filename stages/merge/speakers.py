@@ -4,6 +4,7 @@ A word is said by whom its time overlaps most with, else by the speaker nearest 
 published while the call went on keep their id where they begin with the same word.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Final
@@ -52,16 +53,22 @@ def turns_by_speaker(
     stretches: Sequence[SpeakerTurn],
     source: SpeakerSource,
 ) -> list[Turn]:
-    """`turns` of one channel, in order, cut where the speaker changes. `lengths` are the words of their segments."""
+    """`turns` of one channel, in order, cut where the speaker changes.
+
+    `lengths` are how many words of each of their segments are in them; one with pauses may be in several turns.
+    """
     speaking = Speaking(stretches)
     names = list(dict.fromkeys([*(stretch.speaker for stretch in stretches), UNKNOWN_SPEAKER]))
     builder = TurnBuilder(call, names)
     cut: list[Turn | None] = []
     counts = iter(lengths)
+    known: Counter[str] = Counter()
     for turn in turns:
-        pieces = _pieces(turn, [next(counts) for _ in turn.segment_ids], speaking, names)
+        lengths_here = [next(counts) for _ in turn.segment_ids]
+        pieces = _pieces(turn, lengths_here, known[turn.segment_ids[0]], speaking, names)
         cut.extend([builder.add(piece, revision=turn.revision) for piece in pieces])
         cut.append(builder.close(revision=turn.revision))
+        known.update(dict(zip(turn.segment_ids, lengths_here, strict=True)))
     return [
         msgspec.structs.replace(turn, channel=turns[0].channel, speaker_source=source)
         for turn in cut
@@ -69,11 +76,16 @@ def turns_by_speaker(
     ]
 
 
-def _pieces(turn: Turn, counts: Sequence[int], speaking: Speaking, names: Sequence[str]) -> Iterator[Piece]:
-    """The turn's runs of words of one segment and one speaker; the speaker's place in `names` is their channel."""
+def _pieces(
+    turn: Turn, counts: Sequence[int], before: int, speaking: Speaking, names: Sequence[str]
+) -> Iterator[Piece]:
+    """The turn's runs of words of one segment and one speaker; the speaker's place in `names` is their channel.
+
+    `counts` are the words of each segment, `before` those of the first one that are in turns before.
+    """
     if 0 in counts or not turn.words:
         speaker = speaking.who(turn.start_s, turn.end_s)
-        yield _piece(turn, turn.segment_ids[0], 0, turn.words, turn.text, names.index(speaker))
+        yield _piece(turn, turn.segment_ids[0], before, turn.words, turn.text, names.index(speaker))
         return
     speakers = [speaking.who(word.start_s, word.end_s) for word in turn.words]
     segment_starts = list(accumulate(counts, initial=0))
@@ -87,7 +99,7 @@ def _pieces(turn: Turn, counts: Sequence[int], speaking: Speaking, names: Sequen
         yield _piece(
             turn,
             turn.segment_ids[segment],
-            first - segment_starts[segment],
+            first - segment_starts[segment] + (before if segment == 0 else 0),
             turn.words[first:last],
             text,
             names.index(speakers[first]),

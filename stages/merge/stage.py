@@ -25,6 +25,7 @@ from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.merge.metrics import call_metrics
 from stages.merge.ordering import Ordering, Piece
+from stages.merge.parts import parts_of
 from stages.merge.speakers import turns_by_speaker
 from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
@@ -141,9 +142,9 @@ class MergeProcessor:
         n_words = len(segment.words) or len(segment.text.split())
         state.words += n_words
         state.languages[segment.language] = state.languages.get(segment.language, 0) + n_words
-        if len(state.voiced) == 1:
-            state.lengths.append(len(segment.words))
-        self._ordering.add(msgspec.structs.replace(segment, words=[rounded(word) for word in segment.words]))
+        whole = msgspec.structs.replace(segment, words=[rounded(word) for word in segment.words])
+        for part, first_word in parts_of(whole):
+            self._ordering.add(part, first_word)
 
     def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
         """The turns that `pieces`, and the time heard so far, close."""
@@ -185,6 +186,8 @@ class MergeProcessor:
             "guards": dict(state.guards),
         }
         turns = [*state.turns, *last]
+        if len(opened.channels) == 1:
+            state.lengths += self._builder.take_lengths()
         if closed.speaker_source != "channel":
             detail["speaker_source"] = closed.speaker_source
         if closed.speakers and len(opened.channels) == 1:
@@ -267,4 +270,5 @@ def _times_s(record: Segment | CallProgress | CallChanged | CallClosed) -> list[
     if isinstance(record, CallClosed):
         return [record.duration_s]
     words = [time_s for word in record.words for time_s in (word.start_s, word.end_s)]
-    return [record.start_s, record.end_s, *words, *(time_s for span in record.voiced for time_s in span)]
+    spans = [*record.voiced, *(record.parts or [])]
+    return [record.start_s, record.end_s, *words, *(time_s for span in spans for time_s in span)]

@@ -22,7 +22,8 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     `taken` is the number of the last input, `numbered` that of the next output, `revision` that of the next
     completed transcript. `complete` says that nothing came since the last one, `over` that nothing may come.
     `voiced` are the detected stretches of speech per channel in seconds. `turns` are by channel, also where the end of
-    the call told several speakers on it apart; `lengths` are then the words of each segment in them.
+    the call told several speakers on it apart; `lengths` are how many words of each of their segments
+    are in them.
     """
 
     opened: CallOpened | None = None

@@ -22,6 +22,7 @@ class TurnBuilder:
         self._pieces: list[Piece] = []
         self._end_s = 0.0
         self._n_words = 0
+        self._lengths: list[int] = []
 
     @property
     def channel(self) -> int | None:
@@ -45,6 +46,10 @@ class TurnBuilder:
         if not self._pieces:
             return None
         pieces, first = self._pieces, self._pieces[0]
+        lengths = dict.fromkeys((piece.segment_id for piece in pieces), 0)
+        for piece in pieces:
+            lengths[piece.segment_id] += len(piece.words)
+        self._lengths += lengths.values()
         turn = Turn(
             tenant=self._call.tenant,
             call_id=self._call.call_id,
@@ -56,11 +61,16 @@ class TurnBuilder:
             end_s=self._end_s,
             text=" ".join(piece.text for piece in pieces if piece.text),
             words=[word for piece in pieces for word in piece.words],
-            segment_ids=list(dict.fromkeys(piece.segment_id for piece in pieces)),
+            segment_ids=list(lengths),
             language=first.language,
         )
         self._pieces, self._end_s, self._n_words = [], 0.0, 0
         return turn
+
+    def take_lengths(self) -> list[int]:
+        """Of the turns closed since this was last asked for: how many words of each of their segments are in them."""
+        lengths, self._lengths = self._lengths, []
+        return lengths
 
     def _continues(self, piece: Piece) -> bool:
         return (

@@ -7,9 +7,9 @@ model. Times are the channel's own sample and frame numbers, counted from the ca
 import msgspec
 import numpy as np
 
-from schemas.utterances import Cut
 from stages.separate.codecs import Samples
 from stages.separate.endpointing import Boundary, Endpointer, EndpointerState, EndpointingSettings
+from stages.separate.packs import Packer, Speech
 from stages.separate.resampling import ResamplerState, StreamingResampler
 from stages.separate.speech import (
     BLOCK_FRAMES,
@@ -33,20 +33,6 @@ SKIP_S = 4
 """A whole number of seconds, of samples at any rate and of frames: silence is skipped in multiples of it."""
 
 
-class Speech(msgspec.Struct, frozen=True, kw_only=True):
-    """A cut utterance of this channel; times in seconds and samples from the call's start.
-
-    `before` and `behind` are audio from beyond a hard cut.
-    """
-
-    first_sample: int
-    pcm: bytes
-    voiced: list[tuple[float, float]]
-    cut: Cut
-    before: bytes = b""
-    behind: bytes = b""
-
-
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
     """The utterance that is open, as it was `revision` whole times `GROWTH_FRAMES` behind its start.
 
@@ -59,7 +45,10 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaneState(msgspec.Struct, frozen=True, array_like=True):
-    """A channel between two chunks: some kilobytes, and the open utterance's audio if there is one."""
+    """A channel between two chunks: some kilobytes, and the open utterance's audio if there is one.
+
+    What waits in a pack is not in it.
+    """
 
     down: ResamplerState | None
     heard: ResamplerState | None
@@ -92,6 +81,7 @@ class ChannelLane:
         )
         self._speech = given.speech
         self._endpointer = Endpointer(settings, given.endpointer.copy())
+        self._packer = Packer(limit=round(settings.pack_s * self.rate_hz), span=round(settings.pack_span_s / FRAME_S))
         self._audio: Samples = np.frombuffer(given.audio, "<i2").astype(np.int16)
         self._audio_start = given.audio_start
         self._fresh: list[Samples] = []
@@ -103,6 +93,16 @@ class ChannelLane:
         """Whether an utterance has begun: then the state holds its audio."""
         return self._endpointer.is_open
 
+    @property
+    def n_cut(self) -> int:
+        """Utterances that were cut."""
+        return self._packer.taken
+
+    @property
+    def n_sent(self) -> int:
+        """Utterances that have gone out; those cut since then wait in a pack."""
+        return self._packer.given
+
     def blocks_after(self, n_samples: int) -> int:
         """How many runs of the voice activity model so many more samples make enough audio for."""
         n_pending = len(self._pending) + n_samples * VAD_RATE_HZ // self._source_rate_hz
@@ -111,7 +111,9 @@ class ChannelLane:
     @property
     def heard_to_s(self) -> float:
         """No utterance that begins before this time is still to come."""
-        return self._sample(self._endpointer.heard_to) / self.rate_hz
+        waiting = self._packer.first_sample
+        heard_to = self._sample(self._endpointer.heard_to) if waiting is None else waiting
+        return heard_to / self.rate_hz
 
     def snapshot(self) -> LaneState:
         self._join()
@@ -131,7 +133,7 @@ class ChannelLane:
         self._append(base)
 
     def run(self) -> list[Speech]:
-        """Hear all whole blocks of frames; returns the utterances that they complete, in order."""
+        """Hear all whole blocks of frames; returns the utterances, or packs of them, that they complete, in order."""
         return self._hear(self.blocks_after(0) * BLOCK_FRAMES)
 
     def _hear(self, n_frames: int) -> list[Speech]:
@@ -142,8 +144,12 @@ class ChannelLane:
         self._pending = self._pending[n_frames * FRAME_SAMPLES :].copy()
         probabilities, self._speech = self._model.probabilities(frames, self._speech)
         energies = np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / FRAME_SAMPLES
-        found = [self._endpointer.push(*frame) for frame in zip(probabilities.tolist(), energies.tolist(), strict=True)]
-        cuts = [self._cut(boundary, self._sample(boundary.end)) for boundary in found if boundary]
+        cuts: list[Speech] = []
+        for frame in zip(probabilities.tolist(), energies.tolist(), strict=True):
+            boundary = self._endpointer.push(*frame)
+            if boundary is not None:
+                cuts += self._packer.add(self._cut(boundary, self._sample(boundary.end)), boundary.start)
+            cuts += self._packer.pass_frame(self._endpointer.state.frame)
         keep_from = max(self._audio_start, self._sample(self._endpointer.needed_from))
         self._audio = self._audio[keep_from - self._audio_start :].copy()
         self._audio_start = keep_from
@@ -174,8 +180,13 @@ class ChannelLane:
         cuts = self._hear(len(self._pending) // FRAME_SAMPLES)
         boundary = self._endpointer.flush()
         if boundary is not None:
-            cuts.append(self._cut(boundary, self._audio_start + len(self._audio)))
-        return cuts
+            speech = self._cut(boundary, self._audio_start + len(self._audio))
+            cuts += self._packer.add(speech, boundary.start)
+        return cuts + self._packer.release()
+
+    def release(self) -> list[Speech]:
+        """What waits in a pack."""
+        return self._packer.release()
 
     def finish(self) -> list[Speech]:
         """The last utterances: hear what is still in the filters and the last, incomplete frame."""
@@ -189,9 +200,9 @@ class ChannelLane:
     def skip_silence(self, seconds: int) -> bool:
         """Go on as after `seconds` (a multiple of `SKIP_S`) more of silence; only after `SKIP_S` of it were heard.
 
-        False, and nothing is changed, if an utterance is open even so.
+        False, and nothing is changed, if an utterance is open even so, or one waits.
         """
-        if self.is_open:
+        if self.is_open or self.n_sent < self.n_cut:
             return False
         for resampler in (self._down, self._heard):
             if resampler:

@@ -22,7 +22,7 @@ _DB_PER_LOG_ODDS: Final = 0.5
 
 
 class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Thresholds are probabilities, the rest seconds."""
+    """Thresholds are probabilities, the rest seconds. The defaults are those of a live call."""
 
     onset: float = 0.5
     """Speech begins at a frame at least this probable, and takes in the frames above `offset` just before it."""
@@ -42,6 +42,14 @@ class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
     hard_search_s: float = 5.0
     hard_context_s: float = 1.2
     """What is heard on the other side of a hard cut too, to tell which words lie on which side."""
+    pack_s: float = 0.0
+    """So much audio of utterances that follow each other goes out as one (see `packs`); 0: each goes alone."""
+    pack_span_s: float = 90.0
+    """So long after its start a pack goes out at the latest. After a crash the call is heard again from there."""
+
+
+RECORDED: Final = EndpointingSettings(pack_s=14.0)
+"""For calls that nobody waits for: a pack is as long as the longest utterance."""
 
 
 class Boundary(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,11 +1,14 @@
 """All channels of a call, and from where each of them has to be replayed after a restart."""
 
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 
-from stages.separate.channels import SKIP_S, ChannelLane, Growth, LaneState, Speech
+from stages.separate.channels import SKIP_S, ChannelLane, Growth, LaneState
 from stages.separate.codecs import Samples
 from stages.separate.endpointing import EndpointingSettings
+from stages.separate.packs import Speech
 from stages.separate.speech import VoiceActivityModel
 
 _HARD_SEARCH_CHANNEL_S = 10.0
@@ -15,13 +18,20 @@ _HARD_SEARCH_CHANNEL_S = 10.0
 class LaneResume(msgspec.Struct, frozen=True, array_like=True):
     """A channel as it was before event `seq`, with the bytes of an unfinished frame that the event continues.
 
-    Taken where the channel is between utterances, or right after one was cut: from there on the events are replayed,
-    and nothing that was sent before comes out again.
+    Taken where the channel is between utterances, or right after one was cut, and all that were cut have gone out:
+    from there on the events are replayed, and nothing that was sent before comes out again.
     """
 
     seq: int
     carry: bytes
     lane: LaneState
+
+
+class _Candidate(NamedTuple):
+    """How a channel was when `n_cut` utterances had been cut."""
+
+    n_cut: int
+    resume: LaneResume
 
 
 class Lanes:
@@ -45,7 +55,8 @@ class Lanes:
         self._lanes = [ChannelLane(source_rate_hz, model, settings, state) for state in states]
         self.resumes = resumes or [LaneResume(1, b"", lane.snapshot()) for lane in self._lanes]
         self._ran = [False] * channels
-        self._cut = [False] * channels
+        self._n_cut = [lane.n_cut for lane in self._lanes]
+        self._candidates: list[_Candidate | None] = [None] * channels
 
     @property
     def rate_hz(self) -> int:
@@ -63,10 +74,9 @@ class Lanes:
 
     def hear(self, seq: int, frames: Samples) -> list[tuple[int, Speech]]:
         """Event `seq`'s audio, shape (n, channels); returns what it completes as (channel, speech), by start."""
-        cuts: list[tuple[int, Speech]] = []
-        for index in self._behind(seq):
-            cuts += self._note(index, self._hear_one(index, frames[:, index]))
-        return _by_start(cuts)
+        return _by_start(
+            [(index, cut) for index in self._behind(seq) for cut in self._hear_one(index, frames[:, index])]
+        )
 
     def hear_silence(self, seq: int, n_frames: int) -> list[tuple[int, Speech]]:
         """Silence in the place of event `seq` and those behind it. Hours of it cost no more than some seconds."""
@@ -76,7 +86,7 @@ class Lanes:
             left = n_frames
             while left:
                 n = min(left, step)
-                cuts += self._note(index, self._hear_one(index, np.zeros(n, np.int16)))
+                cuts += [(index, cut) for cut in self._hear_one(index, np.zeros(n, np.int16))]
                 left -= n
                 if left >= step and n == step and self._lanes[index].skip_silence(left // step * SKIP_S):
                     left %= step
@@ -87,26 +97,46 @@ class Lanes:
         return [
             (index, growth)
             for index, lane in enumerate(self._lanes)
-            if self._ran[index] and not self._cut[index] and (growth := lane.growth()) is not None
+            if self._ran[index] and not self._has_cut(index) and (growth := lane.growth()) is not None
         ]
 
     def flush(self) -> list[tuple[int, Speech]]:
         """End the open utterances; more audio may follow."""
         self._ran = [True] * len(self._lanes)
-        return _by_start([cut for index, lane in enumerate(self._lanes) for cut in self._note(index, lane.flush())])
+        return _by_start([(index, cut) for index, lane in enumerate(self._lanes) for cut in lane.flush()])
 
     def finish(self) -> list[tuple[int, Speech]]:
         """The last utterances of the call, which then is over for these lanes."""
-        return _by_start([cut for index, lane in enumerate(self._lanes) for cut in self._note(index, lane.finish())])
+        return _by_start([(index, cut) for index, lane in enumerate(self._lanes) for cut in lane.finish()])
+
+    def release(self, seq: int) -> list[tuple[int, Speech]]:
+        """At event `seq`, which has no audio: what waits in packs."""
+        return _by_start([(index, cut) for index in self._behind(seq) for cut in self._lanes[index].release()])
 
     def settle(self, seq: int, carry: bytes) -> None:
-        """Before event `seq`: move the resume points of channels that may resume here."""
+        """Before event `seq`: move the resume points of channels that may resume here.
+
+        Where utterances wait in a pack it is remembered how the channel was behind the last of them: once the pack has
+        gone out without the next one, that is where it resumes.
+        """
         for index, lane in enumerate(self._lanes):
-            may_resume = self._cut[index] or (self._ran[index] and not lane.is_open)
+            self._move_to_candidate(index)
+            may_resume = self._has_cut(index) or (self._ran[index] and not lane.is_open)
             if may_resume and self.resumes[index].seq <= seq:
-                self.resumes[index] = LaneResume(seq, carry, lane.snapshot())
+                self._candidates[index] = _Candidate(lane.n_cut, LaneResume(seq, carry, lane.snapshot()))
+                self._move_to_candidate(index)
         self._ran = [False] * len(self._lanes)
-        self._cut = [False] * len(self._lanes)
+        self._n_cut = [lane.n_cut for lane in self._lanes]
+
+    def _move_to_candidate(self, index: int) -> None:
+        candidate = self._candidates[index]
+        if candidate is not None and candidate.n_cut == self._lanes[index].n_sent:
+            self.resumes[index] = candidate.resume
+            self._candidates[index] = None
+
+    def _has_cut(self, index: int) -> bool:
+        """Whether an utterance of the channel was cut since the last `settle`."""
+        return self._lanes[index].n_cut > self._n_cut[index]
 
     def _behind(self, seq: int) -> list[int]:
         return [index for index, resume in enumerate(self.resumes) if resume.seq <= seq]
@@ -118,10 +148,6 @@ class Lanes:
             return []
         self._ran[index] = True
         return lane.run()
-
-    def _note(self, index: int, found: list[Speech]) -> list[tuple[int, Speech]]:
-        self._cut[index] = self._cut[index] or bool(found)
-        return [(index, speech) for speech in found]
 
 
 def _by_start(cuts: list[tuple[int, Speech]]) -> list[tuple[int, Speech]]:

@@ -40,12 +40,12 @@ from schemas.utterances import (
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.separate import ledger
-from stages.separate.channels import Speech
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
 from stages.separate.interims import interim
 from stages.separate.lanes import Lanes
+from stages.separate.packs import Speech
 from stages.separate.sequence import MAX_AHEAD, Held, Missing, Sequence
 from stages.separate.speech import VoiceActivityModel
 from stages.separate.state import CallState
@@ -69,6 +69,7 @@ class SeparateStage:
 
     Voice activity runs in `executor` (None: the event loop's own). `spool` opens a temporary file for the bytes of a
     `container` call. `interims`: calls that ask for partials, or are watched, get interim versions of their utterances.
+    `endpointing` is by default that of live calls.
     """
 
     name = ledger.NAME
@@ -259,11 +260,15 @@ class CallSeparator:
         """Behind what was cut of the audio before it. One that cannot be used gives a dead letter in its place."""
         state, update = self._state, held.record
         assert state is not None
+        if isinstance(update, UnusableUpdate):
+            if self._sequence.is_fresh:
+                yield from ledger.rejections(self._call, [held], update.error)
+            return
+        waiting = [] if self._lanes is None else self._lanes.release(held.seq)
         if not self._sequence.is_fresh:
             return
-        if isinstance(update, UnusableUpdate):
-            yield from ledger.rejections(self._call, [held], update.error)
-            return
+        if waiting:
+            yield from self._sent(waiting)
         assert isinstance(update, CallUpdated)
         state.end = "open"
         changes = {name: value for name, value in msgspec.structs.asdict(update).items() if value is not UNSET}
@@ -430,6 +435,7 @@ class CallSeparator:
                     cut=speech.cut,
                     before=speech.before,
                     behind=speech.behind,
+                    parts=speech.parts,
                 )
             )
         if state.frames - state.output_frame >= PROGRESS_S * state.start.sample_rate_hz:

@@ -2,10 +2,12 @@
 
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from schemas.utterances import InterimUtterance, Utterance
 from stages.transcribe.engine import Audio
+from stages.transcribe.places import Places
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 
 _FULL_SCALE: Final = 32768.0
@@ -18,23 +20,38 @@ def begin_s(utterance: Utterance | InterimUtterance) -> float:
 
 def voiced_s(utterance: Utterance | InterimUtterance) -> float:
     """Seconds of speech."""
-    return min(sum(end - start for start, end in utterance.voiced), utterance.end_s - utterance.start_s)
+    audio_s = len(utterance.pcm) // 2 / utterance.sample_rate_hz
+    return min(sum(end - start for start, end in utterance.voiced), audio_s)
 
 
 def voiced(utterance: Utterance | InterimUtterance) -> list[tuple[float, float]]:
     """The stretches of speech in seconds from the utterance's start."""
-    start_s = utterance.start_s
-    return [(max(0.0, start - start_s), end - start_s) for start, end in utterance.voiced]
+    return voiced_from(utterance, utterance.start_s)
 
 
 def voiced_from(utterance: Utterance | InterimUtterance, start_s: float) -> list[tuple[float, float]]:
     """The same in seconds from `start_s` of the call on, for `audio_from`: all that is beyond a hard cut is speech."""
+    if isinstance(utterance, Utterance) and utterance.parts:
+        return Places(utterance).in_audio(utterance.voiced)
     found = list(utterance.voiced)
     if found and start_s < utterance.start_s:
         found[0] = (start_s, found[0][1])
     if found and isinstance(utterance, Utterance) and utterance.behind:
         found[-1] = (found[-1][0], utterance.end_s + len(utterance.behind) / 2 / utterance.sample_rate_hz)
     return [(max(0.0, start - start_s), end - start_s) for start, end in found]
+
+
+def parts(utterance: Utterance) -> list[Utterance]:
+    """Each of its parts as an utterance of its own."""
+    found, taken = [], 0
+    for place, (start_s, end_s) in zip(utterance.places, Places(utterance).in_call, strict=True):
+        pcm = utterance.pcm[2 * taken : 2 * (taken + place.n_samples)]
+        speech = [span for span in utterance.voiced if start_s <= span[0] < end_s]
+        found.append(
+            msgspec.structs.replace(utterance, first_sample=place.first_sample, pcm=pcm, voiced=speech, parts=[])
+        )
+        taken += place.n_samples
+    return found
 
 
 def audio(utterance: Utterance | InterimUtterance) -> Audio:

@@ -200,7 +200,9 @@ class _Failed(Exception):
 
 
 def _hear(voices: CallVoices, utterance: Utterance) -> None:
-    voices.hear(utterance_audio.audio(utterance), utterance.start_s, utterance.voiced)
+    """Part by part: the voices must hear the pauses between them."""
+    for part in utterance_audio.parts(utterance):
+        voices.hear(utterance_audio.audio(part), part.start_s, part.voiced)
 
 
 def _unknown(closed: CallClosed, why: str) -> tuple[CallClosed, dict[str, Any]]:

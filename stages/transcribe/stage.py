@@ -36,6 +36,7 @@ from stages.transcribe.engine import LanguageChoice, Row, Transcription
 from stages.transcribe.hearing import Hearing, followed, in_force, needed
 from stages.transcribe.language import LanguageVote, language_code
 from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
+from stages.transcribe.places import Places
 from stages.transcribe.rests import MAX_RESTS, joined, rest_of
 from stages.transcribe.scheduler import Scheduler
 from stages.transcribe.seams import NO_SEAM, Seam, divided
@@ -310,7 +311,10 @@ class TranscribeProcessor:
                 language = settled.language or vote.locked
             seam = (await _known(seam_before)).before(utterance)
             row = self._row(utterance, language, settled, hotwords, seam)
-            own, behind = divided(utterance, seam, await self._whole(row), committed=settled.text)
+            heard = await self._whole(row)
+            if utterance.parts:
+                return heard, vote, behind
+            own, behind = divided(utterance, seam, heard, committed=settled.text)
             return own, vote, behind
         finally:
             if not after.done():
@@ -376,7 +380,7 @@ class TranscribeProcessor:
             aligned=self._state.aligned + (bool(segment.words) and segment.word_source == "alignment"),
             failed=self._state.failed + (segment.guard == "error"),
             dropped=dropped,
-            audio_s=round(self._state.audio_s + utterance.end_s - utterance.start_s, 3),
+            audio_s=round(self._state.audio_s + utterance.audio_s, 3),
             closed=False,
             partials=partials,
             seams=_with(self._state.seams, utterance.channel, seam),
@@ -468,20 +472,15 @@ class TranscribeProcessor:
             )
         if settled.text and verdict.guard is not None:
             verdict = guards.Verdict(None, [*verdict.flags, verdict.guard])  # what viewers were shown stays
-        start_s = utterance.start_s
-        words = [
-            msgspec.structs.replace(
-                word, start_s=round(word.start_s + start_s, 3), end_s=round(word.end_s + start_s, 3)
-            )
-            for word in (done.words if verdict.guard is None else [])
-        ]
+        places = Places(utterance)
+        words = places.timed(done.words) if verdict.guard is None else []
         probability = sum(word.probability for word in words) / len(words) if words else 0.0
         return Segment(
             call=self._call,
             seq=utterance.seq,
             segment_id=str(self._call.derived_id("segment", utterance.channel, utterance.first_sample)),
             channel=utterance.channel,
-            start_s=start_s,
+            start_s=utterance.start_s,
             end_s=utterance.end_s,
             text=done.text if verdict.guard is None else "",
             words=words,
@@ -494,6 +493,7 @@ class TranscribeProcessor:
             guard=verdict.guard,
             dropped_text="" if verdict.guard is None else done.text,
             flags=verdict.flags,
+            parts=places.in_call if utterance.parts else UNSET,
         )
 
     def _numbered(self, record: SegmentRecord) -> Output:
@@ -512,7 +512,7 @@ def _from_settled(utterance: Utterance, settled: Settled, done: Transcription) -
     spaced = settled.language not in UNSPACED
     texts = [f" {text}" for text in settled.text.split()] if spaced else list(settled.text)
     measured = [MeasuredWord(text=text, start_s=0.0, end_s=0.0, probability=0.0) for text in texts]
-    words = timed_words(measured, voiced(utterance), utterance.end_s - utterance.start_s, spaced=spaced)
+    words = timed_words(measured, voiced(utterance), utterance.audio_s, spaced=spaced)
     words = [msgspec.structs.replace(word, interpolated=True) for word in words]
     return msgspec.structs.replace(done, text=settled.text, words=words, language=settled.language)
 

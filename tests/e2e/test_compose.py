@@ -218,7 +218,7 @@ def until_healthy(workers: list[Container], timeout_s: float = 240.0) -> None:
         time.sleep(0.5)
 
 
-def until_completed(sink: Container, timeout_s: float = 240.0) -> dict[str, Any]:
+def until_completed(sink: Container, workers: list[Container], timeout_s: float = 240.0) -> dict[str, Any]:
     """The call's document, as `exec sink callstream show` prints it once the call is summarized."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -228,7 +228,8 @@ def until_completed(sink: Container, timeout_s: float = 240.0) -> dict[str, Any]
             if document["status"] == "completed" and document["summary"]:
                 return document
         time.sleep(1)
-    raise AssertionError(f"the call is not completed after {timeout_s:.0f} s: {shown.stdout}{shown.stderr}")
+    logs = "\n\n".join(f"{worker.name}: {worker.log.read_text(errors='replace')[-3000:]}" for worker in workers)
+    raise AssertionError(f"the call is not completed after {timeout_s:.0f} s: {shown.stdout}{shown.stderr}\n{logs}")
 
 
 async def viewer(broker: KafkaServer, port: int) -> Any:
@@ -255,7 +256,7 @@ async def test_a_call_goes_through_the_services_as_the_file_starts_them(
     watching = await viewer(broker, live_port)
     shown = await watching.subscribe(f"live.default.{CALL}")
     await publish(broker, short_call)
-    document = await asyncio.to_thread(until_completed, containers["sink"])
+    document = await asyncio.to_thread(until_completed, containers["sink"], workers)
     assert [turn["speaker"] for turn in document["turns"]] == ["agent", "customer", "agent", "customer"]
     assert "northwind" in document["turns"][0]["text"].lower().replace(" ", "")
     assert document["summary"]["method"] == "extractive"

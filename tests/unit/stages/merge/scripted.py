@@ -50,6 +50,18 @@ def segment(
     )
 
 
+def joined(*made: Segment) -> Segment:
+    """What becomes of segments of one channel whose utterances went out as one."""
+    return msgspec.structs.replace(
+        made[0],
+        end_s=made[-1].end_s,
+        text=" ".join(one.text for one in made if one.text),
+        words=[word for one in made for word in one.words],
+        voiced=[span for one in made for span in one.voiced],
+        parts=[(one.start_s, one.end_s) for one in made],
+    )
+
+
 def shifted(made: Segment, by_s: float) -> Segment:
     """The same segment said `by_s` later."""
     words = [msgspec.structs.replace(word, start_s=word.start_s + by_s, end_s=word.end_s + by_s) for word in made.words]

@@ -5,7 +5,7 @@ import msgspec
 from schemas.segments import SegmentRecord
 from schemas.transcripts import TranscriptCompleted, Turn
 from schemas.utterances import CallClosed, SpeakerTurn
-from tests.unit.stages.merge.scripted import closed, merge, opened, segment, transcripts_of, turns_of
+from tests.unit.stages.merge.scripted import closed, joined, merge, opened, segment, transcripts_of, turns_of
 
 SEGMENTS = [
     segment("a", 0, 1.0, "Hello there, who is this? It is me."),
@@ -62,6 +62,23 @@ def test_no_word_is_lost_or_said_twice() -> None:
     _, [transcript] = completed([*SEGMENTS, ended(*SPEAKERS)])
     words = [word for turn in transcript.turns for word in turn.words]
     assert words == [word for made in SEGMENTS for word in made.words]
+
+
+def test_a_segment_that_was_heard_of_several_utterances_may_be_in_several_turns() -> None:
+    whole = joined(*SEGMENTS)
+    turns, [transcript] = completed([whole, segment("d", 0, 24.0, "Bye bye."), ended(*SPEAKERS)])
+    assert [(turn.speaker, turn.text) for turn in transcript.turns] == [
+        ("speaker_1", "Hello there, who is this?"),
+        ("speaker_2", "It is me."),
+        ("speaker_1", "Ah, good."),
+        ("speaker_2", "Bye now."),
+        ("unknown", "Bye bye."),
+    ]
+    assert [turn.segment_ids for turn in transcript.turns] == [["a"], ["a"], ["a"], ["a"], ["d"]]
+    assert len({turn.turn_id for turn in transcript.turns}) == 5
+    before = [turn for turn in turns if turn.speaker == "channel-0"]
+    assert before
+    assert {turn.turn_id for turn in before} <= {turn.turn_id for turn in transcript.turns}
 
 
 def test_words_far_from_every_speaker_are_unknown() -> None:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.segments import Segment, SegmentRecord
+from schemas.segments import Segment, SegmentRecord, Word
 from schemas.status import JobStatus
 from schemas.topics import STATUS, TRANSCRIPTS
-from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, Turn
 from schemas.utterances import CallChanged
 from stages.errors import RejectedInput
 from stages.merge.stage import PART_BYTES, MergeStage
@@ -18,6 +18,7 @@ from tests.unit.stages.merge.scripted import (
     CALL,
     closed,
     feed,
+    joined,
     merge,
     merge_with_crashes,
     numbered,
@@ -318,6 +319,52 @@ def test_the_turns_do_not_depend_on_how_the_channels_were_interleaved(records: l
     ]
     again = [first, *interleaved(channels, seed, 1000.0), last]
     assert turns_of(merge(again)) == turns_of(merge(records))
+
+
+@given(calls(), st.integers(0, 2**32))
+def test_the_turns_are_the_same_where_utterances_went_out_as_one(records: list[SegmentRecord], seed: int) -> None:
+    chance = random.Random(seed)
+    first, *_, last = records
+    channels: list[list[Segment]] = [[] for _ in getattr(first, "channels", ())]
+    for record in records:
+        if isinstance(record, Segment):
+            earlier = channels[record.channel]
+            if earlier and earlier[-1].guard is None and record.guard is None and chance.random() < 0.7:
+                earlier[-1] = joined(*_apart(earlier[-1], records), record)
+            else:
+                earlier.append(record)
+    again = merge([first, *interleaved(channels, seed, 1000.0), last])
+    assert list(map(_said, turns_of(again))) == list(map(_said, turns_of(merge(records))))
+
+
+def _apart(made: Segment, records: list[SegmentRecord]) -> list[Segment]:
+    """The segments that `made` was joined from."""
+    own = [record for record in records if isinstance(record, Segment) and record.channel == made.channel]
+    return [one for one in own if made.start_s <= one.start_s and one.end_s <= made.end_s and one.guard is None]
+
+
+def _said(turn: Turn) -> tuple[str, str, float, float, list[Word]]:
+    return turn.speaker, turn.text, turn.start_s, turn.end_s, turn.words
+
+
+def test_each_part_of_a_segment_has_its_own_place_between_the_other_speakers() -> None:
+    outputs = merge(
+        [
+            TWO,
+            joined(segment("a", 0, 0.0, "good morning"), segment("a2", 0, 4.0, "I see"), segment("a3", 0, 9.0, "bye")),
+            segment("c", 1, 2.0, "my phone is broken"),
+            segment("d", 1, 6.0, "what now"),
+            closed(10.0, utterances=3),
+        ]
+    )
+    assert [(turn.speaker, turn.text, turn.start_s) for turn in turns_of(outputs)] == [
+        ("agent", "good morning", 0.0),
+        ("customer", "my phone is broken", 2.0),
+        ("agent", "I see", 4.0),
+        ("customer", "what now", 6.0),
+        ("agent", "bye", 9.0),
+    ]
+    assert len({turn.turn_id for turn in turns_of(outputs)}) == 5
 
 
 @given(st.one_of(calls(), reopened_calls()), st.data())

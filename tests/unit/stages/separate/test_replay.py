@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted, CallUpdated
 from schemas.utterances import CallClosed, Utterance
 from stages.separate.codecs import Samples
+from stages.separate.endpointing import EndpointingSettings
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from tests.calls import bad
@@ -96,10 +97,19 @@ async def check_all_crashes(history: list[Arrival], stage: SeparateStage, crashe
                 assert told[output.event_id] == output.record
 
 
+PACKED = EndpointingSettings(pack_s=5.0, pack_span_s=12.0)
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 60), min_size=3, max_size=3))
 async def test_a_crash_after_any_output_of_any_history_changes_no_byte(seed: int, crashes: list[int]) -> None:
     await check_all_crashes(random_history(random.Random(seed)), SeparateStage(LoudnessModel()), crashes)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 30), min_size=3, max_size=3))
+async def test_nor_does_one_where_utterances_wait_for_others(seed: int, crashes: list[int]) -> None:
+    await check_all_crashes(random_history(random.Random(seed)), SeparateStage(LoudnessModel(), PACKED), crashes)
 
 
 async def test_a_crash_after_each_output_of_a_long_monologue_changes_no_byte() -> None:
@@ -130,6 +140,19 @@ async def test_what_is_released_is_never_needed_again() -> None:
     assert released == sorted(released)
     assert released[-1] == len(history)
     assert max(item.position + 1 - item.released for item in whole.published) * 0.5 <= 15.0
+
+
+async def test_utterances_that_wait_hold_a_call_back_no_longer_than_their_pack_spans() -> None:
+    nods = [(at + 0.5, at + 1.0) for at in range(2, 200, 8)]
+    talk = [(at + 0.0, at + 3.0) for at in range(0, 200, 4)]
+    history = in_order(call_events(bursts(*nods, length_s=210), bursts(*talk, length_s=210)))
+    whole = await separate(history, SeparateStage(LoudnessModel(), EndpointingSettings(pack_s=14.0, pack_span_s=60.0)))
+    assert max(len(record.parts) for record in whole.records if isinstance(record, Utterance)) == 8
+    released = [item.released for item in whole.published]
+    assert released == sorted(released)
+    assert released[-1] == len(history)
+    assert max(item.position + 1 - item.released for item in whole.published) * 0.5 <= 75.0
+    assert max(len(item.state) for item in whole.published) < 60_000
 
 
 async def test_a_state_stays_within_some_seconds_of_audio() -> None:

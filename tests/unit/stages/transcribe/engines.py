@@ -31,7 +31,15 @@ class FakeEngine:
     model_name = "fake"
     max_batch = 1
 
-    def __init__(self, *, broken: frozenset[int] = frozenset(), languages: tuple[str, ...] = LANGUAGES) -> None:
+    def __init__(
+        self,
+        *,
+        broken: frozenset[int] = frozenset(),
+        languages: tuple[str, ...] = LANGUAGES,
+        words: Sequence[tuple[float, float]] = ((0.1, 0.5),),
+    ) -> None:
+        """`words` are the times of all that it says."""
+        self._words = words
         self.languages = frozenset(languages)
         self.gate = threading.Event()
         self.gate.set()
@@ -72,7 +80,7 @@ class FakeEngine:
         text = f"{language} {level}"
         return Transcription(
             text=text,
-            words=[Word(text=text, start_s=0.1, end_s=0.5, probability=0.9)],
+            words=[Word(text=text, start_s=start_s, end_s=end_s, probability=0.9) for start_s, end_s in self._words],
             language=language,
             average_logprob=-0.2,
             no_speech_probability=0.95 if level % 10 == 9 else 0.05,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import soxr
@@ -17,6 +18,7 @@ from schemas.utterances import (
     CallClosed,
     CallOpened,
     Channel,
+    Part,
     SpeakerSource,
     SpeakerTurn,
     Utterance,
@@ -139,6 +141,19 @@ async def test_repeats_and_what_came_behind_the_end_are_not_heard() -> None:
     voices = ScriptedVoices([SpeakerTurn(1.0, 2.0, "speaker_1")])
     records: list[UtteranceRecord] = [opened(), utterance(1, 1), utterance(2, 4), closed(3, call=CALL)]
     await last_outputs(records, voices, behind=[utterance(1, 1), utterance(4, 9)])
+    assert voices.heard_s == [1.0, 4.0]
+
+
+async def test_the_parts_of_an_utterance_are_heard_where_they_were_said() -> None:
+    voices = ScriptedVoices([SpeakerTurn(1.0, 2.0, "speaker_1")])
+    first, second = utterance(1, 1), utterance(1, 4)
+    joined = msgspec.structs.replace(
+        first,
+        pcm=first.pcm + second.pcm,
+        voiced=first.voiced + second.voiced,
+        parts=[Part(first.first_sample, 8000), Part(second.first_sample, 8000)],
+    )
+    await last_outputs([opened(), joined, closed(2, call=CALL)], voices)
     assert voices.heard_s == [1.0, 4.0]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.segments import Segment
 from schemas.status import JobStatus
 from schemas.topics import SEGMENTS, STATUS
-from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, Utterance, UtteranceRecord
+from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, Part, Utterance, UtteranceRecord
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Origin, Output
 from stages.transcribe.scheduler import Scheduler
@@ -104,6 +104,21 @@ async def test_an_utterance_becomes_a_segment_with_the_times_of_the_call() -> No
     assert segment.segment_id == str(CALL.derived_id("segment", 1, 160_000))
     assert (segment.language, segment.model, segment.word_source) == ("en", "fake", "attention")
     assert segment.probability == 0.9
+
+
+async def test_an_utterance_of_several_parts_becomes_a_segment_of_as_many() -> None:
+    first, second = utterance(1, 7, voiced_s=1.5), utterance(3, 8, voiced_s=1.5)
+    joined = msgspec.structs.replace(
+        first,
+        pcm=first.pcm + second.pcm,
+        voiced=first.voiced + second.voiced,
+        parts=[Part(one.first_sample, 32_000) for one in (first, second)],
+    )
+    engine = FakeEngine(words=[(0.1, 0.5), (2.3, 2.9), (3.2, 3.4)])
+    (segment,) = await segments([opened("en"), joined], engine)
+    assert (segment.start_s, segment.end_s, segment.parts) == (10.0, 32.0, [(10.0, 12.0), (30.0, 32.0)])
+    assert [(word.start_s, word.end_s) for word in segment.words] == [(10.1, 10.5), (30.3, 30.9), (31.2, 31.4)]
+    assert segment.segment_id == str(CALL.derived_id("segment", 1, 160_000))
 
 
 async def test_hotwords_of_the_call_come_before_those_of_its_tenant_also_after_a_restart() -> None:
