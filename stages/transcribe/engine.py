@@ -34,6 +34,9 @@ HOTWORD_TOKENS: Final = 100
 
 _FRAMES_PER_S: Final = 50
 """Of the encoder's output; its features are twice as many."""
+_EARLY_S: Final = 0.07
+"""Cross-attention turns to the next word before that is heard: of 1,982 words of synthetic telephone calls the starts
+were 0.08 s early and the ends 0.06 s (medians), on a real call the last words before 33 pauses 0.11 s."""
 _SILENT_FEATURE: Final = -1.5
 """What Whisper's log mel spectrogram is where there is no sound at all."""
 
@@ -196,7 +199,9 @@ class Engine:
         tokens = [[token for token in result.sequences_ids[0] if token < tokenizer.eot] for result in results]
         texts = [tokenizer.decode(row_tokens).strip() for row_tokens in tokens]
         looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
-        words = [[] for _ in rows] if interim else self._words(rows, encoded, tokenizer, tokens)
+        again = {} if interim else self._again(rows, looping, window)
+        untimed = interim or len(again) == len(rows)
+        words = [[] for _ in rows] if untimed else self._words(rows, encoded, tokenizer, tokens)
         transcriptions = [
             Transcription(
                 text=text,
@@ -210,13 +215,16 @@ class Engine:
                 texts, words, results, tokens, prefixes, looping, strict=True
             )
         ]
-        if not interim:
-            for index in (index for index, loops in enumerate(looping) if loops):
-                windows = self._windows.of(len(rows[index].audio))
-                for longer in windows[windows.index(window) + 1 :][:1]:
-                    again = msgspec.structs.replace(rows[index], language=language)
-                    transcriptions[index] = self._transcribe([again], longer)[0]
+        for index, next_window in again.items():
+            row = msgspec.structs.replace(rows[index], language=language)
+            transcriptions[index] = self._transcribe([row], next_window)[0]
         return transcriptions
+
+    def _again(self, rows: Sequence[Row], looping: Sequence[bool], window: Window) -> dict[int, Window]:
+        """The next of its windows for each row that loops in this one, as far as there is one."""
+        windows = {index: self._windows.of(len(rows[index].audio)) for index, loops in enumerate(looping) if loops}
+        longer = {index: own[own.index(window) + 1 :] for index, own in windows.items()}
+        return {index: own[0] for index, own in longer.items() if own}
 
     def _encode(self, rows: Sequence[Row], window: Window) -> Any:
         samples = window.length_s * SAMPLE_RATE_HZ
@@ -279,11 +287,11 @@ class Engine:
                 [
                     MeasuredWord(
                         text=word["word"],
-                        start_s=float(word["start"]),
-                        end_s=float(word["end"]),
+                        start_s=float(word["start"]) + (_EARLY_S if index else 0.0),
+                        end_s=float(word["end"]) + _EARLY_S,
                         probability=float(word["probability"]),
                     )
-                    for word in alignment
+                    for index, word in enumerate(alignment)
                     if word["tokens"][0] < tokenizer.eot
                 ],
                 row.voiced,
