@@ -44,7 +44,7 @@ class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is heard on the other side of a hard cut too, to tell which words lie on which side."""
     pack_s: float = 0.0
     """So much audio of utterances that follow each other goes out as one (see `packs`); 0: each goes alone."""
-    pack_span_s: float = 90.0
+    pack_span_s: float = 60.0
     """So long after its start a pack goes out at the latest. After a crash the call is heard again from there."""
 
 
