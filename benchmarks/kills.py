@@ -77,7 +77,7 @@ def calm(data: Path, path: Path) -> dict[str, Any]:
     with Deployment(data) as deployment:
         deployment.start()
         deployment.wait_ready()
-        deployment.run("publish", str(path), "--call", "call", "--roles", SAMPLE_ROLES)
+        deployment.run("publish", str(path), "--call", "call", "--realtime", "--roles", SAMPLE_ROLES)
         return deployment.wait_completed("call", timeout_s=600)
 
 
