@@ -7,9 +7,10 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 
 def comparable(text: str) -> str:
-    """Whisper's English normalization; then digits in a row are one number."""
+    """Whisper's English normalization; then digits in a row are one number, and letters that are spelled one word."""
     words: str = EnglishTextNormalizer({})(text)
-    return re.sub(r"(?<=\d) (?=\d+\b)", "", words)
+    words = re.sub(r"(?<=\d) (?=\d+\b)", "", words)
+    return re.sub(r"(?<=\b[a-z]) (?=[a-z]\b)", "", words)
 
 
 def word_errors(said: str, written: str) -> tuple[int, int]:
@@ -17,3 +18,12 @@ def word_errors(said: str, written: str) -> tuple[int, int]:
     outcome = jiwer.process_words(comparable(said), comparable(written))
     errors: int = outcome.substitutions + outcome.deletions + outcome.insertions
     return errors, errors - outcome.insertions + outcome.hits
+
+
+def holds(text: str, said: str) -> bool:
+    """Whether a text holds what was said, however its words are divided: a model may write North Wind for Northwind."""
+    return _letters(said) in _letters(text)
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))

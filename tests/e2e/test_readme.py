@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calls.wording import word_errors
+from tests.calls.wording import holds, word_errors
 from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
 from tests.kafka_clients import Consumer
 from tests.requirements import require
@@ -33,11 +33,19 @@ def blocks(language: str, text: str) -> list[str]:
 COMMANDS = sorted(set(re.findall(r"`callstream ([a-z-]+)", section("Commands"))))
 
 
+def _seconds(clock: str) -> float:
+    minutes, seconds = clock.split(":")
+    return 60 * int(minutes) + float(seconds)
+
+
 def test_the_demo_prints_what_readme_shows(running: Deployment) -> None:
     shown = section("What it prints").partition("```")[2].partition("```")[0]
     done = running.run("demo")
     expected, printed = TURN.findall(shown), TURN.findall(done.stdout)
-    assert [(turn[0], turn[2]) for turn in printed] == [(turn[0], turn[2]) for turn in expected]
+    assert [turn[2] for turn in printed] == [turn[2] for turn in expected]
+    # Another processor sums in another order: a word may be heard otherwise, or a little earlier.
+    for turn, shown_turn in zip(printed, expected, strict=True):
+        assert _seconds(turn[0]) == pytest.approx(_seconds(shown_turn[0]), abs=0.3)
     errors, words = word_errors(" ".join(turn[3] for turn in expected), " ".join(turn[3] for turn in printed))
     assert errors <= 0.02 * words
     for line in ("Call of 69.0 s", "Summary (extractive", "Look further:", "interruptions 1"):
@@ -118,7 +126,8 @@ def test_readme_s_aiokafka_programs_send_a_call_and_read_it(
         if "my-call summary: " in line:
             break
     assert len(printed) == 2
-    assert printed[0].startswith("my-call 0.8 agent: Thank you for calling Northwind Energy")
+    assert printed[0].startswith("my-call 0.8 agent: ")
+    assert holds(printed[0], "Thank you for calling Northwind Energy")
 
 
 async def test_readme_s_kcat_commands_send_a_call_and_read_it(kafka_folder: Path) -> None:
@@ -133,4 +142,4 @@ async def test_readme_s_kcat_commands_send_a_call_and_read_it(kafka_folder: Path
     )
     lines = [line.removeprefix("my-other-call ") for line in done.stdout.splitlines()]
     assert completed in [json.loads(line) for line in lines if line.startswith("{")]
-    assert completed["turns"][0]["text"].startswith("Thank you for calling Northwind Energy")
+    assert holds(completed["turns"][0]["text"], "Thank you for calling Northwind Energy")

@@ -43,7 +43,7 @@ def text_of(document: dict[str, Any], channel: int) -> str:
 def test_hardly_a_word_differs_from_the_script(document: dict[str, Any], channel: int) -> None:
     said = " ".join(line["text"] for line in SCRIPT["lines"] if line["channel"] == channel)
     errors, words = word_errors(said, text_of(document, channel))
-    assert errors <= 0.01 * words, text_of(document, channel)
+    assert errors <= 0.02 * words, text_of(document, channel)
 
 
 def test_every_line_is_said_by_its_speaker_at_its_time(document: dict[str, Any]) -> None:
