@@ -50,9 +50,9 @@ def test_the_speech_of_each_part_lies_behind_the_parts_before_it() -> None:
         ((1.8, 1.95), (11.8, 11.95)),
         ((5.9, 6.0), (30.9, 31.0)),
     ],
-    ids=["first", "second", "third", "into a pause", "out of a pause", "before the next speech", "in a pause", "at the end"],
+    ids=["first", "second", "third", "into a pause", "out of a pause", "before speech", "in a pause", "at the end"],
 )
-def test_a_word_lies_in_the_speech_of_the_part_whose_speech_it_reaches_last(
+def test_a_word_lies_in_the_part_whose_speech_it_reaches_last(
     heard: tuple[float, float], said: tuple[float, float]
 ) -> None:
     assert timed(*heard) == pytest.approx(said, abs=0.001)
