@@ -67,4 +67,5 @@ DECODERS: dict[str, Decoder] = {
     "transcribe": decode_stage_record,
     "merge": decode_stage_record,
     "summarize": decode_transcript,
+    "summarize-again": decode_stage_record,
 }

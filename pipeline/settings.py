@@ -221,8 +221,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _about("Where Ollama answers; without it summaries are extractive", "http://HOST:PORT"),
     ] = "http://127.0.0.1:11434"
     summary_model: Annotated[
-        str, Meta(min_length=1), _about("The model that Ollama summarizes with", "a model's name as in `ollama list`")
+        str,
+        Meta(min_length=1),
+        _about(
+            "The model that Ollama summarizes with, a name as in `ollama list`; others for calls whose metadata have "
+            "that `call_type`, and `long=` for calls that do not fit the context",
+            "MODEL[,TYPE=MODEL…]",
+        ),
     ] = "llama3.2:1b"
+    summary_context: Annotated[
+        int,
+        Meta(ge=1024, le=1_000_000),
+        _about(
+            "Tokens that a prompt and its answer may have together, an eighth of them the answer; the model's own "
+            "limit where that is less",
+            "a whole number from 1024",
+        ),
+    ] = 8192
+    summary_requests: Annotated[
+        int, Meta(ge=1, le=64), _about("Requests to Ollama at a time, live calls' first", "a whole number from 1 to 64")
+    ] = 1
+    summary_rolling: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        _about(
+            "A live call is summarized while it goes on, whenever so many turns are new; on a CPU that takes time from "
+            "the transcriber",
+            "off or a number of turns",
+            none="off",
+        ),
+    ] = None
     summary_timeout_s: Annotated[
         float, Meta(gt=0, le=1e6), _about("The longest wait for a summary from Ollama", "a number of seconds above 0")
     ] = 120.0
@@ -285,6 +312,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 setting = SETTINGS["align_model"]
                 raise ConfigurationError(f"{setting.variable} is {self.align_model!r}; expected {setting.expects}")
             models[language] = model
+        return models
+
+    def summary_models(self) -> dict[str, str]:
+        """What `summary_model` says by call type; "" is that of all others. Raises ConfigurationError."""
+        models: dict[str, str] = {}
+        for part in self.summary_model.split(","):
+            named, equals, model = (piece.strip() for piece in part.partition("="))
+            call_type, model = (named, model) if equals else ("", named)
+            if not model or call_type in models or (equals and not call_type):
+                setting = SETTINGS["summary_model"]
+                raise ConfigurationError(f"{setting.variable} is {self.summary_model!r}; expected {setting.expects}")
+            models[call_type] = model
+        if "" not in models:
+            setting = SETTINGS["summary_model"]
+            raise ConfigurationError(
+                f"{setting.variable} is {self.summary_model!r}; one model must be for all other calls"
+            )
         return models
 
     def tenant_hotwords(self, tenant: str) -> list[str]:

@@ -10,6 +10,9 @@ from schemas import topics
 from schemas.topics import Lane
 
 STAGES: Final = ("separate", "transcribe", "merge", "summarize", "sink")
+SUMMARIZE_AGAIN: Final = "summarize-again"
+"""The group in which the summarize stage reads what it put off."""
+READERS: Final = (*STAGES, SUMMARIZE_AGAIN)
 LANES: Final[tuple[Lane, ...]] = ("live", "batch")
 
 
@@ -39,6 +42,7 @@ TOPICS: Final = (
     TopicRow(topics.PARTIALS, "transcribe", ("consumers",), keep_s=3_600.0),
     TopicRow(topics.TRANSCRIPTS, "merge", ("summarize", "sink", "consumers")),
     TopicRow(topics.SUMMARIES, "summarize", ("sink", "consumers")),
+    TopicRow(topics.DEFERRED, "summarize", (SUMMARIZE_AGAIN,)),
     TopicRow(topics.STATUS, "all stages", ("sink", "consumers")),
     TopicRow(topics.DEAD_LETTERS, "all stages", ("operator",), keep=4.0),
 )
@@ -61,7 +65,7 @@ def topic_specs(*, partitions: int, retention_days: float, store_bytes: int) -> 
 
 
 def subscription(stage: str, lane: Lane) -> Subscription:
-    """What `stage` reads in `lane`; stages behind the transcriber read both lanes' calls as one (`live`)."""
+    """What `stage`, one of `READERS`, reads in `lane`; behind the transcriber it reads both lanes' calls as `live`."""
     read = tuple(row.name for row in TOPICS if stage in row.read_by and topics.lane_of(row.name) == lane)
     written = next((row.name for row in TOPICS if row.written_by == stage and topics.lane_of(row.name) == lane), None)
     if stage == "transcribe":
@@ -70,8 +74,8 @@ def subscription(stage: str, lane: Lane) -> Subscription:
 
 
 def subscriptions() -> list[Subscription]:
-    """What all stages read, lane by lane."""
-    return [subscription(stage, lane) for stage in STAGES for lane in lanes_of(stage)]
+    """What all of `READERS` read, lane by lane."""
+    return [subscription(stage, lane) for stage in READERS for lane in lanes_of(stage)]
 
 
 def lanes_of(stage: str) -> tuple[Lane, ...]:

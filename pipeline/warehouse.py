@@ -44,7 +44,8 @@ SELECT to_json({{
     'summary': (
         SELECT {{
             'kind': kind, 'revision': revision, 'text': summary_text, 'key_points': key_points, 'sentiment': sentiment,
-            'actions': actions, 'topics': topics, 'method': "method", 'model': model, 'detail': detail
+            'actions': actions, 'topics': topics, 'method': "method", 'model': model, 'detail': detail,
+            'sentiments': sentiments, 'action_items': action_items, 'outcome': outcome, 'doubted': doubted
         }} FROM summaries WHERE session_id = '{session}' ORDER BY kind LIMIT 1
     ),
     'metrics': (

@@ -20,7 +20,9 @@ from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from schemas import envelope
 from schemas.calls import CallRef
-from schemas.topics import Lane
+from schemas.summaries import SummaryDeferred
+from schemas.topics import TRANSCRIPTS, Lane
+from schemas.transcripts import COMPLETED_TYPE, TranscriptCompleted
 from schemas.utterances import UtteranceRecord
 from stages.protocol import Origin
 
@@ -113,7 +115,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             for lane in topology.lanes_of("separate"):
                 endpointing = EndpointingSettings() if lane == "live" else RECORDED
-                runner = self._runner(SeparateStage(vad, endpointing, interims=lane == "live"), lane)
+                runner = self._runner(SeparateStage(vad, endpointing, lane=lane), lane)
                 watch = IdleWatch(self._bus, runner, idle_s=self._settings.idle_s)
                 group.create_task(runner.run())
                 group.create_task(watch.run())
@@ -163,17 +165,17 @@ class Worker:
         await self._runner(MergeStage(), "live").run()
 
     async def _summarize(self, started: asyncio.Event) -> None:
-        from stages.summarize.ollama_client import OllamaClient
+        from pipeline.summaries import open_writer
+        from stages.summarize.again import SummarizeAgainStage
         from stages.summarize.stage import SummarizeStage
 
-        client = OllamaClient(
-            self._settings.ollama_url, self._settings.summary_model, timeout_s=self._settings.summary_timeout_s
-        )
-        started.set()
-        try:
-            await self._runner(SummarizeStage(client, timeout_s=self._settings.summary_timeout_s), "live").run()
-        finally:
-            await client.close()
+        async with open_writer(self._settings, self._metrics) as writer:
+            started.set()
+            stage = SummarizeStage(writer, rolling_turns=self._settings.summary_rolling)
+            again = SummarizeAgainStage(writer, self._stored_transcripts)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._runner(stage, "live").run())
+                group.create_task(self._runner(again, "live", reader=topology.SUMMARIZE_AGAIN).run())
 
     async def _sink(self, started: asyncio.Event) -> None:
         from stages.sink.stage import SinkStage
@@ -194,12 +196,13 @@ class Worker:
 
     # -- their parts -------------------------------------------------------------------------------------------------
 
-    def _runner(self, stage: Any, lane: Lane) -> StageRunner:
+    def _runner(self, stage: Any, lane: Lane, *, reader: str | None = None) -> StageRunner:
+        """`reader`: the group that reads, where the stage has more than one."""
         return StageRunner(
             self._bus,
             stage,
-            subscription=self._subscription(stage.name, lane),
-            decoder=DECODERS[stage.name],
+            subscription=self._subscription(reader or stage.name, lane),
+            decoder=DECODERS[reader or stage.name],
             publisher=self._publisher(stage.name, lane),
             metrics=self._metrics,
             budget_bytes=BUDGET_BYTES[stage.name],
@@ -265,6 +268,13 @@ class Worker:
                 continue
             if isinstance(decoded, UtteranceRecord) and decoded.call == call:
                 yield decoded
+
+    async def _stored_transcripts(self, deferred: SummaryDeferred) -> AsyncIterator[TranscriptCompleted]:
+        """See `stages.summarize.again.StoredTranscripts`."""
+        place = (deferred.partition, deferred.position)
+        async for record in self._bus.stored(TRANSCRIPTS, key=deferred.call.key, start=place):
+            if record.headers.get("ce_type") == COMPLETED_TYPE:
+                yield msgspec.json.decode(record.value, type=TranscriptCompleted)
 
     async def _announce(self, started: list[asyncio.Event]) -> None:
         await asyncio.gather(*(event.wait() for event in started))

@@ -10,10 +10,11 @@ import msgspec
 
 from schemas.partials import Commitment
 from schemas.segments import Segment
+from schemas.summaries import SummaryDeferred
 from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, InterimUtterance, Utterance
 
 NumberedRecord = CallOpened | Utterance | CallProgress | CallChanged | CallClosed | Segment
-StageRecord = NumberedRecord | InterimUtterance | Commitment
+StageRecord = NumberedRecord | InterimUtterance | Commitment | SummaryDeferred
 
 CONTENT_TYPE: Final = "application/msgpack"
 

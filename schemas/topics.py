@@ -10,6 +10,7 @@ SEGMENTS: Final = "calls.segments"
 PARTIALS: Final = "calls.partials"
 TRANSCRIPTS: Final = "calls.transcripts"
 SUMMARIES: Final = "calls.summaries"
+DEFERRED: Final = "calls.deferred"
 STATUS: Final = "calls.status"
 DEAD_LETTERS: Final = "calls.dead-letters"
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from schemas.segments import Word
+from schemas.topics import Lane
 from schemas.utterances import Channel, Gap, SpeakerSource
 
 TURN_TYPE = "callstream.turn"
@@ -29,6 +30,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     segment_ids: list[str]
     language: str
     speaker_source: SpeakerSource = "channel"
+    lane: Lane = "live"
 
 
 class ChannelMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +79,9 @@ class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     utterances: int
     provisional: bool
     speaker_source: SpeakerSource = "channel"
+    lane: Lane = "live"
+    call_type: str = ""
+    """What the producer's metadata say under `call_type`."""
 
 
 TranscriptRecord = Turn | TranscriptCompleted

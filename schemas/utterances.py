@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from schemas.calls import CallRef
+from schemas.topics import Lane
 
 Cut = Literal["pause", "soft", "hard", "end"]
 """Why an utterance ends: a pause; a short pause in a long one; no pause in a very long one; the call's end."""
@@ -38,7 +39,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1"):
-    """The first record of a call. `hotwords` are left out where the producer named none."""
+    """The first record of a call. `hotwords` are left out where the producer named none, `lane` for a live call."""
 
     call: CallRef
     seq: int
@@ -51,6 +52,7 @@ class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1")
     opened_at: float
     """Unix time in seconds: the bus's time of the producer's start event."""
     hotwords: list[str] | UnsetType = UNSET
+    lane: Lane | UnsetType = UNSET
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

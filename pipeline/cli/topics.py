@@ -100,7 +100,7 @@ async def _describe(bus: Bus, _settings: Settings) -> Rows:
 
 async def _lag(bus: Bus, _settings: Settings) -> Rows:
     rows = []
-    for stage in topology.STAGES:
+    for stage in topology.READERS:
         lanes = topology.lanes_of(stage)
         for lane in lanes:
             subscription = topology.subscription(stage, lane)

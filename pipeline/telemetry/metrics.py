@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from pipeline.errors import ConfigurationError
 from schemas.partials import Partial
 from schemas.segments import Segment
+from schemas.summaries import Summary
 from schemas.transcripts import TranscriptCompleted
 from schemas.utterances import CallClosed, CallOpened, Utterance
 
@@ -64,6 +65,12 @@ class Metrics:
         self.partials = counter("partials", "Partials published, an utterance's last one included")
         self.interims_dropped = counter("interims_dropped", "Interim versions of which no partial was made", "reason")
         self.guard_drops = counter("guard_drops", "Texts dropped as invented", "guard")
+        self.summaries = counter("summaries", "Summaries published, a replaced stand-in's again", "kind", "method")
+        self.summary_claims = counter(
+            "summary_claims",
+            "Key points and action items by language models: believed, or why they were left out",
+            "as",
+        )
 
         self.ready = gauge("ready", "1 once models are loaded and calls are worked on")
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of the records in work", "stage")
@@ -95,6 +102,13 @@ class Metrics:
             "model_bytes", "Size of a loaded model's weights in memory, Whisper's as they are stored", "model"
         )
 
+        self.llm_circuit = gauge(
+            "llm_circuit", "1 for the state of the circuit breaker before the language model's server", "state"
+        )
+        self.llm_seconds = histogram(
+            "llm_seconds", "A request to the language model, by how it ended", _WAIT_S, "outcome"
+        )
+
         self.publish_seconds = histogram("publish_seconds", "Until the bus had stored a record", _FAST_S, "topic")
         self.stage_seconds = histogram("stage_seconds", "Work on a record, its publishing included", _WORK_S, "stage")
         self.asr_wait_seconds = histogram(
@@ -117,6 +131,15 @@ class Metrics:
             self.partials.inc()
         elif isinstance(record, TranscriptCompleted) and record.part == record.parts:
             self.calls_completed.inc()
+        elif isinstance(record, Summary):
+            self._count_summary(record)
+
+    def _count_summary(self, summary: Summary) -> None:
+        self.summaries.labels(summary.kind, summary.method).inc()
+        if summary.method == "llm":
+            self.summary_claims.labels("believed").inc(len(summary.key_points) + len(summary.action_items))
+        for claim in summary.doubted:
+            self.summary_claims.labels(claim.doubt).inc()
 
     def _count_separated(self, record: object) -> None:
         if isinstance(record, CallOpened):

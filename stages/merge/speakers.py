@@ -59,7 +59,7 @@ def turns_by_speaker(
     """
     speaking = Speaking(stretches)
     names = list(dict.fromkeys([*(stretch.speaker for stretch in stretches), UNKNOWN_SPEAKER]))
-    builder = TurnBuilder(call, names)
+    builder = TurnBuilder(call, names, turns[0].lane if turns else "live")
     cut: list[Turn | None] = []
     counts = iter(lengths)
     known: Counter[str] = Counter()

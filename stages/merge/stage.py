@@ -107,7 +107,7 @@ class MergeProcessor:
 
     def _prepare(self, opened: CallOpened) -> None:
         self._ordering = Ordering(len(opened.channels), self._state.heard_s)
-        self._builder = TurnBuilder(self._call, [channel.role for channel in opened.channels])
+        self._builder = TurnBuilder(self._call, [channel.role for channel in opened.channels], opened.lane or "live")
 
     def _check(self, record: SegmentRecord) -> None:
         opened = self._state.opened
@@ -241,6 +241,8 @@ class MergeProcessor:
             utterances=closed.utterances,
             provisional=closed.provisional,
             speaker_source=closed.speaker_source,
+            lane=opened.lane or "live",
+            call_type=_call_type(opened),
         )
 
     def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:
@@ -260,6 +262,11 @@ class MergeProcessor:
     def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:
         event_id = f"{self._call.tenant}/{self._call.call_id}/merge.1/{status}/{event.seq}"
         return ledger_entry(self._call, "merge", status, detail, at=event.timestamp_s, event_id=event_id)
+
+
+def _call_type(opened: CallOpened) -> str:
+    named = opened.metadata.get("call_type")
+    return named if isinstance(named, str) else ""
 
 
 def _times_s(record: Segment | CallProgress | CallChanged | CallClosed) -> list[float]:

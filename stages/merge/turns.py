@@ -3,6 +3,7 @@
 from typing import Final
 
 from schemas.calls import CallRef
+from schemas.topics import Lane
 from schemas.transcripts import Turn
 from stages.merge.ordering import Piece
 
@@ -16,9 +17,10 @@ MAX_TURN_WORDS: Final = 1_000
 class TurnBuilder:
     """The turn that is being spoken. `roles[channel]` is the speaker's name."""
 
-    def __init__(self, call: CallRef, roles: list[str]) -> None:
+    def __init__(self, call: CallRef, roles: list[str], lane: Lane = "live") -> None:
         self._call = call
         self._roles = roles
+        self._lane = lane
         self._pieces: list[Piece] = []
         self._end_s = 0.0
         self._n_words = 0
@@ -63,6 +65,7 @@ class TurnBuilder:
             words=[word for piece in pieces for word in piece.words],
             segment_ids=list(lengths),
             language=first.language,
+            lane=self._lane,
         )
         self._pieces, self._end_s, self._n_words = [], 0.0, 0
         return turn

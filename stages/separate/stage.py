@@ -27,6 +27,7 @@ from schemas.audio import (
     UnusableUpdate,
 )
 from schemas.calls import CallRef
+from schemas.topics import Lane
 from schemas.utterances import (
     CallChanged,
     CallClosed,
@@ -68,8 +69,8 @@ class SeparateStage:
     """Makes a separator for each call; they share the voice activity model. See `stages.protocol.CallStage`.
 
     Voice activity runs in `executor` (None: the event loop's own). `spool` opens a temporary file for the bytes of a
-    `container` call. `interims`: calls that ask for partials, or are watched, get interim versions of their utterances.
-    `endpointing` is by default that of live calls.
+    `container` call. In the live `lane` calls that ask for partials, or are watched, get interim versions of their
+    utterances. `endpointing` is by default that of live calls.
     """
 
     name = ledger.NAME
@@ -82,10 +83,10 @@ class SeparateStage:
         *,
         executor: Executor | None = None,
         spool: SpoolFactory = _spool,
-        interims: bool = True,
+        lane: Lane = "live",
     ) -> None:
         self.model = model
-        self.interims = interims
+        self.lane = lane
         self.endpointing = endpointing or EndpointingSettings()
         self.executor = executor
         self.spool = spool
@@ -411,7 +412,7 @@ class CallSeparator:
             state.received_frames += len(frames)
             yield from self._sent(cuts)
             wanted = state.start.partials or at < self._watched_until_s
-            if wanted and self._stage.interims and state.start.encoding != "container":
+            if wanted and self._stage.lane == "live" and state.start.encoding != "container":
                 for channel, growth in self._lanes.growths():
                     yield interim(self._call, channel, growth, self._lanes.rate_hz)
 
@@ -456,6 +457,7 @@ class CallSeparator:
             metadata=start.metadata,
             opened_at=self._state.opened_at,
             hotwords=start.hotwords or UNSET,
+            lane=UNSET if self._stage.lane == "live" else self._stage.lane,
         )
         return self._numbered(record)
 

@@ -3,7 +3,8 @@
 The rules:
 - A completed transcript is authoritative. When all its parts are there, the call's other turns go, and turns or parts
   of its or an older revision that come again (a replay after a crash) change nothing.
-- A summary replaces one of its kind with a lower record number.
+- A summary replaces one of its kind of an older revision; of the same one a language model's replaces one without,
+  and else the higher record number, then the later one, stays.
 - A call whose audio cannot be decoded has failed, and so has one of which nothing could be used, until it starts.
 - A job's ledger row is the later of its entries by their own time, in whatever order they are read.
 """
@@ -189,9 +190,9 @@ class Batch:
     def _summary(self, arrival: Arrival, summary: Summary) -> None:
         row = rows.summary_row(arrival.call, summary, arrival.seq, arrival.at)
         stored = self.changes.summaries.get(row.id) or self._stored.summaries.get(row.id)
-        if stored is not None and row.seq < stored.seq:
+        if stored is not None and _rank(row) < _rank(stored):
             return
-        if stored is None or row.seq > stored.seq:
+        if stored is None or _rank(row) > _rank(stored):
             self.changes.summaries[row.id] = row
         if summary.kind == "final":
             self._say_stored(arrival, "summary", summary.revision, {"method": summary.method, "seq": arrival.seq})
@@ -223,6 +224,10 @@ class Batch:
         )
         event_id = f"sink/{call.tenant}/{call.call_id}/{what}/{revision}/{arrival.seq}"
         self.outputs.append(Output(topic=STATUS, record=record, event_id=event_id, event_type=JOB_TYPE))
+
+
+def _rank(row: SummaryRow) -> tuple[int, bool, int, datetime]:
+    return row.revision, row.method == "llm", row.seq, row.created_at
 
 
 def _describe(session: SessionRow, status: JobStatus) -> None:

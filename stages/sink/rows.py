@@ -87,6 +87,10 @@ class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
     topics: list[str]
     detail: str
     seq: int
+    sentiments: list[dict[str, Any]] = []
+    action_items: list[dict[str, Any]] = []
+    outcome: str | None = None
+    doubted: list[dict[str, Any]] = []
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +184,7 @@ def summary_row(call: CallRef, summary: Summary, seq: int, at: datetime) -> Summ
         id=call.derived_id("summary", summary.kind),
         session_id=call.session_id,
         summary_text=summary.text,
-        key_points=[{"text": point.text, "segment_ids": point.segment_ids} for point in summary.key_points],
+        key_points=list(map(msgspec.structs.asdict, summary.key_points)),
         sentiment=summary.sentiment,
         created_at=at,
         kind=summary.kind,
@@ -191,6 +195,10 @@ def summary_row(call: CallRef, summary: Summary, seq: int, at: datetime) -> Summ
         topics=summary.topics,
         detail=summary.detail,
         seq=seq,
+        sentiments=list(map(msgspec.structs.asdict, summary.sentiments)),
+        action_items=list(map(msgspec.structs.asdict, summary.action_items)),
+        outcome=summary.outcome,
+        doubted=list(map(msgspec.structs.asdict, summary.doubted)),
     )
 
 

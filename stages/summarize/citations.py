@@ -1,11 +1,10 @@
-"""Short labels for the turns that a language model reads, and the check that what it cites exists.
+"""Short labels for the turns that a language model reads, and the way back from the labels that it cites.
 
 The transcript's finest unit with ids is the turn, so a label stands for all segments of one turn.
 """
 
 from collections.abc import Sequence
 
-from schemas.summaries import KeyPoint
 from schemas.transcripts import Turn
 
 
@@ -14,22 +13,16 @@ class Citations:
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = {f"S{number}": turn for number, turn in enumerate(turns, start=1)}
-
-    def transcript(self) -> str:
+        self.lines = [f"[{label}] {turn.speaker}: {turn.text}" for label, turn in self._turns.items()]
         """The call as the model reads it: one line per turn."""
-        return "\n".join(f"[{label}] {turn.speaker}: {turn.text}" for label, turn in self._turns.items())
+        self.speakers = sorted({turn.speaker for turn in turns})
 
-    def resolve(self, labels: Sequence[str]) -> list[str]:
-        """The segment ids of the labels that exist, each once, in the order of the call."""
-        cited = {label.strip().strip("[]").upper() for label in labels}
-        ids = [segment_id for label, turn in self._turns.items() if label in cited for segment_id in turn.segment_ids]
-        return list(dict.fromkeys(ids))
+    def cited(self, labels: Sequence[str]) -> list[Turn]:
+        """The turns of the labels that exist, each once, in the order of the call."""
+        wanted = {label.strip().strip("[]").upper() for label in labels}
+        return [turn for label, turn in self._turns.items() if label in wanted]
 
-    def checked(self, points: Sequence[tuple[str, Sequence[str]]]) -> tuple[list[KeyPoint], int]:
-        """The (text, labels) points that cite something that exists, and how many were dropped because they do not."""
-        kept = [
-            KeyPoint(text=text.strip(), segment_ids=segment_ids)
-            for text, labels in points
-            if text.strip() and (segment_ids := self.resolve(labels))
-        ]
-        return kept, len(points) - len(kept)
+
+def segment_ids(turns: Sequence[Turn]) -> list[str]:
+    """The ids of all segments of the turns, each once."""
+    return list(dict.fromkeys(segment_id for turn in turns for segment_id in turn.segment_ids))

@@ -1,28 +1,36 @@
-"""The summarize stage: one final summary for each revision of a call's completed transcript.
+"""The summarize stage: one final summary for each revision of a call's completed transcript, rolling ones on the way.
 
-The number of outputs depends on the inputs alone; the text of a language model may differ after a replay, but the
-runner publishes each number once. A call is summarized by the language model if there is one that answers in time,
-else from its own sentences; `Summary.detail` says why. Its absence or failure is never an error of the call.
+The number of final summaries depends on the inputs alone; the text of a language model may differ after a replay, but
+the runner publishes each number once. A call is summarized by the language model if there is one that can be used, else
+from its own sentences; `Summary.detail` says why. A stand-in made because the model could not be used *then* is put off
+as well: `stages.summarize.again` replaces it. The model's absence or failure is never an error of the call.
+
+Rolling summaries have no number: nothing follows from them, and a replay may make others. One is published behind the
+turn that settles after it was written.
 """
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from schemas.calls import CallRef
 from schemas.status import JobState
-from schemas.summaries import SUMMARY_TYPE, KeyPoint, Summary
-from schemas.topics import SUMMARIES
-from schemas.transcripts import TranscriptCompleted, TranscriptRecord
+from schemas.summaries import SUMMARY_TYPE, Summary, SummaryDeferred
+from schemas.topics import DEFERRED, SUMMARIES
+from schemas.transcripts import TranscriptCompleted, TranscriptRecord, Turn
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
-from stages.protocol import CallProcessor, Checkpoint, Event, Output
-from stages.summarize.extractive import MODEL, NO_SPEECH, extractive_summary
-from stages.summarize.llm import PROMPT, LlmClient, LlmError, llm_summary
+from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output
+from stages.summarize.extractive import MODEL, NO_SPEECH, ExtractiveSummary, extractive_summary
+from stages.summarize.llm import LlmError, LlmUnavailable
+from stages.summarize.turn_taking import Urgency
+from stages.summarize.writer import RolledSummary, SummaryWriter
 
-LLM_TIMEOUT_S: Final = 120.0
+NAME: Final = "summarize"
 
 
 class SummarizeState(msgspec.Struct, array_like=True, tag="summarize.1"):
@@ -33,83 +41,73 @@ class SummarizeState(msgspec.Struct, array_like=True, tag="summarize.1"):
 
 
 class SummarizeStage:
-    """Opens the processors of calls. They take turns with the language model, each for at most `timeout_s`."""
+    """Opens the processors of calls; they share the writer. `rolling_turns`: a live call gets a rolling summary as soon
+    as so many turns are new; None for none.
+    """
 
-    def __init__(
-        self,
-        llm: LlmClient | None = None,
-        *,
-        timeout_s: float = LLM_TIMEOUT_S,
-        name: str = "summarize",
-        topic: str = SUMMARIES,
-    ) -> None:
-        self.name = name
-        self.topic = topic
-        self._llm = llm
-        self._timeout_s = timeout_s
-        self._turn_taking = asyncio.Semaphore(1)
+    name = NAME
+    topic = SUMMARIES
+
+    def __init__(self, writer: SummaryWriter | None = None, *, rolling_turns: int | None = None) -> None:
+        self.writer = writer
+        self.rolling_turns = rolling_turns
 
     def open(self, call: CallRef, state: bytes | None) -> CallProcessor[TranscriptRecord]:
         """Raises msgspec.DecodeError for a state that this stage did not write."""
         kept = msgspec.msgpack.decode(state, type=SummarizeState) if state else SummarizeState()
         return SummarizeProcessor(call, kept, self)
 
-    async def summary(self, call: CallRef, transcript: TranscriptCompleted) -> Summary:
-        """The final summary of a whole transcript, by whichever method there is."""
-        if not any(turn.text for turn in transcript.turns):
-            return self._extractive(call, transcript, NO_SPEECH, [], "nobody speaks in the call")
-        reason = "no language model is set up"
-        if self._llm is not None:
-            try:
-                async with self._turn_taking, asyncio.timeout(self._timeout_s):
-                    return await self._written(self._llm, call, transcript)
-            except TimeoutError:
-                reason = f"the language model took longer than {self._timeout_s:g} s"
-            except LlmError as error:
-                reason = str(error)
-        picked = await asyncio.to_thread(extractive_summary, transcript.turns, language=transcript.language)
-        return self._extractive(call, transcript, picked.text, picked.key_points, reason)
 
-    async def _written(self, llm: LlmClient, call: CallRef, transcript: TranscriptCompleted) -> Summary:
-        draft = await llm_summary(llm, transcript.turns, language=transcript.language)
-        dropped = f"; {draft.dropped} key points without a valid citation dropped" if draft.dropped else ""
-        return Summary(
-            tenant=call.tenant,
-            call_id=call.call_id,
-            kind="final",
-            revision=transcript.revision,
-            text=draft.text,
-            key_points=draft.key_points,
-            sentiment=draft.sentiment,
-            actions=draft.actions,
-            topics=draft.topics,
-            method="llm",
-            model=llm.model,
-            detail=f"prompt {PROMPT}{dropped}",
-        )
+async def llm_summary(
+    writer: SummaryWriter, call: CallRef, transcript: TranscriptCompleted, *, urgency: Urgency | None = None
+) -> Summary:
+    """The final summary of a whole transcript by the language model. Raises LlmError."""
+    usual = Urgency.LIVE if transcript.lane == "live" else Urgency.BATCH
+    written = await writer.write(
+        transcript.turns,
+        language=transcript.language,
+        call_type=transcript.call_type,
+        urgency=usual if urgency is None else urgency,
+    )
+    details = [f"prompt {written.prompt}"]
+    if written.windows > 1:
+        details.append(f"read in {written.windows} parts")
+    if written.doubted:
+        details.append(f"{len(written.doubted)} claims left out")
+    return Summary(
+        tenant=call.tenant,
+        call_id=call.call_id,
+        kind="final",
+        revision=transcript.revision,
+        text=written.text,
+        key_points=written.key_points,
+        sentiment=written.sentiment,
+        actions=[item.text for item in written.action_items],
+        topics=written.topics,
+        method="llm",
+        model=written.model,
+        detail="; ".join(details),
+        sentiments=written.sentiments,
+        action_items=written.action_items,
+        outcome=written.outcome,
+        doubted=written.doubted,
+    )
 
-    @staticmethod
-    def _extractive(
-        call: CallRef, transcript: TranscriptCompleted, text: str, key_points: list[KeyPoint], reason: str
-    ) -> Summary:
-        return Summary(
-            tenant=call.tenant,
-            call_id=call.call_id,
-            kind="final",
-            revision=transcript.revision,
-            text=text,
-            key_points=key_points,
-            sentiment=None,
-            actions=[],
-            topics=[],
-            method="extractive",
-            model=MODEL,
-            detail=reason,
-        )
+
+def summary_detail(summary: Summary) -> dict[str, Any]:
+    """What the ledger says of a summary."""
+    return {
+        "revision": summary.revision,
+        "method": summary.method,
+        "model": summary.model,
+        "key_points": len(summary.key_points),
+        "doubted": len(summary.doubted),
+        "detail": summary.detail,
+    }
 
 
 class SummarizeProcessor:
-    """Collects the parts of a call's completed transcripts. Turns that settle during the call are not needed."""
+    """Collects the parts of a call's completed transcripts, and of the turns that settle what is new in a live call."""
 
     def __init__(self, call: CallRef, state: SummarizeState, stage: SummarizeStage) -> None:
         self._call = call
@@ -117,6 +115,8 @@ class SummarizeProcessor:
         self._numbered = state.numbered
         self._taken = state.taken
         self._parts: dict[int, TranscriptCompleted] = {}
+        self._first: Origin | None = None
+        self._rolling = _Rolling(call, stage)
         self._checkpoint = _checkpoint(state)
 
     @property
@@ -135,39 +135,157 @@ class SummarizeProcessor:
             raise RejectedInput(f"part {record.part} of {record.parts}")
         self._taken = event.seq
         if not isinstance(record, TranscriptCompleted):
+            rolled = self._rolling.take(record)
+            if rolled is not None:
+                yield rolled
             return
+        self._rolling.stop()
         if any(part.revision != record.revision for part in self._parts.values()):
             self._parts = {}
+        if record.part == 1:
+            self._first = event.origin
         self._parts[record.part] = record
         if record.part < record.parts:
             return
         parts = [self._parts[number] for number in sorted(self._parts)]
         transcript = msgspec.structs.replace(record, turns=[turn for part in parts for turn in part.turns])
-        started = {"revision": record.revision, "turns": len(transcript.turns)}
-        yield self._job("started", started, event)
-        summary = await self._stage.summary(self._call, transcript)
-        detail = {
-            "revision": summary.revision,
-            "method": summary.method,
-            "model": summary.model,
-            "key_points": len(summary.key_points),
-            "detail": summary.detail,
-        }
-        if len(parts) == record.parts:
-            yield self._job("completed", detail, event)
+        async for output in self._final(transcript, event):
+            yield output
+        self._parts = {}
+        self._checkpoint = _checkpoint(SummarizeState(taken=self._taken, numbered=self._numbered))
+
+    async def _final(self, transcript: TranscriptCompleted, event: Event) -> AsyncIterator[Output]:
+        yield self._job("started", {"revision": transcript.revision, "turns": len(transcript.turns)}, event)
+        summary, failure = None, ""
+        missing = transcript.parts - len(self._parts)
+        if missing:
+            there = f"{len(self._parts)} of the transcript's {transcript.parts} parts"
+            failure = f"made of only {there}: the others never arrived"
+        if not any(turn.text for turn in transcript.turns):
+            nothing = ExtractiveSummary(text=NO_SPEECH, key_points=[])
+            summary = self._extractive(transcript, nothing, "nobody speaks in the call")
+        elif self._stage.writer is None:
+            summary = await self._picked(transcript, "no language model is set up")
         else:
-            reason = f"made of only {len(parts)} of the transcript's {record.parts} parts: the others never arrived"
-            yield self._job("failed", {**detail, "reason": reason}, event)
+            try:
+                summary = await llm_summary(self._stage.writer, self._call, transcript)
+            except LlmUnavailable as error:
+                summary = await self._picked(transcript, str(error))
+                if not missing:
+                    yield self._deferred(transcript, str(error))
+            except LlmError as error:
+                summary = await self._picked(transcript, str(error))
+                failure = failure or str(error)
+        detail = summary_detail(summary)
+        if failure:
+            yield self._job("failed", {**detail, "reason": failure}, event)
+        else:
+            yield self._job("completed", detail, event)
         seq = self._numbered
         self._numbered += 1
         event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/{seq}"
         yield Output(topic=self._stage.topic, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, seq=seq)
-        self._parts = {}
-        self._checkpoint = _checkpoint(SummarizeState(taken=self._taken, numbered=self._numbered))
+
+    async def _picked(self, transcript: TranscriptCompleted, reason: str) -> Summary:
+        picked = await asyncio.to_thread(extractive_summary, transcript.turns, language=transcript.language)
+        return self._extractive(transcript, picked, reason)
+
+    def _extractive(self, transcript: TranscriptCompleted, picked: ExtractiveSummary, reason: str) -> Summary:
+        return Summary(
+            tenant=self._call.tenant,
+            call_id=self._call.call_id,
+            kind="final",
+            revision=transcript.revision,
+            text=picked.text,
+            key_points=picked.key_points,
+            sentiment=None,
+            actions=[],
+            topics=[],
+            method="extractive",
+            model=MODEL,
+            detail=reason,
+        )
+
+    def _deferred(self, transcript: TranscriptCompleted, reason: str) -> Output:
+        assert self._first is not None
+        record = SummaryDeferred(
+            call=self._call,
+            revision=transcript.revision,
+            partition=self._first.partition,
+            position=self._first.position,
+            reason=reason,
+        )
+        event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/deferred/{transcript.revision}"
+        return Output(topic=DEFERRED, record=record, event_id=event_id, beside=True)
 
     def _job(self, status: JobState, detail: dict[str, Any], event: Event) -> Output:
         event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/{status}/{event.seq}"
-        return ledger_entry(self._call, "summarize", status, detail, at=event.timestamp_s, event_id=event_id)
+        return ledger_entry(self._call, NAME, status, detail, at=event.timestamp_s, event_id=event_id)
+
+
+class _Rolling:
+    """The summary of a call that goes on. It is written beside the stage's work; what comes meanwhile goes into the
+    next one.
+    """
+
+    def __init__(self, call: CallRef, stage: SummarizeStage) -> None:
+        self._call = call
+        self._stage = stage
+        self._summary = ""
+        self._covered = 0
+        self._new: list[Turn] = []
+        self._writing: asyncio.Task[RolledSummary] | None = None
+
+    def take(self, turn: Turn) -> Output | None:
+        """A settled turn; returns the summary that was written since the last one, if any."""
+        writer, least = self._stage.writer, self._stage.rolling_turns
+        if writer is None or least is None or turn.lane != "live" or not turn.text:
+            return None
+        self._new.append(turn)
+        output = self._written() if self._writing is not None and self._writing.done() else None
+        if self._writing is None and len(self._new) >= least:
+            new = list(self._new)
+            self._writing = asyncio.create_task(writer.roll(self._summary, new, language=turn.language))
+        return output
+
+    def stop(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+        self._summary, self._covered, self._new, self._writing = "", 0, [], None
+
+    def _written(self) -> Output | None:
+        assert self._writing is not None
+        writing, self._writing = self._writing, None
+        try:
+            rolled = writing.result()
+        except LlmError as error:  # the next turns try again; the final summary says why there is none
+            structlog.get_logger("callstream.summarize").info("no rolling summary", reason=str(error))
+            return None
+        self._summary = rolled.text
+        self._covered += rolled.taken
+        del self._new[: rolled.taken]
+        summary = Summary(
+            tenant=self._call.tenant,
+            call_id=self._call.call_id,
+            kind="rolling",
+            revision=self._covered,
+            text=rolled.text,
+            key_points=[],
+            sentiment=None,
+            actions=[],
+            topics=rolled.topics,
+            method="llm",
+            model=rolled.model,
+            detail=f"the first {self._covered} turns",
+        )
+        return unnumbered(self._call, summary)
+
+
+def unnumbered(call: CallRef, summary: Summary) -> Output:
+    """A summary beside the call's numbered ones. A model may write another after a crash: that one has another id."""
+    version = zlib.crc32(msgspec.json.encode(summary))
+    event_id = f"{call.tenant}/{call.call_id}/summarize.1/{summary.kind}/{summary.revision}/{version:08x}"
+    return Output(topic=SUMMARIES, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, beside=True)
 
 
 def _checkpoint(state: SummarizeState) -> Checkpoint:

@@ -4,20 +4,27 @@ The model (135 million parameters) proves the path, not the quality: no test loo
 """
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import ollama
 import pytest
 
 from schemas.summaries import Summary
+from stages.summarize.llm import Answer, LlmError, LlmOverflow, Message
 from stages.summarize.ollama_client import OllamaClient
 from stages.summarize.stage import SummarizeStage
+from stages.summarize.writer import SummaryWriter
+from tests.deployment import Deployment
 from tests.requirements import require_built
 from tests.unit.stages.summarize.calls import CALL, completed, feed, turns
 
@@ -46,11 +53,16 @@ def build() -> dict[str, str]:
     return require_built("ollama", "builds one in about 5 minutes")
 
 
-@contextmanager
-def serving(build: dict[str, str], log: Path) -> Iterator[Server]:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def serving(build: dict[str, str], log: Path, *, port: int | None = None) -> Iterator[Server]:
+    host = f"127.0.0.1:{port or free_port()}"
     environment = {**os.environ, "OLLAMA_HOST": host, "OLLAMA_MODELS": build["OLLAMA_MODELS"]}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -105,7 +117,8 @@ async def connected(url: str, model: str, *, timeout_s: float = MODEL_TIMEOUT_S)
 
 
 async def summarized(client: OllamaClient) -> Summary:
-    outputs = await feed(SummarizeStage(client, timeout_s=MODEL_TIMEOUT_S).open(CALL, None), completed(turns()), 0)
+    writer = SummaryWriter(lambda _type, _long: client)
+    outputs = await feed(SummarizeStage(writer).open(CALL, None), completed(turns()), 0)
     (summary,) = [output.record for output in outputs if isinstance(output.record, Summary)]
     return summary
 
@@ -115,7 +128,7 @@ async def test_a_real_model_writes_a_summary_whose_citations_all_exist(server: S
     async with connected(server.url, server.model) as client:
         summary = await summarized(client)
     assert (summary.method, summary.model) == ("llm", server.model)
-    assert summary.detail.startswith("prompt summary-1")
+    assert summary.detail.startswith("prompt summary-2")
     assert summary.text
     segment_ids = {segment_id for turn in turns() for segment_id in turn.segment_ids}
     for point in summary.key_points:
@@ -158,9 +171,88 @@ def test_a_server_killed_while_it_writes_gives_an_extractive_summary(build: dict
 
 
 async def test_without_a_server_the_summary_is_extractive() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with connected(url, "llama3.2:1b") as client:
-            summary = await summarized(client)
+    url = f"http://127.0.0.1:{free_port()}"
+    async with connected(url, "llama3.2:1b") as client:
+        summary = await summarized(client)
     assert (summary.method, summary.detail) == ("extractive", f"no Ollama answers at {url}")
+
+
+@pytest.mark.slow
+async def test_ollama_cuts_a_prompt_that_is_too_long_and_that_is_an_error_here(server: Server) -> None:
+    """The answer to it has status 200: only the number of tokens tells."""
+    long = [Message("user", " ".join(f"word{number}" for number in range(2_000)))]
+    short = [Message("user", "Say hello.")]
+    client = OllamaClient(server.url, server.model, timeout_s=MODEL_TIMEOUT_S, context_tokens=1024, answer_tokens=64)
+    try:
+        with pytest.raises(LlmOverflow, match="the prompt has 1024 tokens and 960 fit"):
+            await client.chat(long, schema={"type": "object"})
+        assert 10 < (await client.chat(short, schema={"type": "object"})).prompt_tokens < 100
+    finally:
+        await client.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_call_longer_than_the_context_is_read_whole_by_a_real_model(server: Server) -> None:
+    lines = [
+        (("agent", "customer")[number % 2], f"This is sentence number {number} of the call.") for number in range(90)
+    ]
+    spoken = turns(lines)
+    client = OllamaClient(server.url, server.model, timeout_s=MODEL_TIMEOUT_S, context_tokens=2048, answer_tokens=512)
+    asked: list[tuple[list[Message], int]] = []
+
+    class Listening:
+        """The real client, and what went through it."""
+
+        model, context_tokens, answer_tokens = client.model, client.context_tokens, client.answer_tokens
+        check, close = client.check, client.close
+
+        async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+            answer = await client.chat(messages, schema=schema)
+            asked.append((messages, answer.prompt_tokens))
+            return answer
+
+    written = None
+    with contextlib.suppress(LlmError):  # so small a model may fail to write the JSON; what it was given counts
+        written = await SummaryWriter(lambda _type, _long: Listening()).write(spoken, language="en")
+    await client.close()
+    read = {
+        label
+        for (system, user, *_), _tokens in asked
+        if "one part of a long telephone call" in system.content
+        for label in re.findall(r"^\[(S\d+)\]", user.content, re.MULTILINE)
+    }
+    first_window = [label for label in read if int(label[1:]) <= 5]
+    assert len(first_window) == 5
+    assert all(0 < tokens <= 2048 - 512 for _messages, tokens in asked)
+    if written is not None:
+        assert read == {f"S{number}" for number in range(1, 91)}
+        assert written.windows >= 2
+        known = {segment_id for turn in spoken for segment_id in turn.segment_ids}
+        assert all({*point.segment_ids} <= known for point in written.key_points)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_stand_in_is_replaced_when_the_server_is_back(build: dict[str, str], greeting: Path, tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"ollama_url": f"http://127.0.0.1:{port}", "summary_model": build["OLLAMA_MODEL"]}
+    with Deployment(tmp_path / "data", **settings) as deployment:
+        deployment.start()
+        deployment.wait_ready()
+        deployment.run("transcribe", str(greeting), "--call", "early")
+        document = deployment.show("early")
+        assert document is not None
+        assert (document["summary"]["method"], document["turns"][0]["channel"]) == ("extractive", 0)
+        deployment.kill()  # what waits for the model outlives the instance
+        with serving(build, tmp_path / "server.log", port=port):
+            deployment.start()
+            deadline = time.monotonic() + 240
+            while document is None or document["summary"]["method"] == "extractive":
+                assert time.monotonic() < deadline, document
+                time.sleep(1)
+                document = deployment.show("early")
+        assert document["summary"]["method"] == "llm"
+        assert document["summary"]["model"] == build["OLLAMA_MODEL"]
+        [job] = [job for job in document["jobs"] if job["job"] == "summarize"]
+        assert (job["status"], job["detail"]["method"]) == ("completed", "llm")

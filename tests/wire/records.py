@@ -17,7 +17,15 @@ from schemas.envelope import StageRecord
 from schemas.partials import PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import SEGMENT_TYPE, LiveSegment, Segment, Word
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
-from schemas.summaries import SUMMARY_TYPE, KeyPoint, Summary
+from schemas.summaries import (
+    SUMMARY_TYPE,
+    ActionItem,
+    DoubtedClaim,
+    KeyPoint,
+    SpeakerSentiment,
+    Summary,
+    SummaryDeferred,
+)
 from schemas.transcripts import (
     COMPLETED_TYPE,
     TURN_TYPE,
@@ -71,6 +79,22 @@ STAGE_RECORDS: dict[str, StageRecord] = {
         partials=True,
         metadata={"filename": "call.wav", "queue": 7},
         opened_at=1767225600.5,
+    ),
+    "call_opened.1-batch": CallOpened(
+        call=CALL,
+        seq=0,
+        channels=[Channel(0, "agent")],
+        sample_rate_hz=8000,
+        encoding="container",
+        language=None,
+        partials=False,
+        metadata={},
+        opened_at=1767225600.5,
+        hotwords=["Northwind"],
+        lane="batch",
+    ),
+    "summary_deferred.1": SummaryDeferred(
+        call=CALL, revision=2, partition=3, position=17, reason="no Ollama answers at http://127.0.0.1:11434"
     ),
     "utterance.1": Utterance(
         call=CALL,
@@ -275,6 +299,8 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         language="en",
         utterances=2,
         provisional=False,
+        lane="batch",
+        call_type="billing",
     ),
     SUMMARY_TYPE: Summary(
         tenant="acme",
@@ -288,7 +314,13 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         topics=["greeting"],
         method="llm",
         model="llama3.2:1b",
-        detail="prompt summary-1",
+        detail="prompt summary-2; 1 claims left out",
+        sentiments=[SpeakerSentiment(speaker="agent", sentiment="positive")],
+        action_items=[
+            ActionItem(text="call back", owner="agent", segment_ids=["5d0e8f0d-0c9b-5a8e-7b1e-1f0b1c9d2e3f"])
+        ],
+        outcome="They will speak again.",
+        doubted=[DoubtedClaim(text="They quarrel.", segment_ids=[], doubt="citation")],
     ),
     JOB_TYPE: JobStatus(
         tenant="acme", call_id="call-1", job="merge", status="completed", detail={"turns": 1}, at=1767225600.5

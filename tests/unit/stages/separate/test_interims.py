@@ -83,7 +83,7 @@ async def test_numbered_records_are_those_of_a_call_without_interims_but_for_its
     assert isinstance(opened, CallOpened)
     assert [msgspec.structs.replace(opened, partials=False), *rest] == plain.records
     assert len(run.published) == len(plain.published)
-    unwatched = await separate(in_order(watched(*CHANNELS)), SeparateStage(LoudnessModel(), interims=False))
+    unwatched = await separate(in_order(watched(*CHANNELS)), SeparateStage(LoudnessModel(), lane="batch"))
     assert [output.event_id for output in unwatched.others] == [output.event_id for output in plain.others]
 
 
@@ -159,6 +159,6 @@ async def test_a_request_for_a_call_that_has_not_begun_or_is_over_does_nothing()
 
 
 async def test_backfill_that_is_watched_has_no_interims() -> None:
-    stage = SeparateStage(LoudnessModel(), interims=False)
+    stage = SeparateStage(LoudnessModel(), lane="batch")
     run = await separate(at(in_order(call_events(*CHANNELS, chunk_s=0.2)), 20, seconds=1_000.0), stage)
     assert interims(run, 0) == []

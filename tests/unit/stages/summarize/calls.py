@@ -11,7 +11,8 @@ from schemas.segments import Word
 from schemas.transcripts import CallMetrics, TranscriptCompleted, TranscriptRecord, Turn
 from schemas.utterances import Channel
 from stages.protocol import CallProcessor, Event, Origin, Output
-from stages.summarize.llm import LlmError, Message
+from stages.summarize.llm import Answer, LlmOverflow, LlmUnavailable, Message
+from stages.summarize.writer import SummaryWriter
 
 CALL = CallRef("default", "call-1")
 
@@ -92,34 +93,50 @@ def answer(**changed: Any) -> str:
             {"text": "A technician comes on Wednesday at two.", "segments": ["S6", "S7"]},
         ],
         "sentiment": "mixed",
-        "actions": ["Send a technician on Wednesday at two."],
+        "speakers": [{"speaker": "Agent", "sentiment": "neutral"}, {"speaker": "customer", "sentiment": "mixed"}],
+        "actions": [{"text": "Send a technician on Wednesday at two.", "owner": "the agent", "segments": ["S6"]}],
         "topics": ["internet outage"],
+        "outcome": "A technician comes on Wednesday.",
     }
     return msgspec.json.encode({**draft, **changed}).decode()
 
 
 class ScriptedLlm:
-    """A server that gives `answers` in turn. An exception among them is raised, a number is waited for as seconds."""
+    """A server that gives `answers` in turn; one is an exception to raise, a number of seconds to wait before a usual
+    answer, or text. `tokens_per_word`: it counts the words of its prompts and refuses those that do not fit.
+    """
 
     model = "scripted"
 
     def __init__(
-        self, *answers: str | Exception | float, missing: str | None = None, context_tokens: int = 8192
+        self,
+        *answers: str | Exception | float,
+        missing: str | None = None,
+        context_tokens: int = 8192,
+        tokens_per_word: float = 0.0,
     ) -> None:
         self.context_tokens = context_tokens
         self.answer_tokens = 512
         self.asked: list[list[Message]] = []
         self.schemas: list[dict[str, Any]] = []
+        self.missing = missing
         self._answers = list(answers)
-        self._missing = missing
+        self._tokens_per_word = tokens_per_word
 
     async def check(self) -> None:
-        if self._missing is not None:
-            raise LlmError(self._missing)
+        if self.missing is not None:
+            raise LlmUnavailable(self.missing)
 
-    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> str:
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
         self.asked.append(messages)
         self.schemas.append(schema)
+        tokens = round(self._tokens_per_word * sum(len(message.content.split()) for message in messages))
+        room = self.context_tokens - self.answer_tokens
+        if tokens > room:
+            raise LlmOverflow(tokens=min(tokens, self.context_tokens), room=room)
+        return Answer(text=await self.written(messages, schema), prompt_tokens=tokens)
+
+    async def written(self, messages: list[Message], schema: dict[str, Any]) -> str:
         given = self._answers.pop(0)
         if isinstance(given, Exception):
             raise given
@@ -127,3 +144,25 @@ class ScriptedLlm:
             await asyncio.sleep(given)
             return answer()
         return given
+
+    async def close(self) -> None:
+        pass
+
+
+class NotingLlm(ScriptedLlm):
+    """A model that notes down the first and the last line that it reads, and so whatever a summary of them says."""
+
+    async def written(self, messages: list[Message], schema: dict[str, Any]) -> str:
+        lines = messages[1].content.splitlines()
+        points = [
+            {"text": line.partition("] ")[2][:240], "segments": line[1:].partition("]")[0].split()[:5]}
+            for line in dict.fromkeys([lines[0], lines[-1]])
+            if line.startswith("[")
+        ]
+        if "points" in schema["properties"]:
+            return msgspec.json.encode({"points": points, "actions": [], "speakers": []}).decode()
+        return answer(key_points=points, actions=[])
+
+
+def writer(llm: ScriptedLlm) -> SummaryWriter:
+    return SummaryWriter(lambda _type, _long: llm)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.summarize.citations import Citations
+from stages.summarize.citations import Citations, segment_ids
 from tests.unit.stages.summarize.calls import turn
 
 SPOKEN = [
@@ -14,29 +14,23 @@ SPOKEN = [
 
 
 def test_the_model_reads_a_line_per_turn_with_label_and_speaker() -> None:
-    assert Citations(SPOKEN).transcript() == "[S1] agent: Good morning.\n[S2] customer: Hello.\n[S3] agent: Goodbye."
+    assert Citations(SPOKEN).lines == ["[S1] agent: Good morning.", "[S2] customer: Hello.", "[S3] agent: Goodbye."]
+    assert Citations(SPOKEN).speakers == ["agent", "customer"]
 
 
-def test_labels_become_the_segments_of_their_turns_in_the_order_of_the_call() -> None:
+def test_labels_become_their_turns_in_the_order_of_the_call() -> None:
     citations = Citations(SPOKEN)
-    assert citations.resolve(["S3", "S1"]) == ["a", "b", "d"]
-    assert citations.resolve([" [s2] "]) == ["c"]
+    assert citations.cited(["S3", "S1"]) == [SPOKEN[0], SPOKEN[2]]
+    assert citations.cited([" [s2] "]) == [SPOKEN[1]]
 
 
-def test_labels_that_were_not_given_out_are_dropped() -> None:
-    assert Citations(SPOKEN).resolve(["S2", "S4", "S0", "c", ""]) == ["c"]
+def test_turns_become_their_segments_each_once() -> None:
+    assert segment_ids([SPOKEN[0], SPOKEN[2]]) == ["a", "b", "d"]
 
 
-def test_points_without_a_valid_citation_are_dropped_and_counted() -> None:
-    kept, dropped = Citations(SPOKEN).checked([("true", ["S1"]), ("made up", ["S9"]), ("no source", []), (" ", ["S1"])])
-    assert [point.text for point in kept] == ["true"]
-    assert dropped == 3
-
-
-@given(st.lists(st.tuples(st.text(), st.lists(st.text(max_size=4) | st.sampled_from(["S1", "S2", "S7"])))))
-def test_whatever_the_model_cites_only_segments_of_the_call_remain(points: list[tuple[str, list[str]]]) -> None:
-    kept, dropped = Citations(SPOKEN).checked(points)
-    assert len(kept) + dropped == len(points)
-    for point in kept:
-        assert point.segment_ids
-        assert set(point.segment_ids) <= {"a", "b", "c", "d"}
+@given(st.lists(st.text(max_size=4) | st.sampled_from(["S1", "S2", "S7"])))
+def test_whatever_the_model_cites_only_turns_of_the_call_come_of_it(labels: list[str]) -> None:
+    turns = Citations(SPOKEN).cited(labels)
+    assert all(turn in SPOKEN for turn in turns)
+    assert ("S1" in labels) <= (SPOKEN[0] in turns)
+    assert turns or not {"S1", "S2"} & {*labels}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stages.summarize import ollama_client
-from stages.summarize.llm import LlmError, Message
+from stages.summarize.llm import LlmError, LlmMissing, LlmOverflow, LlmUnavailable, Message
 from stages.summarize.ollama_client import OllamaClient
 
 CHAT_REPLY = {"model": "m", "message": {"role": "assistant", "content": "{}"}, "done": True}
@@ -98,7 +98,8 @@ async def test_a_server_that_never_answers_is_given_up_soon(monkeypatch: pytest.
 
 async def test_a_chat_is_asked_for_with_schema_bounds_and_no_randomness() -> None:
     async with served(200, msgspec.json.encode(CHAT_REPLY)) as server, client_of(server) as client:
-        assert await client.chat([Message("user", "hello")], schema={"type": "object"}) == "{}"
+        answered = await client.chat([Message("user", "hello")], schema={"type": "object"})
+        assert (answered.text, answered.prompt_tokens) == ("{}", 0)
         sent = msgspec.json.decode(server.bodies[0])
     assert sent["model"] == "llama3.2:1b"
     assert sent["format"] == {"type": "object"}
@@ -125,3 +126,34 @@ async def test_a_chat_that_takes_too_long_is_given_up() -> None:
     async with served(200, None) as server, client_of(server, timeout_s=0.1) as client:
         with pytest.raises(LlmError, match="took too long"):
             await client.chat([Message("user", "hello")], schema={})
+
+
+@pytest.mark.parametrize(("tokens", "fits"), [(1748, True), (1749, False)])
+async def test_a_prompt_that_leaves_no_room_for_the_answer_is_an_error_however_well_it_was_answered(
+    tokens: int, fits: bool
+) -> None:
+    """2,048 tokens are read at most, and 300 are kept for the answer: behind them Ollama drops the beginning."""
+    reply = msgspec.json.encode({**CHAT_REPLY, "prompt_eval_count": tokens})
+    async with served(200, reply) as server, client_of(server) as client:
+        if fits:
+            assert (await client.chat([Message("user", "hello")], schema={})).prompt_tokens == tokens
+        else:
+            with pytest.raises(LlmOverflow, match="1749 tokens and 1748 fit"):
+                await client.chat([Message("user", "hello")], schema={})
+
+
+async def test_a_context_longer_than_the_model_s_is_never_asked_for() -> None:
+    body = msgspec.json.encode(
+        {"models": [{"model": "llama3.2:1b"}], "model_info": {"llama.context_length": 1024, "llama.block_count": 9}}
+    )
+    async with served(200, body) as server, client_of(server) as client:
+        await client.check()
+        assert (client.context_tokens, client.answer_tokens) == (1024, 300)
+
+
+@pytest.mark.parametrize(("status", "missing", "passing"), [(404, True, False), (500, False, True), (503, False, True)])
+async def test_a_failure_says_whether_it_may_pass(status: int, missing: bool, passing: bool) -> None:
+    async with served(status, b'{"error": "model"}') as server, client_of(server) as client:
+        with pytest.raises(LlmUnavailable) as raised:
+            await client.chat([Message("user", "hello")], schema={})
+    assert (isinstance(raised.value, LlmMissing), raised.value.passing) == (missing, passing)

@@ -3,25 +3,26 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.status import JobStatus
-from schemas.summaries import SUMMARY_TYPE, Summary
-from schemas.topics import STATUS, SUMMARIES
+from schemas.summaries import SUMMARY_TYPE, Summary, SummaryDeferred
+from schemas.topics import DEFERRED, STATUS, SUMMARIES
 from schemas.transcripts import TranscriptRecord
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Output
-from stages.summarize.llm import LlmClient, LlmError
+from stages.summarize.llm import LlmUnavailable
 from stages.summarize.stage import SummarizeStage
-from tests.unit.stages.summarize.calls import CALL, ScriptedLlm, answer, completed, feed, turns
+from tests.unit.stages.summarize.calls import CALL, NotingLlm, ScriptedLlm, answer, completed, feed, turns, writer
 
 
 async def outputs_of(
-    records: Sequence[TranscriptRecord], llm: LlmClient | None = None, *, timeout_s: float = 5.0
+    records: Sequence[TranscriptRecord], llm: ScriptedLlm | None = None, *, rolling_turns: int | None = None
 ) -> list[Output]:
-    processor = SummarizeStage(llm, timeout_s=timeout_s).open(CALL, None)
+    processor = SummarizeStage(writer(llm) if llm else None, rolling_turns=rolling_turns).open(CALL, None)
     return [output for seq, record in enumerate(records) for output in await feed(processor, record, seq)]
 
 
@@ -42,7 +43,7 @@ async def test_a_completed_transcript_gives_one_numbered_summary_behind_its_ledg
     ]
     assert outputs[2].event_type == SUMMARY_TYPE
     (summary,) = summaries(outputs)
-    assert (summary.method, summary.model, summary.detail) == ("llm", "scripted", "prompt summary-1")
+    assert (summary.method, summary.model, summary.detail) == ("llm", "scripted", "prompt summary-2")
     assert (summary.kind, summary.revision) == ("final", 1)
     assert jobs(outputs)[1].detail["method"] == "llm"
     assert jobs(outputs)[1].at == 1_700_000_007.0
@@ -51,30 +52,43 @@ async def test_a_completed_transcript_gives_one_numbered_summary_behind_its_ledg
 async def test_dropped_points_are_told() -> None:
     points = [{"text": "made up", "segments": ["S99"]}]
     (summary,) = summaries(await outputs_of([completed(turns())], ScriptedLlm(answer(key_points=points))))
-    assert summary.detail == "prompt summary-1; 1 key points without a valid citation dropped"
+    assert summary.detail == "prompt summary-2; 1 claims left out"
+    assert [claim.doubt for claim in summary.doubted] == ["citation"]
 
 
 @pytest.mark.parametrize(
-    ("llm", "reason"),
+    ("llm", "reason", "status", "deferred"),
     [
-        (None, "no language model is set up"),
-        (ScriptedLlm(missing="no Ollama answers at http://nowhere"), "no Ollama answers at http://nowhere"),
-        (ScriptedLlm(LlmError("Ollama failed: killed")), "Ollama failed: killed"),
-        (ScriptedLlm("{", "{"), "the model did not answer with the JSON asked for"),
-        (ScriptedLlm(5.0), "the language model took longer than 0.05 s"),
-        (ScriptedLlm(context_tokens=600), "fit the model's context"),
+        (None, "no language model is set up", "completed", False),
+        (ScriptedLlm(missing="no Ollama answers at http://nowhere"), "no Ollama answers", "completed", True),
+        (ScriptedLlm(LlmUnavailable("Ollama took too long")), "Ollama took too long", "completed", True),
+        (ScriptedLlm("{", "{"), "the model did not answer with the JSON asked for", "failed", False),
+        (NotingLlm(context_tokens=800, tokens_per_word=5.0), "fit the model's context", "failed", False),
     ],
+    ids=["none", "away", "slow", "malformed", "too small"],
 )
-async def test_without_a_usable_model_the_summary_is_extractive_and_says_why(
-    llm: LlmClient | None, reason: str
+async def test_without_a_usable_model_the_summary_is_extractive_says_why_and_waits_for_one_that_may_come_back(
+    llm: ScriptedLlm | None, reason: str, status: str, deferred: bool
 ) -> None:
-    outputs = await outputs_of([completed(turns())], llm, timeout_s=0.05)
+    outputs = await outputs_of([completed(turns())], llm)
     (summary,) = summaries(outputs)
     assert (summary.method, summary.model, summary.sentiment, summary.actions) == ("extractive", "textrank", None, [])
     assert reason in summary.detail
     assert summary.key_points
-    assert [job.status for job in jobs(outputs)] == ["started", "completed"]
+    assert [job.status for job in jobs(outputs)] == ["started", status]
     assert jobs(outputs)[1].detail["detail"] == summary.detail
+    assert ("reason" in jobs(outputs)[1].detail) == (status == "failed")
+    waiting = [output.record for output in outputs if output.topic == DEFERRED]
+    expected = SummaryDeferred(call=CALL, revision=1, partition=0, position=0, reason=summary.detail)
+    assert waiting == ([expected] if deferred else [])
+
+
+async def test_what_is_put_off_names_the_place_of_the_transcript_s_first_part() -> None:
+    spoken = turns()
+    parts = [completed(spoken[:3], part=1, parts=2), completed(spoken[3:], part=2, parts=2)]
+    outputs = await outputs_of([*spoken, *parts], ScriptedLlm(missing="away"))
+    (waiting,) = [output.record for output in outputs if isinstance(output.record, SummaryDeferred)]
+    assert waiting.position == len(spoken)
 
 
 async def test_a_call_without_speech_is_summarized_without_asking_a_model() -> None:
@@ -142,12 +156,51 @@ async def test_an_impossible_part_is_rejected_and_changes_nothing() -> None:
     assert len(summaries(await feed(processor, completed(turns()), 0))) == 1
 
 
-async def test_calls_take_turns_with_the_language_model() -> None:
-    """The wait for another call's summary does not count against a call's own time."""
-    stage = SummarizeStage(ScriptedLlm(0.2, 0.2, 0.2), timeout_s=0.5)
-    processors = [stage.open(CALL, None) for _ in range(3)]
-    outputs = await asyncio.gather(*(feed(processor, completed(turns()), 0) for processor in processors))
-    assert [summaries(each)[0].method for each in outputs] == ["llm", "llm", "llm"]
+async def test_a_live_call_is_summarized_whenever_enough_turns_are_new() -> None:
+    """Written beside the stage's work, so it comes out with the next turn that settles."""
+    texts = ["The internet is down.", "A technician comes.", "He comes on Wednesday."]
+    rolled = [msgspec.json.encode({"summary": text, "topics": []}).decode() for text in texts]
+    stage = SummarizeStage(writer(ScriptedLlm(*rolled, answer())), rolling_turns=2)
+    processor = stage.open(CALL, None)
+    seen: list[list[Summary]] = []
+    records: list[TranscriptRecord] = [*turns(), completed(turns())]
+    for seq, record in enumerate(records):
+        outputs = await feed(processor, record, seq)
+        assert all(output.seq is None for output in outputs if getattr(output.record, "kind", "") == "rolling")
+        seen.append(summaries(outputs))
+        await asyncio.sleep(0.01)
+    assert [[(one.kind, one.revision, one.text) for one in each] for each in seen] == [
+        [],
+        [],
+        [("rolling", 2, "The internet is down.")],
+        [],
+        [("rolling", 4, "A technician comes.")],
+        [],
+        [("rolling", 6, "He comes on Wednesday.")],
+        [("final", 1, "The customer's internet is down. A technician comes on Wednesday.")],
+    ]
+
+
+async def test_a_recorded_call_or_one_without_a_model_is_not_summarized_on_the_way() -> None:
+    recorded = [msgspec.structs.replace(turn, lane="batch") for turn in turns()]
+    cases: list[tuple[Sequence[TranscriptRecord], ScriptedLlm | None]] = [
+        (recorded, ScriptedLlm()),
+        (turns(), None),
+        (turns(), ScriptedLlm(missing="away")),
+    ]
+    for records, llm in cases:
+        assert summaries(await outputs_of(records, llm, rolling_turns=1)) == []
+
+
+async def test_the_final_summary_does_not_wait_for_a_rolling_one() -> None:
+    llm = ScriptedLlm(60.0, answer())
+    processor = SummarizeStage(writer(llm), rolling_turns=1).open(CALL, None)
+    await feed(processor, turns()[0], 0)
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        outputs = await feed(processor, completed(turns()), 1)
+    assert [summary.kind for summary in summaries(outputs)] == ["final"]
+    assert len(llm.asked) == 2
 
 
 @st.composite

@@ -1,0 +1,71 @@
+"""The language models that write summaries, as the settings name them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from stages.summarize.claims import Judge, judged_by_citation
+from stages.summarize.llm import LlmClient
+from stages.summarize.ollama_client import OllamaClient
+from stages.summarize.steady import STATES, Circuit, SteadyLlm
+from stages.summarize.writer import PROMPT, SummaryWriter
+
+LONG: str = "long"
+"""The call type whose model reads calls that do not fit the context of their own."""
+ANSWER_SHARE = 8
+
+
+@asynccontextmanager
+async def open_writer(
+    settings: Settings,
+    metrics: Metrics | None = None,
+    *,
+    judge: Judge = judged_by_citation,
+    prompt_name: str = PROMPT,
+    prompt: str | None = None,
+) -> AsyncIterator[SummaryWriter]:
+    """A writer over the Ollama server of the settings. Asks nothing yet. Raises ConfigurationError."""
+    named = settings.summary_models()
+
+    def show_state(state: str) -> None:
+        if metrics is not None:
+            for each in STATES:
+                metrics.llm_circuit.labels(each).set(each == state)
+
+    circuit = Circuit(f"Ollama at {settings.ollama_url}", changed=show_state)
+    clients: dict[str, LlmClient] = {
+        model: SteadyLlm(
+            OllamaClient(
+                settings.ollama_url,
+                model,
+                timeout_s=settings.summary_timeout_s,
+                context_tokens=settings.summary_context,
+                answer_tokens=max(512, settings.summary_context // ANSWER_SHARE),
+            ),
+            circuit,
+        )
+        for model in dict.fromkeys(named.values())
+    }
+
+    def choose(call_type: str, long: bool) -> LlmClient:
+        if call_type in named and call_type != LONG:
+            return clients[named[call_type]]
+        return clients[named.get(LONG, named[""]) if long else named[""]]
+
+    def count(outcome: str, seconds: float) -> None:
+        if metrics is not None:
+            metrics.llm_seconds.labels(outcome).observe(seconds)
+
+    try:
+        yield SummaryWriter(
+            choose,
+            judge=judge,
+            limit=settings.summary_requests,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            on_request=count,
+        )
+    finally:
+        for client in clients.values():
+            await client.close()

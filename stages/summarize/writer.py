@@ -1,0 +1,284 @@
+"""A summary written by a language model: what it is asked, and what of its answer is believed.
+
+A call that fits the model's context is summarized at once. A longer one is read in windows of turns, each noted down
+with the labels of its turns; the notes are put together until they fit, and summarized. No turn is left out: the server
+tells how long each prompt was, and a window that did not fit is halved.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from schemas.summaries import ActionItem, DoubtedClaim, KeyPoint, Sentiment, SpeakerSentiment
+from schemas.transcripts import Turn
+from stages.summarize.budget import TokenBudget
+from stages.summarize.citations import Citations, segment_ids
+from stages.summarize.claims import Claim, Judge, judged_by_citation
+from stages.summarize.drafts import LINE_CHARS, Draft, Drafted, Notes, RollingDraft, decoded, json_schema
+from stages.summarize.llm import LlmClient, LlmError, LlmOverflow, Message
+from stages.summarize.turn_taking import TurnTaking, Urgency
+
+PROMPT: Final = "summary-2"
+_WINDOW_PROMPT: Final = "window-1"
+_REDUCE_PROMPT: Final = "reduce-1"
+_NOTES_PROMPT: Final = "summary-of-notes-1"
+_ROLLING_PROMPT: Final = "rolling-1"
+
+MAX_DEPTH: Final = 6
+"""Rounds of putting notes together. A round leaves one answer's length for each window, so hours of a call take two."""
+
+
+class WrittenSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A draft after the checks. `windows` is how many parts the call was read in."""
+
+    text: str
+    key_points: list[KeyPoint]
+    sentiment: Sentiment
+    sentiments: list[SpeakerSentiment]
+    action_items: list[ActionItem]
+    topics: list[str]
+    outcome: str | None
+    doubted: list[DoubtedClaim]
+    model: str
+    prompt: str
+    windows: int
+
+
+class RolledSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A call so far. Of the turns that were given only the first `taken` went in: the others did not fit."""
+
+    text: str
+    topics: list[str]
+    taken: int
+    model: str
+
+
+def prompt_text(name: str) -> str:
+    """A prompt of the package. Raises FileNotFoundError."""
+    return resources.files("stages.summarize").joinpath("prompts", f"{name}.md").read_text("utf-8")
+
+
+class SummaryWriter:
+    """Writes summaries with one or more models.
+
+    `choose` gives the client for a call's type, and whether it is long (does not fit the usual model's context).
+    `judge` says which claims their turns support; it blocks and is run in a thread. `prompt` is the text that asks for
+    a whole summary, where it is not ours, and `prompt_name` what the summary says of it.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[str, bool], LlmClient],
+        *,
+        judge: Judge = judged_by_citation,
+        limit: int = 1,
+        prompt_name: str = PROMPT,
+        prompt: str | None = None,
+        on_request: Callable[[str, float], None] = lambda _outcome, _seconds: None,
+    ) -> None:
+        self._choose = choose
+        self._judge = judge
+        self._turns = TurnTaking(limit)
+        self._prompt_name = prompt_name
+        self._prompt = prompt if prompt is not None else prompt_text(prompt_name)
+        self._budgets: dict[str, TokenBudget] = {}
+        self._on_request = on_request
+        self._log = structlog.get_logger("callstream.summarize")
+
+    async def available(self, call_type: str = "") -> None:
+        """Raises LlmUnavailable while the model for calls of this type cannot be used."""
+        await self._choose(call_type, False).check()
+
+    async def write(
+        self, turns: Sequence[Turn], *, language: str, call_type: str = "", urgency: Urgency = Urgency.LIVE
+    ) -> WrittenSummary:
+        """A summary of the whole call. Raises LlmError: see there which of its kinds may pass."""
+        spoken = [turn for turn in turns if turn.text.strip()]
+        citations = Citations(spoken)
+        asking = _Asking(self, self._choose(call_type, False), citations, language, urgency)
+        await asking.llm.check()
+        draft, windows = None, 1
+        if asking.fits(self._prompt, citations.lines):
+            try:
+                draft = await asking.ask(self._prompt, citations.lines, Draft)
+            except LlmOverflow:
+                self._log.info("the call does not fit the model's context", model=asking.llm.model, turns=len(spoken))
+        if draft is None:
+            asking = _Asking(self, self._choose(call_type, True), citations, language, urgency)
+            await asking.llm.check()
+            draft, windows = await asking.ask_in_parts()
+        return await self._checked(draft, citations, asking.llm.model, windows)
+
+    async def roll(self, previous: str, turns: Sequence[Turn], *, language: str) -> RolledSummary:
+        """The summary of a call so far: of the one before, and the turns since then. Raises LlmError."""
+        llm = self._choose("", False)
+        await llm.check()
+        asking = _Asking(self, llm, Citations(turns), language, Urgency.ROLLING)
+        before = [f"Until now: {previous}"] if previous else []
+        lines = [f"{turn.speaker}: {turn.text}" for turn in turns]
+        prompt = prompt_text(_ROLLING_PROMPT)
+        room = asking.room(prompt) - asking.budget.tokens(before)
+        taken = asking.budget.fitting(lines, room=room)
+        while True:
+            try:
+                draft = await asking.ask(prompt, [*before, *lines[:taken]], RollingDraft)
+            except LlmOverflow:
+                if taken == 1:
+                    raise
+                taken //= 2
+                continue
+            return RolledSummary(text=draft.summary.strip(), topics=_lines(draft.topics), taken=taken, model=llm.model)
+
+    async def _checked(self, draft: Draft, citations: Citations, model: str, windows: int) -> WrittenSummary:
+        points = [Claim(point.text.strip(), citations.cited(point.segments)) for point in draft.key_points]
+        actions = [Claim(action.text.strip(), citations.cited(action.segments)) for action in draft.actions]
+        claims = [claim for claim in [*points, *actions] if claim.text]
+        doubts = await asyncio.to_thread(self._judge, claims)
+        doubt_of = dict(zip(map(id, claims), doubts, strict=True))
+        owners = {id(claim): action.owner for claim, action in zip(actions, draft.actions, strict=True)}
+
+        def believed(given: list[Claim]) -> list[Claim]:
+            return [claim for claim in given if claim.text and doubt_of[id(claim)] is None]
+
+        return WrittenSummary(
+            text=draft.summary.strip(),
+            key_points=[KeyPoint(text=claim.text, segment_ids=segment_ids(claim.turns)) for claim in believed(points)],
+            sentiment=draft.sentiment,
+            sentiments=_sentiments(draft, citations.speakers),
+            action_items=[
+                ActionItem(
+                    text=claim.text,
+                    owner=_speaker(owners[id(claim)], citations.speakers),
+                    segment_ids=segment_ids(claim.turns),
+                )
+                for claim in believed(actions)
+            ],
+            topics=_lines(draft.topics),
+            outcome=draft.outcome.strip() or None,
+            doubted=[
+                DoubtedClaim(text=claim.text, segment_ids=segment_ids(claim.turns), doubt=doubt)
+                for claim, doubt in zip(claims, doubts, strict=True)
+                if doubt is not None
+            ],
+            model=model,
+            prompt=self._prompt_name,
+            windows=windows,
+        )
+
+    # -- for `_Asking` -----------------------------------------------------------------------------------------------
+
+    def budget_of(self, llm: LlmClient) -> TokenBudget:
+        return self._budgets.setdefault(llm.model, TokenBudget())
+
+    async def chat(self, llm: LlmClient, messages: list[Message], schema: dict[str, Any], urgency: Urgency) -> str:
+        budget = self.budget_of(llm)
+        async with self._turns.turn(urgency):
+            began = time.monotonic()
+            try:
+                answer = await llm.chat(messages, schema=schema)
+            except LlmOverflow as error:
+                budget.overflowed(messages, tokens=error.tokens, room=error.room)
+                self._on_request("overflow", time.monotonic() - began)
+                raise
+            except LlmError:
+                self._on_request("failed", time.monotonic() - began)
+                raise
+            self._on_request("answered", time.monotonic() - began)
+        budget.observe(messages, answer)
+        return answer.text
+
+
+class _Asking:
+    """One call and the model that summarizes it."""
+
+    def __init__(
+        self, writer: SummaryWriter, llm: LlmClient, citations: Citations, language: str, urgency: Urgency
+    ) -> None:
+        self.llm = llm
+        self.budget = writer.budget_of(llm)
+        self._writer = writer
+        self._citations = citations
+        self._language = language
+        self._urgency = urgency
+        self._log = structlog.get_logger("callstream.summarize")
+
+    def room(self, prompt: str) -> int:
+        return self.llm.context_tokens - self.llm.answer_tokens - self.budget.tokens([prompt])
+
+    def fits(self, prompt: str, lines: Sequence[str]) -> bool:
+        return self.budget.tokens(lines) <= self.room(prompt)
+
+    async def ask(self, prompt: str, lines: Sequence[str], kind: type[Drafted]) -> Drafted:
+        """An answer that does not follow the schema is asked for once more. Raises LlmError."""
+        system = prompt.replace("{language}", self._language).replace("{speakers}", ", ".join(self._citations.speakers))
+        messages: list[Message] = [Message("system", system), Message("user", "\n".join(lines))]
+        schema = json_schema(kind)
+        answer = await self._writer.chat(self.llm, messages, schema, self._urgency)
+        try:
+            return decoded(answer, kind)
+        except msgspec.MsgspecError as error:
+            again = f"That was not the JSON that was asked for ({error}). Answer again, shorter, with the JSON only."
+            messages = [*messages, Message("assistant", answer[:LINE_CHARS]), Message("user", again)]
+            try:
+                return decoded(await self._writer.chat(self.llm, messages, schema, self._urgency), kind)
+            except msgspec.MsgspecError as second_error:
+                raise LlmError(f"the model did not answer with the JSON asked for: {second_error}") from second_error
+
+    async def ask_in_parts(self) -> tuple[Draft, int]:
+        """A summary of the notes of the call's parts, and how many parts there were."""
+        notes, windows = await self._noted(prompt_text(_WINDOW_PROMPT), self._citations.lines)
+        prompt = prompt_text(_NOTES_PROMPT)
+        for _ in range(MAX_DEPTH):
+            lines = [line for note in notes for line in _note_lines(note)]
+            if self.fits(prompt, lines):
+                try:
+                    return await self.ask(prompt, lines, Draft), windows
+                except LlmOverflow:
+                    pass
+            notes, _ = await self._noted(prompt_text(_REDUCE_PROMPT), lines)
+        raise LlmError(f"the notes of the call's {windows} parts do not get short enough for the model's context")
+
+    async def _noted(self, prompt: str, lines: Sequence[str]) -> tuple[list[Notes], int]:
+        """Notes of all lines, in order, and in how many windows they were read."""
+        notes: list[Notes] = []
+        read, most = 0, len(lines)
+        while read < len(lines):
+            size = min(most, self.budget.fitting(lines[read:], room=self.room(prompt)))
+            self._log.info("summarizing a long call", lines=f"{read + 1}–{read + size}", of=len(lines))
+            try:
+                notes.append(await self.ask(prompt, lines[read : read + size], Notes))
+            except LlmOverflow:
+                if size == 1:
+                    raise
+                most = size // 2
+            else:
+                read, most = read + size, len(lines)
+        return notes, len(notes)
+
+
+def _note_lines(notes: Notes) -> list[str]:
+    points = [f"[{' '.join(point.segments)}] {point.text}" for point in notes.points]
+    actions = [f"[{' '.join(action.segments)}] To do, {action.owner}: {action.text}" for action in notes.actions]
+    moods = "; ".join(f"{mood.speaker} {mood.sentiment}" for mood in notes.speakers)
+    return [*points, *actions, *([f"Sentiment: {moods}"] if moods else [])]
+
+
+def _sentiments(draft: Draft, speakers: Sequence[str]) -> list[SpeakerSentiment]:
+    """Of the speakers that there are, each once."""
+    found = {name: mood.sentiment for mood in reversed(draft.speakers) if (name := _speaker(mood.speaker, speakers))}
+    return [SpeakerSentiment(speaker=name, sentiment=found[name]) for name in speakers if name in found]
+
+
+def _speaker(name: str, speakers: Sequence[str]) -> str | None:
+    """The speaker of the call that is meant, None where there is no such one."""
+    plain = name.strip().casefold().removeprefix("the ")
+    return next((speaker for speaker in speakers if speaker.casefold() == plain), None)
+
+
+def _lines(texts: Sequence[str]) -> list[str]:
+    return [text.strip() for text in texts if text.strip()]

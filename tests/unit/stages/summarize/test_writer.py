@@ -1,0 +1,163 @@
+"""What is asked of a language model, what of its answer is believed, and how a long call is read."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from schemas.summaries import ActionItem, Doubt, SpeakerSentiment
+from stages.summarize.claims import Claim
+from stages.summarize.llm import LlmError, LlmOverflow
+from stages.summarize.turn_taking import Urgency
+from stages.summarize.writer import PROMPT, SummaryWriter
+from tests.unit.stages.summarize.calls import NotingLlm, ScriptedLlm, answer, turn, turns, writer
+
+LONG = [
+    turn(number, "agent" if number % 2 else "customer", f"Sentence {number} of a long call. " * 5)
+    for number in range(400)
+]
+
+
+async def test_a_good_answer_becomes_a_summary_with_the_segments_of_the_call() -> None:
+    llm = ScriptedLlm(answer())
+    summary = await writer(llm).write(turns(), language="en")
+    assert summary.text.startswith("The customer's internet is down.")
+    assert [point.segment_ids for point in summary.key_points] == [["segment-1"], ["segment-5", "segment-6"]]
+    assert (summary.sentiment, summary.topics, summary.doubted) == ("mixed", ["internet outage"], [])
+    assert summary.sentiments == [
+        SpeakerSentiment(speaker="agent", sentiment="neutral"),
+        SpeakerSentiment(speaker="customer", sentiment="mixed"),
+    ]
+    assert summary.action_items == [
+        ActionItem(text="Send a technician on Wednesday at two.", owner="agent", segment_ids=["segment-5"])
+    ]
+    assert summary.outcome == "A technician comes on Wednesday."
+    assert (summary.model, summary.prompt, summary.windows) == ("scripted", PROMPT, 1)
+    assert len(llm.asked) == 1
+
+
+async def test_the_prompt_names_language_and_speakers_and_carries_every_turn_with_its_label() -> None:
+    llm = ScriptedLlm(answer())
+    await writer(llm).write(turns(), language="en")
+    system, user = llm.asked[0]
+    assert "Write in the language of the transcript (en)." in system.content
+    assert "for each speaker (agent, customer)" in system.content
+    assert user.content.splitlines()[1] == "[S2] customer: My internet has been down since Monday and I work from home."
+
+
+async def test_owners_and_speakers_that_are_not_in_the_call_are_nobody() -> None:
+    actions = [{"text": "Call back.", "owner": "the manager", "segments": ["S1"]}]
+    moods = [{"speaker": "manager", "sentiment": "positive"}]
+    summary = await writer(ScriptedLlm(answer(actions=actions, speakers=moods))).write(turns(), language="en")
+    assert summary.action_items == [ActionItem(text="Call back.", owner=None, segment_ids=["segment-0"])]
+    assert summary.sentiments == []
+
+
+async def test_points_that_cite_nothing_of_the_call_are_left_out_and_told() -> None:
+    points = [{"text": "true", "segments": ["S1"]}, {"text": "made up", "segments": ["S99"]}]
+    summary = await writer(ScriptedLlm(answer(key_points=points))).write(turns(), language="en")
+    assert [point.text for point in summary.key_points] == ["true"]
+    assert [(claim.text, claim.segment_ids, claim.doubt) for claim in summary.doubted] == [("made up", [], "citation")]
+
+
+async def test_what_the_judge_doubts_is_left_out_and_told_with_its_reason() -> None:
+    def judge(claims: Sequence[Claim]) -> list[Doubt | None]:
+        return ["number" if "two" in claim.text else None for claim in claims]
+
+    llm = ScriptedLlm(answer())
+    summary = await SummaryWriter(lambda _type, _long: llm, judge=judge).write(turns(), language="en")
+    assert [point.text for point in summary.key_points] == ["The internet has been down since Monday."]
+    assert summary.action_items == []
+    assert [(claim.doubt, claim.segment_ids) for claim in summary.doubted] == [
+        ("number", ["segment-5", "segment-6"]),
+        ("number", ["segment-5"]),
+    ]
+
+
+@pytest.mark.parametrize("bad", [answer()[:150], "", answer(sentiment="angry"), answer(summary=" ")])
+async def test_an_unusable_answer_is_asked_for_once_more(bad: str) -> None:
+    llm = ScriptedLlm(bad, answer())
+    assert (await writer(llm).write(turns(), language="en")).sentiment == "mixed"
+    assert [message.role for message in llm.asked[1]] == ["system", "user", "assistant", "user"]
+
+
+async def test_two_unusable_answers_are_given_up() -> None:
+    with pytest.raises(LlmError, match="did not answer with the JSON"):
+        await writer(ScriptedLlm(answer()[:150], answer()[:100])).write(turns(), language="en")
+
+
+async def test_the_call_type_and_the_length_choose_the_model() -> None:
+    asked: list[tuple[str, bool]] = []
+    short, long = ScriptedLlm(answer(), context_tokens=2_048), NotingLlm(context_tokens=65_536)
+
+    def choose(call_type: str, is_long: bool) -> ScriptedLlm:
+        asked.append((call_type, is_long))
+        return long if is_long else short
+
+    summaries = SummaryWriter(choose)
+    await summaries.write(turns(), language="en", call_type="billing")
+    await summaries.write(LONG, language="en", call_type="billing")
+    assert asked == [("billing", False), ("billing", False), ("billing", True)]
+    assert len(short.asked) == 1
+
+
+@pytest.mark.parametrize("tokens_per_word", [1.3, 4.0], ids=["as estimated", "denser than estimated"])
+async def test_of_a_long_call_every_turn_is_read_and_its_first_fact_survives(tokens_per_word: float) -> None:
+    fact = "My customer number is 31337 and I want my money back."
+    spoken = [turn(0, "customer", fact), *LONG[1:]]
+    llm = NotingLlm(context_tokens=4_096, tokens_per_word=tokens_per_word)
+    summary = await writer(llm).write(spoken, language="en")
+    read = {
+        label
+        for system, user, *_ in llm.asked
+        if "one part of a long telephone call" in system.content
+        for label in re.findall(r"^\[(S\d+)\]", user.content, re.MULTILINE)
+    }
+    assert read == {f"S{number}" for number in range(1, 401)}
+    assert summary.windows > 5
+    assert summary.key_points[0].text.endswith(fact)
+    assert summary.key_points[0].segment_ids == ["segment-0"]
+    assert summary.key_points[-1].segment_ids == ["segment-399"]
+
+
+async def test_a_turn_that_no_context_holds_is_an_error_and_not_cut() -> None:
+    llm = NotingLlm(context_tokens=1_500, tokens_per_word=1.3)
+    with pytest.raises(LlmOverflow, match="fit the model's context"):
+        await writer(llm).write([turn(0, "agent", "word " * 2_000)], language="en")
+
+
+async def test_a_rolling_summary_is_asked_for_with_the_one_before_and_what_is_new() -> None:
+    llm = ScriptedLlm(
+        '{"summary": "The internet is down.", "topics": ["outage"]}', '{"summary": "More.", "topics": []}'
+    )
+    first = await writer(llm).roll("", turns()[:2], language="en")
+    assert (first.text, first.topics, first.taken) == ("The internet is down.", ["outage"], 2)
+    await writer(llm).roll(first.text, turns()[2:4], language="en")
+    assert llm.asked[0][1].content.splitlines()[0].startswith("agent: Thank you for calling")
+    assert llm.asked[1][1].content.splitlines() == [
+        "Until now: The internet is down.",
+        "agent: I am sorry to hear that. I see a fault in your street.",
+        "agent: A technician can repair the internet line on Thursday at ten.",
+    ]
+
+
+async def test_of_more_turns_than_fit_a_rolling_summary_takes_the_first() -> None:
+    llm = ScriptedLlm(*['{"summary": "So far.", "topics": []}'] * 2, context_tokens=2_048, tokens_per_word=1.3)
+    rolled = await writer(llm).roll("", LONG, language="en")
+    assert 5 < rolled.taken < 100
+    assert len(llm.asked[0][1].content.splitlines()) == rolled.taken
+
+
+async def test_requests_of_several_calls_go_by_urgency() -> None:
+    llm = ScriptedLlm(*[0.02] * 4)
+    summaries = writer(llm)
+    done: list[str] = []
+
+    async def one(name: str, urgency: Urgency) -> None:
+        await summaries.write(turns(), language="en", urgency=urgency)
+        done.append(name)
+
+    order = [("first", Urgency.BATCH), ("batch", Urgency.BATCH), ("again", Urgency.AGAIN), ("live", Urgency.LIVE)]
+    await asyncio.gather(*(one(name, urgency) for name, urgency in order))
+    assert done == ["first", "live", "batch", "again"]
