@@ -4,6 +4,7 @@ CallstreamError
 ├── ConfigurationError     the operator's: a setting or file is wrong; says which and what is expected
 ├── InputError             the caller's: a file, call id or query cannot be used; says why
 ├── InstanceError          the data directory is in use, or no instance answers there
+├── SummaryError           the language model gave no summary; says why
 ├── ModelError             model weights are missing or damaged; says where they were looked for
 └── BusError               the broker or its store; retryable, the stage waits and goes on from its floor
     ├── StoreFullError     the store refuses new records: free space or raise the limit; retried until then
@@ -32,6 +33,10 @@ class InstanceError(CallstreamError):
 
 class ModelError(CallstreamError):
     exit_code = 4
+
+
+class SummaryError(CallstreamError):
+    exit_code = 6
 
 
 class BusError(CallstreamError):

@@ -6,7 +6,8 @@ what its players read.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,15 +128,29 @@ def to_txt(document: Document) -> str:
         for turn in document["turns"]
     ]
     if (summary := document["summary"]) is not None:
-        lines += ["", f"Summary ({summary['method']}): {_line(summary['text'])}"]
-        lines += [f"- {_line(point['text'])}" for point in summary["key_points"]]
-        if summary["sentiment"] is not None:
-            lines.append(f"Sentiment: {summary['sentiment']}")
+        lines += ["", f"Summary ({summary['method']}): {_line(summary['text'])}", *summary_lines(summary)]
     lines += [
         f"Missing audio: {gap['start_s']:.1f} to {gap['end_s']:.1f} s ({gap['events']} events)"
         for gap in document["gaps"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What a summary says beside its text: points, what is to be done and by whom, outcome, sentiment, doubts."""
+    lines = [f"• {_line(point['text'])}" for point in summary["key_points"]]
+    items = summary.get("action_items") or [{"text": text, "owner": None} for text in summary.get("actions") or []]
+    lines += [f"→ {_line(item['text'])}" + (f" ({_line(item['owner'])})" if item["owner"] else "") for item in items]
+    if summary.get("outcome"):
+        lines.append(f"Outcome: {_line(summary['outcome'])}")
+    if summary["sentiment"] is not None:
+        each = ", ".join(f"{_line(one['speaker'])} {one['sentiment']}" for one in summary.get("sentiments") or [])
+        lines.append(f"Sentiment: {summary['sentiment']}" + (f" ({each})" if each else ""))
+    if summary.get("doubted"):
+        doubts = Counter(claim["doubt"] for claim in summary["doubted"])
+        reasons = ", ".join(f"{count} × {doubt}" for doubt, count in sorted(doubts.items()))
+        lines.append(f"Left out because the call does not support it: {reasons}")
+    return lines
 
 
 FORMATS: Final[dict[str, Callable[[Document], str]]] = {

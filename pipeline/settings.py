@@ -233,8 +233,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(ge=1024, le=1_000_000),
         _about(
-            "Tokens that a prompt and its answer may have together, an eighth of them the answer; the model's own "
-            "limit where that is less",
+            "Tokens that a prompt and its answer, 1024 of them, may have together; the model's own limit where that "
+            "is less; longer calls are read in parts",
             "a whole number from 1024",
         ),
     ] = 8192

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
@@ -11,9 +12,10 @@ from stages.summarize.ollama_client import OllamaClient
 from stages.summarize.steady import STATES, Circuit, SteadyLlm
 from stages.summarize.writer import PROMPT, SummaryWriter
 
-LONG: str = "long"
+LONG: Final = "long"
 """The call type whose model reads calls that do not fit the context of their own."""
-ANSWER_SHARE = 8
+ANSWER_TOKENS: Final = 1024
+"""A whole answer with all that its schema allows is some 4,000 characters."""
 
 
 @asynccontextmanager
@@ -41,7 +43,7 @@ async def open_writer(
                 model,
                 timeout_s=settings.summary_timeout_s,
                 context_tokens=settings.summary_context,
-                answer_tokens=max(512, settings.summary_context // ANSWER_SHARE),
+                answer_tokens=min(ANSWER_TOKENS, settings.summary_context // 2),
             ),
             circuit,
         )

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import bridge, dead_letters, fanout, publish, query, serve, topics, transcribe, watch
+from pipeline.cli import bridge, dead_letters, fanout, publish, query, serve, summarize, topics, transcribe, watch
 
 
 def register(app: typer.Typer) -> None:
@@ -18,5 +18,6 @@ def register(app: typer.Typer) -> None:
     app.command("calls")(query.calls)
     app.command("show")(query.show)
     app.command("sql")(query.sql)
+    app.command("summarize")(summarize.summarize)
     app.add_typer(dead_letters.app(), name="dead-letters")
     app.add_typer(topics.app(), name="topics")

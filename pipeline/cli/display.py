@@ -2,11 +2,13 @@
 
 import time
 
+import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.exports import summary_lines
 from pipeline.watch import CallWatch
 from schemas.summaries import Summary
 from schemas.transcripts import CallMetrics, Turn
@@ -85,10 +87,8 @@ class Display:
         if summary.detail:
             self._out.print(Text(f"  {summary.detail}", style="dim"))
         self._out.print(summary.text, markup=False)
-        for point in summary.key_points:
-            self._out.print(f"  • {point.text}", markup=False)
-        for action in summary.actions:
-            self._out.print(f"  → {action}", markup=False)
+        for text in summary_lines(msgspec.to_builtins(summary)):
+            self._out.print(f"  {text}", markup=False)
 
     def line(self, text: str = "") -> None:
         self._out.print(text, markup=False)

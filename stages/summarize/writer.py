@@ -137,13 +137,13 @@ class SummaryWriter:
     async def _checked(self, draft: Draft, citations: Citations, model: str, windows: int) -> WrittenSummary:
         points = [Claim(point.text.strip(), citations.cited(point.segments)) for point in draft.key_points]
         actions = [Claim(action.text.strip(), citations.cited(action.segments)) for action in draft.actions]
-        claims = [claim for claim in [*points, *actions] if claim.text]
+        claims = [claim for claim in [*_once(points), *_once(actions)] if claim.text]
         doubts = await asyncio.to_thread(self._judge, claims)
         doubt_of = dict(zip(map(id, claims), doubts, strict=True))
         owners = {id(claim): action.owner for claim, action in zip(actions, draft.actions, strict=True)}
 
         def believed(given: list[Claim]) -> list[Claim]:
-            return [claim for claim in given if claim.text and doubt_of[id(claim)] is None]
+            return [claim for claim in given if doubt_of.get(id(claim), "repeated") is None]
 
         return WrittenSummary(
             text=draft.summary.strip(),
@@ -272,6 +272,11 @@ def _sentiments(draft: Draft, speakers: Sequence[str]) -> list[SpeakerSentiment]
     """Of the speakers that there are, each once."""
     found = {name: mood.sentiment for mood in reversed(draft.speakers) if (name := _speaker(mood.speaker, speakers))}
     return [SpeakerSentiment(speaker=name, sentiment=found[name]) for name in speakers if name in found]
+
+
+def _once(claims: Sequence[Claim]) -> list[Claim]:
+    """A small model repeats itself."""
+    return list({claim.text.casefold(): claim for claim in reversed(claims)}.values())[::-1]
 
 
 def _speaker(name: str, speakers: Sequence[str]) -> str | None:

@@ -237,6 +237,7 @@ async def test_a_call_longer_than_the_context_is_read_whole_by_a_real_model(serv
 def test_a_stand_in_is_replaced_when_the_server_is_back(build: dict[str, str], greeting: Path, tmp_path: Path) -> None:
     port = free_port()
     settings = {"ollama_url": f"http://127.0.0.1:{port}", "summary_model": build["OLLAMA_MODEL"]}
+    settings |= {"summary_timeout_s": f"{MODEL_TIMEOUT_S:g}"}
     with Deployment(tmp_path / "data", **settings) as deployment:
         deployment.start()
         deployment.wait_ready()
@@ -254,5 +255,14 @@ def test_a_stand_in_is_replaced_when_the_server_is_back(build: dict[str, str], g
                 document = deployment.show("early")
         assert document["summary"]["method"] == "llm"
         assert document["summary"]["model"] == build["OLLAMA_MODEL"]
+        with serving(build, tmp_path / "server-2.log", port=port):
+            again = deployment.run("summarize", "early", "--diff", timeout_s=400, check=False)
+            missing = deployment.run("summarize", "early", "--model", "nobody-has-this:1b", check=False)
+        # So small a model may fail to write the JSON: then that is what is said.
+        assert " differ" in again.stdout or (again.returncode == 6 and "JSON" in again.stderr)
+        assert (missing.returncode, "does not have the model nobody-has-this:1b" in missing.stderr) == (6, True)
+        unchanged = deployment.show("early")
+        assert unchanged is not None
+        assert unchanged["summary"] == document["summary"]
         [job] = [job for job in document["jobs"] if job["job"] == "summarize"]
         assert (job["status"], job["detail"]["method"]) == ("completed", "llm")

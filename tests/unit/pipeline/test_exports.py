@@ -147,7 +147,7 @@ def test_txt_shows_the_turns_the_summary_and_what_is_missing() -> None:
     gaps = [{"start_s": 1.0, "end_s": 2.0, "events": 3}]
     assert to_txt(document(turn("hello there", 61.25), summary=summary, gaps=gaps)) == (
         "call-1 (completed, 61.5 s, en)\n\n[00:01:01.250] agent: hello there\n\n"
-        "Summary (extractive): They talked.\n- a point\nMissing audio: 1.0 to 2.0 s (3 events)\n"
+        "Summary (extractive): They talked.\n• a point\nMissing audio: 1.0 to 2.0 s (3 events)\n"
     )
 
 

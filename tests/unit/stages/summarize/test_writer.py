@@ -61,6 +61,13 @@ async def test_points_that_cite_nothing_of_the_call_are_left_out_and_told() -> N
     assert [(claim.text, claim.segment_ids, claim.doubt) for claim in summary.doubted] == [("made up", [], "citation")]
 
 
+async def test_what_a_model_says_twice_is_taken_once() -> None:
+    points = [{"text": text, "segments": ["S1"]} for text in ("One.", "two.", "ONE.", "Two.")]
+    summary = await writer(ScriptedLlm(answer(key_points=points))).write(turns(), language="en")
+    assert [point.text for point in summary.key_points] == ["One.", "two."]
+    assert summary.doubted == []
+
+
 async def test_what_the_judge_doubts_is_left_out_and_told_with_its_reason() -> None:
     def judge(claims: Sequence[Claim]) -> list[Doubt | None]:
         return ["number" if "two" in claim.text else None for claim in claims]

@@ -1,0 +1,114 @@
+"""`callstream summarize`: a finished call through another model or prompt, without changing what is stored."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.text import Text
+
+from pipeline.cli import options
+from pipeline.cli.calling import call_ref
+from pipeline.cli.display import stdout_console
+from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.difference import counted, shown, word_difference
+from pipeline.errors import InputError, SummaryError
+from pipeline.exports import Document, summary_lines
+from schemas.calls import DEFAULT_TENANT
+from schemas.transcripts import Turn
+from stages.summarize.writer import PROMPT, WrittenSummary
+
+_NO_PROMPT = "{path} must say {{language}} where the transcript's language goes and ask for the JSON of " + PROMPT
+
+
+def summarize(
+    call: Annotated[str, typer.Argument(help="Call id.", metavar="ID")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="A name as in `ollama list` (CALLSTREAM_SUMMARY_MODEL).")
+    ] = None,
+    prompt: Annotated[
+        Path | None, typer.Option("--prompt", help="A text to ask with, instead of ours.", metavar="FILE")
+    ] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Show how it differs from the stored summary.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    tenant: options.Tenant = DEFAULT_TENANT,
+    data: options.Data = None,
+) -> None:
+    """Summarize a finished call again, with another model or prompt; what is stored stays as it is."""
+    settings = load_settings(data, log_level="warning", summary_model=model)
+    with contextlib.closing(open_warehouse(settings)) as reader:
+        document = reader.show(call_ref(tenant, call))
+    if document["status"] != "completed":
+        raise InputError(
+            f"the call {call} is {document['status'].replace('_', ' ')}: only a completed one is summarized"
+        )
+    text = _prompt_text(prompt) if prompt is not None else None
+    console = stdout_console()
+    with console.status(f"Summarizing {len(document['turns'])} turns"):
+        written = asyncio.run(_written(settings, document, model, prompt.name if prompt else PROMPT, text))
+    new = {"method": "llm", **msgspec.to_builtins(written)}
+    old = document["summary"]
+    if as_json:
+        both = {"old": old, "new": new, "counts": _counts(old, new)} if diff else new
+        typer.echo(msgspec.json.encode(both).decode())
+        return
+    head = f"Summary (by {written.model}, prompt {written.prompt}"
+    console.print(
+        Text(f"{head}, read in {written.windows} parts)" if written.windows > 1 else f"{head})", style="bold")
+    )
+    if not diff or old is None:
+        console.print(written.text, markup=False)
+        for line in summary_lines(new):
+            console.print(f"  {line}", markup=False)
+        return
+    console.print(Text(f"against the stored one ({old['method']}, {old['model']}): [-stored-] {{+new+}}", style="dim"))
+    steps = word_difference(_whole(old), _whole(new))
+    for before, after in zip(_lines(old, new), _lines(new, old), strict=True):
+        console.print(shown(word_difference(before, after)))
+    console.print(Text(counted(steps).sentence, style="bold"))
+
+
+def _prompt_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text: {error}") from error
+    if "{language}" not in text:
+        raise InputError(_NO_PROMPT.format(path=path))
+    return text
+
+
+async def _written(
+    settings: Any, document: Document, model: str | None, prompt_name: str, prompt: str | None
+) -> WrittenSummary:
+    from pipeline.summaries import open_writer
+    from stages.summarize.llm import LlmError
+
+    named = (document["metadata"] or {}).get("call_type")
+    call_type = named if isinstance(named, str) and model is None else ""
+    async with open_writer(settings, prompt_name=prompt_name, prompt=prompt) as writer:
+        try:
+            return await writer.write(_turns(document), language=document["language"] or "und", call_type=call_type)
+        except LlmError as error:
+            raise SummaryError(str(error)) from error
+
+
+def _turns(document: Document) -> list[Turn]:
+    call = {"tenant": document["tenant"], "call_id": document["call_id"], "revision": document["revision"]}
+    return [msgspec.convert({**call, **turn}, Turn) for turn in document["turns"]]
+
+
+def _lines(one: Document, other: Document) -> list[str]:
+    """Text and lines, as many as the longer of two summaries has."""
+    lines, others = ([summary["text"], *summary_lines(summary)] for summary in (one, other))
+    return [*lines, *[""] * (len(others) - len(lines))]
+
+
+def _whole(summary: Document) -> str:
+    return "\n".join([summary["text"], *summary_lines(summary)])
+
+
+def _counts(old: Document | None, new: Document) -> dict[str, Any] | None:
+    return None if old is None else msgspec.to_builtins(counted(word_difference(_whole(old), _whole(new))))

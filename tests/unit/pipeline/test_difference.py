@@ -1,0 +1,39 @@
+"""What differs between two texts, word by word."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.difference import Counts, Step, counted, shown, word_difference
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12).map(" ".join)
+
+
+def test_runs_of_words_are_equal_removed_added_or_changed() -> None:
+    steps = word_difference("The fee is twelve dollars, thank you", "the fee is $12. Thank you very much")
+    assert steps == [
+        Step("equal", ["The", "fee", "is"], ["the", "fee", "is"]),
+        Step("changed", ["twelve", "dollars,"], ["$12."]),
+        Step("equal", ["thank", "you"], ["Thank", "you"]),
+        Step("added", [], ["very", "much"]),
+    ]
+    assert counted(steps) == Counts(equal=5, changed=1, removed=1, added=2)
+    assert shown(steps).plain == "the fee is [-twelve dollars,-]{+$12.+} Thank you {+very much+}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "share"), [("", "", 0), ("a b", "A b.", 0), ("a", "b c", 1), ("a b", "a c", 0.5)]
+)
+def test_the_share_that_differs_is_of_all_that_there_is(old: str, new: str, share: float) -> None:
+    assert counted(word_difference(old, new)).share == share
+
+
+@given(WORDS, WORDS)
+def test_a_difference_holds_both_texts(old: str, new: str) -> None:
+    steps = word_difference(old, new)
+    assert [word for step in steps for word in step.old] == old.split()
+    assert [word for step in steps for word in step.new] == new.split()
+    counts = counted(steps)
+    assert counts.equal + counts.changed + counts.removed == len(old.split())
+    assert counts.equal + counts.changed + counts.added == len(new.split())
+    assert (counts.share == 0) == (old.split() == new.split())
