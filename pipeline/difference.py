@@ -71,6 +71,33 @@ def counted(steps: Sequence[Step]) -> Counts:
     return total
 
 
+def by_lines(steps: Sequence[Step], lengths: Sequence[int]) -> list[list[Step]]:
+    """The steps of each line of the first text, whose lines have so many words; what was added between two lines comes
+    at the end of the first.
+    """
+    lines: list[list[Step]] = []
+    waiting = list(steps)
+    for length in lengths:
+        line: list[Step] = []
+        left = length
+        while waiting and (left or not waiting[0].old):
+            step = waiting.pop(0)
+            taken = step.old[:left]
+            if len(taken) == len(step.old):
+                line.append(step)
+            elif step.kind == "equal":
+                line.append(Step("equal", taken, step.new[:left]))
+                waiting.insert(0, Step("equal", step.old[left:], step.new[left:]))
+            else:
+                line.append(Step(step.kind, taken, step.new))
+                waiting.insert(0, Step("removed", step.old[left:], []))
+            left -= len(taken)
+        lines.append(line)
+    if lines:
+        lines[-1] += waiting
+    return lines
+
+
 def shown(steps: Sequence[Step]) -> Text:
     """For people, coloured, and legible without colours: `[-old-]` and `{+new+}`."""
     text = Text()

@@ -121,12 +121,12 @@ class Worker:
                 group.create_task(watch.run())
 
     async def _transcribe(self, started: asyncio.Event) -> None:
-        scheduler = await asyncio.to_thread(self._load_scheduler)
+        scheduler = await asyncio.to_thread(self.load_scheduler)
         self._scheduler = scheduler
         started.set()
         from stages.transcribe.stage import TranscribeStage
 
-        speakers = await asyncio.to_thread(self._load_speakers)
+        speakers = await asyncio.to_thread(self.load_speakers)
         async with asyncio.TaskGroup() as group:
             for lane in topology.lanes_of("transcribe"):
                 stage = TranscribeStage(
@@ -216,7 +216,7 @@ class Worker:
     def _publisher(self, stage: str, lane: Lane) -> Publisher:
         return Publisher(self._bus, stage=stage, lane=lane, metrics=self._metrics)
 
-    def _load_scheduler(self) -> "Scheduler":
+    def load_scheduler(self) -> "Scheduler":
         from pipeline.engines import asr_devices
         from stages.transcribe.scheduler import FILL_BACKFILL_S, FILL_S, Scheduler
 
@@ -234,7 +234,7 @@ class Worker:
 
         return load_engine(self._settings, self._metrics)
 
-    def _load_speakers(self) -> "Speakers | None":
+    def load_speakers(self) -> "Speakers | None":
         """What tells the speakers of mono calls apart, in a thread of its own. Raises EngineError and ModelError."""
         setting = self._settings.diarization
         if setting == "off":

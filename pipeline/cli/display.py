@@ -32,7 +32,7 @@ class Display:
 
     def __init__(self, *, name: str, turns: bool = True) -> None:
         self._out = stdout_console()
-        self._err = _console(stderr=True)
+        self._err = stderr_console()
         self._name = name
         self._turns = turns
         self._began = time.monotonic()
@@ -117,6 +117,10 @@ def _console(*, stderr: bool) -> Console:
 
 def stdout_console() -> Console:
     return _console(stderr=False)
+
+
+def stderr_console() -> Console:
+    return _console(stderr=True)
 
 
 def speaker_style(channel: int) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.again import transcribe_again
 from pipeline.cli.calling import FileCall, call_ref, check_audio, new_call_id, refuse_finished, run_file
 from pipeline.cli.display import Display
 from pipeline.cli.roles import parse_roles
@@ -22,7 +23,9 @@ SAMPLE_ROLES = "left=agent,right=customer"
 
 
 def transcribe(
-    files: Annotated[list[Path], typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…; mono or one speaker a channel.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…; mono or one speaker a channel.")
+    ] = None,
     roles: options.Roles = None,
     language: options.Language = None,
     hotwords: options.Hotwords = None,
@@ -40,6 +43,23 @@ def transcribe(
     ] = None,
     tenant: options.Tenant = DEFAULT_TENANT,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No turns on standard output.")] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(
+            "--again",
+            help="Instead of FILEs: hear a finished call again from the bus's audio. What is stored stays.",
+            metavar="ID",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="With --again: the weights (CALLSTREAM_MODEL).", metavar="NAME")
+    ] = None,
+    beam_size: Annotated[
+        int | None, typer.Option("--beam-size", help="With --again: Whisper's beam (CALLSTREAM_BEAM_SIZE).")
+    ] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="With --again: show how it differs from the stored transcript.")
+    ] = False,
     data: options.Data = None,
 ) -> None:
     """Transcribe recorded calls; exits 0 once DuckDB holds them.
@@ -47,6 +67,19 @@ def transcribe(
     Uses the instance that runs on the data directory, or runs the whole pipeline for as long as it takes.
     """
     outs = out or []
+    if again is not None:
+        if files or call is not None or roles is not None or hotwords is not None:
+            raise InputError(
+                "--again hears a call that is there: FILE, --call, --roles and --hotwords do not go with it"
+            )
+        _check_outs(outs, [])
+        settings = load_settings(data, log_level="warning", model=model, beam_size=beam_size)
+        asyncio.run(transcribe_again(settings, call_ref(tenant, again), language, outs, diff=diff, quiet=quiet))
+        return
+    if model is not None or beam_size is not None or diff:
+        raise InputError("--model, --beam-size and --diff go with --again; for new calls set CALLSTREAM_MODEL")
+    if not files:
+        raise InputError("name one FILE or several, or a finished call by --again")
     _check_outs(outs, files)
     if call is not None and len(files) > 1:
         raise InputError("--call names one call, and there are several files")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.difference import Counts, Step, counted, shown, word_difference
+from pipeline.difference import Counts, Step, by_lines, counted, shown, word_difference
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12).map(" ".join)
 
@@ -37,3 +37,20 @@ def test_a_difference_holds_both_texts(old: str, new: str) -> None:
     assert counts.equal + counts.changed + counts.removed == len(old.split())
     assert counts.equal + counts.changed + counts.added == len(new.split())
     assert (counts.share == 0) == (old.split() == new.split())
+
+
+def test_a_difference_falls_into_the_lines_of_the_first_text() -> None:
+    steps = word_difference("one two three four five", "zero one two tree for and five six")
+    lines = by_lines(steps, [3, 1, 1])
+    assert [shown(line).plain for line in lines] == [
+        "{+zero+} one two [-three-]{+tree for and+}",
+        "[-four-]",
+        "five {+six+}",
+    ]
+
+
+@given(st.lists(WORDS.filter(bool), min_size=1, max_size=5), WORDS)
+def test_no_word_is_lost_between_lines(old: list[str], new: str) -> None:
+    lines = by_lines(word_difference(" ".join(old), new), [len(line.split()) for line in old])
+    assert [[word for step in line for word in step.old] for line in lines] == [line.split() for line in old]
+    assert [word for line in lines for step in line for word in step.new] == new.split()

@@ -1,0 +1,207 @@
+"""A finished call heard again, with another model or other settings, while the bus still holds its audio.
+
+The stages are those that every call goes through, in this process and without publishing anything: with the settings
+that the call was heard with the same words come out. (Not so for a call with partials: there what viewers had been
+shown was kept.)
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.bus.protocol import Bus, Record
+from pipeline.decoding import decode_audio
+from pipeline.errors import InputError
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from pipeline.worker import Worker
+from schemas import envelope, topics
+from schemas.audio import CallStarted
+from schemas.calls import CallRef
+from schemas.segments import Segment
+from schemas.topics import Lane
+from schemas.transcripts import TranscriptCompleted
+from schemas.utterances import CallClosed, CallOpened, Utterance
+from stages.errors import RejectedInput
+from stages.merge.stage import MergeStage
+from stages.protocol import Event, Origin, Output
+from stages.separate.endpointing import RECORDED, EndpointingSettings
+from stages.separate.speech import load_voice_activity_model
+from stages.separate.stage import SeparateStage
+from stages.transcribe.stage import TranscribeStage
+
+MOST_WAITING: Final = 64
+"""Utterances that may wait for the model: as many as keep it busy, and no more, however long the call is."""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """How far a call has been heard, in seconds from its start."""
+
+    separated_s: float
+    transcribed_s: float
+
+
+async def hear_again(
+    bus: Bus,
+    call: CallRef,
+    settings: Settings,
+    *,
+    language: str | None = None,
+    on_progress: Callable[[Heard], None] = lambda _heard: None,
+) -> TranscriptCompleted:
+    """The call's transcript with the model that `settings` name. `language` counts instead of what its start said.
+
+    Raises InputError where the bus does not hold the whole call, or it has not ended; ModelError and what the bus
+    raises.
+    """
+    lane = await _lane_of(bus, call, settings)
+    worker = Worker(bus, settings, stages=(), metrics=Metrics())
+    vad = await asyncio.to_thread(load_voice_activity_model)
+    scheduler = await asyncio.to_thread(worker.load_scheduler)
+    try:
+        speakers = await asyncio.to_thread(worker.load_speakers)
+        transcribing = TranscribeStage(
+            scheduler,
+            live=lane == "live",
+            language=language or settings.language,
+            default_language=settings.default_language,
+            hotwords=settings.tenant_hotwords,
+            speakers=speakers,
+        )
+        endpointing = EndpointingSettings() if lane == "live" else RECORDED
+        hearing = _Hearing(bus, call, lane, SeparateStage(vad, endpointing, lane=lane), transcribing, on_progress)
+        transcript = await hearing.run(language)
+    finally:
+        await scheduler.close()
+        await worker.stop()
+    if transcript is None:
+        raise InputError(f"the audio of the call {call.call_id} on the bus has no end: it was not finished")
+    return transcript
+
+
+async def _lane_of(bus: Bus, call: CallRef, settings: Settings) -> Lane:
+    """The lane that the call's audio is in. Raises InputError where its start is not there."""
+    lanes: tuple[Lane, ...] = ("live", "batch")
+    for lane in lanes:
+        async with contextlib.aclosing(_events(bus, call, lane)) as events:
+            async for event, _record in events:
+                if isinstance(event, CallStarted):
+                    return lane
+                raise InputError(f"the bus no longer holds the start of the call {call.call_id}: {_kept(settings)}")
+    raise InputError(f"the bus holds no audio of the call {call.call_id}: {_kept(settings)}")
+
+
+def _kept(settings: Settings) -> str:
+    return f"audio is kept for {settings.retention_days:g} days (CALLSTREAM_RETENTION_DAYS)"
+
+
+async def _events(bus: Bus, call: CallRef, lane: Lane) -> AsyncGenerator[tuple[Any, Event], None]:
+    """What producers sent of the call, repeats included, in the order of the bus."""
+    async for record in bus.stored(topics.in_lane(topics.AUDIO, lane), key=call.key):
+        try:
+            decoded = decode_audio(record)
+        except RejectedInput:
+            continue
+        if decoded.call == call:
+            yield decoded.content, _event(record, decoded.seq, decoded.event_id)
+
+
+def _event(record: Record, seq: int | None, event_id: str) -> Event:
+    origin = Origin(record.topic, record.partition, record.position, record.key)
+    return Event(
+        seq=0 if seq is None else seq,
+        event_id=event_id,
+        origin=origin,
+        timestamp_s=record.timestamp_s,
+        size_bytes=record.size_bytes,
+    )
+
+
+class _Hearing:
+    """One call through the stages: what is separated waits in a queue while the model works."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        call: CallRef,
+        lane: Lane,
+        separating: SeparateStage,
+        transcribing: TranscribeStage,
+        on_progress: Callable[[Heard], None],
+    ) -> None:
+        self._bus = bus
+        self._call = call
+        self._lane = lane
+        self._separator = separating.open(call, None)
+        self._transcriber = transcribing.open(call, None)
+        self._merger = MergeStage().open(call, None)
+        self._on_progress = on_progress
+        self._separated_s = 0.0
+        self._answers: asyncio.Queue[AsyncIterator[Output] | None] = asyncio.Queue(MOST_WAITING)
+        self._parts: list[TranscriptCompleted] = []
+
+    async def run(self, language: str | None) -> TranscriptCompleted | None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._separate(language))
+                group.create_task(self._merge())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        if not self._parts:
+            return None
+        newest = max(part.revision for part in self._parts)
+        parts = [part for part in self._parts if part.revision == newest]
+        turns = [turn for part in parts for turn in part.turns]
+        return msgspec.structs.replace(parts[0], part=1, parts=1, turns=turns)
+
+    async def _separate(self, language: str | None) -> None:
+        opened = await self._opened_at()
+        async for content, event in _events(self._bus, self._call, self._lane):
+            try:
+                async for output in self._separator.submit(content, event):
+                    record = output.record
+                    if output.topic != topics.UTTERANCES or output.seq is None:
+                        continue
+                    at = event
+                    if isinstance(record, CallOpened):
+                        record = msgspec.structs.replace(record, language=language or record.language)
+                        at = msgspec.structs.replace(event, origin=opened or event.origin)
+                    if isinstance(record, Utterance):
+                        self._separated_s = max(self._separated_s, record.end_s)
+                    await self._answers.put(
+                        self._transcriber.submit(record, msgspec.structs.replace(at, seq=output.seq))  # type: ignore[arg-type]
+                    )
+            except RejectedInput:
+                continue  # it was rejected the first time too
+        await self._answers.put(None)
+
+    async def _opened_at(self) -> Origin | None:
+        """Where the call's utterances begin on the bus: who tells speakers apart reads them again from there."""
+        topic = topics.in_lane(topics.UTTERANCES, self._lane)
+        async with contextlib.aclosing(self._bus.stored(topic, key=self._call.key)) as records:  # type: ignore[type-var]
+            async for record in records:
+                if getattr(envelope.decode(record.value), "call", None) == self._call:
+                    return Origin(record.topic, record.partition, record.position, record.key)
+        return None
+
+    async def _merge(self) -> None:
+        while (answer := await self._answers.get()) is not None:
+            async for output in answer:
+                if output.topic != topics.SEGMENTS or output.seq is None:
+                    continue
+                await self._take(output)
+
+    async def _take(self, output: Output) -> None:
+        assert output.seq is not None
+        record: Any = output.record
+        if isinstance(record, Segment | CallClosed):
+            done_s = record.end_s if isinstance(record, Segment) else record.duration_s
+            self._on_progress(Heard(self._separated_s, done_s))
+        origin = Origin(topics.SEGMENTS, 0, output.seq, self._call.key)
+        event = Event(seq=output.seq, event_id=output.event_id, origin=origin, timestamp_s=0.0)
+        async for merged in self._merger.submit(record, event):
+            if isinstance(merged.record, TranscriptCompleted):
+                self._parts.append(merged.record)

@@ -1,0 +1,112 @@
+"""`callstream transcribe --again`: a finished call heard again, and how it differs from what is stored."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.text import Text
+
+from pipeline.bus.protocol import Bus
+from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
+from pipeline.cli.session import bus_url, connect, open_warehouse
+from pipeline.difference import Counts, by_lines, counted, shown, word_difference
+from pipeline.embedded import Embedded
+from pipeline.errors import InputError
+from pipeline.exports import Document, write_export
+from pipeline.instance import find_instance
+from pipeline.settings import Settings
+from schemas.calls import CallRef
+from schemas.transcripts import TranscriptCompleted
+
+_PLAIN_EVERY_S = 60.0
+"""Where there is no terminal a line is printed whenever so much more of the call is heard."""
+
+
+async def transcribe_again(
+    settings: Settings, call: CallRef, language: str | None, outs: list[Path], *, diff: bool, quiet: bool
+) -> None:
+    """Prints the turns, or with `diff` those that differ. Raises InputError, ModelError and what the bus raises."""
+    with contextlib.closing(open_warehouse(settings)) as reader:
+        stored = reader.show(call)
+    if stored["status"] != "completed":
+        raise InputError(
+            f"the call {call.call_id} is {stored['status'].replace('_', ' ')}: only a completed one is heard again"
+        )
+    from pipeline.again import Heard, hear_again
+
+    console = stderr_console()
+    whole = clock_text(stored["duration_s"] or 0.0)
+    plain_s = 0.0
+    with console.status(f"{call.call_id}: loading the model") as status:
+
+        def progress(heard: Heard) -> None:
+            nonlocal plain_s
+            text = f"{call.call_id}: heard {clock_text(heard.transcribed_s)} of {whole}"
+            status.update(text)
+            if not console.is_terminal and heard.transcribed_s - plain_s >= _PLAIN_EVERY_S:
+                plain_s = heard.transcribed_s
+                console.print(text)
+
+        async with _bus(settings) as bus:
+            transcript = await hear_again(bus, call, settings, language=language, on_progress=progress)
+    document = _document(stored, transcript)
+    if diff:
+        show_difference(stored, document)
+    elif not quiet:
+        for turn in transcript.turns:
+            stdout_console().print(turn_line(turn))
+    for path in outs:
+        target = Path(str(path).replace("{stem}", call.call_id))
+        await asyncio.to_thread(write_export, document, target)
+        print(f"wrote {target}", file=sys.stderr)
+
+
+@contextlib.asynccontextmanager
+async def _bus(settings: Settings) -> AsyncIterator[Bus]:
+    """The bus that holds the audio: one that is set, the running instance's, or the embedded one, started for this."""
+    if settings.bus is not None or find_instance(settings.data) is not None:
+        async with connect(bus_url(settings), settings) as bus:
+            yield bus
+        return
+    async with Embedded(settings, stages=()) as own:
+        yield own.bus
+
+
+def show_difference(stored: Document, document: Document) -> None:
+    """The stored turns that are heard otherwise now, each channel by itself, and how many words that are."""
+    console = stdout_console()
+    rows: list[tuple[float, Text]] = []
+    total = Counts()
+    channels = sorted({turn["channel"] for turn in [*stored["turns"], *document["turns"]]})
+    for channel in channels:
+        old, new = ([turn for turn in each["turns"] if turn["channel"] == channel] for each in (stored, document))
+        steps = word_difference(*(" ".join(turn["text"] for turn in turns) for turns in (old, new)))
+        total += counted(steps)
+        for turn, line in zip(old, by_lines(steps, [len(turn["text"].split()) for turn in old]), strict=True):
+            if any(step.kind != "equal" for step in line):
+                rows.append(
+                    (turn["start_s"], Text(f"{clock_text(turn['start_s'])}  {turn['speaker']}  ") + shown(line))
+                )
+        if not old and new:
+            rows.append(
+                (new[0]["start_s"], Text(f"{clock_text(new[0]['start_s'])}  {new[0]['speaker']}  ") + shown(steps))
+            )
+    for _, text in sorted(rows, key=lambda row: row[0]):
+        console.print(text)
+    console.print(Text(total.sentence, style="bold"))
+
+
+def _document(stored: Document, transcript: TranscriptCompleted) -> Document:
+    """The call's document with what was heard now; a summary of the other words would not belong to it."""
+    heard: dict[str, Any] = msgspec.to_builtins(transcript)
+    return {
+        **stored,
+        "turns": heard["turns"],
+        "metrics": heard["metrics"],
+        "language": transcript.language,
+        "summary": None,
+    }
