@@ -85,7 +85,7 @@ class Embedded:
             )
             await self.worker.start()
             stack.push_async_callback(self.worker.stop)
-            live = live_server(settings, bus_url) if self._stages == topology.STAGES else None
+            live = live_server(settings, bus_url) if {*topology.STAGES} <= {*self._stages} else None
             if live is not None:
                 fanout = await stack.enter_async_context(Fanout(self.bus, live, metrics=self.metrics))
                 stack.push_async_callback(_cancelled, asyncio.create_task(fanout.run(), name="fan-out"))

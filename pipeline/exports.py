@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.errors import InputError
+from schemas.transcripts import Turn
 
 MAX_CUE_S: Final = 7.0
 MAX_CUE_CHARACTERS: Final = 84
@@ -134,6 +135,12 @@ def to_txt(document: Document) -> str:
         for gap in document["gaps"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def turns_of(document: Document) -> list[Turn]:
+    """The document's turns as they were published."""
+    call = {"tenant": document["tenant"], "call_id": document["call_id"], "revision": document["revision"]}
+    return [msgspec.convert({**call, **turn}, Turn) for turn in document["turns"]]
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -253,6 +253,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     summary_timeout_s: Annotated[
         float, Meta(gt=0, le=1e6), _about("The longest wait for a summary from Ollama", "a number of seconds above 0")
     ] = 120.0
+    search: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "Whether `up` makes what is said in calls searchable; auto does where callstream[search] is installed",
+            "auto, on or off",
+        ),
+    ] = "auto"
+    embedding_model: Annotated[
+        str,
+        Meta(min_length=1),
+        _about(
+            "The sentence embeddings that search rests on; another model needs `callstream search --rebuild`",
+            "all-MiniLM-L6-v2, a directory, or a hub name such as BAAI/bge-large-en-v1.5",
+        ),
+    ] = "all-MiniLM-L6-v2"
     metrics_port: Annotated[
         Annotated[int, Meta(ge=0, le=65_535)] | None,
         _about("Port on 127.0.0.1 for Prometheus; 0 takes a free one", "a port number or off", none="off"),

@@ -36,19 +36,7 @@ async def open_writer(
                 metrics.llm_circuit.labels(each).set(each == state)
 
     circuit = Circuit(f"Ollama at {settings.ollama_url}", changed=show_state)
-    clients: dict[str, LlmClient] = {
-        model: SteadyLlm(
-            OllamaClient(
-                settings.ollama_url,
-                model,
-                timeout_s=settings.summary_timeout_s,
-                context_tokens=settings.summary_context,
-                answer_tokens=min(ANSWER_TOKENS, settings.summary_context // 2),
-            ),
-            circuit,
-        )
-        for model in dict.fromkeys(named.values())
-    }
+    clients = {model: _client(settings, model, circuit) for model in dict.fromkeys(named.values())}
 
     def choose(call_type: str, long: bool) -> LlmClient:
         if call_type in named and call_type != LONG:
@@ -71,3 +59,24 @@ async def open_writer(
     finally:
         for client in clients.values():
             await client.close()
+
+
+@asynccontextmanager
+async def open_llm(settings: Settings) -> AsyncIterator[LlmClient]:
+    """The model for all calls, to ask something else. Raises ConfigurationError."""
+    llm = _client(settings, settings.summary_models()[""], Circuit(f"Ollama at {settings.ollama_url}"))
+    try:
+        yield llm
+    finally:
+        await llm.close()
+
+
+def _client(settings: Settings, model: str, circuit: Circuit) -> LlmClient:
+    client = OllamaClient(
+        settings.ollama_url,
+        model,
+        timeout_s=settings.summary_timeout_s,
+        context_tokens=settings.summary_context,
+        answer_tokens=min(ANSWER_TOKENS, settings.summary_context // 2),
+    )
+    return SteadyLlm(client, circuit)

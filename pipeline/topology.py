@@ -12,7 +12,9 @@ from schemas.topics import Lane
 STAGES: Final = ("separate", "transcribe", "merge", "summarize", "sink")
 SUMMARIZE_AGAIN: Final = "summarize-again"
 """The group in which the summarize stage reads what it put off."""
-READERS: Final = (*STAGES, SUMMARIZE_AGAIN)
+INDEX: Final = "index"
+"""Fills the search index: not one of the five that a call needs."""
+READERS: Final = (*STAGES, SUMMARIZE_AGAIN, INDEX)
 LANES: Final[tuple[Lane, ...]] = ("live", "batch")
 
 
@@ -40,7 +42,7 @@ TOPICS: Final = (
     TopicRow(topics.UTTERANCES_BATCH, "separate", ("transcribe",)),
     TopicRow(topics.SEGMENTS, "transcribe", ("merge",)),
     TopicRow(topics.PARTIALS, "transcribe", ("consumers",), keep_s=3_600.0),
-    TopicRow(topics.TRANSCRIPTS, "merge", ("summarize", "sink", "consumers")),
+    TopicRow(topics.TRANSCRIPTS, "merge", ("summarize", "sink", INDEX, "consumers")),
     TopicRow(topics.SUMMARIES, "summarize", ("sink", "consumers")),
     TopicRow(topics.DEFERRED, "summarize", (SUMMARIZE_AGAIN,)),
     TopicRow(topics.STATUS, "all stages", ("sink", "consumers")),

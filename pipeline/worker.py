@@ -36,6 +36,9 @@ BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_0
 """What each stage may hold of records that it has taken and not finished. The transcriber's utterances wait as floats
 at 16 kHz, four times the size of what arrived at 8 kHz."""
 SINK_BUDGET_BYTES = 8_000_000
+INDEX_BUDGET_BYTES = 8_000_000
+INDEX_RECORDS = 50
+"""Each takes its embeddings: a batch should not take long."""
 PREFETCH_BYTES = 8_000_000
 """What a lane of a stage may hold of records that the bus has brought and the stage has not taken, on all partitions
 together: a stage that was away finds every partition full."""
@@ -80,6 +83,7 @@ class Worker:
             "merge": self._merge,
             "summarize": self._summarize,
             "sink": self._sink,
+            topology.INDEX: self._index,
         }
         started = [asyncio.Event() for _ in self._stages]
         for stage, event in zip(self._stages, started, strict=True):
@@ -193,6 +197,26 @@ class Worker:
         )
         started.set()
         await runner.run()
+
+    async def _index(self, started: asyncio.Event) -> None:
+        """`ready` does not wait for it: calls are worked on without it."""
+        started.set()
+        from pipeline.search import serving_index
+        from stages.search.stage import IndexStage
+
+        with ThreadPoolExecutor(1, thread_name_prefix="index") as writer:
+            async with serving_index(self._settings, writer) as (index, embedder):
+                runner = BatchRunner(
+                    self._bus,
+                    IndexStage(index, embedder),
+                    subscription=self._subscription(topology.INDEX, "live"),
+                    publisher=self._publisher(topology.INDEX, "live"),
+                    metrics=self._metrics,
+                    budget_bytes=INDEX_BUDGET_BYTES,
+                    writer=writer,
+                    max_records=INDEX_RECORDS,
+                )
+                await runner.run()
 
     # -- their parts -------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,19 @@
 
 import typer
 
-from pipeline.cli import bridge, dead_letters, fanout, publish, query, serve, summarize, topics, transcribe, watch
+from pipeline.cli import (
+    bridge,
+    dead_letters,
+    fanout,
+    publish,
+    query,
+    search,
+    serve,
+    summarize,
+    topics,
+    transcribe,
+    watch,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +30,8 @@ def register(app: typer.Typer) -> None:
     app.command("calls")(query.calls)
     app.command("show")(query.show)
     app.command("sql")(query.sql)
+    app.command("search")(search.search)
+    app.command("ask")(search.ask)
     app.command("summarize")(summarize.summarize)
     app.add_typer(dead_letters.app(), name="dead-letters")
     app.add_typer(topics.app(), name="topics")

@@ -26,17 +26,22 @@ _WAIT_PAUSE_S = 0.2
 def up(data: options.Data = None) -> None:
     """Run the bus and all stages until Ctrl-C."""
     settings = load_settings(data)
-    asyncio.run(until_stopped(_serve(settings, topology.STAGES)))
+    from pipeline.search import searchable
+
+    stages = (*topology.STAGES, topology.INDEX) if searchable(settings) else topology.STAGES
+    asyncio.run(until_stopped(_serve(settings, stages)))
 
 
 def worker(
-    stage: Annotated[str, typer.Argument(help="separate, transcribe, merge, summarize or sink.", metavar="STAGE")],
+    stage: Annotated[
+        str, typer.Argument(help="separate, transcribe, merge, summarize, sink or index.", metavar="STAGE")
+    ],
     bus: Annotated[str | None, typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS).", metavar="URL")] = None,
     data: options.Data = None,
 ) -> None:
     """Run one stage on a bus that others share, until Ctrl-C."""
-    if stage not in topology.STAGES:
-        raise InputError(f"there is no stage {stage!r}: it is one of {', '.join(topology.STAGES)}")
+    if stage not in (known := (*topology.STAGES, topology.INDEX)):
+        raise InputError(f"there is no stage {stage!r}: it is one of {', '.join(known)}")
     settings = load_settings(data, bus=bus)
     if settings.bus is None:
         raise ConfigurationError(

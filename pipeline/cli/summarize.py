@@ -15,9 +15,8 @@ from pipeline.cli.display import stdout_console
 from pipeline.cli.session import load_settings, open_warehouse
 from pipeline.difference import counted, shown, word_difference
 from pipeline.errors import InputError, SummaryError
-from pipeline.exports import Document, summary_lines
+from pipeline.exports import Document, summary_lines, turns_of
 from schemas.calls import DEFAULT_TENANT
-from schemas.transcripts import Turn
 from stages.summarize.writer import PROMPT, WrittenSummary
 
 _NO_PROMPT = "{path} must say {{language}} where the transcript's language goes and ask for the JSON of " + PROMPT
@@ -90,14 +89,9 @@ async def _written(
     call_type = named if isinstance(named, str) and model is None else ""
     async with open_writer(settings, prompt_name=prompt_name, prompt=prompt) as writer:
         try:
-            return await writer.write(_turns(document), language=document["language"] or "und", call_type=call_type)
+            return await writer.write(turns_of(document), language=document["language"] or "und", call_type=call_type)
         except LlmError as error:
             raise SummaryError(str(error)) from error
-
-
-def _turns(document: Document) -> list[Turn]:
-    call = {"tenant": document["tenant"], "call_id": document["call_id"], "revision": document["revision"]}
-    return [msgspec.convert({**call, **turn}, Turn) for turn in document["turns"]]
 
 
 def _lines(one: Document, other: Document) -> list[str]:

@@ -34,6 +34,9 @@ from stages.protocol import CallProcessor, Checkpoint, Event, Output
 PART_BYTES: Final = 700_000
 """The most JSON in one part of a completed transcript: brokers take records up to 1 MB by default."""
 
+MAX_NAME_CHARACTERS: Final = 200
+"""Of what a transcript takes over from the producer's metadata."""
+
 UNDETERMINED: Final = "und"
 """ISO 639-2 for a language that is not known."""
 
@@ -242,7 +245,9 @@ class MergeProcessor:
             provisional=closed.provisional,
             speaker_source=closed.speaker_source,
             lane=opened.lane or "live",
-            call_type=_call_type(opened),
+            call_type=_said(opened, "call_type"),
+            agent=_said(opened, "agent"),
+            started_at=opened.opened_at,
         )
 
     def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:
@@ -264,9 +269,10 @@ class MergeProcessor:
         return ledger_entry(self._call, "merge", status, detail, at=event.timestamp_s, event_id=event_id)
 
 
-def _call_type(opened: CallOpened) -> str:
-    named = opened.metadata.get("call_type")
-    return named if isinstance(named, str) else ""
+def _said(opened: CallOpened, name: str) -> str:
+    """What the producer's metadata say; a name that is none counts as not given."""
+    text = opened.metadata.get(name)
+    return text[:MAX_NAME_CHARACTERS] if isinstance(text, str) else ""
 
 
 def _times_s(record: Segment | CallProgress | CallChanged | CallClosed) -> list[float]:

@@ -1,0 +1,220 @@
+"""`callstream search` and `callstream ask`: what was said, in which call and when."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pipeline import topology
+from pipeline.cli import options
+from pipeline.cli.display import clock_text, stderr_console, stdout_console
+from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.embedded import STORE_DIR, Embedded
+from pipeline.errors import InputError, SummaryError
+from pipeline.instance import find_instance
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from stages.embedding.embedder import Embedder
+    from stages.search.index import Filters, Hit
+    from stages.search.queries import Run
+
+_MAX_SNIPPET_LINES = 6
+
+From = Annotated[
+    str | None, typer.Option("--from", help="Only calls that began then or later: an ISO date or time.", metavar="DATE")
+]
+To = Annotated[
+    str | None, typer.Option("--to", help="Only calls that began until then, a date included.", metavar="DATE")
+]
+Agent = Annotated[str | None, typer.Option("--agent", help="Only calls with this `agent` in their metadata.")]
+Call = Annotated[str | None, typer.Option("--call", help="Only this call.", metavar="ID")]
+AnyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's calls.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def search(
+    words: Annotated[list[str] | None, typer.Argument(help="A question, or some words.", metavar="WORDS")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=50, help="The most to show.")] = 10,
+    tenant: AnyTenant = None,
+    since: From = None,
+    until: To = None,
+    agent: Agent = None,
+    call: Call = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First make the index anew from the warehouse; no instance may run.")
+    ] = False,
+    as_json: Json = False,
+    data: options.Data = None,
+) -> None:
+    """Find what was said, by its meaning and by its words."""
+    text = " ".join(words or []).strip()
+    if not text and not rebuild:
+        raise InputError("what shall be found? callstream search WORDS")
+    settings = load_settings(data, log_level="warning")
+    asyncio.run(_search(settings, text, _filters(tenant, since, until, agent, call), limit, rebuild, as_json))
+
+
+def ask(
+    question: Annotated[list[str], typer.Argument(help="A question about the calls.", metavar="QUESTION")],
+    tenant: AnyTenant = None,
+    since: From = None,
+    until: To = None,
+    agent: Agent = None,
+    call: Call = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="A name as in `ollama list` (CALLSTREAM_SUMMARY_MODEL).")
+    ] = None,
+    as_json: Json = False,
+    data: options.Data = None,
+) -> None:
+    """Answer a question from what was said, and say in which call and when."""
+    settings = load_settings(data, log_level="warning", summary_model=model)
+    asyncio.run(_ask(settings, " ".join(question), _filters(tenant, since, until, agent, call), as_json))
+
+
+def _filters(
+    tenant: str | None, since: str | None, until: str | None, agent: str | None, call: str | None
+) -> "Filters":
+    from stages.search.index import Filters
+
+    return Filters(
+        tenant=tenant,
+        since=None if since is None else _time("--from", since).timestamp(),
+        until=None if until is None else _end("--to", until).timestamp(),
+        agent=agent,
+        call_id=call,
+    )
+
+
+def _time(option: str, text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r}: expected a date such as 2026-11-26, or a time behind it") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _end(option: str, text: str) -> datetime:
+    time = _time(option, text)
+    return time + timedelta(days=1) if len(text) <= len("2026-11-26") else time
+
+
+async def _search(settings: Settings, text: str, filters: "Filters", limit: int, rebuild: bool, as_json: bool) -> None:
+    from pipeline.search import find
+
+    console = stderr_console()
+    async with _index(settings, console, rebuild=rebuild) as (run, embedder):
+        if not text:
+            return
+        hits = await find(run, embedder, text, filters, limit=limit)
+    if as_json:
+        typer.echo(msgspec.json.encode(list(map(_described, hits))).decode())
+        return
+    if not hits:
+        console.print("nothing was found")
+    for hit in hits:
+        _print(hit)
+
+
+async def _ask(settings: Settings, question: str, filters: "Filters", as_json: bool) -> None:
+    from pipeline import search as searching
+    from pipeline.summaries import open_llm
+    from stages.summarize.llm import LlmError
+
+    console = stderr_console()
+    async with _index(settings, console) as (run, embedder), open_llm(settings) as llm:
+        with _status(console, f"asking {llm.model}"):
+            try:
+                answer = await searching.ask(run, embedder, llm, question, filters)
+            except LlmError as error:
+                raise SummaryError(str(error)) from error
+    if as_json:
+        shown = {
+            "found": answer.found,
+            "answer": answer.text,
+            "model": answer.model,
+            "detail": answer.detail,
+            "citations": list(map(_described, answer.hits)),
+        }
+        typer.echo(msgspec.json.encode(shown).decode())
+        return
+    stdout_console().print(Text(answer.text, style="bold"))
+    if answer.detail:
+        stdout_console().print(Text(answer.detail, style="dim"))
+    for hit in answer.hits:
+        _print(hit)
+
+
+@contextlib.asynccontextmanager
+async def _index(
+    settings: Settings, console: Console, *, rebuild: bool = False
+) -> AsyncIterator[tuple["Run", "Embedder"]]:
+    """What can be asked, with all in it that the bus holds."""
+    from pipeline import search as searching
+
+    if not searching.searchable(msgspec.structs.replace(settings, search="auto")):
+        raise InputError("search needs packages that are not installed: pip install 'callstream[search]'")
+    with _status(console, f"loading {settings.embedding_model}"):
+        embedder = await asyncio.to_thread(searching.load_embedder, settings)
+    if rebuild:
+        with (
+            _status(console, "making the search index anew") as status,
+            contextlib.closing(open_warehouse(settings)) as reader,
+        ):
+
+            def show(done: int, of: int) -> None:
+                status(f"making the search index anew: {done} of {of} calls")
+
+            windows = await asyncio.to_thread(searching.rebuild, settings, reader, embedder, on_call=show)
+        console.print(f"the search index has {windows} windows")
+    elif find_instance(settings.data) is None and settings.bus is None and (settings.data / STORE_DIR).exists():
+        with _status(console, "catching up with the calls since the last time"):
+            await _catch_up(settings)
+    with searching.asked_index(settings, embedder) as run:
+        yield run, embedder
+
+
+async def _catch_up(settings: Settings) -> None:
+    """Index what an instance left on the embedded bus."""
+    async with Embedded(settings, stages=(topology.INDEX,)) as own:
+        subscription = topology.subscription(topology.INDEX, "live")
+        while await own.bus.lag(subscription):
+            await asyncio.wait([waiting := asyncio.ensure_future(own.worker.wait())], timeout=0.2)
+            if waiting.done():
+                waiting.result()
+            waiting.cancel()
+
+
+@contextlib.contextmanager
+def _status(console: Console, text: str) -> Iterator[Any]:
+    """A moving line on a terminal, nothing elsewhere; gives what changes its text."""
+    with console.status(text) as status:
+        yield status.update
+
+
+def _print(hit: "Hit") -> None:
+    console = stdout_console()
+    window = hit.window
+    began = datetime.fromtimestamp(window.started_at, UTC).strftime("%Y-%m-%d %H:%M")
+    times = f"{clock_text(window.start_s)}–{clock_text(window.end_s)}"
+    head = Text.assemble((window.call_id, "bold"), f"  {times}  ", (f"{began} UTC  {hit.similarity:.2f}", "dim"))
+    console.print(head)
+    lines = window.text.splitlines()
+    for line in lines[:_MAX_SNIPPET_LINES]:
+        console.print(f"  {line}", markup=False)
+    if len(lines) > _MAX_SNIPPET_LINES:
+        console.print(f"  … {len(lines) - _MAX_SNIPPET_LINES} turns more", style="dim")
+
+
+def _described(hit: "Hit") -> dict[str, Any]:
+    window: dict[str, Any] = msgspec.to_builtins(hit.window)
+    for name in ("window_id", "part"):
+        del window[name]
+    return {**window, "score": round(hit.score, 6), "similarity": round(hit.similarity, 4)}

@@ -1,0 +1,72 @@
+"""What a search index is, seen from who fills it and who asks it."""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from schemas.calls import CallRef
+from stages.embedding.embedder import Vectors
+from stages.search.windows import Window
+
+CANDIDATES: Final = 50
+"""How many of each ranking go into the fused one."""
+RRF_K: Final = 60
+"""The constant of reciprocal rank fusion, as in Cormack, Clarke and Büttcher, SIGIR 2009."""
+
+
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """What a window must be to count at all; None is no condition. Times are Unix seconds of the call's start."""
+
+    tenant: str | None = None
+    since: float | None = None
+    until: float | None = None
+    agent: str | None = None
+    call_id: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in msgspec.structs.astuple(self))
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A window that was found. `similarity` is the cosine to the question's vector, `score` what orders the hits."""
+
+    window: Window
+    score: float
+    similarity: float
+
+
+class Update(msgspec.Struct, frozen=True):
+    """New windows of one call, with their vectors. They replace what is there of the call from older revisions and,
+    of the same one, from the same part; a completed transcript (part 1 and higher) also replaces part 0.
+    """
+
+    call: CallRef
+    revision: int
+    part: int
+    windows: list[Window]
+    vectors: Vectors
+
+
+class SearchIndex(Protocol):
+    """Windows of calls and their vectors. Blocks; used from one thread at a time."""
+
+    def update(self, updates: Sequence[Update]) -> None:
+        """All of it durably, or nothing and an error. The same updates again change nothing."""
+        ...
+
+    def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
+        """The best windows for a question of shape (dimensions,), unit length, and the words in it.
+
+        Filters apply before anything is ranked.
+        """
+        ...
+
+
+def fused(rankings: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
+    """Reciprocal rank fusion: the ids of several rankings, the best first, each with its score."""
+    scores: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, window_id in enumerate(ranking, start=1):
+            scores[window_id] = scores.get(window_id, 0.0) + 1.0 / (RRF_K + rank)
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

@@ -1,0 +1,87 @@
+"""Fills the search index: what is said in calls, as they go on and when they are complete, in batches."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.topics import TRANSCRIPTS
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
+from stages.embedding.embedder import Embedder
+from stages.errors import RejectedInput
+from stages.protocol import Output
+from stages.search.index import SearchIndex, Update
+from stages.search.windows import Window, windows_of, windows_of_turn
+
+NAME: Final = "index"
+
+_KINDS: Final[dict[str, type[Turn] | type[TranscriptCompleted]]] = {
+    TURN_TYPE: Turn,
+    COMPLETED_TYPE: TranscriptCompleted,
+}
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The windows of one record."""
+
+    call: CallRef
+    revision: int
+    part: int
+    windows: list[Window]
+
+
+class IndexStage:
+    """Windows of turns, embedded and stored. See `pipeline.batch_runner.BatchStage`."""
+
+    name = NAME
+    topics = (TRANSCRIPTS,)
+
+    def __init__(self, index: SearchIndex, embedder: Embedder) -> None:
+        self._index = index
+        self._embedder = embedder
+
+    def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Found | None:
+        """None for a turn of a recorded call: its transcript is complete in a moment. Raises RejectedInput."""
+        record_type = headers.get("ce_type", "")
+        kind = _KINDS.get(record_type)
+        if kind is None:
+            raise RejectedInput(f"record type {record_type!r} is not known on {topic}")
+        try:
+            record: Turn | TranscriptCompleted = msgspec.json.decode(value, type=kind)
+            call = CallRef.checked(record.tenant, record.call_id)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise RejectedInput(f"the value of {record_type} cannot be used: {error}") from error
+        if isinstance(record, TranscriptCompleted):
+            windows = windows_of(
+                record.turns,
+                revision=record.revision,
+                part=record.part,
+                agent=record.agent,
+                started_at=timestamp_s if record.started_at is None else record.started_at,
+            )
+            return Found(call, record.revision, record.part, windows)
+        if record.lane != "live":
+            return None
+        return Found(call, record.revision, 0, windows_of_turn(record, at_s=timestamp_s))
+
+    def write(self, records: list[Found | None]) -> list[Output]:
+        """Embeds and stores all of it; on return it is durable. Called from one thread."""
+        found = [record for record in records if record is not None]
+        vectors = self._embedder.passages([window.text for record in found for window in record.windows])
+        ends = list(accumulate(len(record.windows) for record in found))
+        self._index.update(
+            [
+                Update(
+                    record.call, record.revision, record.part, record.windows, vectors[end - len(record.windows) : end]
+                )
+                for record, end in zip(found, ends, strict=True)
+            ]
+        )
+        return []
+
+
+def labels(hits: Sequence[object]) -> list[str]:
+    """What a language model calls the passages that it is given: P1, P2, …"""
+    return [f"P{number}" for number in range(1, len(hits) + 1)]

@@ -1,0 +1,273 @@
+"""A search index in one DuckDB file, outside the warehouse: it can be thrown away and made again.
+
+The windows and their vectors are rows, and so is what DuckDB's `fts` makes of the words: durable like all rows, but
+blind to windows that came after it was built, which are compared one by one until it is built again. The HNSW graph of
+`vss` is kept in memory and built when the file is opened: its form in a file is experimental and not safe against a
+crash (DuckDB's documentation of `vss`). Until it is there, and below `EXACT_BELOW` windows, every vector is compared.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import msgspec
+import structlog
+
+from stages.embedding.embedder import Vectors
+from stages.errors import StageError
+from stages.search import queries
+from stages.search.index import Filters, Hit, Update
+from stages.search.windows import Window
+from stages.sink import quack
+
+FILE: Final = "windows.duckdb"
+_FRESH_AT_LEAST: Final = 200
+_FRESH_SHARE: Final = 10
+"""The text index is built again when more than this many windows, and one in so many, came since."""
+
+_SCHEMA: Final = """
+CREATE SEQUENCE IF NOT EXISTS window_numbers;
+CREATE TABLE IF NOT EXISTS windows (
+    window_id UUID PRIMARY KEY,
+    number BIGINT NOT NULL,             -- in the order in which they came
+    tenant VARCHAR NOT NULL,
+    call_id VARCHAR NOT NULL,
+    revision INTEGER NOT NULL,
+    part INTEGER NOT NULL,
+    agent VARCHAR NOT NULL,
+    started_at DOUBLE NOT NULL,
+    start_s DOUBLE NOT NULL,
+    end_s DOUBLE NOT NULL,
+    speakers JSON NOT NULL,
+    turn_ids JSON NOT NULL,
+    "text" VARCHAR NOT NULL,
+    vector FLOAT[{dimensions}] NOT NULL
+);
+CREATE TABLE IF NOT EXISTS newest_revisions (tenant VARCHAR, call_id VARCHAR, revision INTEGER, complete BOOLEAN);
+CREATE TABLE IF NOT EXISTS model (name VARCHAR NOT NULL, dimensions INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS text_index (upto BIGINT NOT NULL);
+"""
+
+
+class WindowStore:
+    """The file's owner. One thread at a time writes; `search` may be called from others.
+
+    Raises StageError where the file is in use, or was made with another embedding model.
+    """
+
+    def __init__(self, folder: Path, *, model: str, dimensions: int, graph: bool = True) -> None:
+        """`graph`: build an HNSW graph where there are many windows: worth it for who asks often."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        try:
+            self.connection: Any = duckdb.connect(str(self.path))
+        except duckdb.IOException as error:
+            raise StageError(f"the search index {self.path} cannot be opened: {error}") from error
+        self._dimensions = dimensions
+        self._log = structlog.get_logger("callstream.search")
+        self._graphs = 0
+        self._wants_graph = graph
+        self._writing = threading.Lock()
+        self._building: threading.Thread | None = None
+        self._served: str | None = None
+        try:
+            load_extensions(self.connection)
+            self._create(model, dimensions)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _create(self, model: str, dimensions: int) -> None:
+        execute = self.connection.execute
+        execute(_SCHEMA.format(dimensions=dimensions))
+        made = execute("SELECT name, dimensions FROM model").fetchall()
+        if made and made != [(model, dimensions)]:
+            raise StageError(
+                f"the search index {self.path} was made with the embedding model {made[0][0]}, and this is {model}: "
+                "`callstream search --rebuild` makes it anew"
+            )
+        if not made:
+            execute("INSERT INTO model VALUES (?, ?)", [model, dimensions])
+            execute("INSERT INTO text_index VALUES (-1)")
+        execute(quack.authorization_sql())
+        execute("ATTACH ':memory:' AS graph")
+        execute("CREATE TABLE graph.newest (name VARCHAR)")
+        self._index_words()
+        self._build_graph()
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def update(self, updates: Sequence[Update]) -> None:
+        with self._writing:
+            changed: set[str] = set()
+            with self._transaction(self.connection):
+                for update in updates:
+                    changed |= self._update(update)
+            self._update_graph(sorted(changed))
+        if self._fresh() > max(_FRESH_AT_LEAST, self.count() // _FRESH_SHARE):
+            self._index_words()
+        self._build_graph()
+
+    def _update(self, update: Update) -> set[str]:
+        """The ids of the windows that came or went."""
+        execute = self.connection.execute
+        call = [update.call.tenant, update.call.call_id]
+        known = execute(
+            "SELECT revision, complete FROM newest_revisions WHERE tenant = ? AND call_id = ?", call
+        ).fetchone()
+        complete = update.part > 0
+        if known is not None and (known[0] > update.revision or (known[0] == update.revision and known[1] > complete)):
+            return set()  # a newer revision is there, or the completed transcript of this one
+        gone = execute(
+            "SELECT window_id::VARCHAR FROM windows WHERE tenant = ? AND call_id = ? "
+            "AND (revision < ? OR part = ? OR (part = 0 AND ?))",
+            [*call, update.revision, update.part if complete else -1, complete],
+        ).fetchall()
+        ids = {window_id for (window_id,) in gone} | {window.window_id for window in update.windows}
+        execute("DELETE FROM windows WHERE window_id IN (SELECT unnest(?::UUID[]))", [sorted(ids)])
+        execute("DELETE FROM newest_revisions WHERE tenant = ? AND call_id = ?", call)
+        execute("INSERT INTO newest_revisions VALUES (?, ?, ?, ?)", [*call, update.revision, complete])
+        for window, vector in zip(update.windows, update.vectors, strict=True):
+            self._insert(window, vector)
+        return ids
+
+    def _insert(self, window: Window, vector: Vectors) -> None:
+        self.connection.execute(
+            "INSERT INTO windows SELECT ?::UUID, nextval('window_numbers'), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+            f"?::FLOAT[{self._dimensions}]",
+            [
+                window.window_id,
+                window.tenant,
+                window.call_id,
+                window.revision,
+                window.part,
+                window.agent,
+                window.started_at,
+                window.start_s,
+                window.end_s,
+                msgspec.json.encode(window.speakers).decode(),
+                msgspec.json.encode(window.turn_ids).decode(),
+                window.text,
+                vector.tolist(),
+            ],
+        )
+
+    def _update_graph(self, ids: Sequence[str]) -> None:
+        """In a transaction of its own: DuckDB lets one write to one database. Until then a search may find an id that
+        is gone, and leaves it out.
+        """
+        execute = self.connection.execute
+        for (name,) in execute("SELECT name FROM graph.newest").fetchall():
+            among = "WHERE window_id IN (SELECT unnest(?::UUID[]))"
+            with self._transaction(self.connection):
+                execute(f"DELETE FROM graph.{name} {among}", [ids])
+                execute(f"INSERT INTO graph.{name} SELECT window_id, vector FROM windows {among}", [ids])
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _transaction(connection: Any) -> Iterator[None]:
+        connection.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    # -- indexes -----------------------------------------------------------------------------------------------------
+
+    def _index_words(self) -> None:
+        """Build the text index over all windows, if any came since."""
+        if not self._fresh():
+            return
+        upto = self.connection.execute("SELECT max(number) FROM windows").fetchone()[0]
+        with self._transaction(self.connection):
+            self.connection.execute("PRAGMA create_fts_index('windows', 'window_id', 'text', overwrite = 1)")
+            self.connection.execute("UPDATE text_index SET upto = ?", [upto])
+
+    def _build_graph(self) -> None:
+        """Once there are many windows; in a thread of its own: every vector is compared until it is done."""
+        if self._graphs or not self._wants_graph or self.count() < queries.EXACT_BELOW:
+            return
+        self._graphs += 1
+        name = f"vectors_{self._graphs}"
+        self._building = threading.Thread(target=self._graph, args=(name, self.connection.cursor()), daemon=True)
+        self._building.start()
+
+    def _graph(self, name: str, cursor: Any) -> None:
+        try:
+            cursor.execute(f"CREATE TABLE graph.{name} AS SELECT window_id, vector FROM windows")
+            cursor.execute(f"CREATE INDEX {name}_hnsw ON graph.{name} USING HNSW (vector) WITH (metric = 'cosine')")
+            with self._writing, self._transaction(cursor):
+                # What changed meanwhile; what changes from here on goes into both.
+                cursor.execute(f"DELETE FROM graph.{name} WHERE window_id NOT IN (SELECT window_id FROM windows)")
+                cursor.execute(
+                    f"INSERT INTO graph.{name} SELECT window_id, vector FROM windows "
+                    f"WHERE window_id NOT IN (SELECT window_id FROM graph.{name})"
+                )
+                cursor.execute("INSERT INTO graph.newest VALUES (?)", [name])
+            self._log.info("search graph built", windows=self._count_by(cursor))
+        except duckdb.Error as error:
+            self._log.error("the search graph cannot be built: every vector is compared", error=str(error))
+        finally:
+            cursor.close()
+
+    def until_built(self) -> None:
+        if self._building is not None:
+            self._building.join()
+
+    def _fresh(self) -> int:
+        found: int = self.connection.execute(
+            "SELECT count(*) FROM windows WHERE number > (SELECT max(upto) FROM text_index)"
+        ).fetchone()[0]
+        return found
+
+    def count(self) -> int:
+        """How many windows there are."""
+        return self._count_by(self.connection)
+
+    @staticmethod
+    def _count_by(connection: Any) -> int:
+        found: int = connection.execute("SELECT count(*) FROM windows").fetchone()[0]
+        return found
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
+        with contextlib.closing(self.connection.cursor()) as cursor:
+            return queries.search(lambda sql: _rows(cursor, sql), vector, words, filters, limit=limit)
+
+    def serve(self, token: str, port: int) -> str:
+        """Serve read-only SQL to other processes on this machine; returns the URL."""
+        self._served = quack.serve(self.connection, token, port)
+        return self._served
+
+    def close(self) -> None:
+        self.until_built()
+        served, self._served = self._served, None
+        try:
+            if served is not None:
+                quack.stop(self.connection, served)
+        finally:
+            self.connection.close()
+
+
+def _rows(connection: Any, sql: str) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
+    return rows
+
+
+def load_extensions(connection: Any) -> None:
+    """Load `vss` and `fts` from where their wheels put them. Raises StageError when a wheel is missing."""
+    (version,) = connection.execute("SELECT version()").fetchone()
+    for name in ("vss", "fts"):
+        try:
+            file = resources.files(f"duckdb_extension_{name}") / "extensions" / version / f"{name}.duckdb_extension"
+        except ModuleNotFoundError as error:
+            raise StageError(f"search needs the package duckdb-extension-{name}: callstream[search]") from error
+        path = str(file).replace("'", "''")
+        connection.execute(f"LOAD '{path}'")

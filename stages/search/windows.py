@@ -1,0 +1,109 @@
+"""What search finds: windows of a few turns, short enough that an embedding model reads all of it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from schemas.calls import CallRef
+from schemas.transcripts import Turn
+
+MAX_WORDS: Final = 120
+"""all-MiniLM-L6-v2 reads 256 tokens: some 190 English words, the speakers' names among them."""
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """Consecutive turns of a call, or a part of a long one. Times in seconds from the call's start.
+
+    `part` is the transcript's part that it is from; 0 for a turn of a call that still goes on. `started_at`, the call's
+    start as Unix time, is then not known yet and that of the turn on the bus.
+    """
+
+    window_id: str
+    tenant: str
+    call_id: str
+    revision: int
+    part: int
+    agent: str
+    started_at: float
+    start_s: float
+    end_s: float
+    speakers: list[str]
+    turn_ids: list[str]
+    text: str
+
+    @property
+    def call(self) -> CallRef:
+        return CallRef(self.tenant, self.call_id)
+
+
+def windows_of(turns: Sequence[Turn], *, revision: int, part: int, agent: str, started_at: float) -> list[Window]:
+    """The windows of a completed transcript, or a part of one; each begins with the last turn of the one before."""
+    return [
+        _window(pieces, revision, part, agent, started_at)
+        for pieces in _grouped([piece for turn in turns for piece in _pieces(turn)])
+    ]
+
+
+def windows_of_turn(turn: Turn, *, at_s: float) -> list[Window]:
+    """A turn of a call that goes on."""
+    return [_window([piece], turn.revision, 0, "", at_s) for piece in _pieces(turn)]
+
+
+class _Piece(msgspec.Struct, frozen=True):
+    """A turn, or so much of a long one as a window holds. `number` counts those of the turn."""
+
+    turn: Turn
+    number: int
+    text: str
+    start_s: float
+    end_s: float
+
+    @property
+    def n_words(self) -> int:
+        return len(self.text.split())
+
+
+def _pieces(turn: Turn) -> Iterator[_Piece]:
+    words = turn.text.split()
+    if len(words) <= MAX_WORDS:
+        if words:
+            yield _Piece(turn, 0, turn.text, turn.start_s, turn.end_s)
+        return
+    per_word_s = (turn.end_s - turn.start_s) / len(words)
+    for number, first in enumerate(range(0, len(words), MAX_WORDS)):
+        some = words[first : first + MAX_WORDS]
+        start_s = turn.start_s + first * per_word_s
+        yield _Piece(turn, number, " ".join(some), start_s, start_s + len(some) * per_word_s)
+
+
+def _grouped(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    window: list[_Piece] = []
+    for piece in pieces:
+        if window and sum(each.n_words for each in window) + piece.n_words > MAX_WORDS:
+            yield window
+            last = window[-1]
+            window = [last] if len(window) > 1 and last.n_words + piece.n_words <= MAX_WORDS else []
+        window.append(piece)
+    if window:
+        yield window
+
+
+def _window(pieces: Sequence[_Piece], revision: int, part: int, agent: str, started_at: float) -> Window:
+    first = pieces[0]
+    call = CallRef(first.turn.tenant, first.turn.call_id)
+    live = "live" if part == 0 else "window"
+    return Window(
+        window_id=str(call.derived_id(live, revision, first.turn.turn_id, first.number)),
+        tenant=call.tenant,
+        call_id=call.call_id,
+        revision=revision,
+        part=part,
+        agent=agent,
+        started_at=started_at,
+        start_s=round(first.start_s, 3),
+        end_s=round(max(piece.end_s for piece in pieces), 3),
+        speakers=list(dict.fromkeys(piece.turn.speaker for piece in pieces)),
+        turn_ids=list(dict.fromkeys(piece.turn.turn_id for piece in pieces)),
+        text="\n".join(f"{piece.turn.speaker}: {piece.text}" for piece in pieces),
+    )
