@@ -2,14 +2,20 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import Final
 
+import structlog
+
+from pipeline.errors import ModelError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from stages.summarize.claims import Judge, judged_by_citation
+from stages.errors import StageError
+from stages.summarize.claims import Judge, judged_by_support
 from stages.summarize.llm import LlmClient
 from stages.summarize.ollama_client import OllamaClient
 from stages.summarize.steady import STATES, Circuit, SteadyLlm
+from stages.summarize.support import SupportCheck
 from stages.summarize.writer import PROMPT, SummaryWriter
 
 LONG: Final = "long"
@@ -23,11 +29,15 @@ async def open_writer(
     settings: Settings,
     metrics: Metrics | None = None,
     *,
-    judge: Judge = judged_by_citation,
+    judge: Judge | None = None,
     prompt_name: str = PROMPT,
     prompt: str | None = None,
 ) -> AsyncIterator[SummaryWriter]:
-    """A writer over the Ollama server of the settings. Asks nothing yet. Raises ConfigurationError."""
+    """A writer over the Ollama server of the settings. Asks nothing yet. Raises ConfigurationError.
+
+    By default what it claims is held against what was said, with the embeddings of the settings where they are
+    installed.
+    """
     named = settings.summary_models()
 
     def show_state(state: str) -> None:
@@ -50,7 +60,7 @@ async def open_writer(
     try:
         yield SummaryWriter(
             choose,
-            judge=judge,
+            judge=judge or judged_by_support(cache(partial(_check, settings))),
             limit=settings.summary_requests,
             prompt_name=prompt_name,
             prompt=prompt,
@@ -69,6 +79,18 @@ async def open_llm(settings: Settings) -> AsyncIterator[LlmClient]:
         yield llm
     finally:
         await llm.close()
+
+
+def _check(settings: Settings) -> SupportCheck:
+    """Takes seconds where embeddings are loaded."""
+    log = structlog.get_logger("callstream.summarize")
+    try:
+        from pipeline.search import load_embedder
+
+        return SupportCheck(load_embedder(settings))
+    except (ModelError, StageError, ImportError) as error:
+        log.warning("what summaries claim is checked without embeddings", reason=str(error))
+        return SupportCheck()
 
 
 def _client(settings: Settings, model: str, circuit: Circuit) -> LlmClient:

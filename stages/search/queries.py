@@ -24,7 +24,7 @@ _STEM_CHARACTERS: Final = 5
 
 def search(run: Run, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
     """See `SearchIndex.search`."""
-    asked = f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]::FLOAT[{len(vector)}]"
+    asked = literal_vector(vector)
     nearest = near(run, asked, filters)
     worded = [*fresh_words(run, words, filters), *indexed_words(run, words, filters)]
     best = fused([nearest, list(dict.fromkeys(worded))])[:limit]
@@ -38,6 +38,11 @@ def search(run: Run, vector: Vectors, words: str, filters: Filters, *, limit: in
         for window_id, score in best
         if window_id in found
     ]
+
+
+def literal_vector(vector: Vectors) -> str:
+    """As SQL."""
+    return f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]::FLOAT[{len(vector)}]"
 
 
 def near(run: Run, asked: str, filters: Filters) -> list[str]:

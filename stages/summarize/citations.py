@@ -12,6 +12,7 @@ class Citations:
     """The labels S1, S2, … of a call's turns, in order."""
 
     def __init__(self, turns: Sequence[Turn]) -> None:
+        self.turns = turns
         self._turns = {f"S{number}": turn for number, turn in enumerate(turns, start=1)}
         self.lines = [f"[{label}] {turn.speaker}: {turn.text}" for label, turn in self._turns.items()]
         """The call as the model reads it: one line per turn."""

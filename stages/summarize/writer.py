@@ -112,7 +112,7 @@ class SummaryWriter:
             asking = _Asking(self, self._choose(call_type, True), citations, language, urgency)
             await asking.llm.check()
             draft, windows = await asking.ask_in_parts()
-        return await self._checked(draft, citations, asking.llm.model, windows)
+        return await self._checked(draft, citations, language, asking.llm.model, windows)
 
     async def roll(self, previous: str, turns: Sequence[Turn], *, language: str) -> RolledSummary:
         """The summary of a call so far: of the one before, and the turns since then. Raises LlmError."""
@@ -134,11 +134,13 @@ class SummaryWriter:
                 continue
             return RolledSummary(text=draft.summary.strip(), topics=_lines(draft.topics), taken=taken, model=llm.model)
 
-    async def _checked(self, draft: Draft, citations: Citations, model: str, windows: int) -> WrittenSummary:
+    async def _checked(
+        self, draft: Draft, citations: Citations, language: str, model: str, windows: int
+    ) -> WrittenSummary:
         points = [Claim(point.text.strip(), citations.cited(point.segments)) for point in draft.key_points]
         actions = [Claim(action.text.strip(), citations.cited(action.segments)) for action in draft.actions]
         claims = [claim for claim in [*_once(points), *_once(actions)] if claim.text]
-        doubts = await asyncio.to_thread(self._judge, claims)
+        doubts = await asyncio.to_thread(self._judge, claims, citations.turns, language)
         doubt_of = dict(zip(map(id, claims), doubts, strict=True))
         owners = {id(claim): action.owner for claim, action in zip(actions, draft.actions, strict=True)}
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from schemas.summaries import ActionItem, Doubt, SpeakerSentiment
-from stages.summarize.claims import Claim
+from schemas.transcripts import Turn
+from stages.summarize.claims import Claim, judged_by_support
 from stages.summarize.llm import LlmError, LlmOverflow
+from stages.summarize.support import SupportCheck
 from stages.summarize.turn_taking import Urgency
 from stages.summarize.writer import PROMPT, SummaryWriter
 from tests.unit.stages.summarize.calls import NotingLlm, ScriptedLlm, answer, turn, turns, writer
@@ -69,7 +71,8 @@ async def test_what_a_model_says_twice_is_taken_once() -> None:
 
 
 async def test_what_the_judge_doubts_is_left_out_and_told_with_its_reason() -> None:
-    def judge(claims: Sequence[Claim]) -> list[Doubt | None]:
+    def judge(claims: Sequence[Claim], spoken: Sequence[Turn], language: str) -> list[Doubt | None]:
+        assert (spoken, language) == (turns(), "en")
         return ["number" if "two" in claim.text else None for claim in claims]
 
     llm = ScriptedLlm(answer())
@@ -80,6 +83,21 @@ async def test_what_the_judge_doubts_is_left_out_and_told_with_its_reason() -> N
         ("number", ["segment-5", "segment-6"]),
         ("number", ["segment-5"]),
     ]
+
+
+async def test_what_its_turns_do_not_support_is_left_out() -> None:
+    points = [
+        {"text": "A technician can repair the internet line on Thursday at ten.", "segments": ["S4"]},
+        {"text": "A technician can repair the internet line on Thursday at eleven.", "segments": ["S4"]},
+        {"text": "The agent has had no internet since Monday.", "segments": ["S2"]},
+        {"text": "The customer wants to buy a bicycle.", "segments": ["S5"]},
+        {"text": "Nobody said so.", "segments": ["S70"]},
+    ]
+    llm = ScriptedLlm(answer(key_points=points))
+    judge = judged_by_support(SupportCheck)
+    summary = await SummaryWriter(lambda _type, _long: llm, judge=judge).write(turns(), language="en")
+    assert [point.text for point in summary.key_points] == [points[0]["text"]]
+    assert [claim.doubt for claim in summary.doubted] == ["number", "speaker", "unlike", "citation"]
 
 
 @pytest.mark.parametrize("bad", [answer()[:150], "", answer(sentiment="angry"), answer(summary=" ")])

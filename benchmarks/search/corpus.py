@@ -1,0 +1,85 @@
+"""Calls that hold one thing that somebody asks for, and calls that hold nothing of the kind."""
+
+import random
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.speech.script import AGENT, CUSTOMER, ROLES, SETTINGS, ScriptLine, ScriptWriter
+from schemas.calls import CallRef
+from schemas.transcripts import Turn
+
+QUESTIONS: Final = Path(__file__).parent / "questions.toml"
+CALL_WORDS: Final = 200
+SECONDS_PER_WORD: Final = 0.4
+_LEADS: Final = (
+    "Is there anything else?",
+    "Tell me what happened.",
+    "What else can I do for you?",
+    "And what was the other thing?",
+    "Please go on.",
+)
+_FOLLOWS: Final = (
+    "I will write that down.",
+    "Let me see what I can do.",
+    "One moment, please.",
+    "Thank you for telling me.",
+)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A question, and the call that answers it; None where no call does."""
+
+    question: str
+    call: CallRef | None
+
+
+def corpus(*, seed: int, calls: int) -> tuple[dict[CallRef, list[Turn]], list[Asked]]:
+    """At least as many calls as there are questions with an answer. The same seed gives the same calls."""
+    read = tomllib.loads(QUESTIONS.read_text(encoding="utf-8"))
+    rng, writer = random.Random(seed), ScriptWriter(seed)
+    said: list[str | None] = [pair[0] for pair in read["pairs"]]
+    said += [None] * (calls - len(said))
+    order = list(range(len(said)))
+    rng.shuffle(order)
+    turns: dict[CallRef, list[Turn]] = {}
+    answered: dict[int, CallRef] = {}
+    for number, index in enumerate(order):
+        call = CallRef("default", f"call-{number:03d}")
+        lines = writer.write(SETTINGS[number % len(SETTINGS)], CALL_WORDS, backchannels=False)
+        text = said[index]
+        if text is not None:
+            answered[index] = call
+            at = rng.randrange(2, len(lines) - 2)
+            told = [(AGENT, rng.choice(_LEADS)), (CUSTOMER, text), (AGENT, rng.choice(_FOLLOWS))]
+            lines[at:at] = [ScriptLine(channel, line) for channel, line in told]
+        turns[call] = spoken(call, lines)
+    asked = [Asked(pair[1], answered[index]) for index, pair in enumerate(read["pairs"])]
+    return turns, asked + [Asked(question, None) for question in read["absent"]]
+
+
+def spoken(call: CallRef, lines: list[ScriptLine]) -> list[Turn]:
+    turns: list[Turn] = []
+    start_s = 0.0
+    for number, line in enumerate(lines):
+        end_s = start_s + SECONDS_PER_WORD * len(line.text.split())
+        turns.append(
+            Turn(
+                tenant=call.tenant,
+                call_id=call.call_id,
+                turn_id=str(call.derived_id("turn", number)),
+                revision=1,
+                speaker=ROLES[line.channel],
+                channel=line.channel,
+                start_s=round(start_s, 3),
+                end_s=round(end_s, 3),
+                text=line.text,
+                words=[],
+                segment_ids=[f"segment-{number}"],
+                language="en",
+            )
+        )
+        start_s = end_s + 0.3
+    return turns
