@@ -176,7 +176,7 @@ def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: 
                 agent=agent if isinstance(agent, str) else "",
                 started_at=_unix_s(document["uploaded_at"] or document["processed_at"]),
             )
-            vectors = embedder.passages([window.text for window in windows])
+            vectors = embedder.passages([window.said for window in windows])
             store.update([Update(call, document["revision"], 1, windows, vectors)])
             on_call(number, len(calls))
         return store.count()

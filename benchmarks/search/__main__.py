@@ -3,8 +3,9 @@
     python -m benchmarks.search [--calls 210] [--windows 100000] [--json FILE]
 
 Finding: calls from our own sentences, 105 of which hold one thing that a question asks for in other words, and the
-questions. For vectors alone, words alone and both fused: how often the right call is first, and among the first five.
-Then how near the best window is to questions that a call answers, and to questions that none does.
+questions; and as often the three rarest words of what was said, as somebody types who remembers them. For vectors
+alone, words alone and both fused: how often the right call is first, and among the first five. Then how near the best
+window is to questions that a call answers, and to questions that none does.
 
 Speed: an index of many windows, built by what a deployment builds it with. Their texts are sentences of the same
 scripts; their vectors are those of some thousand windows, each moved a little at random, because making so many takes
@@ -18,6 +19,7 @@ import argparse
 import resource
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +43,7 @@ SEARCHES: Final = 200
 PER_CALL: Final = 10
 TENANTS: Final = 20
 _EVERYTHING: Final = Filters()
+_KINDS: Final = ("in other words", "by three of its words")
 
 
 def main() -> None:
@@ -73,8 +76,8 @@ def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequenc
         for call, turns in calls.items():
             found = windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
             n_windows += len(found)
-            store.update([Update(call, 1, 1, found, embedder.passages([window.text for window in found]))])
-        rankings: dict[str, list[int]] = {"vectors": [], "words": [], "both": []}
+            store.update([Update(call, 1, 1, found, embedder.passages([window.said for window in found]))])
+        ranks: dict[str, dict[str, list[int]]] = {kind: defaultdict(list) for kind in _KINDS}
         answerable: list[float] = []
         unanswerable: list[float] = []
         for one in asked:
@@ -85,16 +88,16 @@ def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequenc
                 unanswerable.append(best)
                 continue
             answerable.append(best)
-            by_kind = _rankings(store, vector, one.question)
-            for kind, ids in by_kind.items():
-                rankings[kind].append(_rank(_calls(store, ids), one.call.call_id))
+            for kind, text in zip(_KINDS, (one.question, one.words), strict=True):
+                for by, ids in _rankings(store, embedder, text).items():
+                    ranks[kind][by].append(_rank(_calls(store, ids), one.call.call_id))
         store.close()
     return {
         "calls": len(calls),
         "windows": n_windows,
         "questions": len(answerable),
         "unanswerable": len(unanswerable),
-        "found": {kind: _found(ranks) for kind, ranks in rankings.items()},
+        "found": {kind: {by: _found(found) for by, found in each.items()} for kind, each in ranks.items()},
         "similarity": {
             "answerable": _percentiles(answerable, (1, 5, 10, 50)),
             "unanswerable": _percentiles(unanswerable, (50, 90, 100)),
@@ -102,17 +105,15 @@ def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequenc
     }
 
 
-def _rankings(store: WindowStore, vector: Vectors, words: str) -> dict[str, list[str]]:
+def _rankings(store: WindowStore, embedder: Embedder, text: str) -> dict[str, list[str]]:
     def run(sql: str) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = store.connection.execute(sql).fetchall()
         return found
 
-    asked = queries.literal_vector(vector)
-    near = queries.near(run, asked, _EVERYTHING)
-    worded = list(
-        dict.fromkeys([*queries.fresh_words(run, words, _EVERYTHING), *queries.indexed_words(run, words, _EVERYTHING)])
-    )
-    return {"vectors": near, "words": worded, "both": [one for one, _ in fused([near, worded])]}
+    near = queries.near(run, queries.literal_vector(embedder.questions([text])[0]), _EVERYTHING)
+    worded = queries.worded(run, text, _EVERYTHING)
+    fusions = {"vectors": [near], "words": worded, "both": [near, *worded]}
+    return {by: [one for one, _ in fused(rankings)] for by, rankings in fusions.items()}
 
 
 def _calls(store: WindowStore, ids: Sequence[str]) -> list[str]:
@@ -144,7 +145,7 @@ def speed(embedder: Embedder, n_windows: int, seed: int) -> dict[str, Any]:
     real = [
         window for turns in calls.values() for window in windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
     ]
-    vectors = embedder.passages([window.text for window in real])
+    vectors = embedder.passages([window.said for window in real])
     with tempfile.TemporaryDirectory() as folder:
         store = WindowStore(Path(folder), model=embedder.name, dimensions=embedder.dimensions)
         began = time.monotonic()
@@ -226,10 +227,12 @@ def _percentiles(values: Sequence[float], which: Sequence[int]) -> dict[str, flo
 
 
 def _show_finding(figures: dict[str, Any]) -> None:
-    print(f"{figures['questions']} questions, each answered by one of {figures['calls']} calls, {figures['windows']} windows")
-    print("| ranked by | the right call is first | among the first five | mean reciprocal rank |\n|---|---|---|---|")
-    for kind, found in figures["found"].items():
-        print(f"| {kind} | {found['recall_1']:.1%} | {found['recall_5']:.1%} | {found['mrr']:.3f} |")
+    print(f"{figures['questions']} questions about {figures['calls']} calls ({figures['windows']} windows)")
+    print("| asked | ranked by | the right call is first | among the first five | mean reciprocal rank |")
+    print("|---|---|---|---|---|")
+    for kind, each in figures["found"].items():
+        for by, found in each.items():
+            print(f"| {kind} | {by} | {found['recall_1']:.1%} | {found['recall_5']:.1%} | {found['mrr']:.3f} |")
     print(f"similarity of the best window: {figures['similarity']}")
 
 

@@ -1,7 +1,9 @@
 """Calls that hold one thing that somebody asks for, and calls that hold nothing of the kind."""
 
 import random
+import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -30,10 +32,11 @@ _FOLLOWS: Final = (
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A question, and the call that answers it; None where no call does."""
+    """A question, the call that answers it, and the rarest words of the answer; None and "" where no call does."""
 
     question: str
     call: CallRef | None
+    words: str = ""
 
 
 def corpus(*, seed: int, calls: int) -> tuple[dict[CallRef, list[Turn]], list[Asked]]:
@@ -56,8 +59,16 @@ def corpus(*, seed: int, calls: int) -> tuple[dict[CallRef, list[Turn]], list[As
             told = [(AGENT, rng.choice(_LEADS)), (CUSTOMER, text), (AGENT, rng.choice(_FOLLOWS))]
             lines[at:at] = [ScriptLine(channel, line) for channel, line in told]
         turns[call] = spoken(call, lines)
-    asked = [Asked(pair[1], answered[index]) for index, pair in enumerate(read["pairs"])]
+    spoken_in = Counter(word for each in turns.values() for word in {*_words(" ".join(turn.text for turn in each))})
+    asked = [
+        Asked(question, answered[index], " ".join(sorted(_words(text), key=lambda word: (spoken_in[word], word))[:3]))
+        for index, (text, question) in enumerate(read["pairs"])
+    ]
     return turns, asked + [Asked(question, None) for question in read["absent"]]
+
+
+def _words(text: str) -> set[str]:
+    return {*re.findall(r"[a-z]{3,}", text.lower())}
 
 
 def spoken(call: CallRef, lines: list[ScriptLine]) -> list[Turn]:

@@ -1,7 +1,8 @@
 """The questions that a DuckDB search index is asked, as SQL that reads: run by its owner, or for others by Quack."""
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from stages.embedding.embedder import Vectors
 from stages.search.index import CANDIDATES, Filters, Hit, fused
 from stages.search.windows import Window
+from stages.summarize.words import word_set
 
 Run = Callable[[str], list[tuple[Any, ...]]]
 
@@ -20,17 +22,29 @@ _COLUMNS: Final = (
     "speakers::VARCHAR, turn_ids::VARCHAR, text"
 )
 _STEM_CHARACTERS: Final = 5
+_WORD: Final = r"[\p{L}\p{N}]+"
+
+LEAST_COVERED: Final = 0.5
+"""Of what the words that are asked for weigh."""
+_ALL: Final = 0.999
+
+_STOPWORDS: Final = word_set(
+    """a about after again all an and any are as at be because been before being but by call called caller calls can
+    could customer agent did do does doing down during each for from had has have having he her here hers him his how
+    i if in into is it its just me more most my no nor not now of off on once only or other our out over own said same
+    say says she should so some such than that the their them then there these they this those through to too under
+    until up very was we were what when where which while who whom whose why will with would you your"""
+)
+"""English words that say nothing of what is asked for, and who speaks in every call."""
 
 
 def search(run: Run, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
     """See `SearchIndex.search`."""
     asked = literal_vector(vector)
-    nearest = near(run, asked, filters)
-    worded = [*fresh_words(run, words, filters), *indexed_words(run, words, filters)]
-    best = fused([nearest, list(dict.fromkeys(worded))])[:limit]
+    best = fused([near(run, asked, filters), *worded(run, words, filters)])[:limit]
     if not best:
         return []
-    ids = ", ".join(_literal(window_id) + "::UUID" for window_id, _ in best)
+    ids = _among(window_id for window_id, _ in best)
     rows = run(f"SELECT {_COLUMNS}, 1 - array_cosine_distance(vector, {asked}) FROM windows WHERE window_id IN ({ids})")
     found = {row[0]: row for row in rows}
     return [
@@ -62,28 +76,74 @@ def near(run: Run, asked: str, filters: Filters) -> list[str]:
     )
 
 
-def indexed_words(run: Run, words: str, filters: Filters) -> list[str]:
-    """The ids of the windows with the words, by BM25, of those that the text index knows."""
-    if not words.strip() or not run("SELECT 1 FROM text_index WHERE upto >= 0"):
+def worded(run: Run, words: str, filters: Filters) -> list[list[str]]:
+    """Rankings of the windows with the words that are asked for: those with all, and those with most of what they weigh.
+
+    A word weighs its inverse document frequency. A window with less than `LEAST_COVERED` of it only shares common words
+    with the question: in the fused ranking it would push away what is meant.
+    """
+    terms = _terms(run, words)
+    if not terms:
+        return [[], []]
+    candidates = [*_indexed(run, terms, filters), *_fresh(run, terms, filters)]
+    if not candidates:
+        return [[], []]
+    n_windows = run("SELECT count(*) FROM windows")[0][0]
+    weights = {stem: math.log(1 + (n_windows - df + 0.5) / (df + 0.5)) for stem, df in terms.items()}
+    found: dict[str, list[str]] = dict(
+        run(
+            "SELECT window_id::VARCHAR, list_transform(regexp_extract_all(lower(strip_accents(text)), "
+            f"'{_WORD}'), lambda word: stem(word, 'porter')) FROM windows WHERE window_id IN ({_among(candidates)})"
+        )
+    )
+    covered = {one: sum(weights[stem] for stem in weights if stem in found[one]) for one in candidates if one in found}
+    whole = sum(weights.values())
+    ranked = sorted(dict.fromkeys(candidates), key=lambda one: -covered.get(one, 0.0))
+    return [
+        [one for one in ranked if covered.get(one, 0.0) >= least * whole][:CANDIDATES]
+        for least in (_ALL, LEAST_COVERED)
+    ]
+
+
+def _terms(run: Run, words: str) -> dict[str, int]:
+    """The stems of the words that say something, and how many of the indexed windows have each."""
+    asked = [word for word in re.findall(r"\w+", words.lower()) if word not in _STOPWORDS]
+    if not asked:
+        return {}
+    listed = ", ".join(map(_literal, dict.fromkeys(asked)))
+    stems = [stem for (stem,) in run(f"SELECT DISTINCT stem(strip_accents(unnest([{listed}])), 'porter')")]
+    if not _is_indexed(run):
+        return dict.fromkeys(stems, 0)
+    known: dict[str, int] = dict(
+        run(f"SELECT term, df FROM fts_main_windows.dict WHERE term IN ({', '.join(map(_literal, stems))})")
+    )
+    return {stem: known.get(stem, 0) for stem in stems}
+
+
+def _is_indexed(run: Run) -> bool:
+    return bool(run("SELECT 1 FROM text_index WHERE upto >= 0"))
+
+
+def _indexed(run: Run, terms: Iterable[str], filters: Filters) -> list[str]:
+    """By BM25, of the windows that the text index knows. A stem stemmed again may be another word: few are."""
+    if not _is_indexed(run):
         return []
-    scored = f"SELECT *, fts_main_windows.match_bm25(window_id, {_literal(words)}) AS bm25 FROM windows"
+    scored = f"SELECT *, fts_main_windows.match_bm25(window_id, {_literal(' '.join(terms))}) AS bm25 FROM windows"
     conditions = _where(filters, "bm25 IS NOT NULL")
     return _ids(
         run(f"SELECT window_id::VARCHAR FROM ({scored}) {conditions} ORDER BY bm25 DESC, window_id LIMIT {CANDIDATES}")
     )
 
 
-def fresh_words(run: Run, words: str, filters: Filters) -> list[str]:
-    """The same of the windows that came since: by how many of the words, cut to a few letters, each has."""
-    stems = sorted({word[:_STEM_CHARACTERS] for word in re.findall(r"\w{3,}", words.lower())})
-    if not stems:
-        return []
-    score = " + ".join(f"contains(lower(text), {_literal(stem)})::INTEGER * {len(stem)}" for stem in stems)
+def _fresh(run: Run, terms: Iterable[str], filters: Filters) -> list[str]:
+    """Of the windows that came since: those that hold letters of most of the words."""
+    stems = [stem[:_STEM_CHARACTERS] for stem in terms]
+    score = " + ".join(f"contains(lower(strip_accents(text)), {_literal(stem)})::INTEGER" for stem in stems)
     conditions = _where(filters, "number > (SELECT max(upto) FROM text_index)")
     return _ids(
         run(
             f"SELECT window_id::VARCHAR FROM (SELECT *, {score} AS matching FROM windows {conditions}) "
-            f"WHERE matching >= {max(map(len, stems))} ORDER BY matching DESC, window_id LIMIT {CANDIDATES}"
+            f"WHERE matching > 0 ORDER BY matching DESC, window_id LIMIT {CANDIDATES}"
         )
     )
 
@@ -98,6 +158,10 @@ def _where(filters: Filters, *more: str) -> str:
     if filters.until is not None:
         conditions.append(f"started_at < {float(filters.until)!r}")
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _among(window_ids: Iterable[str]) -> str:
+    return ", ".join(f"{_literal(window_id)}::UUID" for window_id in window_ids)
 
 
 def _literal(text: str) -> str:

@@ -69,7 +69,7 @@ class IndexStage:
     def write(self, records: list[Found | None]) -> list[Output]:
         """Embeds and stores all of it; on return it is durable. Called from one thread."""
         found = [record for record in records if record is not None]
-        vectors = self._embedder.passages([window.text for record in found for window in record.windows])
+        vectors = self._embedder.passages([window.said for record in found for window in record.windows])
         ends = list(accumulate(len(record.windows) for record in found))
         self._index.update(
             [

@@ -53,6 +53,12 @@ CREATE TABLE IF NOT EXISTS text_index (upto BIGINT NOT NULL);
 """
 
 
+_TEXT_INDEX: Final = (
+    r"PRAGMA create_fts_index('windows', 'window_id', 'text', ignore = '[^\p{L}\p{N}]+', overwrite = 1)"
+)
+"""By default `fts` takes letters without accents for words, and so no number is found."""
+
+
 class WindowStore:
     """The file's owner. One thread at a time writes; `search` may be called from others.
 
@@ -186,7 +192,7 @@ class WindowStore:
             return
         upto = self.connection.execute("SELECT max(number) FROM windows").fetchone()[0]
         with self._transaction(self.connection):
-            self.connection.execute("PRAGMA create_fts_index('windows', 'window_id', 'text', overwrite = 1)")
+            self.connection.execute(_TEXT_INDEX)
             self.connection.execute("UPDATE text_index SET upto = ?", [upto])
 
     def _build_graph(self) -> None:
