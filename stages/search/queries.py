@@ -77,7 +77,7 @@ def near(run: Run, asked: str, filters: Filters) -> list[str]:
 
 
 def worded(run: Run, words: str, filters: Filters) -> list[list[str]]:
-    """Rankings of the windows with the words that are asked for: those with all, and those with most of what they weigh.
+    """Rankings of the windows with the words that are asked for: those with all, and those with most of their weight.
 
     A word weighs its inverse document frequency. A window with less than `LEAST_COVERED` of it only shares common words
     with the question: in the fused ranking it would push away what is meant.
