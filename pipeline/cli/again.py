@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline.bus.protocol import Bus
 from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
 from pipeline.cli.session import bus_url, connect, open_warehouse
-from pipeline.difference import Counts, by_lines, counted, shown, word_difference
+from pipeline.difference import Counts, Step, by_lines, counted, shown, word_difference
 from pipeline.embedded import Embedded
 from pipeline.errors import InputError
 from pipeline.exports import Document, write_export
@@ -26,8 +26,17 @@ _PLAIN_EVERY_S = 60.0
 """Where there is no terminal a line is printed whenever so much more of the call is heard."""
 
 
+class DifferingTurn(msgspec.Struct, frozen=True):
+    """A stored turn and its words, those that were heard otherwise included."""
+
+    start_s: float
+    speaker: str
+    channel: int
+    steps: list[Step]
+
+
 async def transcribe_again(
-    settings: Settings, call: CallRef, language: str | None, outs: list[Path], *, diff: bool, quiet: bool
+    settings: Settings, call: CallRef, language: str | None, outs: list[Path], *, diff: bool, as_json: bool, quiet: bool
 ) -> None:
     """Prints the turns, or with `diff` those that differ. Raises InputError, ModelError and what the bus raises."""
     with contextlib.closing(open_warehouse(settings)) as reader:
@@ -54,7 +63,10 @@ async def transcribe_again(
         async with _bus(settings) as bus:
             transcript = await hear_again(bus, call, settings, language=language, on_progress=progress)
     document = _document(stored, transcript)
-    if diff:
+    if as_json:
+        encoded = _difference_json(stored, document) if diff else msgspec.json.encode(document)
+        print(encoded.decode())
+    elif diff:
         show_difference(stored, document)
     elif not quiet:
         for turn in transcript.turns:
@@ -76,28 +88,38 @@ async def _bus(settings: Settings) -> AsyncIterator[Bus]:
         yield own.bus
 
 
-def show_difference(stored: Document, document: Document) -> None:
+def differing_turns(stored: Document, document: Document) -> tuple[list[DifferingTurn], Counts]:
     """The stored turns that are heard otherwise now, each channel by itself, and how many words that are."""
-    console = stdout_console()
-    rows: list[tuple[float, Text]] = []
+    found: list[DifferingTurn] = []
     total = Counts()
     channels = sorted({turn["channel"] for turn in [*stored["turns"], *document["turns"]]})
     for channel in channels:
         old, new = ([turn for turn in each["turns"] if turn["channel"] == channel] for each in (stored, document))
         steps = word_difference(*(" ".join(turn["text"] for turn in turns) for turns in (old, new)))
         total += counted(steps)
-        for turn, line in zip(old, by_lines(steps, [len(turn["text"].split()) for turn in old]), strict=True):
-            if any(step.kind != "equal" for step in line):
-                rows.append(
-                    (turn["start_s"], Text(f"{clock_text(turn['start_s'])}  {turn['speaker']}  ") + shown(line))
-                )
-        if not old and new:
-            rows.append(
-                (new[0]["start_s"], Text(f"{clock_text(new[0]['start_s'])}  {new[0]['speaker']}  ") + shown(steps))
-            )
-    for _, text in sorted(rows, key=lambda row: row[0]):
-        console.print(text)
+        lines = by_lines(steps, [len(turn["text"].split()) for turn in old]) if old else [steps]
+        found += [
+            DifferingTurn(turn["start_s"], turn["speaker"], channel, line)
+            for turn, line in zip(old or new[:1], lines, strict=True)
+            if any(step.kind != "equal" for step in line)
+        ]
+    return sorted(found, key=lambda turn: turn.start_s), total
+
+
+def show_difference(stored: Document, document: Document) -> None:
+    """For people: a line for each turn that differs, and the counts."""
+    console = stdout_console()
+    turns, total = differing_turns(stored, document)
+    for turn in turns:
+        console.print(Text(f"{clock_text(turn.start_s)}  {turn.speaker}  ") + shown(turn.steps))
     console.print(Text(total.sentence, style="bold"))
+
+
+def _difference_json(stored: Document, document: Document) -> bytes:
+    turns, total = differing_turns(stored, document)
+    return msgspec.json.encode(
+        {"turns": turns, "counts": {**msgspec.structs.asdict(total), "share": total.share}},
+    )
 
 
 def _document(stored: Document, transcript: TranscriptCompleted) -> Document:

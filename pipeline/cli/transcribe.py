@@ -60,6 +60,7 @@ def transcribe(
     diff: Annotated[
         bool, typer.Option("--diff", help="With --again: show how it differs from the stored transcript.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --again: as JSON.")] = False,
     data: options.Data = None,
 ) -> None:
     """Transcribe recorded calls; exits 0 once DuckDB holds them.
@@ -74,10 +75,13 @@ def transcribe(
             )
         _check_outs(outs, [])
         settings = load_settings(data, log_level="warning", model=model, beam_size=beam_size)
-        asyncio.run(transcribe_again(settings, call_ref(tenant, again), language, outs, diff=diff, quiet=quiet))
+        hearing = transcribe_again(
+            settings, call_ref(tenant, again), language, outs, diff=diff, as_json=as_json, quiet=quiet
+        )
+        asyncio.run(hearing)
         return
-    if model is not None or beam_size is not None or diff:
-        raise InputError("--model, --beam-size and --diff go with --again; for new calls set CALLSTREAM_MODEL")
+    if model is not None or beam_size is not None or diff or as_json:
+        raise InputError("--model, --beam-size, --diff and --json go with --again; for new calls set CALLSTREAM_MODEL")
     if not files:
         raise InputError("name one FILE or several, or a finished call by --again")
     _check_outs(outs, files)

@@ -63,6 +63,9 @@ def test_other_settings_are_heard_and_the_words_that_differ_are_shown(running: D
     assert "[-" in turns[0]
     assert "{+" in turns[0]
     assert float(counts.rpartition(": ")[2].split()[0]) > 20
+    encoded = running.run("transcribe", "--again", "again-german", "--diff", "--json").stdout
+    assert json.loads(encoded)["turns"] == []
+    assert json.loads(encoded)["counts"]["share"] == 0
 
 
 async def test_what_cannot_be_heard_again_is_told(running: Deployment, greeting: Path) -> None:
