@@ -199,8 +199,9 @@ class Worker:
         await runner.run()
 
     async def _index(self, started: asyncio.Event) -> None:
-        """`ready` does not wait for it: calls are worked on without it."""
+        """`ready` does not wait for it, and it waits for the other models: calls are worked on without it."""
         started.set()
+        await self.ready.wait()
         from pipeline.search import serving_index
         from stages.search.stage import IndexStage
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import StageError
+from stages.torch_imports import torch_imports
 
 Vectors = NDArray[np.float32]
 
@@ -44,17 +45,19 @@ class SentenceEmbedder:
     def __init__(self, weights: Path | str, *, name: str, device: str = "cpu") -> None:
         """Raises EmbeddingError where the library or the weights cannot be loaded."""
         try:
-            import torch
-            from sentence_transformers import SentenceTransformer
+            with torch_imports():
+                import torch
+                from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise EmbeddingError(
                 f"embeddings need the search extra: pip install 'callstream[search]' ({error})"
             ) from error
         self._torch = torch
         try:
-            self._model: Any = SentenceTransformer(
-                str(weights), device=device, local_files_only=isinstance(weights, Path)
-            )
+            with torch_imports():
+                self._model: Any = SentenceTransformer(
+                    str(weights), device=device, local_files_only=isinstance(weights, Path)
+                )
         except Exception as error:  # the library lets through whatever its own libraries raise
             raise EmbeddingError(f"the embedding model {name} cannot be loaded from {weights}: {error}") from error
         self.name = name

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,18 +24,18 @@ _COLUMNS: Final = (
 _STEM_CHARACTERS: Final = 5
 _WORD: Final = r"[\p{L}\p{N}]+"
 
-LEAST_COVERED: Final = 0.5
+LEAST_COVERED: Final = 0.6
 """Of what the words that are asked for weigh."""
 _ALL: Final = 0.999
 
-_STOPWORDS: Final = word_set(
+STOPWORDS: Final = word_set(
     """a about after again all an and any are as at be because been before being but by call called caller calls can
     could customer agent did do does doing down during each for from had has have having he her here hers him his how
     i if in into is it its just me more most my no nor not now of off on once only or other our out over own said same
     say says she should so some such than that the their them then there these they this those through to too under
     until up very was we were what when where which while who whom whose why will with would you your"""
 )
-"""English words that say nothing of what is asked for, and who speaks in every call."""
+"""English words that say nothing of what is asked for, and who speaks in every call: neither asked for nor indexed."""
 
 
 def search(run: Run, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
@@ -80,72 +80,75 @@ def worded(run: Run, words: str, filters: Filters) -> list[list[str]]:
     """Rankings of the windows with the words that are asked for: those with all, and those with most of their weight.
 
     A word weighs its inverse document frequency. A window with less than `LEAST_COVERED` of it only shares common words
-    with the question: in the fused ranking it would push away what is meant.
+    with the question: in the fused ranking it would push away what is meant. Windows are about equally long, so how
+    often a word comes in one says little, and BM25 would ask ten times as long for it (`benchmarks.search`).
     """
     terms = _terms(run, words)
     if not terms:
         return [[], []]
-    candidates = [*_indexed(run, terms, filters), *_fresh(run, terms, filters)]
-    if not candidates:
-        return [[], []]
     n_windows = run("SELECT count(*) FROM windows")[0][0]
-    weights = {stem: math.log(1 + (n_windows - df + 0.5) / (df + 0.5)) for stem, df in terms.items()}
-    found: dict[str, list[str]] = dict(
-        run(
-            "SELECT window_id::VARCHAR, list_transform(regexp_extract_all(lower(strip_accents(text)), "
-            f"'{_WORD}'), lambda word: stem(word, 'porter')) FROM windows WHERE window_id IN ({_among(candidates)})"
-        )
-    )
-    covered = {one: sum(weights[stem] for stem in weights if stem in found[one]) for one in candidates if one in found}
+    weights = {term.stem: math.log(1 + (n_windows - term.df + 0.5) / (term.df + 0.5)) for term in terms}
     whole = sum(weights.values())
-    ranked = sorted(dict.fromkeys(candidates), key=lambda one: -covered.get(one, 0.0))
+    known = {term.term_id: weights[term.stem] for term in terms if term.term_id is not None}
+    covered = _fresh(run, weights, filters) + _indexed(run, known, LEAST_COVERED * whole, filters)
+    ranked = sorted(covered, key=lambda found: -found[1])
     return [
-        [one for one in ranked if covered.get(one, 0.0) >= least * whole][:CANDIDATES]
+        [window_id for window_id, weight in ranked if weight >= least * whole][:CANDIDATES]
         for least in (_ALL, LEAST_COVERED)
     ]
 
 
-def _terms(run: Run, words: str) -> dict[str, int]:
-    """The stems of the words that say something, and how many of the indexed windows have each."""
-    asked = [word for word in re.findall(r"\w+", words.lower()) if word not in _STOPWORDS]
+class _Term(msgspec.Struct, frozen=True):
+    """A word that says something: its stem, and what the text index knows of it."""
+
+    stem: str
+    term_id: int | None
+    df: int
+
+
+def _terms(run: Run, words: str) -> list[_Term]:
+    asked = [word for word in re.findall(r"\w+", words.lower()) if word not in STOPWORDS]
     if not asked:
-        return {}
-    listed = ", ".join(map(_literal, dict.fromkeys(asked)))
-    stems = [stem for (stem,) in run(f"SELECT DISTINCT stem(strip_accents(unnest([{listed}])), 'porter')")]
-    if not _is_indexed(run):
-        return dict.fromkeys(stems, 0)
-    known: dict[str, int] = dict(
-        run(f"SELECT term, df FROM fts_main_windows.dict WHERE term IN ({', '.join(map(_literal, stems))})")
-    )
-    return {stem: known.get(stem, 0) for stem in stems}
-
-
-def _is_indexed(run: Run) -> bool:
-    return bool(run("SELECT 1 FROM text_index WHERE upto >= 0"))
-
-
-def _indexed(run: Run, terms: Iterable[str], filters: Filters) -> list[str]:
-    """By BM25, of the windows that the text index knows. A stem stemmed again may be another word: few are."""
-    if not _is_indexed(run):
         return []
-    scored = f"SELECT *, fts_main_windows.match_bm25(window_id, {_literal(' '.join(terms))}) AS bm25 FROM windows"
-    conditions = _where(filters, "bm25 IS NOT NULL")
-    return _ids(
-        run(f"SELECT window_id::VARCHAR FROM ({scored}) {conditions} ORDER BY bm25 DESC, window_id LIMIT {CANDIDATES}")
+    listed = ", ".join(map(_literal, dict.fromkeys(asked)))
+    stems = _ids(run(f"SELECT DISTINCT stem(strip_accents(unnest([{listed}])), 'porter')"))
+    known = {}
+    if run("SELECT 1 FROM text_index WHERE upto >= 0"):
+        among = ", ".join(map(_literal, stems))
+        rows = run(f"SELECT term, termid, df FROM fts_main_windows.dict WHERE term IN ({among})")
+        known = {term: _Term(term, term_id, df) for term, term_id, df in rows}
+    return [known.get(stem, _Term(stem, None, 0)) for stem in sorted(stems)]
+
+
+def _indexed(run: Run, weights: Mapping[int, float], least: float, filters: Filters) -> list[tuple[str, float]]:
+    """Of the windows that the text index knows: those with at least so much of the weight, and how much."""
+    if sum(weights.values()) < least:
+        return []
+    weighed = ", ".join(f"({term_id}, {weight!r}::DOUBLE)" for term_id, weight in weights.items())
+    among = ", ".join(map(str, weights))
+    rows = run(
+        f"SELECT window_id::VARCHAR, covered FROM (SELECT docid, sum(weight) AS covered "
+        f"FROM (SELECT DISTINCT docid, termid FROM fts_main_windows.terms WHERE termid IN ({among})) "
+        f"JOIN (VALUES {weighed}) AS weighed(termid, weight) USING (termid) GROUP BY docid "
+        f"HAVING covered >= {least!r}) "
+        f"JOIN fts_main_windows.docs USING (docid) JOIN windows ON window_id = docs.name {_where(filters)} "
+        f"ORDER BY covered DESC, docs.len, window_id LIMIT {CANDIDATES}"
     )
+    return [(window_id, covered) for window_id, covered in rows]
 
 
-def _fresh(run: Run, terms: Iterable[str], filters: Filters) -> list[str]:
-    """Of the windows that came since: those that hold letters of most of the words."""
-    stems = [stem[:_STEM_CHARACTERS] for stem in terms]
+def _fresh(run: Run, weights: Mapping[str, float], filters: Filters) -> list[tuple[str, float]]:
+    """The same of the windows that came since the text index was built: they are looked through one by one."""
+    stems = [stem[:_STEM_CHARACTERS] for stem in weights]
     score = " + ".join(f"contains(lower(strip_accents(text)), {_literal(stem)})::INTEGER" for stem in stems)
     conditions = _where(filters, "number > (SELECT max(upto) FROM text_index)")
-    return _ids(
-        run(
-            f"SELECT window_id::VARCHAR FROM (SELECT *, {score} AS matching FROM windows {conditions}) "
-            f"WHERE matching > 0 ORDER BY matching DESC, window_id LIMIT {CANDIDATES}"
-        )
+    rows = run(
+        f"SELECT window_id::VARCHAR, list_transform(regexp_extract_all(lower(strip_accents(text)), '{_WORD}'), "
+        f"lambda word: stem(word, 'porter')) FROM (SELECT *, {score} AS matching FROM windows {conditions}) "
+        f"WHERE matching > 0 ORDER BY matching DESC, window_id LIMIT {CANDIDATES}"
     )
+    covered = [(window_id, sum(weights[stem] for stem in weights if stem in said)) for window_id, said in rows]
+    return [(window_id, weight) for window_id, weight in covered if weight >= LEAST_COVERED * sum(weights.values())]
 
 
 def _where(filters: Filters, *more: str) -> str:

@@ -50,11 +50,13 @@ CREATE TABLE IF NOT EXISTS windows (
 CREATE TABLE IF NOT EXISTS newest_revisions (tenant VARCHAR, call_id VARCHAR, revision INTEGER, complete BOOLEAN);
 CREATE TABLE IF NOT EXISTS model (name VARCHAR NOT NULL, dimensions INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS text_index (upto BIGINT NOT NULL);
+CREATE OR REPLACE TABLE stopwords AS SELECT unnest([{stopwords}]) AS sw;
 """
 
 
 _TEXT_INDEX: Final = (
-    r"PRAGMA create_fts_index('windows', 'window_id', 'text', ignore = '[^\p{L}\p{N}]+', overwrite = 1)"
+    r"PRAGMA create_fts_index('windows', 'window_id', 'text', stopwords = 'stopwords', "
+    r"ignore = '[^\p{L}\p{N}]+', overwrite = 1)"
 )
 """By default `fts` takes letters without accents for words, and so no number is found."""
 
@@ -89,7 +91,8 @@ class WindowStore:
 
     def _create(self, model: str, dimensions: int) -> None:
         execute = self.connection.execute
-        execute(_SCHEMA.format(dimensions=dimensions))
+        stopwords = ", ".join(f"'{word}'" for word in sorted(queries.STOPWORDS))
+        execute(_SCHEMA.format(dimensions=dimensions, stopwords=stopwords))
         made = execute("SELECT name, dimensions FROM model").fetchall()
         if made and made != [(model, dimensions)]:
             raise StageError(

@@ -19,10 +19,10 @@ import numpy as np
 import structlog
 
 from schemas.segments import Word
+from stages.torch_imports import torch_device, torch_imports
 from stages.transcribe.engine import Audio, EngineError, Row, SpeechEngine, Transcription
 from stages.transcribe.model_memory import ModelMemory, ModelWatch
 from stages.transcribe.out_of_memory import is_out_of_memory
-from stages.transcribe.torch_imports import torch_device
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
@@ -48,7 +48,8 @@ class Aligner:
         `name` is a directory in Hugging Face's format, a repository of the hub or a bundle of torchaudio (both looked
         for in `cache` first), or empty for what WhisperX uses for `language`. Raises EngineError.
         """
-        import torch
+        with torch_imports():
+            import torch
 
         self._torch = torch
         self._device = torch_device(device)
@@ -299,7 +300,8 @@ class _Loaded(msgspec.Struct, frozen=True):
 
 
 def _default_name(language: str) -> str:
-    from whisperx.alignment import DEFAULT_ALIGN_MODELS_HF, DEFAULT_ALIGN_MODELS_TORCH
+    with torch_imports():
+        from whisperx.alignment import DEFAULT_ALIGN_MODELS_HF, DEFAULT_ALIGN_MODELS_TORCH
 
     name = DEFAULT_ALIGN_MODELS_TORCH.get(language) or DEFAULT_ALIGN_MODELS_HF.get(language)
     if name is None:
@@ -308,15 +310,15 @@ def _default_name(language: str) -> str:
 
 
 def _load(name: str, cache: Path | None) -> _Loaded:
-    import torchaudio
+    with torch_imports():
+        import torchaudio
+        from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
     if name in torchaudio.pipelines.__all__:
         bundle = getattr(torchaudio.pipelines, name)
         model = bundle.get_model(dl_kwargs={"model_dir": str(cache)} if cache else None)
         letters = {letter: index for index, letter in enumerate(bundle.get_labels())}
         return _Loaded(model, letters, blank=0, normalized=False, padded=False)
-    from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
-
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():

@@ -27,10 +27,10 @@ from schemas.utterances import (
     UtteranceRecord,
 )
 from stages.protocol import Origin
+from stages.torch_imports import torch_device, torch_imports
 from stages.transcribe import audio as utterance_audio
 from stages.transcribe.engine import Audio, EngineError
 from stages.transcribe.estimation import VoiceEstimate
-from stages.transcribe.torch_imports import torch_device, without_ffmpeg_warning
 from stages.transcribe.voices import VoiceEncoder
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 
@@ -88,9 +88,8 @@ class PyannoteDiarizer:
 
     def __init__(self, name: str, *, device: str = "cpu") -> None:
         """`name` is a directory with a `config.yaml`, or a repository of the hub. Raises EngineError."""
-        import torch
-
-        with without_ffmpeg_warning():
+        with torch_imports():
+            import torch
             from pyannote.audio import Pipeline
             from pyannote.audio.telemetry import set_telemetry_metrics
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from schemas.segments import Word, WordSource
 from stages.errors import StageError
+from stages.torch_imports import torch_imports
 from stages.transcribe.devices import CPU, Device
-from stages.transcribe.torch_imports import without_ffmpeg_warning
 from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, Window, max_tokens, windows_of
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
 
@@ -352,7 +352,7 @@ class _Library:
     """WhisperX's parts, imported when an engine is made: that takes seconds and brings torch."""
 
     def __init__(self) -> None:
-        with without_ffmpeg_warning():  # WhisperX imports pyannote
+        with torch_imports():  # WhisperX imports pyannote
             import torch
             from ctranslate2 import StorageView
             from faster_whisper.tokenizer import Tokenizer

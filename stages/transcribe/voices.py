@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.torch_imports import torch_imports
 from stages.transcribe.engine import Audio, EngineError
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 
@@ -32,8 +33,9 @@ class VoiceEncoder:
 
     def __init__(self, weights: Path) -> None:
         """Raises EngineError for a file that does not hold the network's weights."""
-        import torch
-        from torchaudio.transforms import MelSpectrogram
+        with torch_imports():
+            import torch
+            from torchaudio.transforms import MelSpectrogram
 
         self._torch = torch
         self._lstm = torch.nn.LSTM(_MELS, _SIZE, num_layers=3, batch_first=True)

@@ -1,0 +1,140 @@
+"""A long call through a real language model: is every turn read, does memory stay bounded, are all citations valid?
+
+    python -m benchmarks.summarize --url http://127.0.0.1:11434 --model llama3.2:1b [--hours 3] [--json FILE]
+
+The call is put together from our own sentences. It is summarized as a deployment does it, and beside the summary it is
+noted which turns were in a prompt, how long the prompts were by the model's own tokenizer, and what this process took
+of memory (the server's is its own).
+
+What it does not show: how good the summary is. That depends on the model.
+"""
+
+import argparse
+import asyncio
+import re
+import resource
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks.report import write_report
+from benchmarks.search.corpus import spoken
+from benchmarks.speech.script import SETTINGS, ScriptLine, ScriptWriter
+from pipeline.models import embedding_weights
+from schemas.calls import CallRef
+from stages.embedding.embedder import DEFAULT_MODEL, SentenceEmbedder
+from stages.summarize.claims import judged_by_support
+from stages.summarize.llm import Answer, LlmError, Message
+from stages.summarize.ollama_client import OllamaClient
+from stages.summarize.support import SupportCheck
+from stages.summarize.writer import SummaryWriter
+
+CALL: Final = CallRef("default", "long")
+
+
+class Listening:
+    """The client, and what goes through it."""
+
+    def __init__(self, client: OllamaClient) -> None:
+        self.model = client.model
+        self.check, self.close = client.check, client.close
+        self.prompts: list[int] = []
+        self.overflows = 0
+        self.read: set[str] = set()
+        self._client = client
+
+    @property
+    def context_tokens(self) -> int:
+        return self._client.context_tokens
+
+    @property
+    def answer_tokens(self) -> int:
+        return self._client.answer_tokens
+
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+        try:
+            answer = await self._client.chat(messages, schema=schema)
+        except LlmError:
+            self.overflows += 1
+            raise
+        self.prompts.append(answer.prompt_tokens)
+        self.read |= {*re.findall(r"^\[(S\d+)\] \w+:", messages[1].content, re.MULTILINE)}
+        print(f"  {len(self.prompts)} requests, {len(self.read)} turns read", flush=True)
+        return answer
+
+
+async def measured(url: str, model: str, hours: float, seed: int) -> dict[str, Any]:
+    writer = ScriptWriter(seed)
+    lines: list[ScriptLine] = []
+    turns = spoken(CALL, lines)
+    while not turns or turns[-1].end_s < 3600 * hours:
+        lines += writer.write(SETTINGS[len(lines) % len(SETTINGS)], 1_500, backchannels=False)
+        turns = spoken(CALL, lines)
+    client = Listening(OllamaClient(url, model, timeout_s=1_200))
+    embedder = SentenceEmbedder(embedding_weights(DEFAULT_MODEL), name=DEFAULT_MODEL)
+    before_mb = _peak_mb()
+    began = time.monotonic()
+    failure, written = "", None
+    try:
+        written = await SummaryWriter(
+            lambda _type, _long: client, judge=judged_by_support(lambda: SupportCheck(embedder))
+        ).write(turns, language="en")
+    except LlmError as error:
+        failure = str(error)
+    finally:
+        await client.close()
+    known = {segment_id for turn in turns for segment_id in turn.segment_ids}
+    figures: dict[str, Any] = {
+        "model": model,
+        "hours": round(turns[-1].end_s / 3600, 2),
+        "turns": len(turns),
+        "words": sum(len(turn.text.split()) for turn in turns),
+        "context_tokens": client.context_tokens,
+        "requests": len(client.prompts),
+        "longest_prompt_tokens": max(client.prompts, default=0),
+        "refused_prompts": client.overflows,
+        "turns_read": len(client.read),
+        "seconds": round(time.monotonic() - began, 1),
+        "memory_mb_before": before_mb,
+        "memory_mb_peak": _peak_mb(),
+        "failure": failure,
+    }
+    if written is not None:
+        cited = [claim.segment_ids for claim in written.key_points]
+        cited += [claim.segment_ids for claim in written.action_items]
+        figures |= {
+            "windows": written.windows,
+            "believed": len(cited),
+            "invalid_citations": sum(not ids or not {*ids} <= known for ids in cited),
+            "doubted": [msgspec.structs.asdict(claim) for claim in written.doubted],
+            "summary": written.text,
+        }
+    return figures
+
+
+def _peak_mb() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.summarize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:11434", help="of the Ollama server")
+    parser.add_argument("--model", default="llama3.2:1b", help="a name as in `ollama list`")
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the call (3)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    given = parser.parse_args()
+    figures = asyncio.run(measured(given.url, given.model, given.hours, given.seed))
+    for name, value in figures.items():
+        print(f"{name:<22} {value}")
+    write_report("summarize", figures, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What the index is given of what merge publishes."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pytest
+
+from schemas.topics import TRANSCRIPTS
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
+from stages.embedding.embedder import Vectors
+from stages.errors import RejectedInput
+from stages.search.index import Filters, Hit, Update
+from stages.search.stage import IndexStage
+from tests.unit.stages.summarize.calls import CALL, completed, turns
+
+
+class CountingEmbedder:
+    """The vector of a text is how many words it has."""
+
+    name, dimensions = "counting", 1
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        self.batches.append(len(texts))
+        return np.array([[len(text.split())] for text in texts], np.float32).reshape(len(texts), 1)
+
+    def questions(self, texts: Sequence[str]) -> Vectors:
+        return self.passages(texts)
+
+
+class KeptIndex:
+    def __init__(self) -> None:
+        self.updates: list[Update] = []
+
+    def update(self, updates: Sequence[Update]) -> None:
+        self.updates += updates
+
+    def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
+        return []
+
+
+@pytest.fixture
+def stage() -> IndexStage:
+    return IndexStage(KeptIndex(), CountingEmbedder())
+
+
+def test_live_turns_and_completed_transcripts_are_embedded_together(stage: IndexStage) -> None:
+    live, recorded = turns()[0], msgspec.structs.replace(turns()[1], lane="batch")
+    whole = msgspec.structs.replace(completed(turns()), agent="Anna", started_at=7.0)
+    records = [
+        stage.decode(TRANSCRIPTS, {"ce_type": kind}, msgspec.json.encode(record), 3.0)
+        for kind, record in ((TURN_TYPE, live), (TURN_TYPE, recorded), (COMPLETED_TYPE, whole))
+    ]
+    assert records[1] is None
+    assert stage.write(records) == []
+    index, embedder = stage._index, stage._embedder
+    assert isinstance(index, KeptIndex)
+    assert isinstance(embedder, CountingEmbedder)
+    assert [(update.call, update.part, len(update.windows)) for update in index.updates] == [(CALL, 0, 1), (CALL, 1, 6)]
+    assert embedder.batches == [7]
+    for update in index.updates:
+        assert update.vectors[:, 0].tolist() == [len(window.said.split()) for window in update.windows]
+    assert [update.windows[0].started_at for update in index.updates] == [3.0, 7.0]
+    assert index.updates[1].windows[0].agent == "Anna"
+
+
+def test_a_call_without_words_replaces_what_was_there_with_nothing(stage: IndexStage) -> None:
+    stage.write([stage.decode(TRANSCRIPTS, {"ce_type": COMPLETED_TYPE}, msgspec.json.encode(completed([])), 3.0)])
+    index = stage._index
+    assert isinstance(index, KeptIndex)
+    [update] = index.updates
+    assert (update.windows, update.vectors.shape) == ([], (0, 1))
+
+
+@pytest.mark.parametrize(("kind", "value"), [("other", b"{}"), (TURN_TYPE, b"{"), (COMPLETED_TYPE, b'{"turns": 1}')])
+def test_what_cannot_be_read_is_rejected(stage: IndexStage, kind: str, value: bytes) -> None:
+    with pytest.raises(RejectedInput):
+        stage.decode(TRANSCRIPTS, {"ce_type": kind}, value, 3.0)

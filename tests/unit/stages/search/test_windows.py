@@ -1,0 +1,56 @@
+"""Turns as windows that an embedding model reads whole."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.transcripts import Turn
+from stages.search.windows import MAX_WORDS, MOST_WORDS, Window, windows_of, windows_of_turn
+from tests.unit.stages.summarize.calls import turn, turns
+
+TEXTS = st.lists(
+    st.sampled_from(["yes", "no.", "a bill?", "word " * 30, "One two three. " * 20, "word " * 300, ""]), max_size=12
+)
+
+
+def made(spoken: list[Turn], **more: int) -> list[Window]:
+    return windows_of(spoken, revision=more.get("revision", 1), part=1, agent="Anna", started_at=5.0)
+
+
+def test_short_turns_share_a_window_and_the_next_begins_with_the_last_of_it() -> None:
+    found = made(turns())
+    assert [window.text.count("\n") + 1 for window in found] == [1, 2, 2, 2, 2, 2]
+    assert found[1].text.splitlines()[-1] == found[2].text.splitlines()[0]
+    assert found[1].speakers == ["customer", "agent"]
+    assert found[1].turn_ids == ["turn-1", "turn-2"]
+    assert (found[1].start_s, found[1].end_s, found[1].agent, found[1].started_at) == (5.0, 14.0, "Anna", 5.0)
+
+
+def test_embeddings_are_made_of_what_is_said_without_who_says_it() -> None:
+    assert made([turn(0, "agent", "Note: call back."), turn(1, "customer", "Yes.")])[0].said == "Note: call back.\nYes."
+
+
+@given(TEXTS)
+def test_every_word_is_in_a_window_and_no_window_is_too_long(texts: list[str]) -> None:
+    spoken = [turn(number, ("agent", "customer")[number % 2], text.strip()) for number, text in enumerate(texts)]
+    found = made(spoken)
+    for window in found:
+        assert len(window.said.split()) <= MOST_WORDS
+        assert window.start_s < window.end_s
+        assert len(window.said.split()) <= MAX_WORDS or "\n" not in window.text
+    said = [word for each in spoken for word in each.text.split()]
+    kept = [word for window in found for word in window.said.split()]
+    assert len(kept) >= len(said)
+    assert {*said} == {*kept}
+    assert len({window.window_id for window in found}) == len(found)
+
+
+def test_the_same_turns_have_the_same_ids_and_another_revision_has_others() -> None:
+    ids = [{window.window_id for window in made(turns(), revision=revision)} for revision in (1, 1, 2)]
+    assert ids[0] == ids[1]
+    assert not ids[0] & ids[2]
+
+
+def test_a_turn_of_a_call_that_goes_on_has_windows_of_its_own() -> None:
+    [window] = windows_of_turn(turns()[1], at_s=9.0)
+    assert (window.part, window.started_at, window.turn_ids) == (0, 9.0, ["turn-1"])
+    assert windows_of_turn(turn(0, "agent", ""), at_s=9.0) == []
