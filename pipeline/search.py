@@ -23,11 +23,11 @@ from pipeline.settings import Settings
 from pipeline.warehouse import Reader
 from schemas.calls import CallRef
 from stages.embedding.embedder import Embedder, SentenceEmbedder
-from stages.search import queries
-from stages.search.answers import Answer, answer
-from stages.search.index import Filters, Hit, Update
-from stages.search.store import FILE, WindowStore
-from stages.search.windows import windows_of
+from stages.index import queries
+from stages.index.answers import Answer, answer
+from stages.index.ranking import Filters, Hit, Update
+from stages.index.store import FILE, WindowStore
+from stages.index.windows import windows_of
 from stages.sink.quack import free_port, kept_token, load_extensions
 from stages.summarize.llm import LlmClient
 

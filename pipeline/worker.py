@@ -203,7 +203,7 @@ class Worker:
         started.set()
         await self.ready.wait()
         from pipeline.search import serving_index
-        from stages.search.stage import IndexStage
+        from stages.index.stage import IndexStage
 
         with ThreadPoolExecutor(1, thread_name_prefix="index") as writer:
             async with serving_index(self._settings, writer) as (index, embedder):

@@ -33,10 +33,10 @@ from pipeline.models import embedding_weights
 from schemas.calls import CallRef
 from schemas.transcripts import Turn
 from stages.embedding.embedder import DEFAULT_MODEL, Embedder, SentenceEmbedder, Vectors
-from stages.search import queries, windows
-from stages.search.index import CANDIDATES, Filters, Update, fused
-from stages.search.store import WindowStore
-from stages.search.windows import Window, windows_of
+from stages.index import queries, windows
+from stages.index.ranking import CANDIDATES, Filters, Update, fused
+from stages.index.store import WindowStore
+from stages.index.windows import Window, windows_of
 
 SEED: Final = 1
 SEARCHES: Final = 200

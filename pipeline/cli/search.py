@@ -22,8 +22,8 @@ from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from stages.embedding.embedder import Embedder
-    from stages.search.index import Filters, Hit
-    from stages.search.queries import Run
+    from stages.index.queries import Run
+    from stages.index.ranking import Filters, Hit
 
 _MAX_SNIPPET_LINES = 6
 
@@ -82,7 +82,7 @@ def ask(
 def _filters(
     tenant: str | None, since: str | None, until: str | None, agent: str | None, call: str | None
 ) -> "Filters":
-    from stages.search.index import Filters
+    from stages.index.ranking import Filters
 
     return Filters(
         tenant=tenant,

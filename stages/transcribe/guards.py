@@ -50,9 +50,11 @@ _POOR_PROBABILITY: Final = 0.35
 
 # Tones, music and breaths, decoded as if they were speech, gave words of these mean probabilities (0.003 to 0.37, two
 # thirds below 0.15), few for the time they took. Of 877 utterances with words, synthetic calls with noise and a real
-# one, no text is so improbable and none so sparse with it.
+# one, no text is so improbable and none so sparse with it. Humming gave "Hmm Hmm" of 0.16, as likely no speech as not.
 _GUESSED_PROBABILITY: Final = 0.15
 _GUESSED_NO_SPEECH: Final = 0.15
+_DOUBTED_PROBABILITY: Final = 0.25
+_DOUBTED_NO_SPEECH: Final = 0.5
 _SPARSE_PROBABILITY: Final = 0.4
 _SPARSE_NO_SPEECH: Final = 0.2
 _SPARSE_WORDS_PER_S: Final = 2.0
@@ -105,6 +107,7 @@ def judge(
     sparse = n_words <= _SPARSE_WORDS_PER_S * voiced_s
     if n_words and (
         (mean < _GUESSED_PROBABILITY and no_speech_probability >= _GUESSED_NO_SPEECH)
+        or (mean < _DOUBTED_PROBABILITY and no_speech_probability >= _DOUBTED_NO_SPEECH)
         or (sparse and mean < _SPARSE_PROBABILITY and no_speech_probability >= _SPARSE_NO_SPEECH)
     ):
         return Verdict("improbable", [])

@@ -124,6 +124,7 @@ def test_the_gpu_s_transcriber_differs_in_its_device_alone_and_only_runs_when_as
     assert {name for name in on_gpu if on_gpu[name] != on_cpu.get(name)} == different
     assert {name: PLAIN[name]["profiles"] for name in PLAIN if "profiles" in PLAIN[name]} == {
         "transcribe-gpu": ["gpu"],
+        "index": ["search"],
         "nats": ["live"],
         "fanout": ["live"],
     }

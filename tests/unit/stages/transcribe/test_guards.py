@@ -61,6 +61,9 @@ def test_words_that_the_model_hardly_believes_are_dropped_where_there_may_be_no_
     assert verdict("Okay.", words=(0.14,), no_speech=0.15, voiced_s=0.3).guard == "improbable"
     assert verdict("Okay.", words=(0.15,), no_speech=0.15, voiced_s=0.3).guard is None
     assert verdict("Okay.", words=(0.14,), no_speech=0.14, voiced_s=0.3).guard is None
+    assert verdict("Hmm Hmm", words=(0.2, 0.2), no_speech=0.5, voiced_s=0.7).guard == "improbable"
+    assert verdict("Hmm Hmm", words=(0.25, 0.25), no_speech=0.5, voiced_s=0.7).guard is None
+    assert verdict("Hmm Hmm", words=(0.2, 0.2), no_speech=0.49, voiced_s=0.7).guard is None
 
 
 def test_few_doubtful_words_in_much_sound_are_dropped_where_there_may_be_no_speech() -> None:

@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from stages.embedding.embedder import Vectors
-from stages.search.index import CANDIDATES, Filters, Hit, fused
-from stages.search.windows import Window
+from stages.index.ranking import CANDIDATES, Filters, Hit, fused
+from stages.index.windows import Window
 from stages.summarize.words import word_set
 
 Run = Callable[[str], list[tuple[Any, ...]]]

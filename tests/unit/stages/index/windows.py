@@ -6,8 +6,8 @@ import numpy as np
 
 from schemas.calls import CallRef
 from stages.embedding.embedder import Vectors
-from stages.search.index import Update
-from stages.search.windows import Window
+from stages.index.ranking import Update
+from stages.index.windows import Window
 
 DIMENSIONS = 8
 

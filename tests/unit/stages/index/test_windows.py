@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.transcripts import Turn
-from stages.search.windows import MAX_WORDS, MOST_WORDS, Window, windows_of, windows_of_turn
+from stages.index.windows import MAX_WORDS, MOST_WORDS, Window, windows_of, windows_of_turn
 from tests.unit.stages.summarize.calls import turn, turns
 
 TEXTS = st.lists(

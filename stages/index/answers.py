@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from stages.search.index import Hit
-from stages.search.stage import labels
+from stages.index.ranking import Hit
+from stages.index.stage import labels
 from stages.summarize.llm import LlmClient, LlmError, Message
 
 PROMPT: Final = "answer-1"
@@ -47,7 +47,7 @@ async def answer(llm: LlmClient, question: str, hits: Sequence[Hit]) -> Answer:
     if not near:
         return Answer(text=NOT_IN_THE_CALLS, hits=[], model="", detail="nothing that was said is about it")
     await llm.check()
-    system = resources.files("stages.search").joinpath("prompts", f"{PROMPT}.md").read_text("utf-8")
+    system = resources.files("stages.index").joinpath("prompts", f"{PROMPT}.md").read_text("utf-8")
     room = (llm.context_tokens - llm.answer_tokens) * _BYTES_PER_TOKEN - len(system.encode()) - len(question.encode())
     passages = dict(zip(labels(near), near, strict=True))
     texts: list[str] = []

@@ -1,4 +1,4 @@
-"""What a search index is, seen from who fills it and who asks it."""
+"""What a search index is, seen from who fills it and who asks it, and how rankings are fused."""
 
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -7,7 +7,7 @@ import msgspec
 
 from schemas.calls import CallRef
 from stages.embedding.embedder import Vectors
-from stages.search.windows import Window
+from stages.index.windows import Window
 
 CANDIDATES: Final = 50
 """How many of each ranking go into the fused one."""

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from stages.errors import StageError
-from stages.search import queries
-from stages.search.index import Filters, Hit, fused
-from stages.search.store import WindowStore
-from tests.unit.stages.search.windows import DIMENSIONS, call, unit, update, window
+from stages.index import queries
+from stages.index.ranking import Filters, Hit, fused
+from stages.index.store import WindowStore
+from tests.unit.stages.index.windows import DIMENSIONS, call, unit, update, window
 
 EVERYTHING = Filters()
 

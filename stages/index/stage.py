@@ -11,9 +11,9 @@ from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 from stages.embedding.embedder import Embedder
 from stages.errors import RejectedInput
+from stages.index.ranking import SearchIndex, Update
+from stages.index.windows import Window, windows_of, windows_of_turn
 from stages.protocol import Output
-from stages.search.index import SearchIndex, Update
-from stages.search.windows import Window, windows_of, windows_of_turn
 
 NAME: Final = "index"
 

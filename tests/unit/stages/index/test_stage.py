@@ -10,8 +10,8 @@ from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
 from stages.embedding.embedder import Vectors
 from stages.errors import RejectedInput
-from stages.search.index import Filters, Hit, Update
-from stages.search.stage import IndexStage
+from stages.index.ranking import Filters, Hit, Update
+from stages.index.stage import IndexStage
 from tests.unit.stages.summarize.calls import CALL, completed, turns
 
 

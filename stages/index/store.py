@@ -19,9 +19,9 @@ import structlog
 
 from stages.embedding.embedder import Vectors
 from stages.errors import StageError
-from stages.search import queries
-from stages.search.index import Filters, Hit, Update
-from stages.search.windows import Window
+from stages.index import queries
+from stages.index.ranking import Filters, Hit, Update
+from stages.index.windows import Window
 from stages.sink import quack
 
 FILE: Final = "windows.duckdb"
