@@ -116,6 +116,11 @@ def asked_index(settings: Settings, embedder: Embedder) -> Iterator[queries.Run]
         store.close()
 
 
+def is_served(settings: Settings) -> bool:
+    """Whether a process serves the index of the data directory."""
+    return _read_serving(settings.data / FOLDER / _SERVING) is not None
+
+
 def _read_serving(path: Path) -> _Serving | None:
     """None where nobody serves the index, or who did is gone without saying so."""
     try:

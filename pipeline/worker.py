@@ -13,6 +13,7 @@ from pipeline import topology
 from pipeline.batch_runner import BatchRunner
 from pipeline.bus.protocol import Bus, Subscription
 from pipeline.decoding import DECODERS
+from pipeline.errors import ModelError
 from pipeline.idle import IdleWatch
 from pipeline.publisher import Publisher
 from pipeline.runner import StageRunner
@@ -24,6 +25,7 @@ from schemas.summaries import SummaryDeferred
 from schemas.topics import TRANSCRIPTS, Lane
 from schemas.transcripts import COMPLETED_TYPE, TranscriptCompleted
 from schemas.utterances import UtteranceRecord
+from stages.errors import StageError
 from stages.protocol import Origin
 
 if TYPE_CHECKING:
@@ -202,6 +204,14 @@ class Worker:
         """`ready` does not wait for it, and it waits for the other models: calls are worked on without it."""
         started.set()
         await self.ready.wait()
+        try:
+            await self._run_index()
+        except (StageError, ModelError) as error:
+            if self._stages == (topology.INDEX,):
+                raise
+            self._log.error("calls are not searchable", error=str(error))
+
+    async def _run_index(self) -> None:
         from pipeline.search import serving_index
         from stages.index.stage import IndexStage
 

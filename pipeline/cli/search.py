@@ -16,7 +16,7 @@ from pipeline.cli import options
 from pipeline.cli.display import clock_text, stderr_console, stdout_console
 from pipeline.cli.session import load_settings, open_warehouse
 from pipeline.embedded import STORE_DIR, Embedded
-from pipeline.errors import InputError, SummaryError
+from pipeline.errors import InputError, InstanceError, SummaryError
 from pipeline.instance import find_instance
 from pipeline.settings import Settings
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stages.index.ranking import Filters, Hit
 
 _MAX_SNIPPET_LINES = 6
+_SERVED_WITHIN_S = 60.0
 
 From = Annotated[
     str | None, typer.Option("--from", help="Only calls that began then or later: an ISO date or time.", metavar="DATE")
@@ -177,8 +178,22 @@ async def _index(
     elif find_instance(settings.data) is None and settings.bus is None and (settings.data / STORE_DIR).exists():
         with _status(console, "catching up with the calls since the last time"):
             await _catch_up(settings)
+    elif find_instance(settings.data) is not None:
+        with _status(console, "waiting for the running instance's search index"):
+            await _until_served(settings)
     with searching.asked_index(settings, embedder) as run:
         yield run, embedder
+
+
+async def _until_served(settings: Settings) -> None:
+    """An instance that has just started loads its models first. One that makes nothing searchable never will."""
+    from pipeline.search import is_served
+
+    deadline = asyncio.get_running_loop().time() + _SERVED_WITHIN_S
+    while not is_served(settings):
+        if asyncio.get_running_loop().time() > deadline:
+            raise InstanceError(f"the instance on {settings.data} makes nothing searchable: its log says why")
+        await asyncio.sleep(0.2)
 
 
 async def _catch_up(settings: Settings) -> None:

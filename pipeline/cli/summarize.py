@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -17,9 +17,9 @@ from pipeline.difference import counted, shown, word_difference
 from pipeline.errors import InputError, SummaryError
 from pipeline.exports import Document, summary_lines, turns_of
 from schemas.calls import DEFAULT_TENANT
-from stages.summarize.writer import PROMPT, WrittenSummary
 
-_NO_PROMPT = "{path} must say {{language}} where the transcript's language goes and ask for the JSON of " + PROMPT
+if TYPE_CHECKING:
+    from stages.summarize.writer import WrittenSummary
 
 
 def summarize(
@@ -46,7 +46,7 @@ def summarize(
     text = _prompt_text(prompt) if prompt is not None else None
     console = stdout_console()
     with console.status(f"Summarizing {len(document['turns'])} turns"):
-        written = asyncio.run(_written(settings, document, model, prompt.name if prompt else PROMPT, text))
+        written = asyncio.run(_written(settings, document, model, prompt.name if prompt else None, text))
     new = {"method": "llm", **msgspec.to_builtins(written)}
     old = document["summary"]
     if as_json:
@@ -75,19 +75,22 @@ def _prompt_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text: {error}") from error
     if "{language}" not in text:
-        raise InputError(_NO_PROMPT.format(path=path))
+        raise InputError(
+            f"{path} must say {{language}} where the transcript's language goes, and ask for the JSON of a summary"
+        )
     return text
 
 
 async def _written(
-    settings: Any, document: Document, model: str | None, prompt_name: str, prompt: str | None
-) -> WrittenSummary:
+    settings: Any, document: Document, model: str | None, prompt_name: str | None, prompt: str | None
+) -> "WrittenSummary":
     from pipeline.summaries import open_writer
     from stages.summarize.llm import LlmError
+    from stages.summarize.writer import PROMPT
 
     named = (document["metadata"] or {}).get("call_type")
     call_type = named if isinstance(named, str) and model is None else ""
-    async with open_writer(settings, prompt_name=prompt_name, prompt=prompt) as writer:
+    async with open_writer(settings, prompt_name=prompt_name or PROMPT, prompt=prompt) as writer:
         try:
             return await writer.write(turns_of(document), language=document["language"] or "und", call_type=call_type)
         except LlmError as error:
