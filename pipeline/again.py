@@ -165,15 +165,12 @@ class _Hearing:
                     record = output.record
                     if output.topic != topics.UTTERANCES or output.seq is None:
                         continue
-                    at = event
                     if isinstance(record, CallOpened):
                         record = msgspec.structs.replace(record, language=language or record.language)
-                        at = msgspec.structs.replace(event, origin=opened or event.origin)
                     if isinstance(record, Utterance):
                         self._separated_s = max(self._separated_s, record.end_s)
-                    await self._answers.put(
-                        self._transcriber.submit(record, msgspec.structs.replace(at, seq=output.seq))  # type: ignore[arg-type]
-                    )
+                    at = msgspec.structs.replace(event, seq=output.seq, origin=opened or event.origin)
+                    await self._answers.put(self._transcriber.submit(record, at))  # type: ignore[arg-type]
             except RejectedInput:
                 continue  # it was rejected the first time too
         await self._answers.put(None)
