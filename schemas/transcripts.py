@@ -84,8 +84,6 @@ class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     """What the producer's metadata say under `call_type`."""
     agent: str = ""
     """What they say under `agent`: a name or number."""
-    started_at: float | None = None
-    """Unix time in seconds of the call's start on the bus."""
 
 
 TranscriptRecord = Turn | TranscriptCompleted

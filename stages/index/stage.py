@@ -59,7 +59,7 @@ class IndexStage:
                 revision=record.revision,
                 part=record.part,
                 agent=record.agent,
-                started_at=timestamp_s if record.started_at is None else record.started_at,
+                started_at=timestamp_s - record.duration_s,
             )
             return Found(call, record.revision, record.part, windows)
         if record.lane != "live":

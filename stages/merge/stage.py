@@ -247,7 +247,6 @@ class MergeProcessor:
             lane=opened.lane or "live",
             call_type=_said(opened, "call_type"),
             agent=_said(opened, "agent"),
-            started_at=opened.opened_at,
         )
 
     def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:

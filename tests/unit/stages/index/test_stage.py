@@ -49,7 +49,7 @@ def stage() -> IndexStage:
 
 def test_live_turns_and_completed_transcripts_are_embedded_together(stage: IndexStage) -> None:
     live, recorded = turns()[0], msgspec.structs.replace(turns()[1], lane="batch")
-    whole = msgspec.structs.replace(completed(turns()), agent="Anna", started_at=7.0)
+    whole = msgspec.structs.replace(completed(turns()), agent="Anna")
     records = [
         stage.decode(TRANSCRIPTS, {"ce_type": kind}, msgspec.json.encode(record), 3.0)
         for kind, record in ((TURN_TYPE, live), (TURN_TYPE, recorded), (COMPLETED_TYPE, whole))
@@ -63,7 +63,7 @@ def test_live_turns_and_completed_transcripts_are_embedded_together(stage: Index
     assert embedder.batches == [7]
     for update in index.updates:
         assert update.vectors[:, 0].tolist() == [len(window.said.split()) for window in update.windows]
-    assert [update.windows[0].started_at for update in index.updates] == [3.0, 7.0]
+    assert [update.windows[0].started_at for update in index.updates] == [3.0, 3.0 - whole.duration_s]
     assert index.updates[1].windows[0].agent == "Anna"
 
 
