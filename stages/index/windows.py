@@ -22,9 +22,9 @@ _SENTENCE_END: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Consecutive turns of a call, or a part of a long one. Times in seconds from the call's start.
 
-    `part` is the transcript's part that it is from; 0 for a turn of a call that still goes on. `started_at` is the call's
-    start as Unix time, by the bus's time of the transcript and its length: a transcript says the same on every bus, so
-    it has no time of day in it. Of a turn of a call that goes on it is the bus's time of the turn.
+    `part` is the transcript's part that it is from; 0 for a turn of a call that still goes on. `started_at` is the
+    call's start as Unix time, by the bus's time of the transcript and its length: a transcript is the same on every
+    bus, so it has no time of day in it. Of a turn of a call that goes on it is the bus's time of the turn.
     """
 
     window_id: str
