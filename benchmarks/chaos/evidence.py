@@ -13,11 +13,12 @@ from pipeline.worker import DATABASE_FILE
 
 CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "completed_at", "updated_at"}
 """Times of day: of a record on the bus, so they differ from run to run."""
-CLOCK_FIELDS = ("opened_at", "at")
+RUN_FIELDS = ("opened_at", "at", "position")
+"""Times of day, and where a record lies on the bus, which a transcript that was put off is found by."""
 
 
 class RecordSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """`same` is the digest without times of day: what another run must repeat; `whole` that of all that one reads."""
+    """`same` is the digest without `RUN_FIELDS`: what another run must repeat; `whole` that of all that one reads."""
 
     topic: str
     partition: int
@@ -48,7 +49,7 @@ def _record(seen: Seen) -> RecordSeen:
     content = _content(headers.get("content-type", ""), seen.value)
     kind = str(content.get("type", "")) if isinstance(content, dict) else ""
     if isinstance(content, dict):
-        for name in CLOCK_FIELDS:
+        for name in RUN_FIELDS:
             content.pop(name, None)
     value = repr(content).encode() if isinstance(content, dict) else seen.value
     number = headers.get("ce_callseq")

@@ -1,7 +1,6 @@
 """A language model behind retries and a circuit breaker: a server in trouble is left alone, and is found again."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -49,13 +48,15 @@ class Circuit:
         changed(STATES[0])
 
     async def call(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns; raises what it raises, and LlmUnavailable while the circuit is open."""
+        """What `work` returns; raises what it raises, and LlmUnavailable while the circuit is open.
+
+        The reason is then that of the last failure: a summary says the same however often its server was asked.
+        """
         try:
             async with await self._breakers.get_breaker(self.name):
                 return await work()
-        except OpenedState as opened:
-            left_s = max(0.0, opened.opened_at + self.rest_s - time.time())  # noqa: TID251  (the breaker's own clock)
-            raise LlmUnavailable(f"{self._last_failure}; it is left alone for {left_s:.0f} s more") from None
+        except OpenedState:
+            raise LlmUnavailable(self._last_failure) from None
         except LlmUnavailable as error:
             self._last_failure = str(error)
             raise
