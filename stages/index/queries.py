@@ -139,7 +139,8 @@ def _indexed(run: Run, weights: Mapping[int, float], least: float, filters: Filt
 
 def _fresh(run: Run, weights: Mapping[str, float], filters: Filters) -> list[tuple[str, float]]:
     """The same of the windows that came since the text index was built: they are looked through one by one."""
-    stems = [stem[:_STEM_CHARACTERS] for stem in weights]
+    # A stem need not begin its word to the end: that of money is monei.
+    stems = [stem[: min(_STEM_CHARACTERS, max(1, len(stem) - 1))] for stem in weights]
     score = " + ".join(f"contains(lower(strip_accents(text)), {_literal(stem)})::INTEGER" for stem in stems)
     conditions = _where(filters, "number > (SELECT max(upto) FROM text_index)")
     rows = run(

@@ -107,6 +107,17 @@ def test_words_that_came_after_the_text_index_was_built_are_found_at_once(store:
     assert texts(store.search(unit(0, 1), "kangaroos", EVERYTHING, limit=60))[0] == "a kangaroo in the garden"
 
 
+@pytest.mark.parametrize("word", ["money", "reply", "delay", "carry", "happy", "fifty", "rating", "invoice", "tea"])
+def test_a_word_whose_stem_is_not_its_beginning_is_found_before_the_text_index_is_built(
+    word: str, store: WindowStore
+) -> None:
+    store.update([update([window(call(1), f"customer: about the {word} again")], [unit(1)])])
+    store.update([update([window(call(2), "agent: good morning")], [unit(1)])])
+    [hit, other] = store.search(unit(1), word, EVERYTHING, limit=2)
+    assert word in hit.window.text
+    assert hit.score > other.score + 0.01  # found by the words too, not only by the vectors
+
+
 def test_a_newer_revision_replaces_the_windows_and_an_older_one_changes_nothing(store: WindowStore) -> None:
     first, second = (update([window(call(1), f"revision {n}", revision=n)], [unit(1)]) for n in (1, 2))
     store.update([first])
