@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.bus.protocol import Bus, Record
+from pipeline.bus.protocol import Bus
 from pipeline.decoding import decode_audio
 from pipeline.errors import InputError
 from pipeline.settings import Settings
@@ -23,12 +23,11 @@ from schemas.audio import CallStarted
 from schemas.calls import CallRef
 from schemas.segments import Segment
 from schemas.topics import Lane
-from schemas.transcripts import TranscriptCompleted
-from schemas.utterances import CallClosed, CallOpened, Utterance
+from schemas.transcripts import TranscriptCompleted, joined
+from schemas.utterances import CallClosed, CallOpened
 from stages.errors import RejectedInput
 from stages.merge.stage import MergeStage
 from stages.protocol import Event, Origin, Output
-from stages.separate.endpointing import RECORDED, EndpointingSettings
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from stages.transcribe.stage import TranscribeStage
@@ -37,22 +36,17 @@ MOST_WAITING: Final = 64
 """Utterances that may wait for the model: as many as keep it busy, and no more, however long the call is."""
 
 
-class Heard(msgspec.Struct, frozen=True):
-    """How far a call has been heard, in seconds from its start."""
-
-    separated_s: float
-    transcribed_s: float
-
-
 async def hear_again(
     bus: Bus,
     call: CallRef,
     settings: Settings,
     *,
     language: str | None = None,
-    on_progress: Callable[[Heard], None] = lambda _heard: None,
+    on_progress: Callable[[float], None] = lambda _heard_s: None,
 ) -> TranscriptCompleted:
     """The call's transcript with the model that `settings` name. `language` counts instead of what its start said.
+
+    `on_progress` is told how much of the call has been heard, in seconds from its start.
 
     Raises InputError where the bus does not hold the whole call, or it has not ended; ModelError and what the bus
     raises.
@@ -63,16 +57,8 @@ async def hear_again(
     scheduler = await asyncio.to_thread(worker.load_scheduler)
     try:
         speakers = await asyncio.to_thread(worker.load_speakers)
-        transcribing = TranscribeStage(
-            scheduler,
-            live=lane == "live",
-            language=language or settings.language,
-            default_language=settings.default_language,
-            hotwords=settings.tenant_hotwords,
-            speakers=speakers,
-        )
-        endpointing = EndpointingSettings() if lane == "live" else RECORDED
-        hearing = _Hearing(bus, call, lane, SeparateStage(vad, endpointing, lane=lane), transcribing, on_progress)
+        stages = worker.separate_stage(vad, lane), worker.transcribe_stage(scheduler, speakers, lane)
+        hearing = _Hearing(bus, call, lane, *stages, on_progress)
         transcript = await hearing.run(language)
     finally:
         await scheduler.close()
@@ -106,18 +92,7 @@ async def _events(bus: Bus, call: CallRef, lane: Lane) -> AsyncGenerator[tuple[A
         except RejectedInput:
             continue
         if decoded.call == call:
-            yield decoded.content, _event(record, decoded.seq, decoded.event_id)
-
-
-def _event(record: Record, seq: int | None, event_id: str) -> Event:
-    origin = Origin(record.topic, record.partition, record.position, record.key)
-    return Event(
-        seq=0 if seq is None else seq,
-        event_id=event_id,
-        origin=origin,
-        timestamp_s=record.timestamp_s,
-        size_bytes=record.size_bytes,
-    )
+            yield decoded.content, decoded.event(record, decoded.seq or 0)
 
 
 class _Hearing:
@@ -130,7 +105,7 @@ class _Hearing:
         lane: Lane,
         separating: SeparateStage,
         transcribing: TranscribeStage,
-        on_progress: Callable[[Heard], None],
+        on_progress: Callable[[float], None],
     ) -> None:
         self._bus = bus
         self._call = call
@@ -139,7 +114,6 @@ class _Hearing:
         self._transcriber = transcribing.open(call, None)
         self._merger = MergeStage().open(call, None)
         self._on_progress = on_progress
-        self._separated_s = 0.0
         self._answers: asyncio.Queue[AsyncIterator[Output] | None] = asyncio.Queue(MOST_WAITING)
         self._parts: list[TranscriptCompleted] = []
 
@@ -153,9 +127,7 @@ class _Hearing:
         if not self._parts:
             return None
         newest = max(part.revision for part in self._parts)
-        parts = [part for part in self._parts if part.revision == newest]
-        turns = [turn for part in parts for turn in part.turns]
-        return msgspec.structs.replace(parts[0], part=1, parts=1, turns=turns)
+        return joined([part for part in self._parts if part.revision == newest])
 
     async def _separate(self, language: str | None) -> None:
         opened = await self._opened_at()
@@ -167,8 +139,6 @@ class _Hearing:
                         continue
                     if isinstance(record, CallOpened):
                         record = msgspec.structs.replace(record, language=language or record.language)
-                    if isinstance(record, Utterance):
-                        self._separated_s = max(self._separated_s, record.end_s)
                     at = msgspec.structs.replace(event, seq=output.seq, origin=opened or event.origin)
                     await self._answers.put(self._transcriber.submit(record, at))  # type: ignore[arg-type]
             except RejectedInput:
@@ -195,8 +165,7 @@ class _Hearing:
         assert output.seq is not None
         record: Any = output.record
         if isinstance(record, Segment | CallClosed):
-            done_s = record.end_s if isinstance(record, Segment) else record.duration_s
-            self._on_progress(Heard(self._separated_s, done_s))
+            self._on_progress(record.end_s if isinstance(record, Segment) else record.duration_s)
         origin = Origin(topics.SEGMENTS, 0, output.seq, self._call.key)
         event = Event(seq=output.seq, event_id=output.event_id, origin=origin, timestamp_s=0.0)
         async for merged in self._merger.submit(record, event):

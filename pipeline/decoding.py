@@ -11,6 +11,7 @@ from schemas.audio import AudioRecord
 from schemas.calls import CallRef
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, TranscriptRecord, Turn
 from stages.errors import RejectedInput
+from stages.protocol import Event, Origin
 
 T = TypeVar("T")
 
@@ -22,6 +23,16 @@ class Decoded(msgspec.Struct, frozen=True):
     seq: int | None
     event_id: str
     content: Any
+
+    def event(self, record: Record, seq: int) -> Event:
+        """What a stage is told of `record`, from which this was decoded, as the input of number `seq`."""
+        return Event(
+            seq=seq,
+            event_id=self.event_id,
+            origin=Origin(record.topic, record.partition, record.position, record.key),
+            timestamp_s=record.timestamp_s,
+            size_bytes=record.size_bytes,
+        )
 
 
 Decoder = Callable[[Record], Decoded]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -37,6 +37,16 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The NATS server that shows calls as they go on."""
     ready: bool = False
     """Whether models are loaded and calls are worked on."""
+
+
+class Owner(Protocol):
+    """What an owner of a directory says about itself; `pid` tells that it is still the one who holds the lock."""
+
+    @property
+    def pid(self) -> int: ...
+
+
+OwnerInfo = TypeVar("OwnerInfo", bound=Owner)
 
 
 class DataLock:
@@ -72,8 +82,8 @@ class DataLock:
             os.close(self._file)
             self._file = None
 
-    def announce(self, info: InstanceInfo) -> None:
-        """Write down where the instance can be reached; a reader sees the old or the new words, never half of them."""
+    def announce(self, info: Owner) -> None:
+        """Write down where the owner can be reached; a reader sees the old or the new words, never half of them."""
         target = self._data / INSTANCE_FILE
         draft = target.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -85,12 +95,17 @@ class DataLock:
 
 def read_instance(data: Path) -> InstanceInfo | None:
     """The instance that owns the directory now; None when none does, or it has not announced itself yet."""
-    with _opened(data / LOCK_FILE) as lock:
+    return read_owner(data, InstanceInfo)
+
+
+def read_owner(directory: Path, kind: type[OwnerInfo]) -> OwnerInfo | None:
+    """The same of any directory with a `DataLock`. `kind` is what its owners announce."""
+    with _opened(directory / LOCK_FILE) as lock:
         if lock is None or _try_lock(lock, fcntl.LOCK_SH):
             return None
         holder = os.pread(lock, 32, 0).strip()
         try:
-            info = msgspec.json.decode((data / INSTANCE_FILE).read_bytes(), type=InstanceInfo)
+            info = msgspec.json.decode((directory / INSTANCE_FILE).read_bytes(), type=kind)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
         return info if str(info.pid).encode() == holder else None

@@ -28,7 +28,7 @@ from pipeline.telemetry.logs import bind_call, bind_event
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.errors import RejectedInput
-from stages.protocol import CallProcessor, CallStage, Event, Origin, Output
+from stages.protocol import CallProcessor, CallStage, Output
 
 MAX_ATTEMPTS = 3
 """A record whose processing fails this often, for a reason that is not the bus, becomes a dead letter."""
@@ -287,15 +287,8 @@ class CallWork:
             if self._runner.given_up(taken.decoded.event_id):
                 outputs = _raising(RejectedInput(f"failed {MAX_ATTEMPTS} times"))
             else:
-                event = Event(
-                    seq=seq,
-                    event_id=taken.decoded.event_id,
-                    origin=Origin(taken.record.topic, taken.record.partition, taken.record.position, taken.record.key),
-                    timestamp_s=taken.record.timestamp_s,
-                    size_bytes=taken.record.size_bytes,
-                )
                 try:
-                    outputs = self.processor.submit(taken.decoded.content, event)
+                    outputs = self.processor.submit(taken.decoded.content, taken.decoded.event(taken.record, seq))
                 except RejectedInput as error:
                     outputs = _raising(error)
                 except Exception as error:

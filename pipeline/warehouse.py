@@ -148,11 +148,12 @@ def open_reader(path: Path, instance: InstanceInfo | None) -> Reader:
     that is no instance has the file open.
     """
     if instance is not None and instance.quack_url is not None:
-        return _through(instance.quack_url, instance.quack_token or "")
+        return remote_reader(instance.quack_url, instance.quack_token or "")
     return _directly(path)
 
 
-def _through(url: str, token: str) -> Reader:
+def remote_reader(url: str, token: str) -> Reader:
+    """Read what another process serves at a Quack URL."""
     connection = duckdb.connect()
     load_extensions(connection)
 

@@ -29,10 +29,13 @@ from stages.errors import StageError
 from stages.protocol import Origin
 
 if TYPE_CHECKING:
+    from stages.separate.speech import VoiceActivityModel
+    from stages.separate.stage import SeparateStage
     from stages.sink.tables import Tables
     from stages.transcribe.diarization import Speakers
     from stages.transcribe.engine import SpeechEngine
     from stages.transcribe.scheduler import BatchRun, Scheduler
+    from stages.transcribe.stage import TranscribeStage
 
 BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_000, "summarize": 8_000_000}
 """What each stage may hold of records that it has taken and not finished. The transcriber's utterances wait as floats
@@ -112,16 +115,13 @@ class Worker:
     # -- the stages --------------------------------------------------------------------------------------------------
 
     async def _separate(self, started: asyncio.Event) -> None:
-        from stages.separate.endpointing import RECORDED, EndpointingSettings
         from stages.separate.speech import load_voice_activity_model
-        from stages.separate.stage import SeparateStage
 
         vad = await asyncio.to_thread(load_voice_activity_model)
         started.set()
         async with asyncio.TaskGroup() as group:
             for lane in topology.lanes_of("separate"):
-                endpointing = EndpointingSettings() if lane == "live" else RECORDED
-                runner = self._runner(SeparateStage(vad, endpointing, lane=lane), lane)
+                runner = self._runner(self.separate_stage(vad, lane), lane)
                 watch = IdleWatch(self._bus, runner, idle_s=self._settings.idle_s)
                 group.create_task(runner.run())
                 group.create_task(watch.run())
@@ -130,21 +130,10 @@ class Worker:
         scheduler = await asyncio.to_thread(self.load_scheduler)
         self._scheduler = scheduler
         started.set()
-        from stages.transcribe.stage import TranscribeStage
-
         speakers = await asyncio.to_thread(self.load_speakers)
         async with asyncio.TaskGroup() as group:
             for lane in topology.lanes_of("transcribe"):
-                stage = TranscribeStage(
-                    scheduler,
-                    live=lane == "live",
-                    language=self._settings.language,
-                    default_language=self._settings.default_language,
-                    hotwords=self._settings.tenant_hotwords,
-                    dropped=lambda reason: self._metrics.interims_dropped.labels(reason).inc(),
-                    speakers=speakers,
-                )
-                group.create_task(self._runner(stage, lane).run())
+                group.create_task(self._runner(self.transcribe_stage(scheduler, speakers, lane), lane).run())
             group.create_task(self._show_scheduler(scheduler))
 
     async def _show_scheduler(self, scheduler: "Scheduler") -> None:
@@ -250,6 +239,28 @@ class Worker:
 
     def _publisher(self, stage: str, lane: Lane) -> Publisher:
         return Publisher(self._bus, stage=stage, lane=lane, metrics=self._metrics)
+
+    @staticmethod
+    def separate_stage(vad: "VoiceActivityModel", lane: Lane) -> "SeparateStage":
+        """The stage of a lane: recordings are heard in packs."""
+        from stages.separate.endpointing import RECORDED, EndpointingSettings
+        from stages.separate.stage import SeparateStage
+
+        return SeparateStage(vad, EndpointingSettings() if lane == "live" else RECORDED, lane=lane)
+
+    def transcribe_stage(self, scheduler: "Scheduler", speakers: "Speakers | None", lane: Lane) -> "TranscribeStage":
+        """The stage of a lane, as the settings say."""
+        from stages.transcribe.stage import TranscribeStage
+
+        return TranscribeStage(
+            scheduler,
+            live=lane == "live",
+            language=self._settings.language,
+            default_language=self._settings.default_language,
+            hotwords=self._settings.tenant_hotwords,
+            dropped=lambda reason: self._metrics.interims_dropped.labels(reason).inc(),
+            speakers=speakers,
+        )
 
     def load_scheduler(self) -> "Scheduler":
         from pipeline.engines import asr_devices

@@ -1,5 +1,7 @@
 """What the merge stage publishes on `calls.transcripts`, as JSON for anyone to read."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from schemas.segments import Word
@@ -84,6 +86,16 @@ class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     """What the producer's metadata say under `call_type`."""
     agent: str = ""
     """What they say under `agent`: a name or number."""
+
+
+def joined(parts: Sequence[TranscriptCompleted]) -> TranscriptCompleted:
+    """One record of the parts of a transcript, in whatever order they are given; for use in memory, whatever its size.
+
+    All parts say the same but for their turns. `parts` must not be empty.
+    """
+    in_order = sorted(parts, key=lambda part: part.part)
+    turns = [turn for part in in_order for turn in part.turns]
+    return msgspec.structs.replace(in_order[0], part=1, parts=1, turns=turns)
 
 
 TranscriptRecord = Turn | TranscriptCompleted

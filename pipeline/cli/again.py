@@ -45,19 +45,19 @@ async def transcribe_again(
         raise InputError(
             f"the call {call.call_id} is {stored['status'].replace('_', ' ')}: only a completed one is heard again"
         )
-    from pipeline.again import Heard, hear_again
+    from pipeline.again import hear_again
 
     console = stderr_console()
     whole = clock_text(stored["duration_s"] or 0.0)
     plain_s = 0.0
     with console.status(f"{call.call_id}: loading the model") as status:
 
-        def progress(heard: Heard) -> None:
+        def progress(heard_s: float) -> None:
             nonlocal plain_s
-            text = f"{call.call_id}: heard {clock_text(heard.transcribed_s)} of {whole}"
+            text = f"{call.call_id}: heard {clock_text(heard_s)} of {whole}"
             status.update(text)
-            if not console.is_terminal and heard.transcribed_s - plain_s >= _PLAIN_EVERY_S:
-                plain_s = heard.transcribed_s
+            if not console.is_terminal and heard_s - plain_s >= _PLAIN_EVERY_S:
+                plain_s = heard_s
                 console.print(text)
 
         async with _bus(settings) as bus:

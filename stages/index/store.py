@@ -8,8 +8,7 @@ crash (DuckDB's documentation of `vss`). Until it is there, and below `EXACT_BEL
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import duckdb
 import msgspec
 import structlog
 
+from stages.duckdb_files import load_extensions, transaction
 from stages.embedding.embedder import Vectors
 from stages.errors import StageError
 from stages.index import queries
@@ -83,7 +83,7 @@ class WindowStore:
         self._building: threading.Thread | None = None
         self._served: str | None = None
         try:
-            load_extensions(self.connection)
+            load_extensions(self.connection, ("vss", "fts"))
             self._create(model, dimensions)
         except BaseException:
             self.connection.close()
@@ -113,7 +113,7 @@ class WindowStore:
     def update(self, updates: Sequence[Update]) -> None:
         with self._writing:
             changed: set[str] = set()
-            with self._transaction(self.connection):
+            with transaction(self.connection):
                 for update in updates:
                     changed |= self._update(update)
             self._update_graph(sorted(changed))
@@ -172,20 +172,9 @@ class WindowStore:
         execute = self.connection.execute
         for (name,) in execute("SELECT name FROM graph.newest").fetchall():
             among = "WHERE window_id IN (SELECT unnest(?::UUID[]))"
-            with self._transaction(self.connection):
+            with transaction(self.connection):
                 execute(f"DELETE FROM graph.{name} {among}", [ids])
                 execute(f"INSERT INTO graph.{name} SELECT window_id, vector FROM windows {among}", [ids])
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _transaction(connection: Any) -> Iterator[None]:
-        connection.execute("BEGIN")
-        try:
-            yield
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
 
     # -- indexes -----------------------------------------------------------------------------------------------------
 
@@ -194,7 +183,7 @@ class WindowStore:
         if not self._fresh():
             return
         upto = self.connection.execute("SELECT max(number) FROM windows").fetchone()[0]
-        with self._transaction(self.connection):
+        with transaction(self.connection):
             self.connection.execute(_TEXT_INDEX)
             self.connection.execute("UPDATE text_index SET upto = ?", [upto])
 
@@ -211,7 +200,7 @@ class WindowStore:
         try:
             cursor.execute(f"CREATE TABLE graph.{name} AS SELECT window_id, vector FROM windows")
             cursor.execute(f"CREATE INDEX {name}_hnsw ON graph.{name} USING HNSW (vector) WITH (metric = 'cosine')")
-            with self._writing, self._transaction(cursor):
+            with self._writing, transaction(cursor):
                 # What changed meanwhile; what changes from here on goes into both.
                 cursor.execute(f"DELETE FROM graph.{name} WHERE window_id NOT IN (SELECT window_id FROM windows)")
                 cursor.execute(
@@ -219,7 +208,8 @@ class WindowStore:
                     f"WHERE window_id NOT IN (SELECT window_id FROM graph.{name})"
                 )
                 cursor.execute("INSERT INTO graph.newest VALUES (?)", [name])
-            self._log.info("search graph built", windows=self._count_by(cursor))
+            (windows,) = cursor.execute("SELECT count(*) FROM windows").fetchone()
+            self._log.info("search graph built", windows=windows)
         except duckdb.Error as error:
             self._log.error("the search graph cannot be built: every vector is compared", error=str(error))
         finally:
@@ -237,18 +227,14 @@ class WindowStore:
 
     def count(self) -> int:
         """How many windows there are."""
-        return self._count_by(self.connection)
-
-    @staticmethod
-    def _count_by(connection: Any) -> int:
-        found: int = connection.execute("SELECT count(*) FROM windows").fetchone()[0]
+        found: int = self.connection.execute("SELECT count(*) FROM windows").fetchone()[0]
         return found
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
         with contextlib.closing(self.connection.cursor()) as cursor:
-            return queries.search(lambda sql: _rows(cursor, sql), vector, words, filters, limit=limit)
+            return queries.search(lambda sql: cursor.execute(sql).fetchall(), vector, words, filters, limit=limit)
 
     def serve(self, token: str, port: int) -> str:
         """Serve read-only SQL to other processes on this machine; returns the URL."""
@@ -263,20 +249,3 @@ class WindowStore:
                 quack.stop(self.connection, served)
         finally:
             self.connection.close()
-
-
-def _rows(connection: Any, sql: str) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
-    return rows
-
-
-def load_extensions(connection: Any) -> None:
-    """Load `vss` and `fts` from where their wheels put them. Raises StageError when a wheel is missing."""
-    (version,) = connection.execute("SELECT version()").fetchone()
-    for name in ("vss", "fts"):
-        try:
-            file = resources.files(f"duckdb_extension_{name}") / "extensions" / version / f"{name}.duckdb_extension"
-        except ModuleNotFoundError as error:
-            raise StageError(f"search needs the package duckdb-extension-{name}: callstream[search]") from error
-        path = str(file).replace("'", "''")
-        connection.execute(f"LOAD '{path}'")

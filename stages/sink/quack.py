@@ -8,11 +8,10 @@ instance has no access to files or the network, and its settings are locked.
 
 import secrets
 import socket
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from stages.errors import StageError
+from stages import duckdb_files
 
 AUTHORIZATION_MACRO: Final = "callstream_may_run"
 
@@ -69,20 +68,8 @@ CREATE OR REPLACE MACRO {AUTHORIZATION_MACRO}(connection_id, statement) AS coale
 
 
 def load_extensions(connection: Any) -> None:
-    """Load Quack and the HTTP client that it needs, from where their wheels put them: nothing is copied or downloaded.
-
-    Raises StageError when no wheel of this DuckDB's version is installed.
-    """
-    (version,) = connection.execute("SELECT version()").fetchone()
-    for name in ("httpfs", "quack"):
-        try:
-            file = resources.files(f"duckdb_extension_{name}") / "extensions" / version / f"{name}.duckdb_extension"
-        except ModuleNotFoundError as error:
-            raise StageError(f"the package duckdb-extension-{name} is not installed") from error
-        if not file.is_file():
-            raise StageError(f"the package duckdb-extension-{name} is not of DuckDB's version {version}")
-        path = str(file).replace("'", "''")
-        connection.execute(f"LOAD '{path}'")
+    """Load Quack and the HTTP client that it needs. Raises StageError when a wheel is missing."""
+    duckdb_files.load_extensions(connection, ("httpfs", "quack"))
 
 
 def serve(connection: Any, token: str, port: int) -> str:

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import duckdb
 import msgspec
 
+from stages.duckdb_files import transaction
 from stages.errors import StageError
 from stages.sink import quack
 from stages.sink.batch import Changes, Stored
@@ -99,8 +100,7 @@ class Tables:
 
     def _apply(self, changes: Changes) -> None:
         sessions = sorted(changes.sessions)
-        self.connection.execute("BEGIN")
-        try:
+        with transaction(self.connection):
             for session_id, kept in changes.kept.items():
                 self._remove_others("transcript_segments", session_id, kept.turns)
                 self._remove_others("transcript_parts", session_id, kept.parts)
@@ -114,10 +114,6 @@ class Tables:
             self._upsert("call_metrics", "session_id", changes.call_metrics.values(), sessions)
             self._upsert("channel_metrics", "session_id", changes.channel_metrics.values(), sessions)
             self._upsert("gaps", "session_id", changes.gaps.values(), sessions)
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        self.connection.execute("COMMIT")
 
     def close(self) -> None:
         """Stop serving and close the file."""
@@ -147,14 +143,9 @@ class Tables:
             )
         for version in sorted(set(migrations) - applied):
             name, script = migrations[version]
-            execute("BEGIN")
-            try:
+            with transaction(self.connection):
                 execute(script)
                 execute("INSERT INTO schema_version VALUES (?, ?)", [version, name])
-            except BaseException:
-                execute("ROLLBACK")
-                raise
-            execute("COMMIT")
 
     def _types(self) -> dict[str, str]:
         """For each table the type of a list of its rows, to read staged rows as."""

@@ -9,14 +9,13 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from schemas.calls import CallRef
 from schemas.status import JobState
 from schemas.summaries import SummaryDeferred
 from schemas.topics import SUMMARIES
-from schemas.transcripts import TranscriptCompleted
+from schemas.transcripts import TranscriptCompleted, joined
 from stages.ledger import ledger_entry
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
 from stages.summarize.llm import LlmError, LlmUnavailable
@@ -108,8 +107,7 @@ class SummarizeAgainProcessor:
                 parts[part.part] = part
         if not parts or len(parts) < next(iter(parts.values())).parts:
             return None
-        turns = [turn for number in sorted(parts) for turn in parts[number].turns]
-        return msgspec.structs.replace(parts[min(parts)], part=1, parts=1, turns=turns)
+        return joined(list(parts.values()))
 
     def _job(self, status: JobState, detail: dict[str, Any], event: Event) -> Output:
         event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/again/{status}/{detail['revision']}"

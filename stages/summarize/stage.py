@@ -21,7 +21,7 @@ from schemas.calls import CallRef
 from schemas.status import JobState
 from schemas.summaries import SUMMARY_TYPE, Summary, SummaryDeferred
 from schemas.topics import DEFERRED, SUMMARIES
-from schemas.transcripts import TranscriptCompleted, TranscriptRecord, Turn
+from schemas.transcripts import TranscriptCompleted, TranscriptRecord, Turn, joined
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output
@@ -147,19 +147,18 @@ class SummarizeProcessor:
         self._parts[record.part] = record
         if record.part < record.parts:
             return
-        parts = [self._parts[number] for number in sorted(self._parts)]
-        transcript = msgspec.structs.replace(record, turns=[turn for part in parts for turn in part.turns])
-        async for output in self._final(transcript, event):
+        async for output in self._final(joined(list(self._parts.values())), record.parts, event):
             yield output
         self._parts = {}
         self._checkpoint = _checkpoint(SummarizeState(taken=self._taken, numbered=self._numbered))
 
-    async def _final(self, transcript: TranscriptCompleted, event: Event) -> AsyncIterator[Output]:
+    async def _final(self, transcript: TranscriptCompleted, n_parts: int, event: Event) -> AsyncIterator[Output]:
+        """`n_parts`: how many parts the transcript has, of which some may be missing."""
         yield self._job("started", {"revision": transcript.revision, "turns": len(transcript.turns)}, event)
         summary, failure = None, ""
-        missing = transcript.parts - len(self._parts)
+        missing = n_parts - len(self._parts)
         if missing:
-            there = f"{len(self._parts)} of the transcript's {transcript.parts} parts"
+            there = f"{len(self._parts)} of the transcript's {n_parts} parts"
             failure = f"made of only {there}: the others never arrived"
         if not any(turn.text for turn in transcript.turns):
             nothing = ExtractiveSummary(text=NO_SPEECH, key_points=[])
