@@ -11,7 +11,7 @@ from pipeline.errors import ModelError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from stages.errors import StageError
-from stages.summarize.claims import Judge, judged_by_support
+from stages.summarize.claims import judged_by_support
 from stages.summarize.llm import LlmClient
 from stages.summarize.ollama_client import OllamaClient
 from stages.summarize.steady import STATES, Circuit, SteadyLlm
@@ -29,13 +29,12 @@ async def open_writer(
     settings: Settings,
     metrics: Metrics | None = None,
     *,
-    judge: Judge | None = None,
     prompt_name: str = PROMPT,
     prompt: str | None = None,
 ) -> AsyncIterator[SummaryWriter]:
     """A writer over the Ollama server of the settings. Asks nothing yet. Raises ConfigurationError.
 
-    By default what it claims is held against what was said, with the embeddings of the settings where they are
+    What it claims is held against what was said, with the embeddings of the settings where they are
     installed.
     """
     named = settings.summary_models()
@@ -60,7 +59,7 @@ async def open_writer(
     try:
         yield SummaryWriter(
             choose,
-            judge=judge or judged_by_support(cache(partial(_check, settings))),
+            judge=judged_by_support(cache(partial(_check, settings))),
             limit=settings.summary_requests,
             prompt_name=prompt_name,
             prompt=prompt,

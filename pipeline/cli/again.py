@@ -12,10 +12,9 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus
 from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
-from pipeline.cli.session import bus_url, connect, open_warehouse
+from pipeline.cli.session import bus_url, completed_call, connect
 from pipeline.difference import Counts, Step, by_lines, counted, shown, word_difference
 from pipeline.embedded import Embedded
-from pipeline.errors import InputError
 from pipeline.exports import Document, write_export
 from pipeline.instance import find_instance
 from pipeline.settings import Settings
@@ -39,12 +38,7 @@ async def transcribe_again(
     settings: Settings, call: CallRef, language: str | None, outs: list[Path], *, diff: bool, as_json: bool, quiet: bool
 ) -> None:
     """Prints the turns, or with `diff` those that differ. Raises InputError, ModelError and what the bus raises."""
-    with contextlib.closing(open_warehouse(settings)) as reader:
-        stored = reader.show(call)
-    if stored["status"] != "completed":
-        raise InputError(
-            f"the call {call.call_id} is {stored['status'].replace('_', ' ')}: only a completed one is heard again"
-        )
+    stored = completed_call(settings, call)
     from pipeline.again import hear_again
 
     console = stderr_console()

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline import topology
+from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.display import clock_text, stderr_console, stdout_console
-from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.cli.session import Session, load_settings, open_warehouse
 from pipeline.embedded import STORE_DIR, Embedded
 from pipeline.errors import InputError, InstanceError, SummaryError
 from pipeline.instance import find_instance
@@ -131,7 +132,7 @@ async def _ask(settings: Settings, question: str, filters: "Filters", as_json: b
 
     console = stderr_console()
     async with _index(settings, console) as (run, embedder), open_llm(settings) as llm:
-        with _status(console, f"asking {llm.model}"):
+        with console.status(f"asking {llm.model}"):
             try:
                 answer = await searching.ask(run, embedder, llm, question, filters)
             except LlmError as error:
@@ -162,24 +163,24 @@ async def _index(
 
     if not searching.searchable(msgspec.structs.replace(settings, search="auto")):
         raise InputError("search needs packages that are not installed: pip install 'callstream[search]'")
-    with _status(console, f"loading {settings.embedding_model}"):
+    with console.status(f"loading {settings.embedding_model}"):
         embedder = await asyncio.to_thread(searching.load_embedder, settings)
     if rebuild:
         with (
-            _status(console, "making the search index anew") as status,
+            console.status("making the search index anew") as status,
             contextlib.closing(open_warehouse(settings)) as reader,
         ):
 
             def show(done: int, of: int) -> None:
-                status(f"making the search index anew: {done} of {of} calls")
+                status.update(f"making the search index anew: {done} of {of} calls")
 
             windows = await asyncio.to_thread(searching.rebuild, settings, reader, embedder, on_call=show)
         console.print(f"the search index has {windows} windows")
     elif find_instance(settings.data) is None and settings.bus is None and (settings.data / STORE_DIR).exists():
-        with _status(console, "catching up with the calls since the last time"):
+        with console.status("catching up with the calls since the last time"):
             await _catch_up(settings)
     elif find_instance(settings.data) is not None:
-        with _status(console, "waiting for the running instance's search index"):
+        with console.status("waiting for the running instance's search index"):
             await _until_served(settings)
     with searching.asked_index(settings, embedder) as run:
         yield run, embedder
@@ -199,19 +200,13 @@ async def _until_served(settings: Settings) -> None:
 async def _catch_up(settings: Settings) -> None:
     """Index what an instance left on the embedded bus."""
     async with Embedded(settings, stages=(topology.INDEX,)) as own:
-        subscription = topology.subscription(topology.INDEX, "live")
-        while await own.bus.lag(subscription):
-            await asyncio.wait([waiting := asyncio.ensure_future(own.worker.wait())], timeout=0.2)
-            if waiting.done():
-                waiting.result()
-            waiting.cancel()
+        await Session(own.bus, own.instance, settings, own).guard(_until_read(own.bus))
 
 
-@contextlib.contextmanager
-def _status(console: Console, text: str) -> Iterator[Any]:
-    """A moving line on a terminal, nothing elsewhere; gives what changes its text."""
-    with console.status(text) as status:
-        yield status.update
+async def _until_read(bus: Bus) -> None:
+    subscription = topology.subscription(topology.INDEX, "live")
+    while await bus.lag(subscription):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.2)
 
 
 def _print(hit: "Hit") -> None:

@@ -13,12 +13,14 @@ from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.embedded import Embedded
-from pipeline.errors import InstanceError
+from pipeline.errors import InputError, InstanceError
+from pipeline.exports import Document
 from pipeline.instance import InstanceInfo, find_instance
 from pipeline.settings import Settings
 from pipeline.telemetry import logs
 from pipeline.warehouse import Reader, open_reader
 from pipeline.worker import DATABASE_FILE
+from schemas.calls import CallRef
 
 T = TypeVar("T")
 
@@ -94,6 +96,16 @@ def bus_url(settings: Settings) -> str:
     if instance is None:
         raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
     return instance.bus_url
+
+
+def completed_call(settings: Settings, call: CallRef) -> Document:
+    """The document of a call that is over, to be worked on once more. Raises InputError for any other."""
+    with contextlib.closing(open_warehouse(settings)) as reader:
+        document = reader.show(call)
+    if document["status"] != "completed":
+        state = document["status"].replace("_", " ")
+        raise InputError(f"the call {call.call_id} is {state}: it must be completed")
+    return document
 
 
 def open_warehouse(settings: Settings) -> Reader:

@@ -1,7 +1,6 @@
 """`callstream summarize`: a finished call through another model or prompt, without changing what is stored."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from rich.text import Text
 from pipeline.cli import options
 from pipeline.cli.calling import call_ref
 from pipeline.cli.display import stdout_console
-from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.cli.session import completed_call, load_settings
 from pipeline.difference import counted, shown, word_difference
 from pipeline.errors import InputError, SummaryError
 from pipeline.exports import Document, summary_lines, turns_of
@@ -37,12 +36,7 @@ def summarize(
 ) -> None:
     """Summarize a finished call again, with another model or prompt; what is stored stays as it is."""
     settings = load_settings(data, log_level="warning", summary_model=model)
-    with contextlib.closing(open_warehouse(settings)) as reader:
-        document = reader.show(call_ref(tenant, call))
-    if document["status"] != "completed":
-        raise InputError(
-            f"the call {call} is {document['status'].replace('_', ' ')}: only a completed one is summarized"
-        )
+    document = completed_call(settings, call_ref(tenant, call))
     text = _prompt_text(prompt) if prompt is not None else None
     console = stdout_console()
     with console.status(f"Summarizing {len(document['turns'])} turns"):

@@ -1,14 +1,13 @@
 """Questions over calls, answered by a language model from the passages that search finds."""
 
 from collections.abc import Sequence
-from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
 from stages.index.ranking import Hit
-from stages.index.stage import labels
-from stages.summarize.llm import LlmClient, LlmError, Message
+from stages.summarize.drafts import json_schema
+from stages.summarize.llm import LlmClient, LlmError, Message, prompt_text
 
 PROMPT: Final = "answer-1"
 NOT_IN_THE_CALLS: Final = "not in the calls"
@@ -47,9 +46,9 @@ async def answer(llm: LlmClient, question: str, hits: Sequence[Hit]) -> Answer:
     if not near:
         return Answer(text=NOT_IN_THE_CALLS, hits=[], model="", detail="nothing that was said is about it")
     await llm.check()
-    system = resources.files("stages.index").joinpath("prompts", f"{PROMPT}.md").read_text("utf-8")
+    system = prompt_text("stages.index", PROMPT)
     room = (llm.context_tokens - llm.answer_tokens) * _BYTES_PER_TOKEN - len(system.encode()) - len(question.encode())
-    passages = dict(zip(labels(near), near, strict=True))
+    passages = {f"P{number}": hit for number, hit in enumerate(near, start=1)}
     texts: list[str] = []
     for label, hit in passages.items():
         text = f"[{label}] call {hit.window.call_id}, from second {hit.window.start_s:.0f}:\n{hit.window.text}"
@@ -60,7 +59,7 @@ async def answer(llm: LlmClient, question: str, hits: Sequence[Hit]) -> Answer:
     asked = "\n\n".join([*texts, f"Question: {question}"])
     messages = [Message("system", system), Message("user", asked)]
     try:
-        draft = msgspec.json.decode((await llm.chat(messages, schema=_schema())).text, type=_Draft)
+        draft = msgspec.json.decode((await llm.chat(messages, schema=json_schema(_Draft))).text, type=_Draft)
     except msgspec.MsgspecError as error:
         raise LlmError(f"the model did not answer with the JSON asked for: {error}") from error
     cited = [passages[label] for label in dict.fromkeys(draft.passages) if label in passages]
@@ -69,9 +68,3 @@ async def answer(llm: LlmClient, question: str, hits: Sequence[Hit]) -> Answer:
     if not cited:
         return Answer(text=NOT_IN_THE_CALLS, hits=[], model=llm.model, detail="the model's answer named no passage")
     return Answer(text=draft.answer.strip(), hits=cited, model=llm.model)
-
-
-def _schema() -> dict[str, Any]:
-    schema = msgspec.json.schema(_Draft)
-    whole: dict[str, Any] = schema["$defs"]["_Draft"]
-    return whole

@@ -134,11 +134,11 @@ def _indexed(run: Run, weights: Mapping[int, float], least: float, filters: Filt
         f"JOIN fts_main_windows.docs USING (docid) JOIN windows ON window_id = docs.name {_where(filters)} "
         f"ORDER BY covered DESC, docs.len, window_id LIMIT {CANDIDATES}"
     )
-    return [(window_id, covered) for window_id, covered in rows]
+    return list(map(tuple, rows))
 
 
 def _fresh(run: Run, weights: Mapping[str, float], filters: Filters) -> list[tuple[str, float]]:
-    """The same of the windows that came since the text index was built: they are looked through one by one."""
+    """How much each of the windows has that came since the text index was built: they are looked through one by one."""
     # A stem need not begin its word to the end: that of money is monei.
     stems = [stem[: min(_STEM_CHARACTERS, max(1, len(stem) - 1))] for stem in weights]
     score = " + ".join(f"contains(lower(strip_accents(text)), {_literal(stem)})::INTEGER" for stem in stems)
@@ -148,8 +148,7 @@ def _fresh(run: Run, weights: Mapping[str, float], filters: Filters) -> list[tup
         f"lambda word: stem(word, 'porter')) FROM (SELECT *, {score} AS matching FROM windows {conditions}) "
         f"WHERE matching > 0 ORDER BY matching DESC, window_id LIMIT {CANDIDATES}"
     )
-    covered = [(window_id, sum(weights[stem] for stem in weights if stem in said)) for window_id, said in rows]
-    return [(window_id, weight) for window_id, weight in covered if weight >= LEAST_COVERED * sum(weights.values())]
+    return [(window_id, sum(weights[stem] for stem in weights if stem in said)) for window_id, said in rows]
 
 
 def _where(filters: Filters, *more: str) -> str:

@@ -1,6 +1,6 @@
 """Fills the search index: what is said in calls, as they go on and when they are complete, in batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -80,8 +80,3 @@ class IndexStage:
             ]
         )
         return []
-
-
-def labels(hits: Sequence[object]) -> list[str]:
-    """What a language model calls the passages that it is given: P1, P2, …"""
-    return [f"P{number}" for number in range(1, len(hits) + 1)]

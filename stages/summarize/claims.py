@@ -12,10 +12,11 @@ from stages.summarize.citations import segment_ids
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A sentence and the turns that it cites, as far as they exist."""
+    """A sentence and the turns that it cites, as far as they exist; who is to do it, where it is an action."""
 
     text: str
     turns: list[Turn]
+    owner: str | None = None
 
 
 Judge = Callable[[Sequence[Claim], Sequence[Turn], str], list[Doubt | None]]
@@ -46,8 +47,8 @@ def judged_by_support(check: Callable[[], support.SupportCheck]) -> Judge:
         found = check().judge(
             [support.Claim(claim.text, segment_ids(claim.turns)) for claim in cited], turns, language=language
         )
-        doubts = {id(claim): _doubt(one) for claim, one in zip(cited, found, strict=True)}
-        return [doubts.get(id(claim), "citation") for claim in claims]
+        doubts = map(_doubt, found)
+        return [next(doubts) if claim.turns else "citation" for claim in claims]
 
     return judge
 

@@ -70,7 +70,7 @@ class RollingDraft(msgspec.Struct, frozen=True):
 Drafted = TypeVar("Drafted", Draft, Notes, RollingDraft)
 
 
-def json_schema(kind: type[Drafted]) -> dict[str, Any]:
+def json_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON Schema of a draft in one piece: grammar builders differ in how they follow references."""
     schema = msgspec.json.schema(kind)
     definitions: dict[str, Any] = schema["$defs"]

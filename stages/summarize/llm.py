@@ -1,8 +1,14 @@
 """A language model's server, seen from this stage: what is asked of it and how it fails."""
 
+from importlib import resources
 from typing import Any, Literal, Protocol
 
 import msgspec
+
+
+def prompt_text(package: str, name: str) -> str:
+    """A prompt that lies in a stage's package, of the version in its name. Raises FileNotFoundError."""
+    return resources.files(package).joinpath("prompts", f"{name}.md").read_text("utf-8")
 
 
 class Message(msgspec.Struct, frozen=True):

@@ -7,8 +7,7 @@ tells how long each prompt was, and a window that did not fit is halved.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from importlib import resources
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,10 +19,11 @@ from stages.summarize.budget import TokenBudget
 from stages.summarize.citations import Citations, segment_ids
 from stages.summarize.claims import Claim, Judge, judged_by_citation
 from stages.summarize.drafts import LINE_CHARS, Draft, Drafted, Notes, RollingDraft, decoded, json_schema
-from stages.summarize.llm import LlmClient, LlmError, LlmOverflow, Message
+from stages.summarize.llm import LlmClient, LlmError, LlmOverflow, Message, prompt_text
 from stages.summarize.turn_taking import TurnTaking, Urgency
 
 PROMPT: Final = "summary-2"
+_PACKAGE: Final = "stages.summarize"
 _WINDOW_PROMPT: Final = "window-1"
 _REDUCE_PROMPT: Final = "reduce-1"
 _NOTES_PROMPT: Final = "summary-of-notes-1"
@@ -58,11 +58,6 @@ class RolledSummary(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
-def prompt_text(name: str) -> str:
-    """A prompt of the package. Raises FileNotFoundError."""
-    return resources.files("stages.summarize").joinpath("prompts", f"{name}.md").read_text("utf-8")
-
-
 class SummaryWriter:
     """Writes summaries with one or more models.
 
@@ -85,7 +80,7 @@ class SummaryWriter:
         self._judge = judge
         self._turns = TurnTaking(limit)
         self._prompt_name = prompt_name
-        self._prompt = prompt if prompt is not None else prompt_text(prompt_name)
+        self._prompt = prompt if prompt is not None else prompt_text(_PACKAGE, prompt_name)
         self._budgets: dict[str, TokenBudget] = {}
         self._on_request = on_request
         self._log = structlog.get_logger("callstream.summarize")
@@ -121,7 +116,7 @@ class SummaryWriter:
         asking = _Asking(self, llm, Citations(turns), language, Urgency.ROLLING)
         before = [f"Until now: {previous}"] if previous else []
         lines = [f"{turn.speaker}: {turn.text}" for turn in turns]
-        prompt = prompt_text(_ROLLING_PROMPT)
+        prompt = prompt_text(_PACKAGE, _ROLLING_PROMPT)
         room = asking.room(prompt) - asking.budget.tokens(before)
         taken = asking.budget.fitting(lines, room=room)
         while True:
@@ -137,34 +132,30 @@ class SummaryWriter:
     async def _checked(
         self, draft: Draft, citations: Citations, language: str, model: str, windows: int
     ) -> WrittenSummary:
-        points = [Claim(point.text.strip(), citations.cited(point.segments)) for point in draft.key_points]
-        actions = [Claim(action.text.strip(), citations.cited(action.segments)) for action in draft.actions]
-        claims = [claim for claim in [*_once(points), *_once(actions)] if claim.text]
-        doubts = await asyncio.to_thread(self._judge, claims, citations.turns, language)
-        doubt_of = dict(zip(map(id, claims), doubts, strict=True))
-        owners = {id(claim): action.owner for claim, action in zip(actions, draft.actions, strict=True)}
-
-        def believed(given: list[Claim]) -> list[Claim]:
-            return [claim for claim in given if doubt_of.get(id(claim), "repeated") is None]
-
+        points = _once(Claim(point.text.strip(), citations.cited(point.segments)) for point in draft.key_points)
+        actions = _once(
+            Claim(action.text.strip(), citations.cited(action.segments), _speaker(action.owner, citations.speakers))
+            for action in draft.actions
+        )
+        doubts = await asyncio.to_thread(self._judge, [*points, *actions], citations.turns, language)
+        judged = list(zip([*points, *actions], doubts, strict=True))
+        believed_points, believed_actions = (
+            [claim for claim, doubt in some if doubt is None] for some in (judged[: len(points)], judged[len(points) :])
+        )
         return WrittenSummary(
             text=draft.summary.strip(),
-            key_points=[KeyPoint(text=claim.text, segment_ids=segment_ids(claim.turns)) for claim in believed(points)],
+            key_points=[KeyPoint(text=claim.text, segment_ids=segment_ids(claim.turns)) for claim in believed_points],
             sentiment=draft.sentiment,
             sentiments=_sentiments(draft, citations.speakers),
             action_items=[
-                ActionItem(
-                    text=claim.text,
-                    owner=_speaker(owners[id(claim)], citations.speakers),
-                    segment_ids=segment_ids(claim.turns),
-                )
-                for claim in believed(actions)
+                ActionItem(text=claim.text, owner=claim.owner, segment_ids=segment_ids(claim.turns))
+                for claim in believed_actions
             ],
             topics=_lines(draft.topics),
             outcome=draft.outcome.strip() or None,
             doubted=[
                 DoubtedClaim(text=claim.text, segment_ids=segment_ids(claim.turns), doubt=doubt)
-                for claim, doubt in zip(claims, doubts, strict=True)
+                for claim, doubt in judged
                 if doubt is not None
             ],
             model=model,
@@ -233,8 +224,8 @@ class _Asking:
 
     async def ask_in_parts(self) -> tuple[Draft, int]:
         """A summary of the notes of the call's parts, and how many parts there were."""
-        notes, windows = await self._noted(prompt_text(_WINDOW_PROMPT), self._citations.lines)
-        prompt = prompt_text(_NOTES_PROMPT)
+        notes, windows = await self._noted(prompt_text(_PACKAGE, _WINDOW_PROMPT), self._citations.lines)
+        prompt = prompt_text(_PACKAGE, _NOTES_PROMPT)
         for _ in range(MAX_DEPTH):
             lines = [line for note in notes for line in _note_lines(note)]
             if self.fits(prompt, lines):
@@ -242,7 +233,7 @@ class _Asking:
                     return await self.ask(prompt, lines, Draft), windows
                 except LlmOverflow:
                     pass
-            notes, _ = await self._noted(prompt_text(_REDUCE_PROMPT), lines)
+            notes, _ = await self._noted(prompt_text(_PACKAGE, _REDUCE_PROMPT), lines)
         raise LlmError(f"the notes of the call's {windows} parts do not get short enough for the model's context")
 
     async def _noted(self, prompt: str, lines: Sequence[str]) -> tuple[list[Notes], int]:
@@ -276,9 +267,13 @@ def _sentiments(draft: Draft, speakers: Sequence[str]) -> list[SpeakerSentiment]
     return [SpeakerSentiment(speaker=name, sentiment=found[name]) for name in speakers if name in found]
 
 
-def _once(claims: Sequence[Claim]) -> list[Claim]:
-    """A small model repeats itself."""
-    return list({claim.text.casefold(): claim for claim in reversed(claims)}.values())[::-1]
+def _once(claims: Iterable[Claim]) -> list[Claim]:
+    """Those that say something; a small model repeats itself."""
+    found: dict[str, Claim] = {}
+    for claim in claims:
+        if claim.text:
+            found.setdefault(claim.text.casefold(), claim)
+    return list(found.values())
 
 
 def _speaker(name: str, speakers: Sequence[str]) -> str | None:
