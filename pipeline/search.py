@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from stages.sink.quack import free_port, kept_token
 from stages.summarize.llm import LlmClient
 
 FOLDER: Final = "search"
+_REBUILT: Final = "rebuilt"
 _TOKEN: Final = "token"
 _COMPLETED: Final = "SELECT tenant, call_id FROM calls WHERE status = 'completed' AND revision IS NOT NULL"
 _NEEDED: Final = ("sentence_transformers", "duckdb_extension_vss", "duckdb_extension_fts")
@@ -132,21 +134,25 @@ def is_served(settings: Settings) -> bool:
 def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: Callable[[int, int], None]) -> int:
     """Make the index anew from the warehouse; returns how many windows it has.
 
-    `on_call` is told how many calls are done, and of how many. Raises InstanceError where another process has the
-    index.
+    It is made beside the one that is there and takes its place when it is whole, so that nobody ever finds a part of
+    it, also after a kill. `on_call` is told how many calls are done, and of how many. Raises InstanceError where
+    another process has the index.
     """
     folder = _folder(settings)
     with DataLock(folder):
-        for file in folder.glob(f"{FILE}*"):
-            file.unlink()
-        with contextlib.closing(_opened(folder, embedder, False)) as store:
-            _, calls = reader.query(
-                "SELECT tenant, call_id FROM calls WHERE status = 'completed' AND revision IS NOT NULL"
-            )
+        beside = folder / _REBUILT
+        shutil.rmtree(beside, ignore_errors=True)  # of a rebuild that was killed
+        with contextlib.closing(_opened(beside, embedder, False)) as store:
+            _, calls = reader.query(_COMPLETED)
             for number, (tenant, call_id) in enumerate(calls, start=1):
                 store.update([_whole_call(reader, CallRef(tenant, call_id), embedder)])
                 on_call(number, len(calls))
-            return store.count()
+            windows = store.count()
+        # The log of the one before would be replayed onto the new one.
+        (folder / f"{FILE}.wal").unlink(missing_ok=True)
+        (beside / FILE).replace(folder / FILE)
+        shutil.rmtree(beside)
+    return windows
 
 
 def _whole_call(reader: Reader, call: CallRef, embedder: Embedder) -> Update:

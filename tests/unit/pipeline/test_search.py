@@ -1,0 +1,95 @@
+"""Making the search index anew: real files, a real process that is killed; the vectors are made up."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import search
+from pipeline.settings import Settings
+from pipeline.warehouse import open_reader
+from pipeline.worker import DATABASE_FILE
+from stages.embedding.embedder import Vectors
+from stages.index.store import FILE, WindowStore
+from stages.sink.stage import SinkStage
+from stages.sink.tables import Tables
+from tests.unit.stages.sink.calls import CallScript
+
+CALLS = ["call-1", "call-2", "call-3"]
+
+
+class MadeUp:
+    """All texts mean the same."""
+
+    name = "made up"
+    dimensions = 4
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        return np.full((len(texts), self.dimensions), 0.5, np.float32)
+
+    questions = passages
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Of a data directory whose warehouse has three calls."""
+    with contextlib.closing(Tables(tmp_path / DATABASE_FILE)) as tables:
+        stage = SinkStage(tables)
+        for name in CALLS:
+            stage.write(CallScript(name).whole(4))
+    return Settings(data=tmp_path)
+
+
+def rebuild(settings: Settings, on_call: Callable[[int, int], None] = lambda _done, _of: None) -> int:
+    with contextlib.closing(open_reader(settings.data / DATABASE_FILE, None)) as reader:
+        return search.rebuild(settings, reader, MadeUp(), on_call=on_call)
+
+
+def rebuild_until_killed(settings: Settings) -> None:
+    def on_call(done: int, _of: int) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rebuild(settings, on_call)
+
+
+def calls_of(settings: Settings) -> list[str]:
+    with search.asked_index(settings, MadeUp()) as run:
+        return [name for (name,) in run("SELECT DISTINCT call_id FROM windows ORDER BY call_id")]
+
+
+def test_every_completed_call_is_in_the_new_index_and_it_is_told_how_far_it_is(settings: Settings) -> None:
+    told: list[tuple[int, int]] = []
+    assert rebuild(settings, lambda done, of: told.append((done, of))) > 0
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert calls_of(settings) == CALLS
+    assert sorted(path.name for path in (settings.data / search.FOLDER).glob(f"*{Path(FILE).suffix}*")) == [FILE]
+
+
+def test_after_a_kill_in_the_middle_there_is_what_was_there_before_and_again_makes_it_whole(settings: Settings) -> None:
+    folder = settings.data / search.FOLDER
+    with contextlib.closing(WindowStore(folder, model="made up", dimensions=4, graph=False)) as store:
+        store.connection.execute("CREATE TABLE of_before (n INTEGER)")
+    killed = multiprocessing.get_context("spawn").Process(target=rebuild_until_killed, args=(settings,))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    with search.asked_index(settings, MadeUp()) as run:
+        assert run("SELECT count(*) FROM of_before") == [(0,)]
+    rebuild(settings)
+    assert calls_of(settings) == CALLS
+
+
+def test_what_another_model_made_is_made_anew_with_the_log_it_left(settings: Settings) -> None:
+    """A killed owner leaves a log that belongs to its file alone."""
+    folder = settings.data / search.FOLDER
+    with contextlib.closing(WindowStore(folder, model="other", dimensions=2, graph=False)):
+        pass
+    (folder / f"{FILE}.wal").write_bytes(b"of the file before")
+    rebuild(settings)
+    assert calls_of(settings) == CALLS
