@@ -28,6 +28,7 @@ from schemas.utterances import CallClosed, CallOpened
 from stages.errors import RejectedInput
 from stages.merge.stage import MergeStage
 from stages.protocol import Event, Origin, Output
+from stages.separate.sequence import MAX_HELD_EVENTS
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from stages.transcribe.stage import TranscribeStage
@@ -72,11 +73,17 @@ async def _lane_of(bus: Bus, call: CallRef, settings: Settings) -> Lane:
     """The lane that the call's audio is in. Raises InputError where its start is not there."""
     lanes: tuple[Lane, ...] = ("live", "batch")
     for lane in lanes:
+        others = 0
         async with contextlib.aclosing(_events(bus, call, lane)) as events:
             async for event, _record in events:
                 if isinstance(event, CallStarted):
                     return lane
-                raise InputError(f"the bus no longer holds the start of the call {call.call_id}: {_kept(settings)}")
+                # A producer has several events on the way, and the start need not be the first that is stored.
+                others += 1
+                if others > MAX_HELD_EVENTS:
+                    break
+        if others:
+            raise InputError(f"the bus no longer holds the start of the call {call.call_id}: {_kept(settings)}")
     raise InputError(f"the bus holds no audio of the call {call.call_id}: {_kept(settings)}")
 
 
