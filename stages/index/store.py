@@ -140,29 +140,32 @@ class WindowStore:
         execute("DELETE FROM windows WHERE window_id IN (SELECT unnest(?::UUID[]))", [sorted(ids)])
         execute("DELETE FROM newest_revisions WHERE tenant = ? AND call_id = ?", call)
         execute("INSERT INTO newest_revisions VALUES (?, ?, ?, ?)", [*call, update.revision, complete])
-        for window, vector in zip(update.windows, update.vectors, strict=True):
-            self._insert(window, vector)
+        if update.windows:
+            self._insert(update.windows, update.vectors)
         return ids
 
-    def _insert(self, window: Window, vector: Vectors) -> None:
+    def _insert(self, windows: Sequence[Window], vectors: Vectors) -> None:
+        # Column by column in one statement: row by row takes nearly three times as long.
+        columns = {
+            "window_id": ("UUID", [window.window_id for window in windows]),
+            "tenant": ("VARCHAR", [window.tenant for window in windows]),
+            "call_id": ("VARCHAR", [window.call_id for window in windows]),
+            "revision": ("INTEGER", [window.revision for window in windows]),
+            "part": ("INTEGER", [window.part for window in windows]),
+            "agent": ("VARCHAR", [window.agent for window in windows]),
+            "started_at": ("DOUBLE", [window.started_at for window in windows]),
+            "start_s": ("DOUBLE", [window.start_s for window in windows]),
+            "end_s": ("DOUBLE", [window.end_s for window in windows]),
+            "speakers": ("VARCHAR", [msgspec.json.encode(window.speakers).decode() for window in windows]),
+            "turn_ids": ("VARCHAR", [msgspec.json.encode(window.turn_ids).decode() for window in windows]),
+            '"text"': ("VARCHAR", [window.text for window in windows]),
+            "vector": (f"FLOAT[{self._dimensions}]", list(vectors)),
+        }
+        values = ", ".join(f"unnest(?::{kind}[])" for kind, _ in columns.values())
         self.connection.execute(
-            "INSERT INTO windows SELECT ?::UUID, nextval('window_numbers'), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-            f"?::FLOAT[{self._dimensions}]",
-            [
-                window.window_id,
-                window.tenant,
-                window.call_id,
-                window.revision,
-                window.part,
-                window.agent,
-                window.started_at,
-                window.start_s,
-                window.end_s,
-                msgspec.json.encode(window.speakers).decode(),
-                msgspec.json.encode(window.turn_ids).decode(),
-                window.text,
-                vector.tolist(),
-            ],
+            f"INSERT INTO windows (number, {', '.join(columns)}) "
+            f"SELECT nextval('window_numbers'), * FROM (SELECT {values})",
+            [column for _, column in columns.values()],
         )
 
     def _update_graph(self, ids: Sequence[str]) -> None:
