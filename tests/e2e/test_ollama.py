@@ -248,7 +248,7 @@ def test_a_stand_in_is_replaced_when_the_server_is_back(build: dict[str, str], g
         deployment.kill()  # what waits for the model outlives the instance
         with serving(build, tmp_path / "server.log", port=port):
             deployment.start()
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 2 * MODEL_TIMEOUT_S  # its first answer may take too long
             while document is None or document["summary"]["method"] == "extractive":
                 assert time.monotonic() < deadline, document
                 time.sleep(1)
