@@ -146,7 +146,7 @@ class Deployment:
         while time.monotonic() < deadline:
             document = self.show(call)
             ended = document is not None and document["status"] == "completed" and document["revision"] >= revision
-            if document is not None and ended and document["summary"]:
+            if document is not None and ended and document["summary"] and document["summary"]["kind"] == "final":
                 return document
             time.sleep(0.5)
         raise AssertionError(f"{call} is not completed after {timeout_s} s: {document and document['status']}")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
 from tests.e2e.test_ollama import MODEL_TIMEOUT_S, build, free_port, serving
+from tests.workers import Workers
 
 __all__ = ["build"]
 
@@ -96,3 +97,46 @@ def test_what_was_left_on_the_bus_is_found_without_an_instance_and_the_index_is_
 def test_before_there_is_anything_it_says_so(tmp_path: Path) -> None:
     done = Deployment(tmp_path / "empty").run("search", "bill", check=False)
     assert (done.returncode, "nothing on" in done.stderr, "is searchable yet" in done.stderr) == (2, True, True)
+
+
+def test_a_call_that_goes_on_is_found_and_summarized_on_the_way(build: dict[str, str], tmp_path: Path) -> None:
+    with serving(build, tmp_path / "server.log") as server:
+        settings = {"ollama_url": server.url, "summary_model": server.model, "summary_rolling": "2"}
+        with Deployment(tmp_path / "data", **settings, summary_timeout_s=f"{MODEL_TIMEOUT_S:g}") as deployment:
+            deployment.start()
+            deployment.wait_ready()
+            publisher = deployment.publish(SAMPLE, "on-line", "--roles", SAMPLE_ROLES, "--realtime")
+            turn = None
+            while turn is None:
+                assert publisher.poll() is None, "nothing was found before the call was over"
+                turn = next(
+                    (hit for hit in found(deployment, "Northwind", "Energy") if hit["call_id"] == "on-line"), None
+                )
+            kinds: list[str] = []
+            while not kinds:
+                assert publisher.poll() is None, "no rolling summary before the call was over"
+                kinds = [row["kind"] for row in rows(deployment, "SELECT kind FROM summaries")]
+            publisher.communicate(timeout=120)
+            document = deployment.wait_completed("on-line", timeout_s=MODEL_TIMEOUT_S)
+            assert (kinds, document["summary"]["kind"], publisher.returncode) == (["rolling"], "final", 0)
+            assert turn["turn_ids"][0] in {spoken["turn_id"] for spoken in document["turns"]}
+
+
+def rows(deployment: Deployment, sql: str) -> list[dict[str, Any]]:
+    given: list[dict[str, Any]] = json.loads(deployment.run("sql", sql, "--format", "json").stdout)
+    return given
+
+
+def test_a_worker_of_its_own_makes_calls_on_kafka_searchable(on_kafka: Workers, greeting: Path, tmp_path: Path) -> None:
+    """In a data directory of its own, as on a machine of its own."""
+    deployment = Deployment(tmp_path / "index", bus=on_kafka.deployment.environment["CALLSTREAM_BUS"])
+    with Workers(deployment, stages=("index",)) as index:
+        index.wait_ready()
+        deployment.publish(greeting, "sought", "--roles", SAMPLE_ROLES).communicate(timeout=60)
+        on_kafka.deployment.wait_completed("sought")
+        deadline = time.monotonic() + VISIBLE_WITHIN_S + 20
+        while "sought" not in {hit["call_id"] for hit in found(deployment, "Northwind Energy")}:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert index.terminate() == {"index": 0}
+    assert "sought" in {hit["call_id"] for hit in found(deployment, "Northwind Energy")}
