@@ -23,6 +23,11 @@ def found(deployment: Deployment, *arguments: str) -> list[dict[str, Any]]:
     return hits
 
 
+def rows(deployment: Deployment, sql: str) -> list[dict[str, Any]]:
+    given: list[dict[str, Any]] = json.loads(deployment.run("sql", sql, "--format", "json").stdout)
+    return given
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, build: dict[str, str]) -> Any:
     """An instance with the sample call, its folder, and the port on which it asks for a language model."""
@@ -120,11 +125,6 @@ def test_a_call_that_goes_on_is_found_and_summarized_on_the_way(build: dict[str,
             document = deployment.wait_completed("on-line", timeout_s=MODEL_TIMEOUT_S)
             assert (kinds, document["summary"]["kind"], publisher.returncode) == (["rolling"], "final", 0)
             assert turn["turn_ids"][0] in {spoken["turn_id"] for spoken in document["turns"]}
-
-
-def rows(deployment: Deployment, sql: str) -> list[dict[str, Any]]:
-    given: list[dict[str, Any]] = json.loads(deployment.run("sql", sql, "--format", "json").stdout)
-    return given
 
 
 def test_a_worker_of_its_own_makes_calls_on_kafka_searchable(on_kafka: Workers, greeting: Path, tmp_path: Path) -> None:
