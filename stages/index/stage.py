@@ -31,6 +31,11 @@ class Found(msgspec.Struct, frozen=True):
     part: int
     windows: list[Window]
 
+    @property
+    def standing(self) -> tuple[int, bool]:
+        """What orders the records of a call: one that is greater replaces those before it."""
+        return self.revision, self.part > 0
+
 
 class IndexStage:
     """Windows of turns, embedded and stored. See `pipeline.batch_runner.BatchStage`."""
@@ -67,8 +72,8 @@ class IndexStage:
         return Found(call, record.revision, 0, windows_of_turn(record, at_s=timestamp_s))
 
     def write(self, records: list[Found | None]) -> list[Output]:
-        """Embeds and stores all of it; on return it is durable. Called from one thread."""
-        found = [record for record in records if record is not None]
+        """Embeds and stores what stands of it; on return it is durable. Called from one thread."""
+        found = _standing([record for record in records if record is not None])
         vectors = self._embedder.passages([window.said for record in found for window in record.windows])
         ends = list(accumulate(len(record.windows) for record in found))
         self._index.update(
@@ -80,3 +85,11 @@ class IndexStage:
             ]
         )
         return []
+
+
+def _standing(records: list[Found]) -> list[Found]:
+    """Without those that others among them replace: who catches up need not embed what is gone in the same moment."""
+    newest: dict[CallRef, tuple[int, bool]] = {}
+    for record in records:
+        newest[record.call] = max(newest.get(record.call, (0, False)), record.standing)
+    return [record for record in records if record.standing == newest[record.call]]

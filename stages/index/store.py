@@ -241,7 +241,8 @@ class WindowStore:
 
     def serve(self, token: str, port: int) -> str:
         """Serve read-only SQL to other processes on this machine; returns the URL."""
-        self._served = quack.serve(self.connection, token, port)
+        # `fts` builds its index with a setting of its own, again and again.
+        self._served = quack.serve(self.connection, token, port, lock_settings=False)
         return self._served
 
     def close(self) -> None:

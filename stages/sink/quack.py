@@ -72,17 +72,19 @@ def load_extensions(connection: Any) -> None:
     duckdb_files.load_extensions(connection, ("httpfs", "quack"))
 
 
-def serve(connection: Any, token: str, port: int) -> str:
+def serve(connection: Any, token: str, port: int, *, lock_settings: bool = True) -> str:
     """Serve on 127.0.0.1; returns the URL for ATTACH. The server runs in DuckDB's own threads.
 
-    After it the instance cannot open other files nor change its settings, this connection included.
+    After it the instance cannot open other files and, with `lock_settings`, not change its settings, this connection
+    included. A client can do neither: see above.
     """
     url = f"quack:127.0.0.1:{port}"
     load_extensions(connection)
     connection.execute(f"SET GLOBAL quack_authorization_function = '{AUTHORIZATION_MACRO}'")
     connection.execute("CALL quack_serve(?, token = ?)", [url, token])
     connection.execute("SET GLOBAL enable_external_access = false")
-    connection.execute("SET GLOBAL lock_configuration = true")
+    if lock_settings:
+        connection.execute("SET GLOBAL lock_configuration = true")
     return url
 
 

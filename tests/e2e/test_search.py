@@ -16,6 +16,7 @@ __all__ = ["build"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 VISIBLE_WITHIN_S = 10.0
+CAUGHT_UP_WITHIN_S = 300.0
 
 
 def found(deployment: Deployment, *arguments: str) -> list[dict[str, Any]]:
@@ -134,7 +135,8 @@ def test_a_worker_of_its_own_makes_calls_on_kafka_searchable(on_kafka: Workers, 
         index.wait_ready()
         deployment.publish(greeting, "sought", "--roles", SAMPLE_ROLES).communicate(timeout=60)
         on_kafka.deployment.wait_completed("sought")
-        deadline = time.monotonic() + VISIBLE_WITHIN_S + 20
+        # It began with all that the broker has of other tests, hours of talk among it.
+        deadline = time.monotonic() + CAUGHT_UP_WITHIN_S
         while "sought" not in {hit["call_id"] for hit in found(deployment, "Northwind Energy")}:
             assert time.monotonic() < deadline
             time.sleep(0.5)

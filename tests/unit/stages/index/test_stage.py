@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from schemas.topics import TRANSCRIPTS
-from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 from stages.embedding.embedder import Vectors
 from stages.errors import RejectedInput
 from stages.index.ranking import Filters, Hit, Update
-from stages.index.stage import IndexStage
+from stages.index.stage import Found, IndexStage
 from tests.unit.stages.summarize.calls import CALL, completed, turns
 
 
@@ -47,19 +47,28 @@ def stage() -> IndexStage:
     return IndexStage(KeptIndex(), CountingEmbedder())
 
 
-def test_live_turns_and_completed_transcripts_are_embedded_together(stage: IndexStage) -> None:
-    live, recorded = turns()[0], msgspec.structs.replace(turns()[1], lane="batch")
-    whole = msgspec.structs.replace(completed(turns()), agent="Anna")
-    records = [
-        stage.decode(TRANSCRIPTS, {"ce_type": kind}, msgspec.json.encode(record), 3.0)
-        for kind, record in ((TURN_TYPE, live), (TURN_TYPE, recorded), (COMPLETED_TYPE, whole))
+def found(stage: IndexStage, *records: Turn | TranscriptCompleted) -> list[Found | None]:
+    kinds = {Turn: TURN_TYPE, TranscriptCompleted: COMPLETED_TYPE}
+    return [
+        stage.decode(TRANSCRIPTS, {"ce_type": kinds[type(record)]}, msgspec.json.encode(record), 3.0)
+        for record in records
     ]
+
+
+def test_live_turns_and_completed_transcripts_are_embedded_together(stage: IndexStage) -> None:
+    live = msgspec.structs.replace(turns()[0], call_id="another")
+    recorded = msgspec.structs.replace(turns()[1], lane="batch")
+    whole = msgspec.structs.replace(completed(turns()), agent="Anna")
+    records = found(stage, live, recorded, whole)
     assert records[1] is None
     assert stage.write(records) == []
     index, embedder = stage._index, stage._embedder
     assert isinstance(index, KeptIndex)
     assert isinstance(embedder, CountingEmbedder)
-    assert [(update.call, update.part, len(update.windows)) for update in index.updates] == [(CALL, 0, 1), (CALL, 1, 6)]
+    assert [(update.call.call_id, update.part, len(update.windows)) for update in index.updates] == [
+        ("another", 0, 1),
+        (CALL.call_id, 1, 6),
+    ]
     assert embedder.batches == [7]
     for update in index.updates:
         assert update.vectors[:, 0].tolist() == [len(window.said.split()) for window in update.windows]
@@ -67,8 +76,18 @@ def test_live_turns_and_completed_transcripts_are_embedded_together(stage: Index
     assert index.updates[1].windows[0].agent == "Anna"
 
 
+def test_what_is_replaced_in_the_same_batch_is_not_embedded(stage: IndexStage) -> None:
+    first = completed(turns())
+    parts = [msgspec.structs.replace(first, revision=2, part=part, parts=2) for part in (1, 2)]
+    late = msgspec.structs.replace(turns()[0], revision=2)
+    stage.write(found(stage, turns()[0], first, parts[0], late, parts[1]))
+    index = stage._index
+    assert isinstance(index, KeptIndex)
+    assert [(update.revision, update.part) for update in index.updates] == [(2, 1), (2, 2)]
+
+
 def test_a_call_without_words_replaces_what_was_there_with_nothing(stage: IndexStage) -> None:
-    stage.write([stage.decode(TRANSCRIPTS, {"ce_type": COMPLETED_TYPE}, msgspec.json.encode(completed([])), 3.0)])
+    stage.write(found(stage, completed([])))
     index = stage._index
     assert isinstance(index, KeptIndex)
     [update] = index.updates

@@ -1,15 +1,19 @@
 """The search index in DuckDB: real files, real `vss` and `fts`."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.errors import InputError
+from pipeline.warehouse import remote_reader
 from stages.errors import StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, fused
 from stages.index.store import WindowStore
+from stages.sink.quack import free_port
 from tests.unit.stages.index.windows import DIMENSIONS, call, unit, update, window
 
 EVERYTHING = Filters()
@@ -105,6 +109,23 @@ def test_words_that_came_after_the_text_index_was_built_are_found_at_once(store:
     newest = store.connection.execute("SELECT max(number) FROM windows").fetchone()[0]
     assert 0 < upto < newest
     assert texts(store.search(unit(0, 1), "kangaroos", EVERYTHING, limit=60))[0] == "a kangaroo in the garden"
+
+
+def test_an_index_that_is_served_takes_as_many_windows_as_come(store: WindowStore) -> None:
+    """The text index is built anew on the way, and what was built is what others ask."""
+    url = store.serve("0" * 32, free_port())
+    for number in range(3):
+        windows = [window(call(number), f"bill number {n}", number=n) for n in range(300)]
+        store.update([update(windows, [unit(1)] * 300)])
+        [(upto,)] = store.connection.execute("SELECT max(upto) FROM text_index").fetchall()
+        assert upto >= number * 300
+    with contextlib.closing(remote_reader(url, "0" * 32)) as reader:
+        found = queries.search(
+            lambda sql: reader.query(sql)[1], unit(1), "number 299", Filters(call_id="call-2"), limit=1
+        )
+        assert texts(found) == ["bill number 299"]
+        with pytest.raises(InputError):
+            reader.query("SET threads = 1")
 
 
 @pytest.mark.parametrize("word", ["money", "reply", "delay", "carry", "happy", "fifty", "rating", "invoice", "tea"])
