@@ -16,6 +16,7 @@ from schemas.calls import CallRef
 from stages.protocol import Output
 
 _RESTART_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 8.0
 
 
 class BatchStage(Protocol):
@@ -57,10 +58,11 @@ class BatchRunner:
         self._max_records = max_records
         self._pending: list[tuple[Record, Partition, Any]] = []
         self._arrived = asyncio.Event()
+        self._pause_s = _RESTART_PAUSE_S
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
     async def run(self) -> None:
-        """Read until cancelled; start again from the floor after any failure."""
+        """Read until cancelled; start again from the floor after any failure, later where nothing was written since."""
         while True:
             await log_waiting(self._bus, self.subscription, self._log)
             reading = asyncio.ensure_future(self._bus.run(self.subscription, self))
@@ -77,7 +79,8 @@ class BatchRunner:
             self._log.error(
                 "stage starts again from its floor", stage=self.stage.name, error=str(error), exc_info=error
             )
-            await asyncio.sleep(_RESTART_PAUSE_S)
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     async def on_assigned(self, partition: Partition) -> None:
         """Nothing is kept per partition."""
@@ -124,6 +127,7 @@ class BatchRunner:
                 finally:
                     for record, _, _ in batch:
                         self._budget.give(record.size_bytes)
+                self._pause_s = _RESTART_PAUSE_S
                 for record, partition, _ in batch:
                     partition.ack(record.position)
 

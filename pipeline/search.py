@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -26,18 +26,22 @@ from pipeline.settings import Settings
 from pipeline.warehouse import Reader, remote_reader
 from schemas.calls import CallRef
 from stages.embedding.embedder import Embedder, SentenceEmbedder
-from stages.index import queries
 from stages.index.answers import Answer, answer
-from stages.index.ranking import Filters, Hit, Update
+from stages.index.queries import AskedWindows
+from stages.index.ranking import Filters, Hit, Searcher, SearchIndex, Update
 from stages.index.store import FILE, WindowStore
 from stages.index.windows import windows_of
 from stages.sink.quack import free_port, kept_token
 from stages.summarize.llm import LlmClient
 
+if TYPE_CHECKING:
+    from stages.index.qdrant import QdrantIndex
+
 FOLDER: Final = "search"
 _REBUILT: Final = "rebuilt"
 _TOKEN: Final = "token"
 _COMPLETED: Final = "SELECT tenant, call_id FROM calls WHERE status = 'completed' AND revision IS NOT NULL"
+_MAKES: Final = "`callstream up` makes it so as calls come in"
 _NEEDED: Final = ("sentence_transformers", "duckdb_extension_vss", "duckdb_extension_fts")
 
 
@@ -57,6 +61,10 @@ def searchable(settings: Settings) -> bool:
         raise ConfigurationError(
             f"CALLSTREAM_SEARCH is on and {missing[0]} is missing: pip install 'callstream[search]'"
         )
+    if settings.search != "off" and settings.qdrant_url and importlib.util.find_spec("qdrant_client") is None:
+        raise ConfigurationError(
+            "CALLSTREAM_QDRANT_URL is set and qdrant_client missing: pip install 'callstream[qdrant]'"
+        )
     return settings.search != "off" and not missing
 
 
@@ -75,13 +83,18 @@ def _embedder(name: str) -> Embedder:
 
 
 @contextlib.asynccontextmanager
-async def serving_index(settings: Settings, writer: ThreadPoolExecutor) -> AsyncIterator[tuple[WindowStore, Embedder]]:
-    """The index of the data directory, owned by this process and served to others. `writer` is its one thread.
+async def serving_index(settings: Settings, writer: ThreadPoolExecutor) -> AsyncIterator[tuple[SearchIndex, Embedder]]:
+    """The index to fill: Qdrant's, or that of the data directory, owned by this process and served to others.
 
-    Raises InstanceError where another process has it, StageError for another model's, and what `load_embedder` raises.
+    `writer` is its one thread. Raises InstanceError where another process has the data directory's, StageError for
+    another model's, and what `load_embedder` raises.
     """
     loop = asyncio.get_running_loop()
     embedder = await asyncio.to_thread(load_embedder, settings)
+    if settings.qdrant_url is not None:
+        with contextlib.closing(_in_qdrant(settings, embedder)) as index:
+            yield index, embedder
+        return
     folder = _folder(settings)
     with DataLock(folder) as lock:
         store = await loop.run_in_executor(writer, _opened, folder, embedder, True)
@@ -92,6 +105,18 @@ async def serving_index(settings: Settings, writer: ThreadPoolExecutor) -> Async
             yield store, embedder
         finally:
             await loop.run_in_executor(writer, store.close)
+
+
+def _in_qdrant(settings: Settings, embedder: Embedder) -> "QdrantIndex":
+    from stages.index.qdrant import QdrantIndex
+
+    key = settings.qdrant_api_key
+    return QdrantIndex(
+        settings.qdrant_url or "",
+        model=embedder.name,
+        dimensions=embedder.dimensions,
+        api_key=None if key is None else key.reveal(),
+    )
 
 
 def _folder(settings: Settings) -> Path:
@@ -105,11 +130,17 @@ def _opened(folder: Path, embedder: Embedder, graph: bool) -> WindowStore:
 
 
 @contextlib.contextmanager
-def asked_index(settings: Settings, embedder: Embedder) -> Iterator[queries.Run]:
-    """The index to ask: the running instance's where one serves it, else the file.
+def asked_index(settings: Settings, embedder: Embedder) -> Iterator[Searcher]:
+    """The index to ask: Qdrant's, the running instance's where one serves it, else the file.
 
     Raises InputError where there is none, InstanceError where nobody answers, StageError for another model's.
     """
+    if settings.qdrant_url is not None:
+        with contextlib.closing(_in_qdrant(settings, embedder)) as index:
+            if not index.count():
+                raise InputError(f"nothing in Qdrant at {settings.qdrant_url} is searchable yet: {_MAKES}")
+            yield index
+        return
     folder = settings.data / FOLDER
     serving = read_owner(folder, _Serving)
     if serving is not None:
@@ -118,32 +149,41 @@ def asked_index(settings: Settings, embedder: Embedder) -> Iterator[queries.Run]
                 f"the running index is {serving.model}'s, and CALLSTREAM_EMBEDDING_MODEL {embedder.name}"
             )
         with contextlib.closing(remote_reader(serving.url, serving.token)) as reader:
-            yield lambda sql: reader.query(sql)[1]
+            yield AskedWindows(lambda sql: reader.query(sql)[1])
         return
     if not (folder / FILE).exists():
-        raise InputError(f"nothing on {settings.data} is searchable yet: `callstream up` makes it so as calls come in")
+        raise InputError(f"nothing on {settings.data} is searchable yet: {_MAKES}")
     with DataLock(folder), contextlib.closing(_opened(folder, embedder, False)) as store:
-        yield lambda sql: store.connection.execute(sql).fetchall()
+        yield store
 
 
 def is_served(settings: Settings) -> bool:
-    """Whether a process serves the index of the data directory."""
-    return read_owner(settings.data / FOLDER, _Serving) is not None
+    """Whether the index can be asked while an instance fills it."""
+    return settings.qdrant_url is not None or read_owner(settings.data / FOLDER, _Serving) is not None
 
 
 def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: Callable[[int, int], None]) -> int:
     """Make the index anew from the warehouse; returns how many windows it has.
 
-    It is made beside the one that is there and takes its place when it is whole, so that nobody ever finds a part of
-    it, also after a kill. `on_call` is told how many calls are done, and of how many. Raises InstanceError where
-    another process has the index.
+    In the data directory it is made beside the one that is there and takes its place when it is whole, so that nobody
+    ever finds a part of it, also after a kill. In Qdrant one call after the other is made anew, also while others
+    fill it; of calls that the warehouse does not have it keeps what there is. `on_call` is told how many calls are
+    done, and of how many. Raises InstanceError where another process has the data directory's.
     """
+    _, calls = reader.query(_COMPLETED)
+    if settings.qdrant_url is not None:
+        with contextlib.closing(_in_qdrant(settings, embedder)) as index:
+            for number, (tenant, call_id) in enumerate(calls, start=1):
+                whole = _whole_call(reader, CallRef(tenant, call_id), embedder)
+                index.forget(whole.call)
+                index.update([whole])
+                on_call(number, len(calls))
+            return index.count()
     folder = _folder(settings)
     with DataLock(folder):
         beside = folder / _REBUILT
         shutil.rmtree(beside, ignore_errors=True)  # of a rebuild that was killed
         with contextlib.closing(_opened(beside, embedder, False)) as store:
-            _, calls = reader.query(_COMPLETED)
             for number, (tenant, call_id) in enumerate(calls, start=1):
                 store.update([_whole_call(reader, CallRef(tenant, call_id), embedder)])
                 on_call(number, len(calls))
@@ -172,18 +212,18 @@ def _unix_s(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-async def find(run: queries.Run, embedder: Embedder, question: str, filters: Filters, *, limit: int) -> list[Hit]:
+async def find(index: Searcher, embedder: Embedder, question: str, filters: Filters, *, limit: int) -> list[Hit]:
     """The windows of calls that a question, or some words, are about; the best first."""
 
     def found() -> list[Hit]:
         [vector] = embedder.questions([question])
-        return queries.search(run, vector, question, filters, limit=limit)
+        return index.search(vector, question, filters, limit=limit)
 
     return await asyncio.to_thread(found)
 
 
 async def ask(
-    run: queries.Run, embedder: Embedder, llm: LlmClient, question: str, filters: Filters, *, limit: int = 8
+    index: Searcher, embedder: Embedder, llm: LlmClient, question: str, filters: Filters, *, limit: int = 8
 ) -> Answer:
     """An answer by the language model, from what `find` finds. Raises LlmError."""
-    return await answer(llm, question, await find(run, embedder, question, filters, limit=limit))
+    return await answer(llm, question, await find(index, embedder, question, filters, limit=limit))

@@ -268,6 +268,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "all-MiniLM-L6-v2, a directory, or a hub name such as BAAI/bge-large-en-v1.5",
         ),
     ] = "all-MiniLM-L6-v2"
+    qdrant_url: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^\s/@]+(/\S*)?$")] | None,
+        _about(
+            "A Qdrant server that keeps the search index, for more than some 100,000 windows of talk or several index "
+            "workers; else it is a file in the data directory",
+            "http://HOST:PORT",
+            none="none",
+        ),
+    ] = None
+    qdrant_api_key: Annotated[
+        Annotated[Secret, Meta()] | None,
+        _about("What shows Qdrant who this is; never shown or logged", "a key", none="none"),
+    ] = None
     metrics_port: Annotated[
         Annotated[int, Meta(ge=0, le=65_535)] | None,
         _about("Port on 127.0.0.1 for Prometheus; 0 takes a free one", "a port number or off", none="off"),

@@ -1,6 +1,6 @@
 """Search over calls: whether it finds what is asked for, and how fast.
 
-    python -m benchmarks.search [--calls 210] [--windows 100000] [--json FILE]
+    python -m benchmarks.search [--calls 210] [--windows 100000] [--qdrant URL] [--json FILE]
 
 Finding: calls from our own sentences, 105 of which hold one thing that a question asks for in other words, and the
 questions; and as often the three rarest words of what was said, as somebody types who remembers them. For vectors
@@ -10,20 +10,26 @@ window is to questions that a call answers, and to questions that none does.
 Speed: an index of many windows, built by what a deployment builds it with. Their texts are sentences of the same
 scripts; their vectors are those of some thousand windows, each moved a little at random, because making so many takes
 an hour on two cores. Searches are timed from the question's vector to the hits, and apart from that the embedding of a
-question.
+question. Recall is how many of the 50 nearest windows a search by vectors alone finds, and of the nearest 10.
+
+With `--qdrant` the speed is that of a Qdrant server that was started for it, in whose collections it leaves nothing.
 
 What it does not show: people's own questions, and calls as a transcriber writes them down.
 """
 
 import argparse
+import re
 import resource
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
+import httpx
 import msgspec
 import numpy as np
 
@@ -34,13 +40,14 @@ from schemas.calls import CallRef
 from schemas.transcripts import Turn
 from stages.embedding.embedder import DEFAULT_MODEL, Embedder, SentenceEmbedder, Vectors
 from stages.index import queries, windows
-from stages.index.ranking import CANDIDATES, Filters, Update, fused
+from stages.index.ranking import CANDIDATES, Filters, SearchIndex, Update, fused
 from stages.index.store import WindowStore
-from stages.index.windows import Window, windows_of
+from stages.index.windows import windows_of
 
 SEED: Final = 1
 SEARCHES: Final = 200
 PER_CALL: Final = 10
+PER_UPDATE: Final = 500
 TENANTS: Final = 20
 _EVERYTHING: Final = Filters()
 _KINDS: Final = ("in other words", "by three of its words")
@@ -54,6 +61,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=100_000, help="windows to search among (100000); 0 for none")
     parser.add_argument("--window-words", type=int, default=windows.MAX_WORDS, help="the most words of a window")
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"of the embeddings ({DEFAULT_MODEL})")
+    parser.add_argument("--qdrant", metavar="URL", help="of a server to be measured instead of DuckDB")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     given = parser.parse_args()
@@ -64,7 +72,8 @@ def main() -> None:
         figures["finding"] = finding(embedder, *corpus(seed=given.seed, calls=given.calls))
         _show_finding(figures["finding"])
     if given.windows:
-        figures["speed"] = speed(embedder, given.windows, given.seed)
+        measured = Corpus(embedder, given.windows, given.seed)
+        figures["speed"] = speed(measured) if given.qdrant is None else speed_of_qdrant(measured, given.qdrant)
         _show_speed(figures["speed"])
     write_report("search", figures, given.json)
 
@@ -139,87 +148,164 @@ def _found(ranks: Sequence[int]) -> dict[str, float]:
     }
 
 
-def speed(embedder: Embedder, n_windows: int, seed: int) -> dict[str, Any]:
-    chance = np.random.default_rng(seed)
-    calls, asked = corpus(seed=seed, calls=210)
-    real = [
-        window for turns in calls.values() for window in windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
-    ]
-    vectors = embedder.passages([window.said for window in real])
+class Corpus:
+    """Many windows, and questions over them."""
+
+    def __init__(self, embedder: Embedder, n_windows: int, seed: int) -> None:
+        calls, asked = corpus(seed=seed, calls=210)
+        self.embedder = embedder
+        self.n_windows = n_windows
+        self.questions = [one.question for one in asked]
+        self._chance = np.random.default_rng(seed)
+        self._real = [
+            window
+            for turns in calls.values()
+            for window in windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
+        ]
+        self._real_vectors = embedder.passages([window.said for window in self._real])
+        self._made: list[Vectors] = []
+        self._ids: list[str] = []
+
+    def fill(self, index: SearchIndex) -> float:
+        """Returns how many seconds the index took for it."""
+        stored_s, told = 0.0, 0
+        for first in range(0, self.n_windows, PER_UPDATE):
+            updates = [
+                self._call(number)
+                for number in range(first // PER_CALL, min(self.n_windows, first + PER_UPDATE) // PER_CALL)
+            ]
+            began = time.monotonic()
+            index.update(updates)
+            stored_s += time.monotonic() - began
+            if (done := first + PER_UPDATE) // 50_000 > told:
+                told = done // 50_000
+                print(f"{done} of {self.n_windows} windows stored in {stored_s:.0f} s", file=sys.stderr, flush=True)
+        return stored_s
+
+    def _call(self, number: int) -> Update:
+        """A call of `PER_CALL` windows drawn from the real ones."""
+        call = CallRef(f"tenant-{number % TENANTS}", f"call-{number}")
+        drawn = self._chance.integers(len(self._real), size=PER_CALL)
+        noise = self._chance.normal(0, 0.02, (PER_CALL, self._real_vectors.shape[1])).astype(np.float32)
+        moved = self._real_vectors[drawn] + noise
+        moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+        made = [
+            msgspec.structs.replace(
+                self._real[index],
+                window_id=str(call.derived_id("window", position)),
+                tenant=call.tenant,
+                call_id=call.call_id,
+                started_at=float(number),
+                text=f"{self._real[index].text}\ncustomer: My number is {number * PER_CALL + position}.",
+            )
+            for position, index in enumerate(drawn.tolist())
+        ]
+        self._made.append(moved.astype(np.float16))
+        self._ids += [window.window_id for window in made]
+        return Update(call, 1, 1, made, moved)
+
+    def searched(self, index: SearchIndex) -> dict[str, Any]:
+        """How long searches take, and what they miss."""
+        half = Filters(since=self.n_windows / PER_CALL / 2)
+        kinds: dict[str, Callable[[int], Filters]] = {
+            "everything": lambda _n: _EVERYTHING,
+            "of one tenant": lambda n: Filters(tenant=f"tenant-{n % TENANTS}"),
+            "of half of the time": lambda _n: half,
+            "of one call": lambda n: Filters(tenant=f"tenant-{n % TENANTS}", call_id=f"call-{n}"),
+        }
+        vectors = self.embedder.questions(self.questions)
+        timed = {name: self._timed(index, vectors, filters) for name, filters in kinds.items()}
+        began = time.monotonic()
+        for question in self.questions[:20]:
+            self.embedder.questions([question])
+        question_ms = 1000 * (time.monotonic() - began) / 20
+        return {"searches": timed, "recall": self._recall(index, vectors[:50]), "question_ms": round(question_ms, 1)}
+
+    def _timed(self, index: SearchIndex, vectors: Vectors, filters: Callable[[int], Filters]) -> dict[str, float]:
+        times_ms: list[float] = []
+        for number in range(SEARCHES):
+            asked = number % len(self.questions)
+            began = time.perf_counter()
+            index.search(vectors[asked], self.questions[asked], filters(number), limit=10)
+            times_ms.append(1000 * (time.perf_counter() - began))
+        return _percentiles(times_ms, (50, 95, 99))
+
+    def _recall(self, index: SearchIndex, vectors: Vectors) -> dict[str, float]:
+        similarities = np.concatenate([vectors @ made.astype(np.float32).T for made in _joined(self._made)], axis=1)
+        found: dict[int, list[float]] = {10: [], CANDIDATES: []}
+        for vector, each in zip(vectors, similarities, strict=True):
+            hits = [hit.window.window_id for hit in index.search(vector, "", _EVERYTHING, limit=CANDIDATES)]
+            nearest = [self._ids[at] for at in np.argsort(-each)[:CANDIDATES]]
+            for n, recalls in found.items():
+                recalls.append(len({*hits[:n]} & {*nearest[:n]}) / n)
+        return {f"at_{n}": round(float(np.mean(recalls)), 3) for n, recalls in found.items()}
+
+
+def _joined(parts: Sequence[Vectors], n: int = 1000) -> Iterator[Vectors]:
+    for at in range(0, len(parts), n):
+        yield np.concatenate(parts[at : at + n])
+
+
+def speed(measured: Corpus) -> dict[str, Any]:
+    embedder = measured.embedder
     with tempfile.TemporaryDirectory() as folder:
         store = WindowStore(Path(folder), model=embedder.name, dimensions=embedder.dimensions)
-        began = time.monotonic()
-        for first in range(0, n_windows, 50 * PER_CALL):
-            store.update(
-                [
-                    _made(number, real, vectors, chance)
-                    for number in range(first // PER_CALL, min(n_windows, first + 50 * PER_CALL) // PER_CALL)
-                ]
-            )
-        stored_s = time.monotonic() - began
+        stored_s = measured.fill(store)
         store.close()
         began = time.monotonic()
         store = WindowStore(Path(folder), model=embedder.name, dimensions=embedder.dimensions)
         opened_s = time.monotonic() - began
         store.until_built()
         graph_s = time.monotonic() - began
-        questions = [one.question for one in asked]
-        timed = {
-            "everything": _timed(store, embedder, questions, lambda _n: _EVERYTHING),
-            "of one tenant": _timed(store, embedder, questions, lambda n: Filters(tenant=f"tenant-{n % TENANTS}")),
-            "of half of the time": _timed(
-                store, embedder, questions, lambda _n: Filters(since=n_windows / PER_CALL / 2)
-            ),
-            "of one call": _timed(store, embedder, questions, lambda n: Filters(call_id=f"call-{n}")),
-        }
-        began = time.monotonic()
-        for question in questions[:20]:
-            embedder.questions([question])
-        question_ms = 1000 * (time.monotonic() - began) / 20
+        searched = measured.searched(store)
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
         store.close()
     return {
-        "windows": n_windows,
+        "index": "DuckDB",
+        "windows": measured.n_windows,
         "stored_s": round(stored_s, 1),
         "text_index_s": round(opened_s, 1),
         "graph_s": round(graph_s - opened_s, 1),
         "file_mb": round(size / 1e6),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
-        "searches": timed,
-        "question_ms": round(question_ms, 1),
+        **searched,
     }
 
 
-def _made(number: int, real: Sequence[Window], vectors: Vectors, chance: np.random.Generator) -> Update:
-    """A call of `PER_CALL` windows drawn from the real ones."""
-    call = CallRef(f"tenant-{number % TENANTS}", f"call-{number}")
-    drawn = chance.integers(len(real), size=PER_CALL)
-    moved = vectors[drawn] + chance.normal(0, 0.02, (PER_CALL, vectors.shape[1])).astype(np.float32)
-    made = [
-        msgspec.structs.replace(
-            real[index],
-            window_id=str(call.derived_id("window", position)),
-            tenant=call.tenant,
-            call_id=call.call_id,
-            started_at=float(number),
-            text=f"{real[index].text}\ncustomer: My number is {number * PER_CALL + position}.",
-        )
-        for position, index in enumerate(drawn.tolist())
-    ]
-    return Update(call, 1, 1, made, moved / np.linalg.norm(moved, axis=1, keepdims=True))
+def speed_of_qdrant(measured: Corpus, url: str) -> dict[str, Any]:
+    from stages.index.qdrant import QdrantIndex
+
+    name = f"benchmark-{uuid4().hex}"
+    index = QdrantIndex(url, model=name, dimensions=measured.embedder.dimensions)
+    collection = f"{url}/collections/{index.collection}"
+    try:
+        began = time.monotonic()
+        stored_s = measured.fill(index)
+        while _json(collection)["result"]["status"] != "green":
+            time.sleep(1)
+        built_s = time.monotonic() - began
+        return {
+            "index": f"Qdrant {_json(url)['version']}",
+            "windows": measured.n_windows,
+            "stored_s": round(stored_s, 1),
+            "graph_s": round(built_s - stored_s, 1),
+            "server_memory_mb": _resident_mb(url),
+            **measured.searched(index),
+        }
+    finally:
+        httpx.delete(collection, timeout=600)
+        index.close()
 
 
-def _timed(
-    store: WindowStore, embedder: Embedder, questions: Sequence[str], filters: Callable[[int], Filters]
-) -> dict[str, float]:
-    vectors = embedder.questions(questions)
-    times_ms: list[float] = []
-    for number in range(SEARCHES):
-        index = number % len(questions)
-        began = time.perf_counter()
-        store.search(vectors[index], questions[index], filters(number), limit=10)
-        times_ms.append(1000 * (time.perf_counter() - began))
-    return _percentiles(times_ms, (50, 95, 99))
+def _json(url: str) -> dict[str, Any]:
+    answered: dict[str, Any] = httpx.get(url, timeout=60).json()
+    return answered
+
+
+def _resident_mb(url: str) -> int | None:
+    """As the server says itself: its memory that is resident, of allocations and of mapped files."""
+    found = re.search(r"^memory_resident_bytes (\S+)$", httpx.get(f"{url}/metrics", timeout=60).text, re.MULTILINE)
+    return None if found is None else round(float(found[1]) / 1e6)
 
 
 def _percentiles(values: Sequence[float], which: Sequence[int]) -> dict[str, float]:
@@ -237,13 +323,10 @@ def _show_finding(figures: dict[str, Any]) -> None:
 
 
 def _show_speed(figures: dict[str, Any]) -> None:
-    print(
-        f"{figures['windows']} windows: stored in {figures['stored_s']} s, text index {figures['text_index_s']} s, "
-        f"graph {figures['graph_s']} s, file {figures['file_mb']} MB, peak memory {figures['peak_memory_mb']} MB, "
-        f"a question embedded in {figures['question_ms']} ms"
-    )
+    searches = figures["searches"]
+    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items() if name != "searches"))
     print("| search | p50 ms | p95 ms | p99 ms |\n|---|---|---|---|")
-    for name, times in figures["searches"].items():
+    for name, times in searches.items():
         print(f"| {name} | {times['p50']:.1f} | {times['p95']:.1f} | {times['p99']:.1f} |")
 
 

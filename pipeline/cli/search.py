@@ -23,8 +23,7 @@ from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from stages.embedding.embedder import Embedder
-    from stages.index.queries import Run
-    from stages.index.ranking import Filters, Hit
+    from stages.index.ranking import Filters, Hit, Searcher
 
 _MAX_SNIPPET_LINES = 6
 _SERVED_WITHIN_S = 60.0
@@ -50,7 +49,11 @@ def search(
     agent: Agent = None,
     call: Call = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="First make the index anew from the warehouse; no instance may run.")
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="First make the index anew from the warehouse; unless it is in Qdrant, no instance may run.",
+        ),
     ] = False,
     as_json: Json = False,
     data: options.Data = None,
@@ -112,10 +115,10 @@ async def _search(settings: Settings, text: str, filters: "Filters", limit: int,
     from pipeline.search import find
 
     console = stderr_console()
-    async with _index(settings, console, rebuild=rebuild) as (run, embedder):
+    async with _index(settings, console, rebuild=rebuild) as (index, embedder):
         if not text:
             return
-        hits = await find(run, embedder, text, filters, limit=limit)
+        hits = await find(index, embedder, text, filters, limit=limit)
     if as_json:
         typer.echo(msgspec.json.encode(list(map(_described, hits))).decode())
         return
@@ -131,10 +134,10 @@ async def _ask(settings: Settings, question: str, filters: "Filters", as_json: b
     from stages.summarize.llm import LlmError
 
     console = stderr_console()
-    async with _index(settings, console) as (run, embedder), open_llm(settings) as llm:
+    async with _index(settings, console) as (index, embedder), open_llm(settings) as llm:
         with console.status(f"asking {llm.model}"):
             try:
-                answer = await searching.ask(run, embedder, llm, question, filters)
+                answer = await searching.ask(index, embedder, llm, question, filters)
             except LlmError as error:
                 raise SummaryError(str(error)) from error
     if as_json:
@@ -157,7 +160,7 @@ async def _ask(settings: Settings, question: str, filters: "Filters", as_json: b
 @contextlib.asynccontextmanager
 async def _index(
     settings: Settings, console: Console, *, rebuild: bool = False
-) -> AsyncIterator[tuple["Run", "Embedder"]]:
+) -> AsyncIterator[tuple["Searcher", "Embedder"]]:
     """What can be asked, with all in it that the bus holds."""
     from pipeline import search as searching
 
@@ -182,8 +185,8 @@ async def _index(
     elif find_instance(settings.data) is not None:
         with console.status("waiting for the running instance's search index"):
             await _until_served(settings)
-    with searching.asked_index(settings, embedder) as run:
-        yield run, embedder
+    with searching.asked_index(settings, embedder) as index:
+        yield index, embedder
 
 
 async def _until_served(settings: Settings) -> None:

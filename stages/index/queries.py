@@ -1,6 +1,5 @@
 """The questions that a DuckDB search index is asked, as SQL that reads: run by its owner, or for others by Quack."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -10,7 +9,7 @@ import msgspec
 from stages.embedding.embedder import Vectors
 from stages.index.ranking import CANDIDATES, Filters, Hit, fused
 from stages.index.windows import Window
-from stages.summarize.words import word_set
+from stages.index.words import LEAST_COVERED, STOPWORDS, WORD, by_weight, idf
 
 Run = Callable[[str], list[tuple[Any, ...]]]
 
@@ -22,24 +21,20 @@ _COLUMNS: Final = (
     "speakers::VARCHAR, turn_ids::VARCHAR, text"
 )
 _STEM_CHARACTERS: Final = 5
-_WORD: Final = r"[\p{L}\p{N}]+"
 
-LEAST_COVERED: Final = 0.6
-"""Of what the words that are asked for weigh."""
-_ALL: Final = 0.999
 
-STOPWORDS: Final = word_set(
-    """a about after again all an and any are as at be because been before being but by call called caller calls can
-    could customer agent did do does doing down during each for from had has have having he her here hers him his how
-    i if in into is it its just me more most my no nor not now of off on once only or other our out over own said same
-    say says she should so some such than that the their them then there these they this those through to too under
-    until up very was we were what when where which while who whom whose why will with would you your"""
-)
-"""English words that say nothing of what is asked for, and who speaks in every call: neither asked for nor indexed."""
+class AskedWindows:
+    """An index that another process owns. See `Searcher`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
+        return search(self._run, vector, words, filters, limit=limit)
 
 
 def search(run: Run, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
-    """See `SearchIndex.search`."""
+    """See `Searcher.search`."""
     asked = literal_vector(vector)
     best = fused([near(run, asked, filters), *worded(run, words, filters)])[:limit]
     if not best:
@@ -77,25 +72,16 @@ def near(run: Run, asked: str, filters: Filters) -> list[str]:
 
 
 def worded(run: Run, words: str, filters: Filters) -> list[list[str]]:
-    """Rankings of the windows with the words that are asked for: those with all, and those with most of their weight.
-
-    A word weighs its inverse document frequency. A window with less than `LEAST_COVERED` of it only shares common words
-    with the question: in the fused ranking it would push away what is meant. Windows are about equally long, so how
-    often a word comes in one says little, and BM25 would ask ten times as long for it (`benchmarks.search`).
-    """
+    """Rankings of the windows with the words that are asked for: see `by_weight`."""
     terms = _terms(run, words)
     if not terms:
         return [[], []]
     n_windows = run("SELECT count(*) FROM windows")[0][0]
-    weights = {term.stem: math.log(1 + (n_windows - term.df + 0.5) / (term.df + 0.5)) for term in terms}
+    weights = {term.stem: idf(n_windows, term.df) for term in terms}
     whole = sum(weights.values())
     known = {term.term_id: weights[term.stem] for term in terms if term.term_id is not None}
     covered = _fresh(run, weights, filters) + _indexed(run, known, LEAST_COVERED * whole, filters)
-    ranked = sorted(covered, key=lambda found: -found[1])
-    return [
-        [window_id for window_id, weight in ranked if weight >= least * whole][:CANDIDATES]
-        for least in (_ALL, LEAST_COVERED)
-    ]
+    return by_weight(covered, whole)
 
 
 class _Term(msgspec.Struct, frozen=True):
@@ -144,7 +130,7 @@ def _fresh(run: Run, weights: Mapping[str, float], filters: Filters) -> list[tup
     score = " + ".join(f"contains(lower(strip_accents(text)), {_literal(stem)})::INTEGER" for stem in stems)
     conditions = _where(filters, "number > (SELECT max(upto) FROM text_index)")
     rows = run(
-        f"SELECT window_id::VARCHAR, list_transform(regexp_extract_all(lower(strip_accents(text)), '{_WORD}'), "
+        f"SELECT window_id::VARCHAR, list_transform(regexp_extract_all(lower(strip_accents(text)), '{WORD}'), "
         f"lambda word: stem(word, 'porter')) FROM (SELECT *, {score} AS matching FROM windows {conditions}) "
         f"WHERE matching > 0 ORDER BY matching DESC, window_id LIMIT {CANDIDATES}"
     )

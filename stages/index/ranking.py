@@ -48,12 +48,8 @@ class Update(msgspec.Struct, frozen=True):
     vectors: Vectors
 
 
-class SearchIndex(Protocol):
-    """Windows of calls and their vectors. Blocks; used from one thread at a time."""
-
-    def update(self, updates: Sequence[Update]) -> None:
-        """All of it durably, or nothing and an error. The same updates again change nothing."""
-        ...
+class Searcher(Protocol):
+    """What can be asked. Blocks."""
 
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
         """The best windows for a question of shape (dimensions,), unit length, and the words in it.
@@ -61,6 +57,20 @@ class SearchIndex(Protocol):
         Filters apply before anything is ranked.
         """
         ...
+
+
+class SearchIndex(Searcher, Protocol):
+    """Windows of calls and their vectors. Blocks; filled from one thread at a time."""
+
+    def update(self, updates: Sequence[Update]) -> None:
+        """All of it durably, or an error. The same updates again change nothing, and mend what an error left."""
+        ...
+
+    def count(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def close(self) -> None: ...
 
 
 def fused(rankings: Sequence[Sequence[str]]) -> list[tuple[str, float]]:

@@ -5,11 +5,12 @@ from itertools import accumulate
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from schemas.calls import CallRef
 from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
-from stages.embedding.embedder import Embedder
+from stages.embedding.embedder import Embedder, Vectors
 from stages.errors import RejectedInput
 from stages.index.ranking import SearchIndex, Update
 from stages.index.windows import Window, windows_of, windows_of_turn
@@ -46,6 +47,8 @@ class IndexStage:
     def __init__(self, index: SearchIndex, embedder: Embedder) -> None:
         self._index = index
         self._embedder = embedder
+        self._failed: dict[str, Vectors] = {}
+        """What was embedded in vain: the same comes again and again until the index takes it."""
 
     def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Found | None:
         """None for a turn of a recorded call: its transcript is complete in a moment. Raises RejectedInput."""
@@ -74,7 +77,7 @@ class IndexStage:
     def write(self, records: list[Found | None]) -> list[Output]:
         """Embeds and stores what stands of it; on return it is durable. Called from one thread."""
         found = _standing([record for record in records if record is not None])
-        vectors = self._embedder.passages([window.said for record in found for window in record.windows])
+        vectors = self._embedded([window.said for record in found for window in record.windows])
         ends = list(accumulate(len(record.windows) for record in found))
         self._index.update(
             [
@@ -84,7 +87,15 @@ class IndexStage:
                 for record, end in zip(found, ends, strict=True)
             ]
         )
+        self._failed.clear()
         return []
+
+    def _embedded(self, texts: list[str]) -> Vectors:
+        missing = [text for text in dict.fromkeys(texts) if text not in self._failed]
+        self._failed |= zip(missing, self._embedder.passages(missing), strict=True)
+        if not texts:
+            return np.zeros((0, self._embedder.dimensions), np.float32)
+        return np.stack([self._failed[text] for text in texts])
 
 
 def _standing(records: list[Found]) -> list[Found]:

@@ -22,6 +22,7 @@ from stages.errors import StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, Update
 from stages.index.windows import Window
+from stages.index.words import STOPWORDS
 from stages.sink import quack
 
 FILE: Final = "windows.duckdb"
@@ -91,7 +92,7 @@ class WindowStore:
 
     def _create(self, model: str, dimensions: int) -> None:
         execute = self.connection.execute
-        stopwords = ", ".join(f"'{word}'" for word in sorted(queries.STOPWORDS))
+        stopwords = ", ".join(f"'{word}'" for word in sorted(STOPWORDS))
         execute(_SCHEMA.format(dimensions=dimensions, stopwords=stopwords))
         made = execute("SELECT name, dimensions FROM model").fetchall()
         if made and made != [(model, dimensions)]:

@@ -9,6 +9,7 @@ import pytest
 from pipeline.bus.protocol import Bus, Handler, Subscription
 from tests.contract.brokers import Broker, JetStreamBroker, KafkaBroker, MemoryBroker
 from tests.kafka import KafkaServer
+from tests.qdrant import QdrantServer
 
 Running = Callable[[Bus, Subscription, Handler], AbstractAsyncContextManager["asyncio.Task[None]"]]
 
@@ -26,6 +27,12 @@ async def jetstream(tmp_path: Path) -> AsyncIterator[JetStreamBroker]:
 def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
         server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    with QdrantServer(tmp_path_factory.mktemp("qdrant")) as server:
         yield server
 
 

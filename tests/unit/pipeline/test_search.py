@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,8 +60,14 @@ def rebuild_until_killed(settings: Settings) -> None:
 
 
 def calls_of(settings: Settings) -> list[str]:
-    with search.asked_index(settings, MadeUp()) as run:
-        return [name for (name,) in run("SELECT DISTINCT call_id FROM windows ORDER BY call_id")]
+    return [name for (name,) in rows(settings, "SELECT DISTINCT call_id FROM windows ORDER BY call_id")]
+
+
+def rows(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
+    with search.asked_index(settings, MadeUp()) as index:
+        assert isinstance(index, WindowStore)
+        found: list[tuple[Any, ...]] = index.connection.execute(sql).fetchall()
+        return found
 
 
 def test_every_completed_call_is_in_the_new_index_and_it_is_told_how_far_it_is(settings: Settings) -> None:
@@ -79,8 +86,7 @@ def test_after_a_kill_in_the_middle_there_is_what_was_there_before_and_again_mak
     killed.start()
     killed.join(60)
     assert killed.exitcode == -signal.SIGKILL
-    with search.asked_index(settings, MadeUp()) as run:
-        assert run("SELECT count(*) FROM of_before") == [(0,)]
+    assert rows(settings, "SELECT count(*) FROM of_before") == [(0,)]
     rebuild(settings)
     assert calls_of(settings) == CALLS
 

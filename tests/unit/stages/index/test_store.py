@@ -1,10 +1,9 @@
-"""The search index in DuckDB: real files, real `vss` and `fts`."""
+"""What the search index in DuckDB does beside what all do (tests/contract): real files, real `vss` and `fts`."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.errors import InputError
@@ -14,7 +13,7 @@ from stages.index import queries
 from stages.index.ranking import Filters, Hit, fused
 from stages.index.store import WindowStore
 from stages.sink.quack import free_port
-from tests.unit.stages.index.windows import DIMENSIONS, call, unit, update, window
+from tests.unit.stages.index.windows import DIMENSIONS, call, crowded, unit, update, window
 
 EVERYTHING = Filters()
 
@@ -30,76 +29,16 @@ def texts(hits: list[Hit]) -> list[str]:
     return [hit.window.text for hit in hits]
 
 
-def test_the_nearest_and_the_one_with_the_words_come_first(store: WindowStore) -> None:
-    store.update(
-        [
-            update([window(call(1), "the bill is too high")], [unit(1)]),
-            update([window(call(2), "the heating is cold")], [unit(0, 1)]),
-            update([window(call(3), "where is my parcel")], [unit(0, 0, 1)]),
-        ]
-    )
-    hits = store.search(unit(0.1, 1), "parcel", EVERYTHING, limit=2)
-    assert {*texts(hits)} == {"the heating is cold", "where is my parcel"}
-    assert hits[0].score >= hits[1].score > 0
-    found = store.search(unit(0, 1), "cold heating", EVERYTHING, limit=1)[0]
-    assert found.similarity == pytest.approx(1, abs=1e-5)
-    assert found.window == window(call(2), "the heating is cold")
-
-
-def test_quotes_and_nothing_at_all_are_no_trouble(store: WindowStore) -> None:
-    assert store.search(unit(1), "", EVERYTHING, limit=5) == []
-    store.update([update([window(call(1), 'it\'s a "quoted" bill; DROP TABLE windows')], [unit(1)])])
-    for words in ("it's", "'; DROP TABLE windows; --", '"', "\0", "%_\\"):
-        assert len(store.search(unit(1), words, Filters(tenant="default"), limit=5)) == 1
-        assert store.search(unit(1), words, Filters(tenant="no' such"), limit=5) == []
-
-
-@pytest.mark.parametrize("graph", [False, True], ids=["every vector compared", "with a graph"])
-def test_filters_apply_before_anything_is_ranked(graph: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2,000 windows of the tenant are far from the question, and 4,000 of others near: all 2,000 are candidates."""
-    if graph:
-        monkeypatch.setattr(queries, "EXACT_BELOW", 1_000)
-    chance = np.random.default_rng(1)
+def test_filters_apply_before_anything_is_ranked_where_there_is_a_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "EXACT_BELOW", 1_000)
     store = WindowStore(tmp_path, model="made up", dimensions=DIMENSIONS)
-    near, far = unit(1), unit(-1)
-    updates = []
-    for number in range(60):
-        tenant = "small" if number % 3 == 0 else "other"
-        of = call(number, tenant)
-        vectors = [
-            (far if tenant == "small" else near) + chance.normal(0, 0.01, DIMENSIONS).astype(np.float32)
-            for _ in range(100)
-        ]
-        updates.append(update([window(of, f"bill number {number}", number=n) for n in range(100)], vectors))
-    store.update(updates)
+    store.update(crowded(unit(-1), unit(1)))
     store.until_built()
-    assert len(store.search(near, "bill", Filters(tenant="small"), limit=40)) == 40
-    assert {hit.window.tenant for hit in store.search(near, "", Filters(tenant="small"), limit=40)} == {"small"}
-    assert {hit.window.tenant for hit in store.search(near, "", EVERYTHING, limit=40)} == {"other"}
+    assert {hit.window.tenant for hit in store.search(unit(1), "", Filters(tenant="small"), limit=40)} == {"small"}
+    assert {hit.window.tenant for hit in store.search(unit(1), "", EVERYTHING, limit=40)} == {"other"}
     store.close()
-
-
-def test_tenant_time_agent_and_call_are_filters(store: WindowStore) -> None:
-    for number in range(4):
-        of = call(number, "a" if number < 2 else "b")
-        made = window(of, f"call {number}", agent=f"agent {number % 2}", started_at=1_000.0 * number)
-        store.update([update([made], [unit(1)])])
-    found = {
-        "tenant": Filters(tenant="b"),
-        "agent": Filters(agent="agent 1"),
-        "since": Filters(since=2_000.0),
-        "until": Filters(until=1_000.0),
-        "call": Filters(call_id="call-1"),
-        "all": Filters(tenant="b", agent="agent 0", since=1.0, until=2_500.0),
-    }
-    assert {name: sorted(texts(store.search(unit(1), "", one, limit=9))) for name, one in found.items()} == {
-        "tenant": ["call 2", "call 3"],
-        "agent": ["call 1", "call 3"],
-        "since": ["call 2", "call 3"],
-        "until": ["call 0"],
-        "call": ["call 1"],
-        "all": ["call 2"],
-    }
 
 
 def test_words_that_came_after_the_text_index_was_built_are_found_at_once(store: WindowStore) -> None:
@@ -137,24 +76,6 @@ def test_a_word_whose_stem_is_not_its_beginning_is_found_before_the_text_index_i
     [hit, other] = store.search(unit(1), word, EVERYTHING, limit=2)
     assert word in hit.window.text
     assert hit.score > other.score + 0.01  # found by the words too, not only by the vectors
-
-
-def test_a_newer_revision_replaces_the_windows_and_an_older_one_changes_nothing(store: WindowStore) -> None:
-    first, second = (update([window(call(1), f"revision {n}", revision=n)], [unit(1)]) for n in (1, 2))
-    store.update([first])
-    store.update([second])
-    store.update([first, second])
-    assert texts(store.search(unit(1), "revision", EVERYTHING, limit=9)) == ["revision 2"]
-
-
-def test_turns_of_a_call_that_goes_on_are_found_until_its_transcript_is_complete(store: WindowStore) -> None:
-    live = [update([window(call(1), f"turn {n}", number=n, part=0)], [unit(1)]) for n in range(3)]
-    for one in live:
-        store.update([one])
-    assert len(store.search(unit(1), "", EVERYTHING, limit=9)) == 3
-    parts = [update([window(call(1), f"part {part}", part=part)], [unit(1)]) for part in (1, 2)]
-    store.update([*parts, live[0]])
-    assert sorted(texts(store.search(unit(1), "", EVERYTHING, limit=9))) == ["part 1", "part 2"]
 
 
 def test_what_was_stored_is_there_when_the_file_is_opened_again(

@@ -50,3 +50,18 @@ def unit(*values: float) -> Vectors:
 def update(windows: Sequence[Window], vectors: Sequence[Vectors]) -> Update:
     first = windows[0]
     return Update(first.call, first.revision, first.part, list(windows), np.stack(vectors))
+
+
+def crowded(far: Vectors, near: Vectors) -> list[Update]:
+    """2,000 windows of the tenant `small` about `far`, and 4,000 of another about `near`."""
+    chance = np.random.default_rng(1)
+    updates = []
+    for number in range(60):
+        tenant = "small" if number % 3 == 0 else "other"
+        of = call(number, tenant)
+        vectors = [
+            (far if tenant == "small" else near) + chance.normal(0, 0.01, DIMENSIONS).astype(np.float32)
+            for _ in range(100)
+        ]
+        updates.append(update([window(of, f"bill number {number}", number=n) for n in range(100)], vectors))
+    return updates
