@@ -72,20 +72,26 @@ class WindowStore:
         """`graph`: build an HNSW graph where there are many windows: worth it for who asks often."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
+        self._model = model
+        self._dimensions = dimensions
+        self._log = structlog.get_logger("callstream.search")
+        self._wants_graph = graph
+        self._writing = threading.Lock()
+        self._building: threading.Thread | None = None
+        self._serving: tuple[str, int] | None = None
+        self._served: str | None = None
+        self._broken = False
+        self._open()
+
+    def _open(self) -> None:
         try:
             self.connection: Any = duckdb.connect(str(self.path))
         except duckdb.IOException as error:
             raise StageError(f"the search index {self.path} cannot be opened: {error}") from error
-        self._dimensions = dimensions
-        self._log = structlog.get_logger("callstream.search")
         self._graphs = 0
-        self._wants_graph = graph
-        self._writing = threading.Lock()
-        self._building: threading.Thread | None = None
-        self._served: str | None = None
         try:
             load_extensions(self.connection, ("vss", "fts"))
-            self._create(model, dimensions)
+            self._create(self._model, self._dimensions)
         except BaseException:
             self.connection.close()
             raise
@@ -112,15 +118,30 @@ class WindowStore:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def update(self, updates: Sequence[Update]) -> None:
-        with self._writing:
-            changed: set[str] = set()
-            with transaction(self.connection):
-                for update in updates:
-                    changed |= self._update(update)
-            self._update_graph(sorted(changed))
-        if self._fresh() > max(_FRESH_AT_LEAST, self.count() // _FRESH_SHARE):
-            self._index_words()
+        """See `SearchIndex.update`. Raises what DuckDB raises. After a fatal error the next opens the file again."""
+        if self._broken:
+            self._reopen()
+        try:
+            with self._writing:
+                changed: set[str] = set()
+                with transaction(self.connection):
+                    for update in updates:
+                        changed |= self._update(update)
+                self._update_graph(sorted(changed))
+            if self._fresh() > max(_FRESH_AT_LEAST, self.count() // _FRESH_SHARE):
+                self._index_words()
+        except duckdb.FatalException:
+            self._broken = True
+            raise
         self._build_graph()
+
+    def _reopen(self) -> None:
+        with contextlib.suppress(duckdb.Error):
+            self.close()
+        self._open()
+        if self._serving is not None:
+            self.serve(*self._serving)
+        self._broken = False
 
     def _update(self, update: Update) -> set[str]:
         """The ids of the windows that came or went."""
@@ -242,6 +263,7 @@ class WindowStore:
 
     def serve(self, token: str, port: int) -> str:
         """Serve read-only SQL to other processes on this machine; returns the URL."""
+        self._serving = (token, port)
         # `fts` builds its index with a setting of its own, again and again.
         self._served = quack.serve(self.connection, token, port, lock_settings=False)
         return self._served

@@ -125,9 +125,25 @@ def test_the_gpu_s_transcriber_differs_in_its_device_alone_and_only_runs_when_as
     assert {name: PLAIN[name]["profiles"] for name in PLAIN if "profiles" in PLAIN[name]} == {
         "transcribe-gpu": ["gpu"],
         "index": ["search"],
+        "qdrant": ["qdrant"],
         "nats": ["live"],
         "fanout": ["live"],
     }
+
+
+def test_every_model_that_summaries_may_be_made_with_is_pulled(tmp_path: Path) -> None:
+    service = PLAIN["ollama-model"]
+    ollama = tmp_path / "ollama"
+    ollama.write_text('#!/bin/sh\necho "$@"\n')
+    ollama.chmod(0o755)
+    command = [*service["entrypoint"], *(part.replace("$$", "$") for part in service["command"])]
+    for models, pulled in (
+        ("one", ["one"]),
+        ("llama3.2:1b,sales=two:8b,long=three", ["llama3.2:1b", "two:8b", "three"]),
+    ):
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "MODELS": models}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == [f"pull {model}" for model in pulled]
 
 
 def test_the_warehouse_belongs_to_the_sink_alone() -> None:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from pipeline.errors import InputError
@@ -13,6 +14,7 @@ from stages.index import queries
 from stages.index.ranking import Filters, Hit, fused
 from stages.index.store import WindowStore
 from stages.sink.quack import free_port
+from tests.disks import files_may_not_grow
 from tests.unit.stages.index.windows import DIMENSIONS, call, crowded, unit, update, window
 
 EVERYTHING = Filters()
@@ -65,6 +67,22 @@ def test_an_index_that_is_served_takes_as_many_windows_as_come(store: WindowStor
         assert texts(found) == ["bill number 299"]
         with pytest.raises(InputError):
             reader.query("SET threads = 1")
+
+
+def test_a_disk_that_was_full_at_a_checkpoint_leaves_an_index_that_takes_windows_and_is_served(
+    store: WindowStore,
+) -> None:
+    store.connection.execute("SET wal_autocheckpoint = '1KB'")
+    token, port = "0" * 32, free_port()
+    url = store.serve(token, port)
+    store.update([update([window(call(1), "before")], [unit(1)])])
+    many = [update([window(call(n), f"call {n} " + "word " * 50)], [unit(n)]) for n in range(2, 150)]
+    with files_may_not_grow(store.path), pytest.raises(duckdb.FatalException):
+        store.update(many)
+    store.update([*many, update([window(call(200), "behind")], [unit(1)])])
+    assert store.count() == 150
+    with contextlib.closing(remote_reader(url, token)) as reader:
+        assert reader.query("SELECT count(*) FROM windows")[1] == [(150,)]
 
 
 @pytest.mark.parametrize("word", ["money", "reply", "delay", "carry", "happy", "fifty", "rating", "invoice", "tea"])

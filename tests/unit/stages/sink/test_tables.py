@@ -1,13 +1,10 @@
 """The owner's file: migrations, crashes, and who may open it."""
 
-import contextlib
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -18,6 +15,7 @@ from stages.errors import StageError
 from stages.sink.quack import free_port, load_extensions
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
+from tests.disks import files_may_not_grow
 from tests.unit.stages.sink.calls import CallScript, dump, read
 from tests.unit.stages.sink.writer import batches
 
@@ -140,14 +138,3 @@ def test_a_disk_that_was_full_at_a_checkpoint_leaves_a_warehouse_that_works_and_
             reader.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS calls (TOKEN '{token}')")
             seen = reader.execute("SELECT count(*) FROM calls.audio_sessions").fetchone()
         assert seen == (len(stored),)
-
-
-@contextlib.contextmanager
-def files_may_not_grow(path: Path) -> Iterator[None]:
-    """No file of this process gets larger than `path` is now: writes fail as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
