@@ -137,7 +137,7 @@ def asked_index(settings: Settings, embedder: Embedder) -> Iterator[Searcher]:
     """
     if settings.qdrant_url is not None:
         with contextlib.closing(_in_qdrant(settings, embedder)) as index:
-            if not index.count():
+            if index.is_empty():
                 raise InputError(f"nothing in Qdrant at {settings.qdrant_url} is searchable yet: {_MAKES}")
             yield index
         return

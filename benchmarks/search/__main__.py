@@ -12,13 +12,13 @@ scripts; their vectors are those of some thousand windows, each moved a little a
 an hour on two cores. Searches are timed from the question's vector to the hits, and apart from that the embedding of a
 question. Recall is how many of the 50 nearest windows a search by vectors alone finds, and of the nearest 10.
 
-With `--qdrant` the speed is that of a Qdrant server that was started for it, in whose collections it leaves nothing.
+With `--qdrant` the index is in a Qdrant server; nothing of it stays there. What the server takes is for `ps` to say.
 
 What it does not show: people's own questions, and calls as a transcriber writes them down.
 """
 
 import argparse
-import re
+import contextlib
 import resource
 import sys
 import tempfile
@@ -26,7 +26,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import httpx
@@ -43,6 +43,9 @@ from stages.index import queries, windows
 from stages.index.ranking import CANDIDATES, Filters, SearchIndex, Update, fused
 from stages.index.store import WindowStore
 from stages.index.windows import windows_of
+
+if TYPE_CHECKING:
+    from stages.index.qdrant import QdrantIndex
 
 SEED: Final = 1
 SEARCHES: Final = 200
@@ -69,7 +72,7 @@ def main() -> None:
     embedder = SentenceEmbedder(embedding_weights(given.model), name=given.model)
     figures: dict[str, Any] = {"model": given.model, "window_words": given.window_words}
     if given.calls:
-        figures["finding"] = finding(embedder, *corpus(seed=given.seed, calls=given.calls))
+        figures["finding"] = finding(embedder, *corpus(seed=given.seed, calls=given.calls), given.qdrant)
         _show_finding(figures["finding"])
     if given.windows:
         measured = Corpus(embedder, given.windows, given.seed)
@@ -78,32 +81,31 @@ def main() -> None:
     write_report("search", figures, given.json)
 
 
-def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequence[Asked]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        store = WindowStore(Path(folder), model=embedder.name, dimensions=embedder.dimensions)
-        n_windows = 0
+def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequence[Asked], url: str | None) -> Any:
+    with tempfile.TemporaryDirectory() as folder, _index(embedder, Path(folder), url) as index:
+        call_of: dict[str, str] = {}
         for call, turns in calls.items():
             found = windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
-            n_windows += len(found)
-            store.update([Update(call, 1, 1, found, embedder.passages([window.said for window in found]))])
+            call_of |= {window.window_id: call.call_id for window in found}
+            index.update([Update(call, 1, 1, found, embedder.passages([window.said for window in found]))])
         ranks: dict[str, dict[str, list[int]]] = {kind: defaultdict(list) for kind in _KINDS}
         answerable: list[float] = []
         unanswerable: list[float] = []
         for one in asked:
             [vector] = embedder.questions([one.question])
-            hits = store.search(vector, one.question, _EVERYTHING, limit=CANDIDATES)
+            hits = index.search(vector, one.question, _EVERYTHING, limit=CANDIDATES)
             best = max((hit.similarity for hit in hits), default=0.0)
             if one.call is None:
                 unanswerable.append(best)
                 continue
             answerable.append(best)
             for kind, text in zip(_KINDS, (one.question, one.words), strict=True):
-                for by, ids in _rankings(store, embedder, text).items():
-                    ranks[kind][by].append(_rank(_calls(store, ids), one.call.call_id))
-        store.close()
+                for by, ids in _rankings(index, embedder, text).items():
+                    ordered = list(dict.fromkeys(call_of[window_id] for window_id in ids))
+                    ranks[kind][by].append(_rank(ordered, one.call.call_id))
     return {
         "calls": len(calls),
-        "windows": n_windows,
+        "windows": len(call_of),
         "questions": len(answerable),
         "unanswerable": len(unanswerable),
         "found": {kind: {by: _found(found) for by, found in each.items()} for kind, each in ranks.items()},
@@ -114,24 +116,43 @@ def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequenc
     }
 
 
-def _rankings(store: WindowStore, embedder: Embedder, text: str) -> dict[str, list[str]]:
-    def run(sql: str) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = store.connection.execute(sql).fetchall()
-        return found
+@contextlib.contextmanager
+def _index(embedder: Embedder, folder: Path, url: str | None) -> "Iterator[WindowStore | QdrantIndex]":
+    if url is not None:
+        with _in_qdrant(embedder, url) as index:
+            yield index
+        return
+    with contextlib.closing(WindowStore(folder, model=embedder.name, dimensions=embedder.dimensions)) as store:
+        yield store
 
-    near = queries.near(run, queries.literal_vector(embedder.questions([text])[0]), _EVERYTHING)
-    worded = queries.worded(run, text, _EVERYTHING)
-    fusions = {"vectors": [near], "words": worded, "both": [near, *worded]}
-    return {by: [one for one, _ in fused(rankings)] for by, rankings in fusions.items()}
+
+@contextlib.contextmanager
+def _in_qdrant(embedder: Embedder, url: str) -> "Iterator[QdrantIndex]":
+    """Nothing of it stays."""
+    from stages.index.qdrant import QdrantIndex
+
+    name = f"benchmark-{uuid4().hex}"
+    with contextlib.closing(QdrantIndex(url, model=name, dimensions=embedder.dimensions)) as index:
+        try:
+            yield index
+        finally:
+            httpx.delete(f"{url}/collections/{index.collection}", timeout=600)
 
 
-def _calls(store: WindowStore, ids: Sequence[str]) -> list[str]:
-    """The calls of windows, each once, in the order of the windows."""
-    rows = store.connection.execute(
-        "SELECT window_id::VARCHAR, call_id FROM windows WHERE window_id IN (SELECT unnest(?::UUID[]))", [list(ids)]
-    ).fetchall()
-    call_of = dict(rows)
-    return list(dict.fromkeys(call_of[window_id] for window_id in ids))
+def _rankings(index: "WindowStore | QdrantIndex", embedder: Embedder, text: str) -> dict[str, list[str]]:
+    [vector] = embedder.questions([text])
+    fusions: dict[str, list[str]] = {}
+    if isinstance(index, WindowStore):
+        connection = index.connection
+
+        def run(sql: str) -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
+            return found
+
+        fusions["vectors"] = queries.near(run, queries.literal_vector(vector), _EVERYTHING)
+        fusions["words"] = [one for one, _ in fused(queries.worded(run, text, _EVERYTHING))]
+    hits = index.search(vector, text, _EVERYTHING, limit=3 * CANDIDATES)
+    return {**fusions, "both": [hit.window.window_id for hit in hits]}
 
 
 def _rank(calls: Sequence[str], right: str) -> int:
@@ -273,14 +294,10 @@ def speed(measured: Corpus) -> dict[str, Any]:
 
 
 def speed_of_qdrant(measured: Corpus, url: str) -> dict[str, Any]:
-    from stages.index.qdrant import QdrantIndex
-
-    name = f"benchmark-{uuid4().hex}"
-    index = QdrantIndex(url, model=name, dimensions=measured.embedder.dimensions)
-    collection = f"{url}/collections/{index.collection}"
-    try:
+    with _in_qdrant(measured.embedder, url) as index:
         began = time.monotonic()
         stored_s = measured.fill(index)
+        collection = f"{url}/collections/{index.collection}"
         while _json(collection)["result"]["status"] != "green":
             time.sleep(1)
         built_s = time.monotonic() - began
@@ -289,23 +306,13 @@ def speed_of_qdrant(measured: Corpus, url: str) -> dict[str, Any]:
             "windows": measured.n_windows,
             "stored_s": round(stored_s, 1),
             "graph_s": round(built_s - stored_s, 1),
-            "server_memory_mb": _resident_mb(url),
             **measured.searched(index),
         }
-    finally:
-        httpx.delete(collection, timeout=600)
-        index.close()
 
 
 def _json(url: str) -> dict[str, Any]:
     answered: dict[str, Any] = httpx.get(url, timeout=60).json()
     return answered
-
-
-def _resident_mb(url: str) -> int | None:
-    """As the server says itself: its memory that is resident, of allocations and of mapped files."""
-    found = re.search(r"^memory_resident_bytes (\S+)$", httpx.get(f"{url}/metrics", timeout=60).text, re.MULTILINE)
-    return None if found is None else round(float(found[1]) / 1e6)
 
 
 def _percentiles(values: Sequence[float], which: Sequence[int]) -> dict[str, float]:

@@ -64,6 +64,7 @@ class QdrantIndex:
         self._stemmer = Stemmer()
         self._making = threading.Lock()
         self._made = False
+        self._seen = False
 
     def close(self) -> None:
         self._client.close()
@@ -139,10 +140,15 @@ class QdrantIndex:
                 self.collection, points_selector=models.PointIdsList(points=[_marker_id(call)]), wait=True
             )
 
+    def is_empty(self) -> bool:
+        """Whether nobody has filled it yet. Raises StageError."""
+        with self._asking():
+            return not (self._exists() and self._client.count(self.collection, exact=False).count)
+
     def count(self) -> int:
         """How many windows there are. Raises StageError."""
         with self._asking():
-            if not self._client.collection_exists(self.collection):
+            if not self._exists():
                 return 0
             windows = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="call_id"))])
             found: int = self._client.count(self.collection, count_filter=windows, exact=True).count
@@ -168,12 +174,16 @@ class QdrantIndex:
                 self._client.create_payload_index(self.collection, name, field_schema=schema, wait=True)
             self._made = True
 
+    def _exists(self) -> bool:
+        self._seen = self._seen or bool(self._client.collection_exists(self.collection))
+        return self._seen
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
         """See `Searcher.search`. Raises StageError; what nobody has filled yet has nothing in it."""
         with self._asking():
-            if not self._client.collection_exists(self.collection):
+            if not self._exists():
                 return []
             wanted = _filter(filters)
             [stems] = self._stemmer.stems([words])
@@ -242,6 +252,7 @@ class QdrantIndex:
         try:
             yield
         except (ApiException, httpx.HTTPError, OSError) as error:
+            self._made = self._seen = False  # whoever keeps the server may have thrown the collection away
             said = " ".join(str(error).split()) or type(error).__name__
             raise StageError(f"Qdrant at {self.url} does not do what it is asked: {said[:300]}") from error
 

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from pathlib import Path
 
+import httpx
 import pytest
 
 from stages.errors import StageError
@@ -45,6 +46,19 @@ def test_what_was_taken_is_there_after_a_kill(tmp_path: Path) -> None:
         for number in range(301):
             [hit] = index.search(unit(1), f"number {number}", Filters(call_id=f"call-{number}"), limit=1)
             assert hit.window.text == f"call number {number}"
+
+
+def test_a_collection_that_was_thrown_away_is_made_again(qdrant_server: QdrantServer) -> None:
+    with opened(qdrant_server.url, "thrown away") as index:
+        index.update([update([window(call(1), "before")], [unit(1)])])
+        assert not index.is_empty()
+        httpx.delete(f"{qdrant_server.url}/collections/{index.collection}")
+        with pytest.raises(StageError, match="404"):
+            index.search(unit(1), "before", EVERYTHING, limit=1)
+        assert index.search(unit(1), "before", EVERYTHING, limit=1) == []
+        assert index.is_empty()
+        index.update([update([window(call(1), "behind")], [unit(1)])])
+        assert [hit.window.text for hit in index.search(unit(1), "", EVERYTHING, limit=9)] == ["behind"]
 
 
 def test_two_workers_make_the_collection_and_fill_it(qdrant_server: QdrantServer) -> None:
