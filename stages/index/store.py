@@ -26,6 +26,8 @@ from stages.index.words import STOPWORDS
 from stages.sink import quack
 
 FILE: Final = "windows.duckdb"
+_SEARCH_EF: Final = 256
+"""Candidates that a search of the graph keeps: of the 50 nearest of 50,000 it finds 93 %, with `vss`'s 64 80 %."""
 _FRESH_AT_LEAST: Final = 200
 _FRESH_SHARE: Final = 10
 """The text index is built again when more than this many windows, and one in so many, came since."""
@@ -224,7 +226,10 @@ class WindowStore:
     def _graph(self, name: str, cursor: Any) -> None:
         try:
             cursor.execute(f"CREATE TABLE graph.{name} AS SELECT window_id, vector FROM windows")
-            cursor.execute(f"CREATE INDEX {name}_hnsw ON graph.{name} USING HNSW (vector) WITH (metric = 'cosine')")
+            cursor.execute(
+                f"CREATE INDEX {name}_hnsw ON graph.{name} USING HNSW (vector) "
+                f"WITH (metric = 'cosine', ef_search = {_SEARCH_EF})"
+            )
             with self._writing, transaction(cursor):
                 # What changed meanwhile; what changes from here on goes into both.
                 cursor.execute(f"DELETE FROM graph.{name} WHERE window_id NOT IN (SELECT window_id FROM windows)")
