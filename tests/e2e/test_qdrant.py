@@ -37,7 +37,7 @@ def test_what_was_said_while_qdrant_was_away_is_found_when_it_is_back(tmp_path: 
         server.stop()
         deployment.run("transcribe", str(greeting), "--call", "greeting")
         away = deployment.run("search", "Northwind", check=False)
-        assert (away.returncode, f"Qdrant at {server.url}" in away.stderr) == (6, True)
+        assert (away.returncode, f"Qdrant at {server.url}" in away.stderr) == (1, True)
         server.start()
         assert calls_found(deployment, VISIBLE_WITHIN_S + 30, "bill", "greeting") == {"bill", "greeting"}
         deployment.terminate()
