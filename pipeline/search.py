@@ -170,29 +170,33 @@ def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: 
     fill it; of calls that the warehouse does not have it keeps what there is. `on_call` is told how many calls are
     done, and of how many. Raises InstanceError where another process has the data directory's.
     """
-    _, calls = reader.query(_COMPLETED)
     if settings.qdrant_url is not None:
         with contextlib.closing(_in_qdrant(settings, embedder)) as index:
-            for number, (tenant, call_id) in enumerate(calls, start=1):
-                whole = _whole_call(reader, CallRef(tenant, call_id), embedder)
+            for whole in _whole_calls(reader, embedder, on_call):
                 index.forget(whole.call)
                 index.update([whole])
-                on_call(number, len(calls))
             return index.count()
     folder = _folder(settings)
     with DataLock(folder):
         beside = folder / _REBUILT
         shutil.rmtree(beside, ignore_errors=True)  # of a rebuild that was killed
         with contextlib.closing(_opened(beside, embedder, False)) as store:
-            for number, (tenant, call_id) in enumerate(calls, start=1):
-                store.update([_whole_call(reader, CallRef(tenant, call_id), embedder)])
-                on_call(number, len(calls))
+            for whole in _whole_calls(reader, embedder, on_call):
+                store.update([whole])
             windows = store.count()
         # The log of the one before would be replayed onto the new one.
         (folder / f"{FILE}.wal").unlink(missing_ok=True)
         (beside / FILE).replace(folder / FILE)
         shutil.rmtree(beside)
     return windows
+
+
+def _whole_calls(reader: Reader, embedder: Embedder, on_call: Callable[[int, int], None]) -> Iterator[Update]:
+    """Of all completed calls; `on_call` is told when the one before the next has been taken."""
+    _, calls = reader.query(_COMPLETED)
+    for number, (tenant, call_id) in enumerate(calls, start=1):
+        yield _whole_call(reader, CallRef(tenant, call_id), embedder)
+        on_call(number, len(calls))
 
 
 def _whole_call(reader: Reader, call: CallRef, embedder: Embedder) -> Update:

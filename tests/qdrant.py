@@ -18,9 +18,8 @@ READY_WITHIN_S = 60.0
 class QdrantServer:
     """Listens on the loopback interface and keeps all in `folder`; may be killed and started again."""
 
-    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._threads = threads
         self._program = shutil.which("qdrant") or missing("qdrant", "put the program of a release of Qdrant's on PATH")
         self._process: subprocess.Popen[bytes] | None = None
         self._port = free_port()
@@ -28,11 +27,6 @@ class QdrantServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     def __enter__(self) -> "QdrantServer":
         self.start()

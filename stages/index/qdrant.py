@@ -23,7 +23,7 @@ from qdrant_client.http.exceptions import ApiException
 from schemas.calls import CallRef
 from stages.embedding.embedder import Vectors
 from stages.errors import StageError
-from stages.index.ranking import CANDIDATES, Filters, Hit, Update, fused
+from stages.index.ranking import CANDIDATES, Filters, Hit, Update, fused, standing
 from stages.index.windows import Window
 from stages.index.words import LEAST_COVERED, Stemmer, by_weight, idf
 
@@ -39,9 +39,6 @@ _FIELDS: Final = {
     "agent": models.PayloadSchemaType.KEYWORD,
     "started_at": models.PayloadSchemaType.FLOAT,
 }
-
-_Standing = tuple[int, bool]
-"""Revision, and whether it is the completed transcript: what is greater replaces what is there."""
 
 
 class QdrantIndex:
@@ -68,6 +65,7 @@ class QdrantIndex:
 
     def close(self) -> None:
         self._client.close()
+        self._stemmer.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -76,33 +74,24 @@ class QdrantIndex:
         with self._asking():
             self._make()
             known = self._newest({update.call for update in updates})
-            newest = dict(known)
-            replaced: dict[CallRef, set[int]] = {}
-            windows: dict[CallRef, dict[str, tuple[Window, Any]]] = {}
-            for update in updates:
-                standing = update.revision, update.part > 0
-                before = newest.get(update.call, standing)
-                if before > standing:
-                    continue
-                kept = windows.setdefault(update.call, {})
-                for window_id, (window, _) in list(kept.items()):
-                    if before < standing or (standing[1] and window.part == update.part):
-                        del kept[window_id]
-                kept.update(
-                    (window.window_id, (window, vector))
-                    for window, vector in zip(update.windows, update.vectors, strict=True)
-                )
-                if standing[1]:
-                    replaced.setdefault(update.call, set()).add(update.part)
-                newest[update.call] = standing
-            if windows:
-                gone = [
-                    _replaced(call, *newest[call], parts=replaced.get(call, set())) for call in windows if call in known
-                ]
-                self._write(gone, [entry for kept in windows.values() for entry in kept.values()])
-                self._upsert([_marker(call, *newest[call]) for call in windows])
+            wanted = [one for one in standing(updates) if one.standing >= known.get(one.call, one.standing)]
+            last = {(one.call, one.part): one for one in wanted}
+            entries = {
+                window.window_id: (window, vector)
+                for one in wanted
+                if one.part == 0 or one is last[one.call, one.part]
+                for window, vector in zip(one.windows, one.vectors, strict=True)
+            }
+            newest = {one.call: one.standing for one in wanted}
+            parts: dict[CallRef, set[int]] = {}
+            for call, part in last:
+                parts.setdefault(call, set()).add(part)
+            gone = [_replaced(call, *newest[call], parts=parts[call]) for call in newest if call in known]
+            if newest:
+                self._write(gone, [*entries.values()])
+                self._upsert([_marker(call, *newest[call]) for call in newest])
 
-    def _newest(self, calls: set[CallRef]) -> dict[CallRef, _Standing]:
+    def _newest(self, calls: set[CallRef]) -> dict[CallRef, tuple[int, bool]]:
         ids = {_marker_id(call): call for call in calls}
         points = self._client.retrieve(self.collection, ids=list(ids), with_payload=True)
         return {ids[str(point.id)]: (point.payload["newest"], point.payload["complete"]) for point in points}

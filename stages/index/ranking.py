@@ -1,7 +1,7 @@
 """What a search index is, seen from who fills it and who asks it, and how rankings are fused."""
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -36,16 +36,37 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     similarity: float
 
 
-class Update(msgspec.Struct, frozen=True):
-    """New windows of one call, with their vectors. They replace what is there of the call from older revisions and,
-    of the same one, from the same part; a completed transcript (part 1 and higher) also replaces part 0.
-    """
+class Found(msgspec.Struct, frozen=True):
+    """The windows of one record: of a turn of a call that goes on (part 0), or a part of a completed transcript."""
 
     call: CallRef
     revision: int
     part: int
     windows: list[Window]
+
+    @property
+    def standing(self) -> tuple[int, bool]:
+        """What orders the records of a call: one that is greater replaces those before it."""
+        return self.revision, self.part > 0
+
+
+class Update(Found, frozen=True):
+    """New windows of one call, with their vectors. They replace what is there of the call from older revisions and,
+    of the same one, from the same part; a completed transcript (part 1 and higher) also replaces part 0.
+    """
+
     vectors: Vectors
+
+
+AnyFound = TypeVar("AnyFound", bound=Found)
+
+
+def standing(records: Sequence[AnyFound]) -> list[AnyFound]:
+    """Without those that others among them, of the same call and a greater standing, replace."""
+    newest: dict[CallRef, tuple[int, bool]] = {}
+    for record in records:
+        newest[record.call] = max(newest.get(record.call, record.standing), record.standing)
+    return [record for record in records if record.standing == newest[record.call]]
 
 
 class Searcher(Protocol):

@@ -12,8 +12,8 @@ from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 from stages.embedding.embedder import Embedder, Vectors
 from stages.errors import RejectedInput
-from stages.index.ranking import SearchIndex, Update
-from stages.index.windows import Window, windows_of, windows_of_turn
+from stages.index.ranking import Found, SearchIndex, Update, standing
+from stages.index.windows import windows_of, windows_of_turn
 from stages.protocol import Output
 
 NAME: Final = "index"
@@ -22,20 +22,6 @@ _KINDS: Final[dict[str, type[Turn] | type[TranscriptCompleted]]] = {
     TURN_TYPE: Turn,
     COMPLETED_TYPE: TranscriptCompleted,
 }
-
-
-class Found(msgspec.Struct, frozen=True):
-    """The windows of one record."""
-
-    call: CallRef
-    revision: int
-    part: int
-    windows: list[Window]
-
-    @property
-    def standing(self) -> tuple[int, bool]:
-        """What orders the records of a call: one that is greater replaces those before it."""
-        return self.revision, self.part > 0
 
 
 class IndexStage:
@@ -75,8 +61,11 @@ class IndexStage:
         return Found(call, record.revision, 0, windows_of_turn(record, at_s=timestamp_s))
 
     def write(self, records: list[Found | None]) -> list[Output]:
-        """Embeds and stores what stands of it; on return it is durable. Called from one thread."""
-        found = _standing([record for record in records if record is not None])
+        """Embeds and stores what stands of it; on return it is durable. Called from one thread.
+
+        Who catches up need not embed turns whose transcript is there in the same moment.
+        """
+        found = standing([record for record in records if record is not None])
         vectors = self._embedded([window.said for record in found for window in record.windows])
         ends = list(accumulate(len(record.windows) for record in found))
         self._index.update(
@@ -93,14 +82,5 @@ class IndexStage:
     def _embedded(self, texts: list[str]) -> Vectors:
         missing = [text for text in dict.fromkeys(texts) if text not in self._failed]
         self._failed |= zip(missing, self._embedder.passages(missing), strict=True)
-        if not texts:
-            return np.zeros((0, self._embedder.dimensions), np.float32)
-        return np.stack([self._failed[text] for text in texts])
-
-
-def _standing(records: list[Found]) -> list[Found]:
-    """Without those that others among them replace: who catches up need not embed what is gone in the same moment."""
-    newest: dict[CallRef, tuple[int, bool]] = {}
-    for record in records:
-        newest[record.call] = max(newest.get(record.call, (0, False)), record.standing)
-    return [record for record in records if record.standing == newest[record.call]]
+        vectors = [self._failed[text] for text in texts]
+        return np.array(vectors, np.float32).reshape(len(texts), self._embedder.dimensions)

@@ -22,8 +22,9 @@ from stages.errors import StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, Update
 from stages.index.windows import Window
-from stages.index.words import STOPWORDS
+from stages.index.words import STOPWORDS_SQL
 from stages.sink import quack
+from stages.sink.served import ServedFile
 
 FILE: Final = "windows.duckdb"
 _SEARCH_EF: Final = 256
@@ -64,11 +65,13 @@ _TEXT_INDEX: Final = (
 """By default `fts` takes letters without accents for words, and so no number is found."""
 
 
-class WindowStore:
+class WindowStore(ServedFile):
     """The file's owner. One thread at a time writes; `search` may be called from others.
 
     Raises StageError where the file is in use, or was made with another embedding model.
     """
+
+    _locks_settings = False  # `fts` builds its index with a setting of its own, again and again
 
     def __init__(self, folder: Path, *, model: str, dimensions: int, graph: bool = True) -> None:
         """`graph`: build an HNSW graph where there are many windows: worth it for who asks often."""
@@ -80,28 +83,24 @@ class WindowStore:
         self._wants_graph = graph
         self._writing = threading.Lock()
         self._building: threading.Thread | None = None
-        self._serving: tuple[str, int] | None = None
-        self._served: str | None = None
-        self._broken = False
-        self._open()
+        super().__init__()
 
     def _open(self) -> None:
         try:
-            self.connection: Any = duckdb.connect(str(self.path))
+            self.connection = duckdb.connect(str(self.path))
         except duckdb.IOException as error:
             raise StageError(f"the search index {self.path} cannot be opened: {error}") from error
         self._graphs = 0
         try:
             load_extensions(self.connection, ("vss", "fts"))
-            self._create(self._model, self._dimensions)
+            self._create()
         except BaseException:
             self.connection.close()
             raise
 
-    def _create(self, model: str, dimensions: int) -> None:
-        execute = self.connection.execute
-        stopwords = ", ".join(f"'{word}'" for word in sorted(STOPWORDS))
-        execute(_SCHEMA.format(dimensions=dimensions, stopwords=stopwords))
+    def _create(self) -> None:
+        execute, model, dimensions = self.connection.execute, self._model, self._dimensions
+        execute(_SCHEMA.format(dimensions=dimensions, stopwords=STOPWORDS_SQL))
         made = execute("SELECT name, dimensions FROM model").fetchall()
         if made and made != [(model, dimensions)]:
             raise StageError(
@@ -121,9 +120,7 @@ class WindowStore:
 
     def update(self, updates: Sequence[Update]) -> None:
         """See `SearchIndex.update`. Raises what DuckDB raises. After a fatal error the next opens the file again."""
-        if self._broken:
-            self._reopen()
-        try:
+        with self._mending():
             with self._writing:
                 changed: set[str] = set()
                 with transaction(self.connection):
@@ -132,18 +129,7 @@ class WindowStore:
                 self._update_graph(sorted(changed))
             if self._fresh() > max(_FRESH_AT_LEAST, self.count() // _FRESH_SHARE):
                 self._index_words()
-        except duckdb.FatalException:
-            self._broken = True
-            raise
-        self._build_graph()
-
-    def _reopen(self) -> None:
-        with contextlib.suppress(duckdb.Error):
-            self.close()
-        self._open()
-        if self._serving is not None:
-            self.serve(*self._serving)
-        self._broken = False
+            self._build_graph()
 
     def _update(self, update: Update) -> set[str]:
         """The ids of the windows that came or went."""
@@ -153,7 +139,7 @@ class WindowStore:
             "SELECT revision, complete FROM newest_revisions WHERE tenant = ? AND call_id = ?", call
         ).fetchone()
         complete = update.part > 0
-        if known is not None and (known[0] > update.revision or (known[0] == update.revision and known[1] > complete)):
+        if known is not None and known > update.standing:
             return set()  # a newer revision is there, or the completed transcript of this one
         gone = execute(
             "SELECT window_id::VARCHAR FROM windows WHERE tenant = ? AND call_id = ? "
@@ -266,18 +252,7 @@ class WindowStore:
         with contextlib.closing(self.connection.cursor()) as cursor:
             return queries.search(lambda sql: cursor.execute(sql).fetchall(), vector, words, filters, limit=limit)
 
-    def serve(self, token: str, port: int) -> str:
-        """Serve read-only SQL to other processes on this machine; returns the URL."""
-        self._serving = (token, port)
-        # `fts` builds its index with a setting of its own, again and again.
-        self._served = quack.serve(self.connection, token, port, lock_settings=False)
-        return self._served
-
     def close(self) -> None:
+        """Waits until a graph that is being built is there."""
         self.until_built()
-        served, self._served = self._served, None
-        try:
-            if served is not None:
-                quack.stop(self.connection, served)
-        finally:
-            self.connection.close()
+        super().close()

@@ -22,6 +22,7 @@ STOPWORDS: Final = word_set(
     until up very was we were what when where which while who whom whose why will with would you your"""
 )
 """English words that say nothing of what is asked for, and who speaks in every call: neither asked for nor indexed."""
+STOPWORDS_SQL: Final = ", ".join(f"'{word}'" for word in sorted(STOPWORDS))
 
 LEAST_COVERED: Final = 0.6
 """Of what the words that are asked for weigh."""
@@ -59,12 +60,14 @@ class Stemmer:
 
     def stems(self, texts: Sequence[str]) -> list[list[str]]:
         """Of each text the stems of the words that say something, each once."""
-        stopwords = ", ".join(f"'{word}'" for word in sorted(STOPWORDS))
         with self._lock:
             rows = self._connection.execute(
                 "SELECT list_sort(list_distinct(list_transform(list_filter("
-                f"regexp_extract_all(lower(text), '{WORD}'), lambda word: word NOT IN ({stopwords})), "
+                f"regexp_extract_all(lower(text), '{WORD}'), lambda word: word NOT IN ({STOPWORDS_SQL})), "
                 "lambda word: stem(strip_accents(word), 'porter')))) FROM (SELECT unnest(?::VARCHAR[]) AS text)",
                 [list(texts)],
             ).fetchall()
         return [[stem for stem in stems if stem] for (stems,) in rows]
+
+    def close(self) -> None:
+        self._connection.close()

@@ -3,10 +3,9 @@
 A transaction is in DuckDB's write-ahead log, synced to disk, when its commit returns.
 """
 
-import contextlib
 import re
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from stages.errors import StageError
 from stages.sink import quack
 from stages.sink.batch import Changes, Stored
 from stages.sink.rows import JobRow, PartRow, Row, SessionRow, SummaryRow
+from stages.sink.served import ServedFile
 
 _ROWS_PER_STATEMENT: Final = 500
 _MIGRATION_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -31,7 +31,7 @@ class FileInUse(StageError):
     """Another process has the warehouse file open. The operator ends it, or reads through the running instance."""
 
 
-class Tables:
+class Tables(ServedFile):
     """The owner's connection. Not thread-safe: all calls from one thread, or one after the other."""
 
     def __init__(self, path: Path, *, memory_limit: str = "1GB", threads: int = 2) -> None:
@@ -41,10 +41,7 @@ class Tables:
         """
         self._path = path
         self._config = {"memory_limit": memory_limit, "threads": threads, "autoinstall_known_extensions": False}
-        self._serving: tuple[str, int] | None = None
-        self._served: str | None = None
-        self._broken = False
-        self._open()
+        super().__init__()
 
     def _open(self) -> None:
         try:
@@ -58,12 +55,6 @@ class Tables:
         except BaseException:
             self.connection.close()
             raise
-
-    def serve(self, token: str, port: int) -> str:
-        """Serve read-only SQL to other processes on this machine; returns the URL to ATTACH."""
-        self._serving = (token, port)
-        self._served = quack.serve(self.connection, token, port)
-        return self._served
 
     def load(self, session_ids: Sequence[uuid.UUID]) -> Stored:
         """Raises what DuckDB raises; so does `apply`."""
@@ -79,24 +70,6 @@ class Tables:
         """One transaction: on return it is durable; on an error nothing was stored."""
         with self._mending():
             self._apply(changes)
-
-    @contextlib.contextmanager
-    def _mending(self) -> Iterator[None]:
-        """After a fatal error, such as a checkpoint on a full disk, DuckDB does nothing more until the file is opened
-        again: at the next use.
-        """
-        if self._broken:
-            with contextlib.suppress(duckdb.Error):
-                self.close()
-            self._open()
-            if self._serving is not None:
-                self.serve(*self._serving)
-            self._broken = False
-        try:
-            yield
-        except duckdb.FatalException:
-            self._broken = True
-            raise
 
     def _apply(self, changes: Changes) -> None:
         sessions = sorted(changes.sessions)
@@ -114,15 +87,6 @@ class Tables:
             self._upsert("call_metrics", "session_id", changes.call_metrics.values(), sessions)
             self._upsert("channel_metrics", "session_id", changes.channel_metrics.values(), sessions)
             self._upsert("gaps", "session_id", changes.gaps.values(), sessions)
-
-    def close(self) -> None:
-        """Stop serving and close the file."""
-        served, self._served = self._served, None
-        try:
-            if served is not None:
-                quack.stop(self.connection, served)
-        finally:
-            self.connection.close()
 
     def __enter__(self) -> "Tables":
         return self

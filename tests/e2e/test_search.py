@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 VISIBLE_WITHIN_S = 10.0
 CAUGHT_UP_WITHIN_S = 300.0
+"""An index that is new begins with all that the broker has of other tests, hours of talk among it."""
 
 
 def found(deployment: Deployment, *arguments: str) -> list[dict[str, Any]]:
@@ -133,12 +134,12 @@ def test_a_worker_of_its_own_makes_calls_on_kafka_searchable(on_kafka: Workers, 
     deployment = Deployment(tmp_path / "index", bus=on_kafka.deployment.environment["CALLSTREAM_BUS"])
     with Workers(deployment, stages=("index",)) as index:
         index.wait_ready()
-        deployment.publish(greeting, "sought", "--roles", SAMPLE_ROLES).communicate(timeout=60)
-        on_kafka.deployment.wait_completed("sought")
-        # It began with all that the broker has of other tests, hours of talk among it.
-        deadline = time.monotonic() + CAUGHT_UP_WITHIN_S
-        while "sought" not in {hit["call_id"] for hit in found(deployment, "Northwind Energy")}:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        for call, within_s in (("first", CAUGHT_UP_WITHIN_S), ("sought", VISIBLE_WITHIN_S + 20)):
+            deployment.publish(greeting, call, "--roles", SAMPLE_ROLES).communicate(timeout=60)
+            on_kafka.deployment.wait_completed(call)
+            deadline = time.monotonic() + within_s
+            while call not in {hit["call_id"] for hit in found(deployment, "Northwind Energy")}:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
         assert index.terminate() == {"index": 0}
     assert "sought" in {hit["call_id"] for hit in found(deployment, "Northwind Energy")}

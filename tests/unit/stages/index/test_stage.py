@@ -10,8 +10,8 @@ from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 from stages.embedding.embedder import Vectors
 from stages.errors import RejectedInput, StageError
-from stages.index.ranking import Filters, Hit, Update
-from stages.index.stage import Found, IndexStage
+from stages.index.ranking import Filters, Found, Hit, Update
+from stages.index.stage import IndexStage
 from tests.unit.stages.summarize.calls import CALL, completed, turns
 
 

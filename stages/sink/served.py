@@ -1,0 +1,59 @@
+"""A DuckDB file that one process owns, serves to others, and opens again after a fatal error."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import duckdb
+
+from stages.sink import quack
+
+
+class ServedFile:
+    """The owner's connection. `_open` is a subclass's: it sets `connection`, or raises and leaves nothing open."""
+
+    connection: Any
+    _locks_settings: ClassVar[bool] = True
+    """Whether DuckDB's settings are locked while the file is served: see `quack.serve`."""
+
+    def __init__(self) -> None:
+        self._serving: tuple[str, int] | None = None
+        self._served: str | None = None
+        self._broken = False
+        self._open()
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def serve(self, token: str, port: int) -> str:
+        """Serve read-only SQL to other processes on this machine; returns the URL to ATTACH."""
+        self._serving = (token, port)
+        self._served = quack.serve(self.connection, token, port, lock_settings=self._locks_settings)
+        return self._served
+
+    @contextlib.contextmanager
+    def _mending(self) -> Iterator[None]:
+        """After a fatal error, such as a checkpoint on a full disk, DuckDB does nothing more until the file is opened
+        again: at the next use.
+        """
+        if self._broken:
+            with contextlib.suppress(duckdb.Error):
+                self.close()
+            self._open()
+            if self._serving is not None:
+                self.serve(*self._serving)
+            self._broken = False
+        try:
+            yield
+        except duckdb.FatalException:
+            self._broken = True
+            raise
+
+    def close(self) -> None:
+        """Stop serving and close the file."""
+        served, self._served = self._served, None
+        try:
+            if served is not None:
+                quack.stop(self.connection, served)
+        finally:
+            self.connection.close()
