@@ -6,7 +6,8 @@ The rules:
 - A summary replaces one of its kind of an older revision; of the same one a language model's replaces one without,
   and else the higher record number, then the later one, stays.
 - A call whose audio cannot be decoded has failed, and so has one of which nothing could be used, until it starts.
-- A job's ledger row is the later of its entries by their own time, in whatever order they are read.
+- A job's ledger row is the later of its entries by their own time, in whatever order they are read. The sink's own are
+  written with what they tell of.
 """
 
 import uuid
@@ -222,6 +223,8 @@ class Batch:
             detail={"stored": what, "revision": revision, **figures},
             at=arrival.at_s,
         )
+        # In the ledger at once, so that who reads the completed call finds it; reading it again changes nothing.
+        self._job(self._session(call), call, record)
         event_id = f"sink/{call.tenant}/{call.call_id}/{what}/{revision}/{arrival.seq}"
         self.outputs.append(Output(topic=STATUS, record=record, event_id=event_id, event_type=JOB_TYPE))
 

@@ -36,7 +36,8 @@ def test_a_whole_call_is_stored_with_its_turns_words_summary_metrics_gaps_and_jo
     jobs = read(tables, "SELECT job_type, status FROM processing_jobs ORDER BY ALL")
     assert ("separate", "gap") in jobs
     assert ("separate", "completed") in jobs
-    assert len(jobs) == 5
+    assert jobs.count(("sink", "completed")) == 2, "its transcript and its summary are stored"
+    assert len(jobs) == 7
 
 
 def test_confidence_is_the_mean_word_probability_and_null_without_words(tables: Tables) -> None:
@@ -77,12 +78,16 @@ def test_nothing_is_said_about_a_transcript_whose_parts_are_not_all_there(tables
     assert read(tables, "SELECT count(*) FROM transcript_segments") == [(6,)]
 
 
-def test_the_sinks_own_entries_read_back_are_stored_and_give_no_output(tables: Tables) -> None:
+def test_the_sinks_own_entries_are_stored_with_what_they_tell_of_and_reading_them_back_changes_nothing(
+    tables: Tables,
+) -> None:
     script = CallScript("call-1")
     stage = SinkStage(tables)
     outputs = stage.write(script.whole(2))
+    stored = dump(tables)
     own = [script.arrival(output.record) for output in outputs if isinstance(output.record, JobStatus)]
     assert stage.write(own) == []
+    assert dump(tables) == stored
     assert read(tables, "SELECT detail ->> 'stored' AS s FROM processing_jobs WHERE job_type = 'sink' ORDER BY s") == [
         ("summary",),
         ("transcript",),
