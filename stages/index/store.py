@@ -93,6 +93,8 @@ class WindowStore(ServedFile):
         self._graphs = 0
         try:
             load_extensions(self.connection, ("vss", "fts"))
+            # Vectors hardly get smaller, and to compare them all takes three times as long when they must be unpacked.
+            self.connection.execute("SET force_compression = 'uncompressed'")
             self._create()
         except BaseException:
             self.connection.close()

@@ -1,8 +1,9 @@
 """The WhisperX engine: rows of audio from any calls in, text with word times out.
 
-It takes WhisperX's model and features but not its `transcribe()`, which pads every window to 30 s, finds speech again,
-and keeps per-call state on the shared model object. Here a row's window depends on its own length alone, nothing is
-kept from one call to the next, and the encoder's output serves the text, the language and the word times.
+It takes WhisperX's features and the model that WhisperX wraps (faster-whisper's), but not its `transcribe()`, which
+pads every window to 30 s, finds speech again, and keeps per-call state on the shared model object. Here a row's window
+depends on its own length alone, nothing is kept from one call to the next, and the encoder's output serves the text,
+the language and the word times.
 """
 
 import math
@@ -349,14 +350,18 @@ def repeats(text: str) -> bool:
 
 
 class _Library:
-    """WhisperX's parts, imported when an engine is made: that takes seconds and brings torch."""
+    """What an engine is made of, imported when one is made: that takes seconds and brings torch.
+
+    Not `whisperx.asr`, whose model differs in what is not used here: it imports transformers and pyannote, which takes
+    four times as long as the rest, at every start after a crash.
+    """
 
     def __init__(self) -> None:
-        with torch_imports():  # WhisperX imports pyannote
+        with torch_imports():
             import torch
             from ctranslate2 import StorageView
+            from faster_whisper import WhisperModel
             from faster_whisper.tokenizer import Tokenizer
-            from whisperx.asr import WhisperModel
             from whisperx.audio import log_mel_spectrogram
         self.torch: Any = torch
         self.StorageView: Any = StorageView
