@@ -25,7 +25,7 @@ from pipeline.models import embedding_weights
 from pipeline.settings import Settings
 from pipeline.warehouse import Reader, remote_reader
 from schemas.calls import CallRef
-from stages.embedding.embedder import Embedder, SentenceEmbedder
+from stages.embedding.embedder import Embedder, QuestionEmbedder, SentenceEmbedder
 from stages.index.answers import Answer, answer
 from stages.index.queries import AskedWindows
 from stages.index.ranking import Filters, Hit, Searcher, SearchIndex, Update
@@ -125,36 +125,48 @@ def _folder(settings: Settings) -> Path:
     return folder
 
 
-def _opened(folder: Path, embedder: Embedder, graph: bool) -> WindowStore:
-    return WindowStore(folder, model=embedder.name, dimensions=embedder.dimensions, graph=graph)
+def _opened(folder: Path, embedder: Embedder, served: bool) -> WindowStore:
+    return WindowStore(
+        folder,
+        model=embedder.name,
+        dimensions=embedder.dimensions,
+        graph=served,
+        embedder=embedder if served else None,
+    )
 
 
 @contextlib.contextmanager
-def asked_index(settings: Settings, embedder: Embedder) -> Iterator[Searcher]:
-    """The index to ask: Qdrant's, the running instance's where one serves it, else the file.
+def asked_index(settings: Settings, load: Callable[[], Embedder]) -> Iterator[tuple[Searcher, QuestionEmbedder]]:
+    """The index to ask, and what makes a question's vector: Qdrant's, the running instance's where one serves it, else
+    the file.
 
-    Raises InputError where there is none, InstanceError where nobody answers, StageError for another model's.
+    `load` gives the embedding model, which takes seconds; a running instance has it already, and where there is
+    nothing to ask it is not called. Raises InputError where there is no index, InstanceError where nobody answers,
+    StageError for another model's.
     """
     if settings.qdrant_url is not None:
+        embedder = load()
         with contextlib.closing(_in_qdrant(settings, embedder)) as index:
             if index.is_empty():
                 raise InputError(f"nothing in Qdrant at {settings.qdrant_url} is searchable yet: {_MAKES}")
-            yield index
+            yield index, embedder
         return
     folder = settings.data / FOLDER
     serving = read_owner(folder, _Serving)
     if serving is not None:
-        if serving.model != embedder.name:
+        if serving.model != settings.embedding_model:
             raise ConfigurationError(
-                f"the running index is {serving.model}'s, and CALLSTREAM_EMBEDDING_MODEL {embedder.name}"
+                f"the running index is {serving.model}'s, and CALLSTREAM_EMBEDDING_MODEL {settings.embedding_model}"
             )
         with contextlib.closing(remote_reader(serving.url, serving.token)) as reader:
-            yield AskedWindows(lambda sql: reader.query(sql)[1])
+            asked = AskedWindows(lambda sql: reader.query(sql)[1])
+            yield asked, asked
         return
     if not (folder / FILE).exists():
         raise InputError(f"nothing on {settings.data} is searchable yet: {_MAKES}")
+    embedder = load()
     with DataLock(folder), contextlib.closing(_opened(folder, embedder, False)) as store:
-        yield store
+        yield store, embedder
 
 
 def is_served(settings: Settings) -> bool:
@@ -216,7 +228,9 @@ def _unix_s(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-async def find(index: Searcher, embedder: Embedder, question: str, filters: Filters, *, limit: int) -> list[Hit]:
+async def find(
+    index: Searcher, embedder: QuestionEmbedder, question: str, filters: Filters, *, limit: int
+) -> list[Hit]:
     """The windows of calls that a question, or some words, are about; the best first."""
 
     def found() -> list[Hit]:
@@ -227,7 +241,7 @@ async def find(index: Searcher, embedder: Embedder, question: str, filters: Filt
 
 
 async def ask(
-    index: Searcher, embedder: Embedder, llm: LlmClient, question: str, filters: Filters, *, limit: int = 8
+    index: Searcher, embedder: QuestionEmbedder, llm: LlmClient, question: str, filters: Filters, *, limit: int = 8
 ) -> Answer:
     """An answer by the language model, from what `find` finds. Raises LlmError."""
     return await answer(llm, question, await find(index, embedder, question, filters, limit=limit))

@@ -22,7 +22,7 @@ from pipeline.instance import find_instance
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from stages.embedding.embedder import Embedder
+    from stages.embedding.embedder import Embedder, QuestionEmbedder
     from stages.index.ranking import Filters, Hit, Searcher
 
 _MAX_SNIPPET_LINES = 6
@@ -160,15 +160,19 @@ async def _ask(settings: Settings, question: str, filters: "Filters", as_json: b
 @contextlib.asynccontextmanager
 async def _index(
     settings: Settings, console: Console, *, rebuild: bool = False
-) -> AsyncIterator[tuple["Searcher", "Embedder"]]:
+) -> AsyncIterator[tuple["Searcher", "QuestionEmbedder"]]:
     """What can be asked, with all in it that the bus holds."""
     from pipeline import search as searching
 
     if not searching.searchable(msgspec.structs.replace(settings, search="auto")):
         raise InputError("search needs packages that are not installed: pip install 'callstream[search]'")
-    with console.status(f"loading {settings.embedding_model}"):
-        embedder = await asyncio.to_thread(searching.load_embedder, settings)
+
+    def load() -> "Embedder":
+        with console.status(f"loading {settings.embedding_model}"):
+            return searching.load_embedder(settings)
+
     if rebuild:
+        embedder = await asyncio.to_thread(load)
         with (
             console.status("making the search index anew") as status,
             contextlib.closing(open_warehouse(settings)) as reader,
@@ -185,8 +189,8 @@ async def _index(
     elif find_instance(settings.data) is not None:
         with console.status("waiting for the running instance's search index"):
             await _until_served(settings)
-    with searching.asked_index(settings, embedder) as index:
-        yield index, embedder
+    with searching.asked_index(settings, load) as asked:
+        yield asked
 
 
 async def _until_served(settings: Settings) -> None:

@@ -21,18 +21,22 @@ class EmbeddingError(StageError):
     """The embedding model cannot be used: the operator names another or installs it."""
 
 
-class Embedder(Protocol):
+class QuestionEmbedder(Protocol):
+    """What makes vectors of texts that look for passages: some models want to be told the difference."""
+
+    def questions(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of shape (n, dimensions), one for each text. Blocks; safe in several threads."""
+        ...
+
+
+class Embedder(QuestionEmbedder, Protocol):
     """A sentence embedding model. `name` and `dimensions` say which vectors can be compared with each other."""
 
     name: str
     dimensions: int
 
     def passages(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of shape (n, dimensions), one for each text. Blocks; safe in several threads."""
-        ...
-
-    def questions(self, texts: Sequence[str]) -> Vectors:
-        """The same for texts that look for passages: some models want to be told the difference."""
+        """As `questions`, for the texts that are looked for."""
         ...
 
 

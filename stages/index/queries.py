@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from stages.embedding.embedder import Vectors
 from stages.index.ranking import CANDIDATES, Filters, Hit, fused
@@ -23,11 +24,20 @@ _COLUMNS: Final = (
 _STEM_CHARACTERS: Final = 5
 
 
+QUESTION_VECTOR: Final = "question_vector"
+"""SQL's name for the embedding model of the process that owns an index and serves it."""
+
+
 class AskedWindows:
-    """An index that another process owns. See `Searcher`."""
+    """An index that another process owns, asked with that one's embedding model: loading one takes seconds. See
+    `Searcher` and `QuestionEmbedder`.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
+
+    def questions(self, texts: Sequence[str]) -> Vectors:
+        return np.array([self._run(f"SELECT {QUESTION_VECTOR}({_literal(text)})")[0][0] for text in texts], np.float32)
 
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
         return search(self._run, vector, words, filters, limit=limit)

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from stages.duckdb_files import load_extensions, transaction
-from stages.embedding.embedder import Vectors
+from stages.embedding.embedder import QuestionEmbedder, Vectors
 from stages.errors import StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, Update
@@ -73,12 +73,23 @@ class WindowStore(ServedFile):
 
     _locks_settings = False  # `fts` builds its index with a setting of its own, again and again
 
-    def __init__(self, folder: Path, *, model: str, dimensions: int, graph: bool = True) -> None:
-        """`graph`: build an HNSW graph where there are many windows: worth it for who asks often."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: str,
+        dimensions: int,
+        graph: bool = True,
+        embedder: QuestionEmbedder | None = None,
+    ) -> None:
+        """`graph`: build an HNSW graph where there are many windows: worth it for who asks often. `embedder` makes the
+        vectors of questions for those whom this is served to.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._model = model
         self._dimensions = dimensions
+        self._embedder = embedder
         self._log = structlog.get_logger("callstream.search")
         self._wants_graph = graph
         self._writing = threading.Lock()
@@ -113,6 +124,10 @@ class WindowStore(ServedFile):
             execute("INSERT INTO model VALUES (?, ?)", [model, dimensions])
             execute("INSERT INTO text_index VALUES (-1)")
         execute(quack.authorization_sql())
+        if self._embedder is not None:
+            self.connection.create_function(
+                queries.QUESTION_VECTOR, self._question_vector, ["VARCHAR"], f"FLOAT[{dimensions}]"
+            )
         execute("ATTACH ':memory:' AS graph")
         execute("CREATE TABLE graph.newest (name VARCHAR)")
         self._index_words()
@@ -253,6 +268,11 @@ class WindowStore(ServedFile):
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
         with contextlib.closing(self.connection.cursor()) as cursor:
             return queries.search(lambda sql: cursor.execute(sql).fetchall(), vector, words, filters, limit=limit)
+
+    def _question_vector(self, text: str) -> list[float]:
+        assert self._embedder is not None
+        vector: list[float] = self._embedder.questions([text])[0].tolist()
+        return vector
 
     def close(self) -> None:
         """Waits until a graph that is being built is there."""

@@ -1,21 +1,26 @@
-"""Making the search index anew: real files, a real process that is killed; the vectors are made up."""
+"""The search index made anew, and asked: real files, a real process that is killed; the vectors are made up."""
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from pipeline import search
+from pipeline.errors import InputError
 from pipeline.settings import Settings
 from pipeline.warehouse import open_reader
 from pipeline.worker import DATABASE_FILE
 from stages.embedding.embedder import Vectors
+from stages.index.ranking import Filters
 from stages.index.store import FILE, WindowStore
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
@@ -64,7 +69,7 @@ def calls_of(settings: Settings) -> list[str]:
 
 
 def rows(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
-    with search.asked_index(settings, MadeUp()) as index:
+    with search.asked_index(settings, MadeUp) as (index, _):
         assert isinstance(index, WindowStore)
         found: list[tuple[Any, ...]] = index.connection.execute(sql).fetchall()
         return found
@@ -99,3 +104,30 @@ def test_what_another_model_made_is_made_anew_with_the_log_it_left(settings: Set
     (folder / f"{FILE}.wal").write_bytes(b"of the file before")
     rebuild(settings)
     assert calls_of(settings) == CALLS
+
+
+def test_nothing_is_loaded_where_nothing_is_searchable(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="is searchable yet"),
+        search.asked_index(Settings(data=tmp_path), must_not_load),
+    ):
+        pass
+
+
+async def test_who_asks_a_running_instance_uses_its_embedding_model(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuild(settings)
+    monkeypatch.setattr(search, "load_embedder", lambda _settings: MadeUp())
+    settings = msgspec.structs.replace(settings, embedding_model=MadeUp.name)
+    with ThreadPoolExecutor(1) as writer:
+        async with search.serving_index(settings, writer):
+            with search.asked_index(settings, must_not_load) as (index, embedder):
+                vectors = await asyncio.to_thread(embedder.questions, ["what did it cost?", "it's what?"])
+                hits = await search.find(index, embedder, "what did it cost?", Filters(call_id="call-2"), limit=2)
+    assert (vectors.dtype, vectors.tolist()) == (np.float32, [[0.5] * 4] * 2)
+    assert [(hit.window.call_id, hit.similarity) for hit in hits] == [("call-2", 1.0)]
+
+
+def must_not_load() -> MadeUp:
+    raise AssertionError("there is no need to load a model")
