@@ -27,7 +27,7 @@ from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment, said
 
 KINDS = ("kill -9 of up", "SIGTERM of up", "kill -9 of nats-server")
 GAP_S = {"kill -9 of up": (1.0, 22.0), "SIGTERM of up": (1.0, 22.0), "kill -9 of nats-server": (1.0, 8.0)}
-"""From one kill to the next. On two cores the model is loaded some 10 s after the start: some kills come before."""
+"""From one kill to the next. On two cores the model is loaded some 5 s after the start: some kills come before."""
 
 
 def disturbed(

@@ -22,6 +22,8 @@ _COLUMNS: Final = (
     "speakers::VARCHAR, turn_ids::VARCHAR, text"
 )
 _STEM_CHARACTERS: Final = 5
+_SCANNED_AT_ONCE: Final = 2048
+"""Rows that DuckDB takes from a table at once."""
 
 
 QUESTION_VECTOR: Final = "question_vector"
@@ -60,25 +62,29 @@ def search(run: Run, vector: Vectors, words: str, filters: Filters, *, limit: in
 
 
 def literal_vector(vector: Vectors) -> str:
-    """As SQL."""
-    return f"[{','.join(f'{value:.6g}' for value in vector.tolist())}]::FLOAT[{len(vector)}]"
+    """As SQL: a text, because DuckDB takes 8 ms for a list of 384 numbers and less than 1 ms for its text."""
+    return f"'[{','.join(f'{value:.6g}' for value in vector.tolist())}]'::FLOAT[{len(vector)}]"
 
 
 def near(run: Run, asked: str, filters: Filters) -> list[str]:
     """The ids of the nearest windows. An HNSW graph is only asked where every window counts: filtered afterwards it may
     give nothing of what there is.
     """
-    table = "windows"
-    if not filters:
-        named = run("SELECT name FROM graph.newest")
-        if named:
-            table = f"graph.{named[0][0]}"
-    return _ids(
-        run(
-            f"SELECT window_id::VARCHAR FROM {table} {_where(filters)} "
-            f"ORDER BY array_cosine_distance(vector, {asked}) LIMIT {CANDIDATES}"
+    graphs = [] if filters else run("SELECT name FROM graph.newest")
+    if graphs:
+        return _ids(
+            run(
+                f"SELECT window_id::VARCHAR FROM graph.{graphs[0][0]} "
+                f"ORDER BY array_cosine_distance(vector, {asked}) LIMIT {CANDIDATES}"
+            )
         )
+    # In two halves, for two cores: DuckDB gives a thread no less than a row group, which is 122,880 windows.
+    halves = " UNION ALL ".join(
+        f"SELECT window_id, array_negative_inner_product(vector, {asked}) AS distance FROM windows "
+        f"{_where(filters, f'number // {_SCANNED_AT_ONCE} % 2 = {half}')}"
+        for half in (0, 1)
     )
+    return _ids(run(f"SELECT window_id::VARCHAR FROM ({halves}) ORDER BY distance LIMIT {CANDIDATES}"))
 
 
 def worded(run: Run, words: str, filters: Filters) -> list[list[str]]:
