@@ -148,7 +148,7 @@ class Deployment:
             ended = document is not None and document["status"] == "completed" and document["revision"] >= revision
             if document is not None and ended and document["summary"] and document["summary"]["kind"] == "final":
                 return document
-            time.sleep(0.5)
+            time.sleep(1.0)  # asking takes as long, on a core that the call could use
         raise AssertionError(f"{call} is not completed after {timeout_s} s: {document and document['status']}")
 
 

@@ -200,7 +200,10 @@ async def _until_served(settings: Settings) -> None:
     deadline = asyncio.get_running_loop().time() + _SERVED_WITHIN_S
     while not is_served(settings):
         if asyncio.get_running_loop().time() > deadline:
-            raise InstanceError(f"the instance on {settings.data} makes nothing searchable: its log says why")
+            raise InstanceError(
+                f"the instance on {settings.data} makes nothing searchable: its log says why, or "
+                "`callstream worker index` does it"
+            )
         await asyncio.sleep(0.2)
 
 

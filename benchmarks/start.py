@@ -1,0 +1,123 @@
+"""How long `callstream up` takes until it is ready and until it has stopped, against WhisperX loading its model.
+
+    python -m benchmarks.start [--runs 5] [--json FILE]
+
+In turns, each in a process of its own: `up` on a data directory that was there before, from the command to the log
+line `ready`, its resident memory then, and after a pause from SIGTERM to its exit; and a process that imports WhisperX
+and loads the same weights by `whisperx.load_model`, without and with its own voice activity model. After a crash a call
+waits as long as a start takes. The first of the runs warms the page cache and is not counted.
+
+What it does not show: a cold disk, other models, a GPU.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from benchmarks.report import spread, write_report
+from pipeline.models import resolve_model
+from tests.deployment import Deployment
+
+WITHIN_S: Final = 120.0
+SETTLED_AFTER_S: Final = 15.0
+"""`up` loads the embedding model of search once it is ready."""
+
+PLAIN: Final = {
+    "whisperx, VAD given": "vad_model=object()",
+    "whisperx, its own VAD": "",
+}
+_LOAD: Final = """
+import sys, whisperx
+model = whisperx.load_model(sys.argv[1], "cpu", compute_type="int8", language="en", {vad})
+print("loaded", flush=True)
+sys.stdin.read()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=5, help="counted runs of each (5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    given = parser.parse_args()
+    ready_s: dict[str, list[float]] = {"up": [], **{name: [] for name in PLAIN}}
+    memory_mb: dict[str, list[float]] = {name: [] for name in ready_s}
+    stopped_s: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="callstream-start-") as folder, Deployment(Path(folder) / "data") as up:
+        weights = resolve_model("base", Path(folder)).path
+        for run in range(given.runs + 1):
+            figures = {"up": started(up)}
+            stop_s = stopped(up)
+            for name, vad in PLAIN.items():
+                figures[name] = loaded(_LOAD.format(vad=vad), weights)
+            print(f"run {run}: {figures}, stopped in {stop_s:.1f} s", file=sys.stderr)
+            if run:
+                stopped_s.append(stop_s)
+                for name, (took_s, held_mb) in figures.items():
+                    ready_s[name].append(took_s)
+                    memory_mb[name].append(held_mb)
+    print("| | ready after s, median (min to max) | of whisperx with a VAD given | MB then |\n|---|---|---|---|")
+    plain = spread(ready_s["whisperx, VAD given"])["median"]
+    for name, values in ready_s.items():
+        took, held = spread(values), spread(memory_mb[name])
+        print(
+            f"| {name} | {took['median']:.1f} ({took['min']:.1f} to {took['max']:.1f}) | {took['median'] / plain:.2f} "
+            f"| {held['median']:.0f} |"
+        )
+    stops = spread(stopped_s)
+    print(f"stopped after {stops['median']:.1f} s ({stops['min']:.1f} to {stops['max']:.1f})")
+    report = {
+        "ready_s": {name: spread(values) for name, values in ready_s.items()},
+        "memory_mb": {name: spread(values) for name, values in memory_mb.items()},
+        "stopped_s": stops,
+    }
+    write_report("start", report, given.json)
+
+
+def started(up: Deployment) -> tuple[float, float]:
+    """Seconds until `up` is ready, and its megabytes then."""
+    began = time.monotonic()
+    up.start()
+    while not any(line.get("event") == "ready" for line in up.log_lines(up.starts)):
+        assert up.alive, up.log_path(up.starts).read_text()
+        assert time.monotonic() - began < WITHIN_S
+        time.sleep(0.05)
+    return time.monotonic() - began, psutil.Process(up.pid).memory_info().rss / 1e6
+
+
+def stopped(up: Deployment) -> float:
+    """Seconds until `up` has ended, once it has all its models."""
+    time.sleep(SETTLED_AFTER_S)
+    began = time.monotonic()
+    code = up.terminate()
+    assert code == 0, code
+    return time.monotonic() - began
+
+
+def loaded(code: str, weights: Path) -> tuple[float, float]:
+    """Seconds until a Python process has run `code` as far as its first line of output, and its megabytes then."""
+    began = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, str(weights)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        while (line := process.stdout.readline()) and line.strip() != b"loaded":
+            pass
+        took_s = time.monotonic() - began
+        assert line, "the process ended before its model was loaded"
+        held_mb = psutil.Process(process.pid).memory_info().rss / 1e6
+        process.stdin.close()
+    return took_s, held_mb
+
+
+if __name__ == "__main__":
+    main()
