@@ -190,22 +190,26 @@ class Worker:
         await runner.run()
 
     async def _index(self, started: asyncio.Event) -> None:
-        """`ready` does not wait for it, and it waits for the other models: calls are worked on without it."""
+        """Beside other stages `ready` does not wait for it, and it waits for their models: calls are worked on
+        without it. Alone it is ready when it can be asked.
+        """
+        if self._stages == (topology.INDEX,):
+            await self._run_index(started)
+            return
         started.set()
         await self.ready.wait()
         try:
-            await self._run_index()
+            await self._run_index(started)
         except (StageError, ModelError) as error:
-            if self._stages == (topology.INDEX,):
-                raise
             self._log.error("calls are not searchable", error=str(error))
 
-    async def _run_index(self) -> None:
+    async def _run_index(self, started: asyncio.Event) -> None:
         from pipeline.search import serving_index
         from stages.index.stage import IndexStage
 
         with ThreadPoolExecutor(1, thread_name_prefix="index") as writer:
             async with serving_index(self._settings, writer) as (index, embedder):
+                started.set()
                 runner = BatchRunner(
                     self._bus,
                     IndexStage(index, embedder),

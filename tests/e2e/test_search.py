@@ -108,7 +108,7 @@ def test_before_there_is_anything_it_says_so(tmp_path: Path) -> None:
 
 def test_a_call_that_goes_on_is_found_and_summarized_on_the_way(build: dict[str, str], tmp_path: Path) -> None:
     with serving(build, tmp_path / "server.log") as server:
-        settings = {"ollama_url": server.url, "summary_model": server.model, "summary_rolling": "5"}
+        settings = {"ollama_url": server.url, "summary_model": server.model, "summary_rolling": "2"}
         with Deployment(tmp_path / "data", **settings, summary_timeout_s=f"{MODEL_TIMEOUT_S:g}") as deployment:
             deployment.start()
             deployment.wait_ready()

@@ -119,7 +119,7 @@ def test_a_shown_call_has_the_promised_shape(reader: Reader) -> None:
     completed = script.completed(script.turns(4))[0]
     assert document["metrics"] == {**msgspec.to_builtins(completed.metrics), "utterances": 4}
     assert document["gaps"] == [{"start_s": 0.0, "end_s": 1.0, "events": 2}]
-    assert {job["job"] for job in document["jobs"]} == {"separate", "transcribe", "merge", "summarize"}
+    assert {job["job"] for job in document["jobs"]} == {"separate", "transcribe", "merge", "summarize", "sink"}
     assert document["metadata"] == {"filename": "call.wav", "queue": "billing"}
     assert document["uploaded_at"].startswith("2026-")
     assert document["uploaded_at"].endswith("Z")
