@@ -11,7 +11,7 @@ import pytest
 
 from tests.kafka import require_kafka
 
-KILLS = 6
+KILLS = 7
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

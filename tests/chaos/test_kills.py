@@ -27,7 +27,7 @@ def expected(call: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     return said(calm(tmp_path_factory.mktemp("calm") / "data", call))
 
 
-@pytest.mark.parametrize(("kind", "kills"), [("kill -9 of up", 3), ("SIGTERM of up", 1), ("kill -9 of nats-server", 3)])
+@pytest.mark.parametrize(("kind", "kills"), [("kill -9 of up", 3), ("SIGTERM of up", 1), ("kill -9 of nats-server", 4)])
 def test_the_transcript_is_that_of_the_undisturbed_call(
     kind: str, kills: int, call: Path, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:

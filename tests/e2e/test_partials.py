@@ -38,7 +38,7 @@ from tests.nats import NatsProcess
 from tests.workers import Workers
 
 CALL = CallRef("default", "watched")
-KILLS = 2
+KILLS = 3
 
 
 def check(partials: Sequence[Partial], segments: Sequence[Segment]) -> None:
