@@ -140,8 +140,8 @@ def asked_index(settings: Settings, load: Callable[[], Embedder]) -> Iterator[tu
     """The index to ask, and what makes a question's vector: Qdrant's, the running instance's where one serves it, else
     the file.
 
-    `load` gives the embedding model, which takes seconds; a running instance has it already, and where there is
-    nothing to ask it is not called. Raises InputError where there is no index, InstanceError where nobody answers,
+    `load` gives the embedding model, which takes seconds: it is not called for a running instance, which has it
+    already, nor where there is no file. Raises InputError where there is no index, InstanceError where nobody answers,
     StageError for another model's.
     """
     if settings.qdrant_url is not None:

@@ -201,7 +201,7 @@ async def _until_served(settings: Settings) -> None:
     while not is_served(settings):
         if asyncio.get_running_loop().time() > deadline:
             raise InstanceError(
-                f"the instance on {settings.data} makes nothing searchable: its log says why, or "
+                f"the instance on {settings.data} makes nothing searchable: its log says why; beside workers on a bus "
                 "`callstream worker index` does it"
             )
         await asyncio.sleep(0.2)

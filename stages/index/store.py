@@ -124,9 +124,12 @@ class WindowStore(ServedFile):
             execute("INSERT INTO model VALUES (?, ?)", [model, dimensions])
             execute("INSERT INTO text_index VALUES (-1)")
         execute(quack.authorization_sql())
-        if self._embedder is not None:
+        if (embedder := self._embedder) is not None:
             self.connection.create_function(
-                queries.QUESTION_VECTOR, self._question_vector, ["VARCHAR"], f"FLOAT[{dimensions}]"
+                queries.QUESTION_VECTOR,
+                lambda text: embedder.questions([text])[0].tolist(),
+                ["VARCHAR"],
+                f"FLOAT[{dimensions}]",
             )
         execute("ATTACH ':memory:' AS graph")
         execute("CREATE TABLE graph.newest (name VARCHAR)")
@@ -268,11 +271,6 @@ class WindowStore(ServedFile):
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
         with contextlib.closing(self.connection.cursor()) as cursor:
             return queries.search(lambda sql: cursor.execute(sql).fetchall(), vector, words, filters, limit=limit)
-
-    def _question_vector(self, text: str) -> list[float]:
-        assert self._embedder is not None
-        vector: list[float] = self._embedder.questions([text])[0].tolist()
-        return vector
 
     def close(self) -> None:
         """Waits until a graph that is being built is there."""

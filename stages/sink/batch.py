@@ -99,7 +99,7 @@ class Batch:
             case TranscriptCompleted() as completed:
                 self._part(session, arrival, completed)
             case Summary() as summary:
-                self._summary(arrival, summary)
+                self._summary(session, arrival, summary)
             case JobStatus() as status:
                 self._job(session, arrival.call, status)
 
@@ -141,7 +141,8 @@ class Batch:
         if newly_complete:
             self._complete(session, arrival, completed, parts, kept)
         if newly_complete or completed.part == completed.parts:
-            self._say_stored(arrival, "transcript", completed.revision, {"turns": len(kept), "parts": completed.parts})
+            figures = {"turns": len(kept), "parts": completed.parts}
+            self._say_stored(session, arrival, "transcript", completed.revision, figures)
 
     def _parts(self, call: CallRef, completed: TranscriptCompleted) -> list[PartRow]:
         """The parts of the revision that are there, this batch's included."""
@@ -188,7 +189,7 @@ class Batch:
         session.channels = len(completed.channels)
         session.roles = [channel.role for channel in sorted(completed.channels, key=lambda channel: channel.index)]
 
-    def _summary(self, arrival: Arrival, summary: Summary) -> None:
+    def _summary(self, session: SessionRow, arrival: Arrival, summary: Summary) -> None:
         row = rows.summary_row(arrival.call, summary, arrival.seq, arrival.at)
         stored = self.changes.summaries.get(row.id) or self._stored.summaries.get(row.id)
         if stored is not None and _rank(row) < _rank(stored):
@@ -196,7 +197,8 @@ class Batch:
         if stored is None or _rank(row) > _rank(stored):
             self.changes.summaries[row.id] = row
         if summary.kind == "final":
-            self._say_stored(arrival, "summary", summary.revision, {"method": summary.method, "seq": arrival.seq})
+            figures = {"method": summary.method, "seq": arrival.seq}
+            self._say_stored(session, arrival, "summary", summary.revision, figures)
 
     def _job(self, session: SessionRow, call: CallRef, status: JobStatus) -> None:
         row = rows.job_row(call, status)
@@ -213,7 +215,9 @@ class Batch:
         job = self.changes.jobs.get(job_id) or self._stored.jobs.get(job_id)
         return job is not None and job.status == "failed"
 
-    def _say_stored(self, arrival: Arrival, what: str, revision: int, figures: dict[str, Any]) -> None:
+    def _say_stored(
+        self, session: SessionRow, arrival: Arrival, what: str, revision: int, figures: dict[str, Any]
+    ) -> None:
         call = arrival.call
         record = JobStatus(
             tenant=call.tenant,
@@ -224,7 +228,7 @@ class Batch:
             at=arrival.at_s,
         )
         # In the ledger at once, so that who reads the completed call finds it; reading it again changes nothing.
-        self._job(self._session(call), call, record)
+        self._job(session, call, record)
         event_id = f"sink/{call.tenant}/{call.call_id}/{what}/{revision}/{arrival.seq}"
         self.outputs.append(Output(topic=STATUS, record=record, event_id=event_id, event_type=JOB_TYPE))
 

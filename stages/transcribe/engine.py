@@ -353,7 +353,7 @@ class _Library:
     """What an engine is made of, imported when one is made: that takes seconds and brings torch.
 
     Not `whisperx.asr`, whose model differs in what is not used here: it imports transformers and pyannote, which takes
-    four times as long as the rest, at every start after a crash.
+    twice as long as the rest, at every start after a crash.
     """
 
     def __init__(self) -> None:
