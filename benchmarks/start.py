@@ -4,8 +4,8 @@
 
 In turns, each in a process of its own: `up` on a data directory that was there before, from the command to the log
 line `ready`, its resident memory then, and after a pause from SIGTERM to its exit; and a process that imports WhisperX
-and loads the same weights by `whisperx.load_model`, without and with its own voice activity model. After a crash a call
-waits as long as a start takes. The first of the runs warms the page cache and is not counted.
+and loads the same weights by `whisperx.load_model`. After a crash a call waits as long as a start takes. The first of
+the runs warms the page cache and is not counted.
 
 What it does not show: a cold disk, other models, a GPU.
 """
@@ -28,13 +28,9 @@ WITHIN_S: Final = 120.0
 SETTLED_AFTER_S: Final = 15.0
 """`up` loads the embedding model of search once it is ready."""
 
-PLAIN: Final = {
-    "whisperx, VAD given": "vad_model=object()",
-    "whisperx, its own VAD": "",
-}
 _LOAD: Final = """
 import sys, whisperx
-model = whisperx.load_model(sys.argv[1], "cpu", compute_type="int8", language="en", {vad})
+model = whisperx.load_model(sys.argv[1], "cpu", compute_type="int8", language="en")
 print("loaded", flush=True)
 sys.stdin.read()
 """
@@ -45,7 +41,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each (5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     given = parser.parse_args()
-    ready_s: dict[str, list[float]] = {"up": [], **{name: [] for name in PLAIN}}
+    ready_s: dict[str, list[float]] = {"up": [], "whisperx": []}
     memory_mb: dict[str, list[float]] = {name: [] for name in ready_s}
     stopped_s: list[float] = []
     with tempfile.TemporaryDirectory(prefix="callstream-start-") as folder, Deployment(Path(folder) / "data") as up:
@@ -53,16 +49,15 @@ def main() -> None:
         for run in range(given.runs + 1):
             figures = {"up": started(up)}
             stop_s = stopped(up)
-            for name, vad in PLAIN.items():
-                figures[name] = loaded(_LOAD.format(vad=vad), weights)
+            figures["whisperx"] = loaded(weights)
             print(f"run {run}: {figures}, stopped in {stop_s:.1f} s", file=sys.stderr)
             if run:
                 stopped_s.append(stop_s)
                 for name, (took_s, held_mb) in figures.items():
                     ready_s[name].append(took_s)
                     memory_mb[name].append(held_mb)
-    print("| | ready after s, median (min to max) | of whisperx with a VAD given | MB then |\n|---|---|---|---|")
-    plain = spread(ready_s["whisperx, VAD given"])["median"]
+    print("| | ready after s, median (min to max) | of whisperx | MB then |\n|---|---|---|---|")
+    plain = spread(ready_s["whisperx"])["median"]
     for name, values in ready_s.items():
         took, held = spread(values), spread(memory_mb[name])
         print(
@@ -99,11 +94,11 @@ def stopped(up: Deployment) -> float:
     return time.monotonic() - began
 
 
-def loaded(code: str, weights: Path) -> tuple[float, float]:
-    """Seconds until a Python process has run `code` as far as its first line of output, and its megabytes then."""
+def loaded(weights: Path) -> tuple[float, float]:
+    """Seconds until a process has loaded the weights by WhisperX, and its megabytes then."""
     began = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(weights)],
+        [sys.executable, "-W", "ignore", "-c", _LOAD, str(weights)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
