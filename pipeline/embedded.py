@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from pipeline import topology
-from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity

@@ -14,11 +14,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from pipeline.bus.connection import NatsConnection, SessionLost
+from pipeline.bus.nats.connection import NatsConnection, SessionLost
+from pipeline.bus.nats.subjects import key_token, to_wire
 from pipeline.bus.opening import KAFKA
 from pipeline.bus.protocol import Bus, Record
 from pipeline.bus.security import BusSecurity
-from pipeline.bus.subjects import key_token, to_wire
 from pipeline.errors import BusError, ConfigurationError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics

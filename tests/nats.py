@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.bus.nats_server import find_binary
+from pipeline.bus.nats.server import find_binary
 
 READY_WITHIN_S = 20.0
 

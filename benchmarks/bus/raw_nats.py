@@ -15,7 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from benchmarks.bus.load import Load
 from benchmarks.bus.meter import Meter
-from pipeline.bus.subjects import stream_name, subject_base
+from pipeline.bus.nats.subjects import stream_name, subject_base
 
 _RECORDS = 250
 

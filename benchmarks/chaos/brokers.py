@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.bus.nats_server import find_binary
+from pipeline.bus.nats.server import find_binary
 from tests.kafka import KafkaServer
 
 READY_WITHIN_S = 60.0

@@ -18,7 +18,7 @@ async def open_bus(url: str, security: BusSecurity, *, replication: int = 1, rec
     `reconnect_s`, ConfigurationError when the broker refuses us or the package for it is not installed.
     """
     if not url.startswith(KAFKA):
-        from pipeline.bus.jetstream import JetStreamBus
+        from pipeline.bus.nats.bus import JetStreamBus
 
         jetstream = JetStreamBus(url, security=security, reconnect_s=reconnect_s)
         await jetstream.connect()

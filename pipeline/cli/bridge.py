@@ -10,10 +10,10 @@ import structlog
 import typer
 
 from pipeline.bridge import LANES, Bridge, edge_specs, ensure_edge
-from pipeline.bus.connection import NatsConnection
-from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.nats.connection import NatsConnection
+from pipeline.bus.nats.purge import drop_acknowledged
+from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.opening import await_bus
-from pipeline.bus.spent import drop_acknowledged
 from pipeline.cli import options
 from pipeline.cli.service import console, until_stopped
 from pipeline.cli.session import load_settings

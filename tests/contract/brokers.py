@@ -6,10 +6,10 @@ from typing import Protocol
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from pipeline.bus.jetstream import JetStreamBus
 from pipeline.bus.kafka.bus import KafkaBus
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.nats.bus import JetStreamBus
+from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.protocol import Bus, Subscription
 from tests.kafka import KafkaServer
 

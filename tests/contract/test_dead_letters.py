@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pipeline import topology
+from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import Bus, TopicSpec, partition_of
-from pipeline.bus.subjects import key_token
 from pipeline.dead_letters import DeadLetters, Letter, Selection
 from pipeline.decoding import DECODERS
 from pipeline.publisher import Publisher

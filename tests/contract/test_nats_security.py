@@ -8,7 +8,7 @@ from secrets import token_hex
 import msgspec
 import pytest
 
-from pipeline.bus.jetstream import JetStreamBus
+from pipeline.bus.nats.bus import JetStreamBus
 from pipeline.bus.protocol import TopicSpec
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError

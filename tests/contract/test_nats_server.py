@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from benchmarks.chaos.disk import namespace
-from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.nats.server import NatsServer
 from pipeline.errors import BusError, ConfigurationError, InstanceError
 from tests.requirements import missing
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 OWNER = """
 import asyncio, sys
 from pathlib import Path
-from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.nats.server import NatsServer
 
 async def main():
     server = NatsServer(Path(sys.argv[1]), max_store_bytes=10_000_000)
@@ -167,7 +167,7 @@ import asyncio, json, sys
 from pathlib import Path
 import nats, nats.errors
 from benchmarks.chaos.disk import Disk
-from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.nats.server import NatsServer
 
 async def main():
     folder = Path(sys.argv[1])

@@ -8,7 +8,7 @@ from collections import defaultdict
 import nats
 import pytest
 
-from pipeline.bus.jetstream import JetStreamBus
+from pipeline.bus.nats.bus import JetStreamBus
 from pipeline.bus.protocol import Bus, Record, Subscription, TopicSpec
 from pipeline.errors import BusError
 from tests.contract.brokers import Broker, JetStreamBroker

@@ -21,7 +21,7 @@ import aiokafka
 import nats
 import pytest
 
-from pipeline.bus.nats_server import find_binary
+from pipeline.bus.nats.server import find_binary
 from pipeline.topology import STAGES
 from tests.calls.wording import holds
 from tests.compose import KAFKA_FILE, TLS_FILE, services

@@ -15,8 +15,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import DefaultPartitioner
 
+from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import partition_of
-from pipeline.bus.subjects import key_token
 from tests.calls.wording import holds
 from tests.deployment import SAMPLE
 from tests.kafka_clients import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.bus.nats_server import NatsServer
+from pipeline.bus.nats.server import NatsServer
 from tests.deployment import Deployment
 from tests.kafka import KafkaServer
 

@@ -12,7 +12,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from pipeline.bus import subjects
+from pipeline.bus.nats import subjects
 from pipeline.topology import TOPICS
 from schemas import asyncapi, cloudevents, generate
 from schemas.audio import (

@@ -33,9 +33,9 @@ from pipeline.bus.kafka.producing import RecordProducer
 from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
 from pipeline.bus.kafka.reading import FaustReading
 from pipeline.bus.kafka.records import stored_record, to_wire
+from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
 from pipeline.bus.security import BusSecurity
-from pipeline.bus.subjects import key_token
 from pipeline.errors import BusError
 
 REQUEST_S: Final = 40.0

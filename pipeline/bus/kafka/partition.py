@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
+from pipeline.bus.assignment import revoked
 from pipeline.bus.protocol import Progress, Record
-from pipeline.bus.sharing import revoked
 from pipeline.bus.tracker import PrefixTracker
 
 _ASK_AGAIN_S: Final = 0.05

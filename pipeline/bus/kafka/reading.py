@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import structlog
 
+from pipeline.bus.assignment import Place, read_shared
 from pipeline.bus.kafka.clients import KafkaClients
 from pipeline.bus.kafka.faust_app import REBALANCE_S, ReaderApp, reader_app
 from pipeline.bus.kafka.partition import KafkaPartition
 from pipeline.bus.kafka.progress import ProgressIndex
 from pipeline.bus.kafka.records import stored_record
 from pipeline.bus.protocol import Handler, Progress, Subscription
-from pipeline.bus.sharing import Place, read_shared
 from pipeline.errors import BusError
 
 _START_S: Final = 60.0

@@ -120,7 +120,7 @@ def _shown(name: str) -> str | None:
 
 
 def progress_to_wire(progress: Progress) -> dict[str, str]:
-    """The headers of the output that carries `progress`; without a large state (`pipeline.bus.states`)."""
+    """The headers of the output that carries `progress`; without a large state (`pipeline.bus.nats.large_states`)."""
     headers = {_SEQ_HEADER: str(progress.seq), _RELEASED_HEADER: str(progress.released)}
     if len(progress.state) <= INLINE_STATE_BYTES:
         headers[_STATE_HEADER] = base64.b64encode(progress.state).decode()

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import structlog
 
-from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.assignment import revoked
+from pipeline.bus.nats.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.nats.subjects import delivery, stored_record, subject_base
 from pipeline.bus.protocol import Progress, Record
-from pipeline.bus.sharing import revoked
-from pipeline.bus.subjects import delivery, stored_record, subject_base
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError
 

@@ -9,10 +9,10 @@ would lose the only state.
 
 from typing import Any, Final
 
-from pipeline.bus.connection import ApiError, Session, check_publish
+from pipeline.bus.nats.connection import ApiError, Session, check_publish
+from pipeline.bus.nats.subjects import subject_base
 from pipeline.bus.pieces import pieces_of
 from pipeline.bus.protocol import Progress
-from pipeline.bus.subjects import subject_base
 from pipeline.errors import BusError
 
 STREAM: Final = "callstream-state"

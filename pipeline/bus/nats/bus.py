@@ -1,9 +1,9 @@
 """The bus on NATS JetStream: a stream per topic, a consumer per group and partition.
 
-Names are in `pipeline.bus.subjects`, reading in `pipeline.bus.pull`, sharing between workers in `pipeline.bus.leases`,
-reading without a group in `pipeline.bus.stored`.
+Names are in `pipeline.bus.nats.subjects`, reading in `pipeline.bus.nats.partition`, sharing between workers in `pipeline.bus.nats.leases`,
+reading without a group in `pipeline.bus.nats.stored`.
 The last record of a key's subject on a topic holds the key's progress, so asking for that record is all there is to
-`progress`, but for large states (`pipeline.bus.states`). Producers of other make publish to
+`progress`, but for large states (`pipeline.bus.nats.large_states`). Producers of other make publish to
 `calls.audio.<call id in base64url>`; the server adds the partition.
 """
 
@@ -14,16 +14,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pipeline.bus.connection import ApiError, NatsConnection, Session, check_publish
-from pipeline.bus.feed import JetStreamFeed
-from pipeline.bus.leases import LeaseShares
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
-from pipeline.bus.pull import PulledPartition
-from pipeline.bus.security import BusSecurity
-from pipeline.bus.sharing import Place, read_shared
-from pipeline.bus.states import STREAM, drop_states, ensure_states, read_state, write_state
-from pipeline.bus.stored import record_at, stored_records
-from pipeline.bus.subjects import (
+from pipeline.bus.assignment import Place, read_shared
+from pipeline.bus.nats.connection import ApiError, NatsConnection, Session, check_publish
+from pipeline.bus.nats.feed import JetStreamFeed
+from pipeline.bus.nats.large_states import STREAM, drop_states, ensure_states, read_state, write_state
+from pipeline.bus.nats.leases import LeaseShares
+from pipeline.bus.nats.partition import PulledPartition
+from pipeline.bus.nats.stored import record_at, stored_records
+from pipeline.bus.nats.subjects import (
     EVENT_ID_HEADER,
     INLINE_STATE_BYTES,
     PRODUCER_TOPICS,
@@ -36,6 +34,8 @@ from pipeline.bus.subjects import (
     subject_base,
     to_wire,
 )
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
+from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError, RecordTooLargeError, StoreFullError
 
 _PARTITIONS: Final = "callstream-partitions"

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bus import subjects
+from pipeline.bus.nats import subjects
 from pipeline.bus.protocol import Progress
 from schemas import topics
 

@@ -1,7 +1,7 @@
 """How workers of a group share partitions on NATS: an entry per group in a key-value bucket, by compare and set.
 
 The entry lists the members, each with a beat that it raises every second, and who owns which partition number
-(`pipeline.bus.fair_share` decides). A member whose beat stands still for `LEASE_S` on another's clock is struck off; it
+(`pipeline.bus.nats.fair_share` decides). A member whose beat stands still for `LEASE_S` on another's clock is struck off; it
 has given up by itself before that, `LAPSE_S` after its last successful write on its own clock. No clocks are compared.
 
 The bucket is in memory: a restarted server has none. Members that are still reading then write down again what they
@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost, check_publish
-from pipeline.bus.fair_share import LAPSE_S, LEASE_S, Entry, FairShare, without
-from pipeline.bus.sharing import Place
+from pipeline.bus.assignment import Place
+from pipeline.bus.nats.connection import ApiError, Listening, NatsConnection, Session, SessionLost, check_publish
+from pipeline.bus.nats.fair_share import LAPSE_S, LEASE_S, Entry, FairShare, without
 from pipeline.errors import BusError
 
 BEAT_S: Final = 1.0

@@ -4,9 +4,9 @@ import asyncio
 
 import msgspec
 
-from pipeline.bus.connection import NatsConnection
+from pipeline.bus.nats.connection import NatsConnection
+from pipeline.bus.nats.purge import drop_acknowledged
 from pipeline.bus.protocol import Bus, Subscription, TopicSpec
-from pipeline.bus.spent import drop_acknowledged
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import structlog
 
-from pipeline.bus.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.nats.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.nats.subjects import delivery, key_token, stored_record, stream_name, subject_base
 from pipeline.bus.protocol import Record
-from pipeline.bus.subjects import delivery, key_token, stored_record, stream_name, subject_base
 from pipeline.errors import BusError
 
 FEED_RECORDS: Final = 10_000

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.fair_share import LAPSE_S, LEASE_S, Entry, FairShare, without
+from pipeline.bus.nats.fair_share import LAPSE_S, LEASE_S, Entry, FairShare, without
 
 NUMBERS = range(8)
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.bus.connection import ApiError, NatsConnection, Session
+from pipeline.bus.nats.connection import ApiError, NatsConnection, Session
+from pipeline.bus.nats.subjects import stream_name
 from pipeline.bus.protocol import Subscription
-from pipeline.bus.subjects import stream_name
 from pipeline.errors import BusError
 
 

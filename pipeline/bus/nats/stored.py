@@ -8,9 +8,9 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
-from pipeline.bus.connection import ApiError, NatsConnection, Session, SessionLost
+from pipeline.bus.nats.connection import ApiError, NatsConnection, Session, SessionLost
+from pipeline.bus.nats.subjects import direct_record, key_spellings, stream_name, subject_base
 from pipeline.bus.protocol import Record
-from pipeline.bus.subjects import direct_record, key_spellings, stream_name, subject_base
 from pipeline.errors import BusError
 
 BATCH_BYTES: Final = 1_000_000
