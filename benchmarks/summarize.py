@@ -24,10 +24,10 @@ from benchmarks.search.corpus import spoken
 from benchmarks.speech.script import SETTINGS, ScriptLine, ScriptWriter
 from pipeline.models import embedding_weights
 from schemas.calls import CallRef
-from stages.embedding.embedder import DEFAULT_MODEL, SentenceEmbedder
+from stages.adapters.embedding import DEFAULT_MODEL, SentenceEmbedder
+from stages.adapters.llm.ollama import OllamaClient
+from stages.adapters.llm.protocol import Answer, LlmError, Message
 from stages.summarize.claims import judged_by_support
-from stages.summarize.llm import Answer, LlmError, Message
-from stages.summarize.ollama_client import OllamaClient
 from stages.summarize.support import SupportCheck
 from stages.summarize.writer import SummaryWriter
 

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.report import write_report
 from pipeline.models import embedding_weights
-from stages.embedding.embedder import DEFAULT_MODEL, Embedder, SentenceEmbedder
+from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder
 from stages.summarize.support import Claim, Support, SupportCheck
 
 CLAIMS: Final = Path(__file__).parent / "claims"

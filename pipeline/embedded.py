@@ -125,7 +125,7 @@ class Embedded:
         """The warehouse, opened and served by the one thread that will write to it."""
         if OWNER not in self._stages:
             return None, None, None, None
-        from stages.sink.quack import free_port, kept_token
+        from stages.adapters.duckdb_file.quack import free_port, kept_token
 
         loop = asyncio.get_running_loop()
         writer = ThreadPoolExecutor(1, thread_name_prefix="sink")

@@ -25,14 +25,14 @@ from pipeline.models import embedding_weights
 from pipeline.settings import Settings
 from pipeline.warehouse import Reader, remote_reader
 from schemas.calls import CallRef
-from stages.embedding.embedder import Embedder, QuestionEmbedder, SentenceEmbedder
+from stages.adapters.duckdb_file.quack import free_port, kept_token
+from stages.adapters.embedding import Embedder, QuestionEmbedder, SentenceEmbedder
+from stages.adapters.llm.protocol import LlmClient
 from stages.index.answers import Answer, answer
 from stages.index.queries import AskedWindows
 from stages.index.ranking import Filters, Hit, Searcher, SearchIndex, Update
 from stages.index.store import FILE, WindowStore
 from stages.index.windows import windows_of
-from stages.sink.quack import free_port, kept_token
-from stages.summarize.llm import LlmClient
 
 if TYPE_CHECKING:
     from stages.index.qdrant import QdrantIndex

@@ -10,11 +10,11 @@ import structlog
 from pipeline.errors import ModelError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from stages.adapters.llm.ollama import OllamaClient
+from stages.adapters.llm.protocol import LlmClient
+from stages.adapters.llm.resilient import STATES, Circuit, SteadyLlm
 from stages.errors import StageError
 from stages.summarize.claims import judged_by_support
-from stages.summarize.llm import LlmClient
-from stages.summarize.ollama_client import OllamaClient
-from stages.summarize.steady import STATES, Circuit, SteadyLlm
 from stages.summarize.support import SupportCheck
 from stages.summarize.writer import PROMPT, SummaryWriter
 

@@ -11,7 +11,7 @@ import msgspec
 from pipeline.errors import InputError, InstanceError
 from pipeline.instance import InstanceInfo
 from schemas.calls import CallRef
-from stages.sink.quack import AUTHORIZATION_MACRO, load_extensions
+from stages.adapters.duckdb_file.quack import AUTHORIZATION_MACRO, load_extensions
 from stages.sink.tables import Tables
 
 Rows = tuple[list[str], list[tuple[Any, ...]]]

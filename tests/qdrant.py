@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from stages.sink.quack import free_port
+from stages.adapters.duckdb_file.quack import free_port
 from tests.requirements import missing
 
 READY_WITHIN_S = 60.0

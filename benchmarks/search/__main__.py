@@ -38,7 +38,7 @@ from benchmarks.search.corpus import Asked, corpus
 from pipeline.models import embedding_weights
 from schemas.calls import CallRef
 from schemas.transcripts import Turn
-from stages.embedding.embedder import DEFAULT_MODEL, Embedder, SentenceEmbedder, Vectors
+from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder, Vectors
 from stages.index import queries, windows
 from stages.index.ranking import CANDIDATES, Filters, SearchIndex, Update, fused
 from stages.index.store import WindowStore

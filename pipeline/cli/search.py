@@ -22,7 +22,7 @@ from pipeline.instance import find_instance
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from stages.embedding.embedder import Embedder, QuestionEmbedder
+    from stages.adapters.embedding import Embedder, QuestionEmbedder
     from stages.index.ranking import Filters, Hit, Searcher
 
 _MAX_SNIPPET_LINES = 6
@@ -131,7 +131,7 @@ async def _search(settings: Settings, text: str, filters: "Filters", limit: int,
 async def _ask(settings: Settings, question: str, filters: "Filters", as_json: bool) -> None:
     from pipeline import search as searching
     from pipeline.summaries import open_llm
-    from stages.summarize.llm import LlmError
+    from stages.adapters.llm.protocol import LlmError
 
     console = stderr_console()
     async with _index(settings, console) as (index, embedder), open_llm(settings) as llm:

@@ -79,7 +79,7 @@ async def _written(
     settings: Any, document: Document, model: str | None, prompt_name: str | None, prompt: str | None
 ) -> "WrittenSummary":
     from pipeline.summaries import open_writer
-    from stages.summarize.llm import LlmError
+    from stages.adapters.llm.protocol import LlmError
     from stages.summarize.writer import PROMPT
 
     named = (document["metadata"] or {}).get("call_type")

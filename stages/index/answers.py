@@ -5,9 +5,9 @@ from typing import Annotated, Final
 
 import msgspec
 
+from stages.adapters.llm.protocol import LlmClient, LlmError, Message, prompt_text
 from stages.index.ranking import Hit
 from stages.summarize.drafts import json_schema
-from stages.summarize.llm import LlmClient, LlmError, Message, prompt_text
 
 PROMPT: Final = "answer-1"
 NOT_IN_THE_CALLS: Final = "not in the calls"

@@ -21,7 +21,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
 from schemas.calls import CallRef
-from stages.embedding.embedder import Vectors
+from stages.adapters.embedding import Vectors
 from stages.errors import StageError
 from stages.index.ranking import CANDIDATES, Filters, Hit, Update, fused, standing
 from stages.index.windows import Window

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from stages.embedding.embedder import Vectors
+from stages.adapters.embedding import Vectors
 from stages.index.ranking import CANDIDATES, Filters, Hit, fused
 from stages.index.windows import Window
 from stages.index.words import LEAST_COVERED, STOPWORDS, WORD, by_weight, idf

@@ -6,7 +6,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from schemas.calls import CallRef
-from stages.embedding.embedder import Vectors
+from stages.adapters.embedding import Vectors
 from stages.index.windows import Window
 
 CANDIDATES: Final = 50

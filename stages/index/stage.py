@@ -10,7 +10,7 @@ import numpy as np
 from schemas.calls import CallRef
 from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
-from stages.embedding.embedder import Embedder, Vectors
+from stages.adapters.embedding import Embedder, Vectors
 from stages.errors import RejectedInput
 from stages.index.ranking import Found, SearchIndex, Update, standing
 from stages.index.windows import windows_of, windows_of_turn

@@ -16,15 +16,15 @@ import duckdb
 import msgspec
 import structlog
 
-from stages.duckdb_files import load_extensions, transaction
-from stages.embedding.embedder import QuestionEmbedder, Vectors
+from stages.adapters.duckdb_file import quack
+from stages.adapters.duckdb_file.files import load_extensions, transaction
+from stages.adapters.duckdb_file.served import ServedFile
+from stages.adapters.embedding import QuestionEmbedder, Vectors
 from stages.errors import StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, Update
 from stages.index.windows import Window
 from stages.index.words import STOPWORDS_SQL
-from stages.sink import quack
-from stages.sink.served import ServedFile
 
 FILE: Final = "windows.duckdb"
 _SEARCH_EF: Final = 256

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import duckdb
 
-from stages.duckdb_files import load_extensions
+from stages.adapters.duckdb_file.files import load_extensions
 from stages.index.ranking import CANDIDATES
 from stages.summarize.words import word_set
 

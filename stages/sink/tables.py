@@ -14,12 +14,12 @@ from typing import Final, TypeVar
 import duckdb
 import msgspec
 
-from stages.duckdb_files import transaction
+from stages.adapters.duckdb_file import quack
+from stages.adapters.duckdb_file.files import transaction
+from stages.adapters.duckdb_file.served import ServedFile
 from stages.errors import StageError
-from stages.sink import quack
 from stages.sink.batch import Changes, Stored
 from stages.sink.rows import JobRow, PartRow, Row, SessionRow, SummaryRow
-from stages.sink.served import ServedFile
 
 _ROWS_PER_STATEMENT: Final = 500
 _MIGRATION_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")

@@ -16,11 +16,11 @@ from schemas.status import JobState
 from schemas.summaries import SummaryDeferred
 from schemas.topics import SUMMARIES
 from schemas.transcripts import TranscriptCompleted, joined
+from stages.adapters.llm.priority import Urgency
+from stages.adapters.llm.protocol import LlmError, LlmUnavailable
 from stages.ledger import ledger_entry
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
-from stages.summarize.llm import LlmError, LlmUnavailable
 from stages.summarize.stage import NAME, llm_summary, summary_detail, unnumbered
-from stages.summarize.turn_taking import Urgency
 from stages.summarize.writer import SummaryWriter
 
 ASK_EVERY_S: Final = 10.0

@@ -22,12 +22,12 @@ from schemas.status import JobState
 from schemas.summaries import SUMMARY_TYPE, Summary, SummaryDeferred
 from schemas.topics import DEFERRED, SUMMARIES
 from schemas.transcripts import TranscriptCompleted, TranscriptRecord, Turn, joined
+from stages.adapters.llm.priority import Urgency
+from stages.adapters.llm.protocol import LlmError, LlmUnavailable
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output
 from stages.summarize.extractive import MODEL, NO_SPEECH, ExtractiveSummary, extractive_summary
-from stages.summarize.llm import LlmError, LlmUnavailable
-from stages.summarize.turn_taking import Urgency
 from stages.summarize.writer import RolledSummary, SummaryWriter
 
 NAME: Final = "summarize"

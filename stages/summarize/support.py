@@ -19,7 +19,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 import numpy as np
 
-from stages.embedding.embedder import Embedder
+from stages.adapters.embedding import Embedder
 from stages.summarize.attribution import Line, Side, lines_of, misattributed, names_of, other, side_of
 from stages.summarize.negation import answered, negates
 from stages.summarize.quantities import Quantities

@@ -19,7 +19,7 @@ import numpy as np
 import structlog
 
 from schemas.segments import Word
-from stages.torch_imports import torch_device, torch_imports
+from stages.adapters.torch_loading import torch_device, torch_imports
 from stages.transcribe.engine import Audio, EngineError, Row, SpeechEngine, Transcription
 from stages.transcribe.model_memory import ModelMemory, ModelWatch
 from stages.transcribe.out_of_memory import is_out_of_memory

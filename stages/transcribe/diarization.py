@@ -26,8 +26,8 @@ from schemas.utterances import (
     Utterance,
     UtteranceRecord,
 )
+from stages.adapters.torch_loading import torch_device, torch_imports
 from stages.protocol import Origin
-from stages.torch_imports import torch_device, torch_imports
 from stages.transcribe import audio as utterance_audio
 from stages.transcribe.engine import Audio, EngineError
 from stages.transcribe.estimation import VoiceEstimate

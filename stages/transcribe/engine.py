@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.segments import Word, WordSource
+from stages.adapters.torch_loading import torch_imports
 from stages.errors import StageError
-from stages.torch_imports import torch_imports
 from stages.transcribe.devices import CPU, Device
 from stages.transcribe.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, Window, max_tokens, windows_of
 from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words

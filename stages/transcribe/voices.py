@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.torch_imports import torch_imports
+from stages.adapters.torch_loading import torch_imports
 from stages.transcribe.engine import Audio, EngineError
 from stages.transcribe.windows import SAMPLE_RATE_HZ
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stages.adapters.duckdb_file.quack import free_port
 from stages.errors import StageError
 from stages.index.qdrant import QdrantIndex
 from stages.index.ranking import Filters
-from stages.sink.quack import free_port
 from tests.qdrant import QdrantServer
 from tests.unit.stages.index.windows import DIMENSIONS, call, unit, update, window
 

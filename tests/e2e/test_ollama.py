@@ -20,8 +20,8 @@ import ollama
 import pytest
 
 from schemas.summaries import Summary
-from stages.summarize.llm import Answer, LlmError, LlmOverflow, Message
-from stages.summarize.ollama_client import OllamaClient
+from stages.adapters.llm.ollama import OllamaClient
+from stages.adapters.llm.protocol import Answer, LlmError, LlmOverflow, Message
 from stages.summarize.stage import SummarizeStage
 from stages.summarize.writer import SummaryWriter
 from tests.deployment import Deployment

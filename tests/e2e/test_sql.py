@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from pipeline.instance import InstanceInfo, read_instance
-from stages.sink.quack import load_extensions
+from stages.adapters.duckdb_file.quack import load_extensions
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.unit.stages.sink.calls import CallScript
@@ -25,7 +25,7 @@ OWNER = """
 import os, sys, time
 from pathlib import Path
 from pipeline.instance import DataLock, InstanceInfo
-from stages.sink.quack import free_port, kept_token
+from stages.adapters.duckdb_file.quack import free_port, kept_token
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.unit.stages.sink.calls import CallScript

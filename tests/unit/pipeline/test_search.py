@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.settings import Settings
 from pipeline.warehouse import open_reader
 from pipeline.worker import DATABASE_FILE
-from stages.embedding.embedder import Vectors
+from stages.adapters.embedding import Vectors
 from stages.index.ranking import Filters
 from stages.index.store import FILE, WindowStore
 from stages.sink.stage import SinkStage

@@ -13,7 +13,7 @@ from pipeline.instance import InstanceInfo
 from pipeline.warehouse import Reader, open_reader
 from schemas.calls import CallRef
 from schemas.status import JobStatus
-from stages.sink.quack import free_port
+from stages.adapters.duckdb_file.quack import free_port
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.unit.stages.sink.calls import CallScript

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from stages.adapters.llm.protocol import LlmError
 from stages.index.answers import LEAST_SIMILARITY, NOT_IN_THE_CALLS, answer
 from stages.index.ranking import Hit
-from stages.summarize.llm import LlmError
 from tests.unit.stages.index.windows import call, window
 from tests.unit.stages.summarize.calls import ScriptedLlm
 

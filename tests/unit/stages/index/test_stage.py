@@ -8,7 +8,7 @@ import pytest
 
 from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
-from stages.embedding.embedder import Vectors
+from stages.adapters.embedding import Vectors
 from stages.errors import RejectedInput, StageError
 from stages.index.ranking import Filters, Found, Hit, Update
 from stages.index.stage import IndexStage

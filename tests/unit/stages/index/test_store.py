@@ -9,11 +9,11 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.warehouse import remote_reader
+from stages.adapters.duckdb_file.quack import free_port
 from stages.errors import StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, fused
 from stages.index.store import WindowStore
-from stages.sink.quack import free_port
 from tests.disks import files_may_not_grow
 from tests.unit.stages.index.windows import DIMENSIONS, call, crowded, unit, update, window
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from schemas.calls import CallRef
-from stages.embedding.embedder import Vectors
+from stages.adapters.embedding import Vectors
 from stages.index.ranking import Update
 from stages.index.windows import Window
 

@@ -11,8 +11,8 @@ import duckdb
 import msgspec
 import pytest
 
+from stages.adapters.duckdb_file.quack import free_port, load_extensions
 from stages.errors import StageError
-from stages.sink.quack import free_port, load_extensions
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.disks import files_may_not_grow

@@ -10,8 +10,8 @@ from schemas.calls import CallRef
 from schemas.segments import Word
 from schemas.transcripts import CallMetrics, TranscriptCompleted, TranscriptRecord, Turn
 from schemas.utterances import Channel
+from stages.adapters.llm.protocol import Answer, LlmOverflow, LlmUnavailable, Message
 from stages.protocol import CallProcessor, Event, Origin, Output
-from stages.summarize.llm import Answer, LlmOverflow, LlmUnavailable, Message
 from stages.summarize.writer import SummaryWriter
 
 CALL = CallRef("default", "call-1")

@@ -9,9 +9,9 @@ from schemas.status import JobStatus
 from schemas.summaries import Summary, SummaryDeferred
 from schemas.topics import SUMMARIES
 from schemas.transcripts import TranscriptCompleted
+from stages.adapters.llm.protocol import LlmUnavailable
 from stages.protocol import Event, Origin, Output
 from stages.summarize.again import SummarizeAgainStage
-from stages.summarize.llm import LlmUnavailable
 from tests.unit.stages.summarize.calls import CALL, ScriptedLlm, answer, completed, turns, writer
 
 DEFERRED = SummaryDeferred(call=CALL, revision=1, partition=0, position=7, reason="away")

@@ -12,9 +12,9 @@ from schemas.status import JobStatus
 from schemas.summaries import SUMMARY_TYPE, Summary, SummaryDeferred
 from schemas.topics import DEFERRED, STATUS, SUMMARIES
 from schemas.transcripts import TranscriptRecord
+from stages.adapters.llm.protocol import LlmUnavailable
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Output
-from stages.summarize.llm import LlmUnavailable
 from stages.summarize.stage import SummarizeStage
 from tests.unit.stages.summarize.calls import CALL, NotingLlm, ScriptedLlm, answer, completed, feed, turns, writer
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from stages.summarize.llm import Answer, Message
+from stages.adapters.llm.protocol import Answer, Message
 
 BYTES_PER_TOKEN: Final = 3.0
 """The first estimate: English has about four bytes of UTF-8 to a token, a line's label and speaker fewer."""

@@ -10,7 +10,7 @@ from purgatory.domain.messages.events import ContextChanged
 from purgatory.domain.model import OpenedState
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from stages.summarize.llm import Answer, LlmClient, LlmMissing, LlmOverflow, LlmUnavailable, Message
+from stages.adapters.llm.protocol import Answer, LlmClient, LlmMissing, LlmOverflow, LlmUnavailable, Message
 
 ATTEMPTS: Final = 3
 LONGEST_PAUSE_S: Final = 8.0

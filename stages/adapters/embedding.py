@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.adapters.torch_loading import torch_imports
 from stages.errors import StageError
-from stages.torch_imports import torch_imports
 
 Vectors = NDArray[np.float32]
 

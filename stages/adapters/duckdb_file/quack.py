@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any, Final
 
-from stages import duckdb_files
+from stages.adapters.duckdb_file import files
 
 AUTHORIZATION_MACRO: Final = "callstream_may_run"
 
@@ -69,7 +69,7 @@ CREATE OR REPLACE MACRO {AUTHORIZATION_MACRO}(connection_id, statement) AS coale
 
 def load_extensions(connection: Any) -> None:
     """Load Quack and the HTTP client that it needs. Raises StageError when a wheel is missing."""
-    duckdb_files.load_extensions(connection, ("httpfs", "quack"))
+    files.load_extensions(connection, ("httpfs", "quack"))
 
 
 def serve(connection: Any, token: str, port: int, *, lock_settings: bool = True) -> str:

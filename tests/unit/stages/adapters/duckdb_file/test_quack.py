@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from stages.sink import quack
+from stages.adapters.duckdb_file import quack
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.unit.stages.sink.calls import CallScript, read

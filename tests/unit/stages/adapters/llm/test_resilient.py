@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from stages.summarize.llm import LlmError, LlmMissing, LlmOverflow, LlmUnavailable, Message
-from stages.summarize.steady import ATTEMPTS, Circuit, SteadyLlm
+from stages.adapters.llm.protocol import LlmError, LlmMissing, LlmOverflow, LlmUnavailable, Message
+from stages.adapters.llm.resilient import ATTEMPTS, Circuit, SteadyLlm
 from tests.unit.stages.summarize.calls import ScriptedLlm, answer
 
 ASKED = [Message("user", "hello")]

@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from stages.summarize.turn_taking import TurnTaking, Urgency
+from stages.adapters.llm.priority import TurnTaking, Urgency
 
 
 async def test_the_most_urgent_goes_first_and_of_equals_the_one_who_came_first() -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import duckdb
 
-from stages.sink import quack
+from stages.adapters.duckdb_file import quack
 
 
 class ServedFile:

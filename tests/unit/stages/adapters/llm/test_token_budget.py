@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.summarize.budget import FRAME_TOKENS, TokenBudget
-from stages.summarize.llm import Answer, Message
+from stages.adapters.llm.protocol import Answer, Message
+from stages.adapters.llm.token_budget import FRAME_TOKENS, TokenBudget
 
 
 def test_the_first_estimate_is_three_bytes_to_a_token() -> None:

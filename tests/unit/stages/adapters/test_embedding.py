@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.models import embedding_weights
-from stages.embedding.embedder import DEFAULT_MODEL, EmbeddingError, SentenceEmbedder
+from stages.adapters.embedding import DEFAULT_MODEL, EmbeddingError, SentenceEmbedder
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The one file that speaks to Ollama: `stages.summarize.llm.LlmClient` over the official client."""
+"""The one file that speaks to Ollama: `stages.adapters.llm.protocol.LlmClient` over the official client."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from typing import Any, Final
 import httpx
 import ollama
 
-from stages.summarize.llm import Answer, LlmMissing, LlmOverflow, LlmUnavailable, Message
+from stages.adapters.llm.protocol import Answer, LlmMissing, LlmOverflow, LlmUnavailable, Message
 
 CHECK_TIMEOUT_S: Final = 3.0
 _AWAY = (ConnectionError, httpx.HTTPError)

@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from stages.summarize import ollama_client
-from stages.summarize.llm import LlmError, LlmMissing, LlmOverflow, LlmUnavailable, Message
-from stages.summarize.ollama_client import OllamaClient
+from stages.adapters.llm.ollama import OllamaClient
+from stages.adapters.llm.protocol import LlmError, LlmMissing, LlmOverflow, LlmUnavailable, Message
 
 CHAT_REPLY = {"model": "m", "message": {"role": "assistant", "content": "{}"}, "done": True}
 
