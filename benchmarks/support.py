@@ -25,7 +25,7 @@ import torch
 from benchmarks.report import write_report
 from pipeline.models import embedding_weights
 from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder
-from stages.summarize.support import Claim, Support, SupportCheck
+from stages.summarize.check.support import Claim, Support, SupportCheck
 
 CLAIMS: Final = Path(__file__).parent / "claims"
 SPLITS: Final = ("dev", "test", "fresh", "all")

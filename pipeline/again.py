@@ -28,7 +28,7 @@ from schemas.utterances import CallClosed, CallOpened
 from stages.errors import RejectedInput
 from stages.merge.stage import MergeStage
 from stages.protocol import Event, Origin, Output
-from stages.separate.sequence import MAX_HELD_EVENTS
+from stages.separate.event_order import MAX_HELD_EVENTS
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from stages.transcribe.stage import TranscribeStage

@@ -161,7 +161,7 @@ class Worker:
 
     async def _summarize(self, started: asyncio.Event) -> None:
         from pipeline.summaries import open_writer
-        from stages.summarize.again import SummarizeAgainStage
+        from stages.summarize.deferred import SummarizeAgainStage
         from stages.summarize.stage import SummarizeStage
 
         async with open_writer(self._settings, self._metrics) as writer:
@@ -320,7 +320,7 @@ class Worker:
                 yield decoded
 
     async def _stored_transcripts(self, deferred: SummaryDeferred) -> AsyncIterator[TranscriptCompleted]:
-        """See `stages.summarize.again.StoredTranscripts`."""
+        """See `stages.summarize.deferred.StoredTranscripts`."""
         place = (deferred.partition, deferred.position)
         async for record in self._bus.stored(TRANSCRIPTS, key=deferred.call.key, start=place):
             if record.headers.get("ce_type") == COMPLETED_TYPE:

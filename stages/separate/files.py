@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from schemas.audio import MAX_CHANNELS, MIN_SAMPLE_RATE_HZ
-from stages.separate.channels import MAX_RATE_HZ
+from stages.separate.channel import MAX_RATE_HZ
 
 BLOCK_S: Final = 0.5
 

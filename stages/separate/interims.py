@@ -5,7 +5,7 @@ from schemas.calls import CallRef
 from schemas.utterances import InterimUtterance
 from stages.protocol import Output
 from stages.separate import ledger
-from stages.separate.channels import Growth
+from stages.separate.channel import Growth
 
 
 def interim(call: CallRef, channel: int, growth: Growth, rate_hz: int) -> Output:

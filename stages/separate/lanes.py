@@ -5,7 +5,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from stages.separate.channels import SKIP_S, ChannelLane, Growth, LaneState
+from stages.separate.channel import SKIP_S, ChannelLane, Growth, LaneState
 from stages.separate.codecs import Samples
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.packs import Speech

@@ -8,7 +8,7 @@ from schemas.calls import CallRef
 from schemas.status import DEAD_LETTER_TYPE, JobState, dead_letter, letter_id
 from stages.ledger import ledger_entry
 from stages.protocol import Output
-from stages.separate.sequence import Held
+from stages.separate.event_order import Held
 
 NAME = "separate"
 

@@ -6,8 +6,8 @@ import msgspec
 
 from schemas.audio import CallStarted
 from schemas.utterances import Gap
+from stages.separate.event_order import Missing
 from stages.separate.lanes import LaneResume
-from stages.separate.sequence import Missing
 
 End = Literal["open", "provisional", "final"]
 

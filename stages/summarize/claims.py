@@ -7,7 +7,7 @@ import msgspec
 
 from schemas.summaries import Doubt
 from schemas.transcripts import Turn
-from stages.summarize import support
+from stages.summarize.check import support
 from stages.summarize.citations import segment_ids
 
 

@@ -3,7 +3,7 @@
 The number of final summaries depends on the inputs alone; the text of a language model may differ after a replay, but
 the runner publishes each number once. A call is summarized by the language model if there is one that can be used, else
 from its own sentences; `Summary.detail` says why. A stand-in made because the model could not be used *then* is put off
-as well: `stages.summarize.again` replaces it. The model's absence or failure is never an error of the call.
+as well: `stages.summarize.deferred` replaces it. The model's absence or failure is never an error of the call.
 
 Rolling summaries have no number: nothing follows from them, and a replay may make others. One is published behind the
 turn that settles after it was written.

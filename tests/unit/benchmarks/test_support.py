@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import support
 from benchmarks.support import KINDS, SUPPORTED, Judged, labelled_calls, rates
-from stages.summarize.support import Support, SupportCheck
+from stages.summarize.check.support import Support, SupportCheck
 
 
 def test_no_call_is_in_two_splits_and_each_has_every_label() -> None:

@@ -13,7 +13,7 @@ from pipeline.settings import Settings
 from schemas import cloudevents, topics
 from schemas.audio import AudioChunk, AudioEvent, CallStarted
 from schemas.calls import CallRef
-from stages.separate.sequence import MAX_HELD_EVENTS
+from stages.separate.event_order import MAX_HELD_EVENTS
 
 CALL = CallRef("default", "call-1")
 START = CallStarted(encoding="pcm_s16le", sample_rate_hz=8000, channels=1)

@@ -12,7 +12,7 @@ from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStart
 from schemas.status import DeadLetter, JobStatus
 from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Utterance
 from stages.separate.codecs import Samples
-from stages.separate.sequence import MAX_AHEAD, MAX_HELD_EVENTS
+from stages.separate.event_order import MAX_AHEAD, MAX_HELD_EVENTS
 from stages.separate.speech import VoiceActivityModel, load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from tests.calls import bad

@@ -11,7 +11,7 @@ from schemas.topics import SUMMARIES
 from schemas.transcripts import TranscriptCompleted
 from stages.adapters.llm.protocol import LlmUnavailable
 from stages.protocol import Event, Origin, Output
-from stages.summarize.again import SummarizeAgainStage
+from stages.summarize.deferred import SummarizeAgainStage
 from tests.unit.stages.summarize.calls import CALL, ScriptedLlm, answer, completed, turns, writer
 
 DEFERRED = SummaryDeferred(call=CALL, revision=1, partition=0, position=7, reason="away")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.summarize.quantities import Quantities
+from stages.summarize.check.quantities import Quantities
 
 
 def missing(claim: str, said: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.summarize.attribution import lines_of, misattributed, names_of, side_of
+from stages.summarize.check.attribution import lines_of, misattributed, names_of, side_of
 
 
 def judged(claim: str, *turns: tuple[str, str]) -> str | None:

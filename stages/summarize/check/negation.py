@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from stages.summarize.words import content_stems, sentences, stem, word_set, words
+from stages.summarize.check.words import content_stems, sentences, stem, word_set, words
 
 _NEGATORS: Final = word_set("not no never nobody none nothing neither nor without cannot against")
 _DENIALS: Final = word_set("not never")

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from stages.summarize.words import FUNCTION_WORDS, sentences, stem, word_set, words
+from stages.summarize.check.words import FUNCTION_WORDS, sentences, stem, word_set, words
 
 Side = Literal["agent", "customer"]
 

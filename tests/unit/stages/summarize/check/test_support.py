@@ -15,8 +15,8 @@ from benchmarks.support import judge, labelled_calls, rates
 from pipeline.models import embedding_weights
 from schemas.transcripts import Turn
 from stages.adapters.embedding import DEFAULT_MODEL, SentenceEmbedder, Vectors
-from stages.summarize.support import MAX_PASSAGES, Claim, Support, SupportCheck
-from stages.summarize.words import content_stems
+from stages.summarize.check.support import MAX_PASSAGES, Claim, Support, SupportCheck
+from stages.summarize.check.words import content_stems
 from tests.unit.stages.summarize.calls import turns
 
 BILL = (

@@ -1,6 +1,6 @@
 from schemas.audio import AudioChunk
 from stages.protocol import Event, Origin
-from stages.separate.sequence import MAX_HELD_EVENTS, Held, Missing, Sequence
+from stages.separate.event_order import MAX_HELD_EVENTS, Held, Missing, Sequence
 
 
 def offer(sequence: Sequence, *seqs: int, n_bytes: int = 1) -> list[int | Missing]:

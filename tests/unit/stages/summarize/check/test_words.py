@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.summarize.words import content_stems, stem, words
+from stages.summarize.check.words import content_stems, stem, words
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from stages.summarize.negation import answered, negates
-from stages.summarize.words import sentences
+from stages.summarize.check.negation import answered, negates
+from stages.summarize.check.words import sentences
 
 
 def judged(claim: str, said: str, question: str = "") -> str | None:
