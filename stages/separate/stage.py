@@ -41,12 +41,12 @@ from schemas.utterances import (
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.separate import ledger
+from stages.separate.channels import Lanes
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.event_order import MAX_AHEAD, Held, Missing, Sequence
 from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
 from stages.separate.interims import interim
-from stages.separate.lanes import Lanes
 from stages.separate.packs import Speech
 from stages.separate.speech import VoiceActivityModel
 from stages.separate.state import CallState

@@ -6,8 +6,8 @@ import msgspec
 
 from schemas.audio import CallStarted
 from schemas.utterances import Gap
+from stages.separate.channels import LaneResume
 from stages.separate.event_order import Missing
-from stages.separate.lanes import LaneResume
 
 End = Literal["open", "provisional", "final"]
 
