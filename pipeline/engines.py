@@ -10,12 +10,12 @@ import structlog
 from pipeline.models import ResolvedModel, models_dir, resolve_model
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from stages.transcribe.alignment import Aligners, AligningEngine
-from stages.transcribe.device_pool import DevicePool
-from stages.transcribe.devices import Device, devices_of, visible_gpus
-from stages.transcribe.engine import Engine, SpeechEngine
-from stages.transcribe.ladder import Ladder, Rung, Step, rungs_of
-from stages.transcribe.model_memory import ModelWatch
+from stages.transcribe.engine.alignment import Aligners, AligningEngine
+from stages.transcribe.engine.device_pool import DevicePool
+from stages.transcribe.engine.devices import Device, devices_of, visible_gpus
+from stages.transcribe.engine.fallback import Ladder, Rung, Step, rungs_of
+from stages.transcribe.engine.model_cache import ModelWatch
+from stages.transcribe.engine.whisper import Engine, SpeechEngine
 
 
 def asr_devices(settings: Settings) -> list[Device]:

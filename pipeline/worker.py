@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from stages.separate.speech import VoiceActivityModel
     from stages.separate.stage import SeparateStage
     from stages.sink.tables import Tables
-    from stages.transcribe.diarization import Speakers
-    from stages.transcribe.engine import SpeechEngine
-    from stages.transcribe.scheduler import BatchRun, Scheduler
+    from stages.transcribe.engine.whisper import SpeechEngine
+    from stages.transcribe.scheduling.scheduler import BatchRun, Scheduler
+    from stages.transcribe.speakers.diarization import Speakers
     from stages.transcribe.stage import TranscribeStage
 
 BUDGET_BYTES = {"separate": 8_000_000, "transcribe": 6_000_000, "merge": 4_000_000, "summarize": 8_000_000}
@@ -268,7 +268,7 @@ class Worker:
 
     def load_scheduler(self) -> "Scheduler":
         from pipeline.engines import asr_devices
-        from stages.transcribe.scheduler import FILL_BACKFILL_S, FILL_S, Scheduler
+        from stages.transcribe.scheduling.scheduler import FILL_BACKFILL_S, FILL_S, Scheduler
 
         return Scheduler(
             self.load_engine(),
@@ -291,8 +291,8 @@ class Worker:
             return None
         from pipeline.engines import asr_devices
         from pipeline.models import voice_weights
-        from stages.transcribe.diarization import Diarizer, PyannoteDiarizer, Speakers, VoiceDiarizer
-        from stages.transcribe.voices import VoiceEncoder
+        from stages.transcribe.speakers.diarization import Diarizer, PyannoteDiarizer, Speakers, VoiceDiarizer
+        from stages.transcribe.speakers.voices import VoiceEncoder
 
         began_s = time.monotonic()
         diarizer: Diarizer | None = None
@@ -309,7 +309,7 @@ class Worker:
         return Speakers(diarizer, self._stored_utterances, executor=self._diarizing)
 
     async def _stored_utterances(self, call: CallRef, start: Origin) -> AsyncIterator[UtteranceRecord]:
-        """See `stages.transcribe.diarization.StoredUtterances`. What cannot be decoded was rejected before."""
+        """See `stages.transcribe.speakers.diarization.StoredUtterances`. What cannot be decoded was rejected before."""
         place = (start.partition, start.position)
         async for record in self._bus.stored(start.topic, key=start.key, start=place):
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.transcribe.windows import SAMPLE_RATE_HZ
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 LETTERS = "|abcdefghijklmnopqrstuvwxyz'"
 FRAME_S = 0.02

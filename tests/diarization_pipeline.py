@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.transcribe.windows import SAMPLE_RATE_HZ
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 _CHUNK_S = 1.0
 

@@ -16,8 +16,8 @@ from unittest.mock import patch
 from pipeline.cli.main import main
 from pipeline.worker import Worker
 from schemas.segments import Word
-from stages.transcribe.engine import Row, Transcription
-from stages.transcribe.windows import SAMPLE_RATE_HZ
+from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 LANGUAGES = ("en", "de", "fr")
 DELAY_S = (0.0, 0.25)
@@ -25,7 +25,7 @@ WORD_S = 0.35
 
 
 class HashEngine:
-    """Says the digest of each row. See `stages.transcribe.engine.SpeechEngine`."""
+    """Says the digest of each row. See `stages.transcribe.engine.whisper.SpeechEngine`."""
 
     model_name = "hash"
     languages = frozenset(LANGUAGES)

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 
 from schemas.utterances import InterimUtterance, Utterance
-from stages.transcribe.engine import Audio
-from stages.transcribe.places import Places
-from stages.transcribe.windows import SAMPLE_RATE_HZ
+from stages.transcribe.engine.whisper import Audio
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
+from stages.transcribe.packed_times import Places
 
 _FULL_SCALE: Final = 32768.0
 

@@ -26,10 +26,10 @@ from schemas.utterances import Channel, InterimUtterance, Utterance
 from stages.protocol import Output, no_outputs
 from stages.transcribe.agreement import agreed
 from stages.transcribe.audio import audio_from, voiced_from
-from stages.transcribe.engine import LanguageChoice, Row, Transcription
-from stages.transcribe.scheduler import Scheduler
-from stages.transcribe.seams import Seam
-from stages.transcribe.words import UNSPACED
+from stages.transcribe.engine.whisper import LanguageChoice, Row, Transcription
+from stages.transcribe.engine.words import UNSPACED
+from stages.transcribe.hard_cuts import Seam
+from stages.transcribe.scheduling.scheduler import Scheduler
 
 _MAX_NO_SPEECH: Final = 0.6
 _MIN_LOGPROB: Final = -1.0

@@ -31,16 +31,16 @@ from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.transcribe import guards
 from stages.transcribe.audio import audio_from, begin_s, voiced, voiced_from, voiced_s
-from stages.transcribe.diarization import Speakers, is_shared
-from stages.transcribe.engine import LanguageChoice, Row, Transcription
-from stages.transcribe.hearing import Hearing, followed, in_force, needed
+from stages.transcribe.decoding_settings import Hearing, followed, in_force, needed
+from stages.transcribe.engine.whisper import LanguageChoice, Row, Transcription
+from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
+from stages.transcribe.hard_cuts import NO_SEAM, Seam, divided
 from stages.transcribe.language import LanguageVote, language_code
+from stages.transcribe.missed_speech import MAX_RESTS, joined, rest_of
+from stages.transcribe.packed_times import Places
 from stages.transcribe.partials import Dropped, LivePartials, PartialsState, Settled, opening_state
-from stages.transcribe.places import Places
-from stages.transcribe.rests import MAX_RESTS, joined, rest_of
-from stages.transcribe.scheduler import Scheduler
-from stages.transcribe.seams import NO_SEAM, Seam, divided
-from stages.transcribe.words import UNSPACED, MeasuredWord, timed_words
+from stages.transcribe.scheduling.scheduler import Scheduler
+from stages.transcribe.speakers.diarization import Speakers, is_shared
 
 TranscribeInput = UtteranceRecord | InterimUtterance | Commitment
 _NOTHING_SETTLED: Final = Settled()

@@ -28,8 +28,8 @@ from schemas.utterances import CallClosed, InterimUtterance
 from stages.protocol import CallProcessor, Event, Origin, Output
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
-from stages.transcribe.engine import Engine
-from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.engine.whisper import Engine
+from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage
 from tests.calls import bad
 from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment

@@ -13,8 +13,8 @@ from pipeline.models import ResolvedModel
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from schemas.segments import Word
-from stages.transcribe.devices import GPU_BATCH, Device, visible_gpus
-from stages.transcribe.engine import EngineError, Row, Transcription
+from stages.transcribe.engine.devices import GPU_BATCH, Device, visible_gpus
+from stages.transcribe.engine.whisper import EngineError, Row, Transcription
 from tests.alignment_model import write_model
 
 ROW = Row(audio=np.zeros(16_000, np.float32), voiced=[(0.0, 1.0)], language="en")

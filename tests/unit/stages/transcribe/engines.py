@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from schemas.segments import Word
-from stages.transcribe.engine import Audio, Row, Transcription
-from stages.transcribe.windows import SAMPLE_RATE_HZ
+from stages.transcribe.engine.whisper import Audio, Row, Transcription
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 LANGUAGES = ("en", "de", "fr")
 

@@ -21,10 +21,10 @@ from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment, Word
 from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, InterimUtterance, Utterance
 from stages.protocol import Event, Origin
-from stages.transcribe.engine import Row, Transcription
-from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
+from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage
-from stages.transcribe.windows import SAMPLE_RATE_HZ
 from tests.unit.stages.transcribe.engines import FakeEngine, until
 from tests.unit.stages.transcribe.records import CALL, closed
 

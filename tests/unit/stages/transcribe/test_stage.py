@@ -17,7 +17,7 @@ from schemas.topics import SEGMENTS, STATUS
 from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, Part, Utterance, UtteranceRecord
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Origin, Output
-from stages.transcribe.scheduler import Scheduler
+from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeProcessor, TranscribeStage
 from tests.unit.stages.transcribe.engines import FakeEngine, until
 from tests.unit.stages.transcribe.records import CALL, closed

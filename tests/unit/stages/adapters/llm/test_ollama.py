@@ -89,7 +89,7 @@ async def test_what_cannot_be_used_is_told_before_a_call_is_sent(status: int, bo
 
 
 async def test_a_server_that_never_answers_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ollama_client, "CHECK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ollama, "CHECK_TIMEOUT_S", 0.1)
     async with served(200, None) as server, client_of(server) as client:
         with pytest.raises(LlmError, match=r"did not answer within 0\.1 s"):
             await client.check()

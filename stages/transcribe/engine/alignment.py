@@ -1,0 +1,345 @@
+"""Word times by forced alignment: a wav2vec2 model says which letter is heard in each frame.
+
+The models are those that WhisperX aligns with. Its `align()` is not used: it takes one utterance at a time, loads a
+sentence splitter from the network, and gives words a score of its own in place of Whisper's probability. Here rows are
+heard in batches, `torchaudio.functional.forced_align` lays the text on what is heard, and only words' times change.
+
+What the model has no letter for (digits, symbols) is a wildcard that stands for whatever is heard there. A word of
+nothing else takes the time between its neighbours and is marked `interpolated`.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import structlog
+
+from schemas.segments import Word
+from stages.adapters.torch_loading import torch_device, torch_imports
+from stages.transcribe.engine.model_cache import ModelMemory, ModelWatch
+from stages.transcribe.engine.out_of_memory import is_out_of_memory
+from stages.transcribe.engine.whisper import Audio, EngineError, Row, SpeechEngine, Transcription
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
+from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
+
+_LEAST_SAMPLES: Final = 400
+"""The first frame of wav2vec2 covers 25 ms."""
+
+_FRAME_SAMPLES: Final = 320
+"""From one frame of wav2vec2 to the next: 20 ms."""
+
+_SEPARATOR: Final = "|"
+_SILENT: Final = frozenset("\"'“”‘’¿([{-.。,，!！?？:：;)]}、…–—")
+"""Punctuation: nobody says it, so it is no wildcard."""
+
+_WILDCARD: Final = -1
+
+
+class Aligner:
+    """One wav2vec2 model with a CTC head. May be used from several threads at once."""
+
+    def __init__(self, name: str, language: str, *, device: str = "cpu", cache: Path | None = None) -> None:
+        """Load the weights and prove that they work.
+
+        `name` is a directory in Hugging Face's format, a repository of the hub or a bundle of torchaudio (both looked
+        for in `cache` first), or empty for what WhisperX uses for `language`. Raises EngineError.
+        """
+        with torch_imports():
+            import torch
+
+        self._torch = torch
+        self._device = torch_device(device)
+        self._spaced = language not in UNSPACED
+        try:
+            self.name = name or _default_name(language)
+            loaded = _load(self.name, cache)
+            self._model = loaded.model.to(self._device).eval()
+        except EngineError:
+            raise
+        except Exception as error:  # the libraries raise what they like for files that are missing or damaged
+            reason = f"{type(error).__name__}: {error}"
+            raise EngineError(f"the alignment model {name!r} ({language}) cannot be loaded: {reason}") from error
+        self._letters = {
+            letter.lower(): index
+            for letter, index in loaded.letters.items()
+            if len(letter) == 1 and index != loaded.blank
+        }
+        self._blank = loaded.blank
+        self._normalized = loaded.normalized
+        self._padded = loaded.padded
+        self._prove()
+
+    @property
+    def size_bytes(self) -> int:
+        weights = (*self._model.parameters(), *self._model.buffers())
+        return sum(weight.nelement() * weight.element_size() for weight in weights)
+
+    def close(self) -> None:
+        """Give the weights' memory back. Afterwards nothing is aligned."""
+        del self._model
+        if self._device != "cpu":
+            self._torch.cuda.empty_cache()
+
+    def align(self, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> list[list[MeasuredWord] | None]:
+        """The rows' words with the times at which they are heard; None for a row with more letters than frames.
+
+        `audio`: float32, shape (n_samples,), 16 kHz. A row's times do not depend on the other rows.
+        """
+        emissions = self._emissions([audio for audio, _ in rows])
+        return [self._aligned(emission, words) for emission, (_, words) in zip(emissions, rows, strict=True)]
+
+    def _emissions(self, audios: Sequence[Audio]) -> list[Any]:
+        """Per row the log probability of each letter, float32, shape (n_frames, n_letters), on the CPU.
+
+        Rows are padded to one batch where the model masks the padding. Models that normalize over time (the base ones)
+        would hear it, so they take row by row.
+        """
+        torch = self._torch
+        rows = [torch.from_numpy(self._prepared(audio)) for audio in audios]
+        with torch.inference_mode():
+            if self._padded:
+                lengths = torch.tensor([len(row) for row in rows])
+                batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+                mask = (torch.arange(batch.shape[1]) < lengths[:, None]).long()
+                logits = self._model(batch.to(self._device), attention_mask=mask.to(self._device)).logits
+                frames = self._model._get_feat_extract_output_lengths(lengths).tolist()
+                heard = [row[:n_frames] for row, n_frames in zip(logits, frames, strict=True)]
+            else:
+                heard = [self._model(row[None].to(self._device))[0][0] for row in rows]
+            return [torch.log_softmax(row.float(), dim=-1).cpu() for row in heard]
+
+    def _prepared(self, audio: Audio) -> Audio:
+        if len(audio) < _LEAST_SAMPLES:
+            audio = np.pad(audio, (0, _LEAST_SAMPLES - len(audio)))
+        if self._normalized:
+            audio = (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
+        return np.ascontiguousarray(audio, dtype=np.float32)
+
+    def _aligned(self, emission: Any, words: Sequence[Word]) -> list[MeasuredWord] | None:
+        letters = [self._spelled(word.text) for word in words]
+        separator = [self._letters[_SEPARATOR]] if self._spaced and _SEPARATOR in self._letters else []
+        targets: list[int] = []
+        places: list[tuple[int, int]] = []
+        for spelled in letters:
+            if spelled and targets:
+                targets += separator
+            places.append((len(targets), len(targets) + len(spelled)))
+            targets += spelled
+        spans = self._path(emission, targets) if targets else []
+        if spans is None:
+            return None
+        frame_s = _FRAME_SAMPLES / SAMPLE_RATE_HZ
+        end_s = 0.0
+        measured: list[MeasuredWord] = []
+        for word, spelled, (first, last) in zip(words, letters, places, strict=True):
+            start_s, end_s = (spans[first][0] * frame_s, spans[last - 1][1] * frame_s) if spelled else (end_s, end_s)
+            measured.append(
+                MeasuredWord(
+                    text=f" {word.text}" if self._spaced else word.text,
+                    start_s=start_s,
+                    end_s=end_s,
+                    probability=word.probability,
+                    interpolated=set(spelled) <= {_WILDCARD},
+                )
+            )
+        return measured
+
+    def _spelled(self, text: str) -> list[int]:
+        """The word's letters as the model numbers them. Neighbouring wildcards are one: it takes any time it needs."""
+        spelled: list[int] = []
+        for letter in text.lower():
+            index = self._letters.get(letter, _WILDCARD) if letter != _SEPARATOR else _WILDCARD
+            silent = letter in _SILENT or letter.isspace()
+            if index != _WILDCARD or (not silent and spelled[-1:] != [_WILDCARD]):
+                spelled.append(index)
+        return spelled
+
+    def _path(self, emission: Any, targets: Sequence[int]) -> list[tuple[int, int]] | None:
+        """The frames (first, behind last) of each target on the most probable path; None where they do not fit."""
+        torch = self._torch
+        # The wildcard is as probable as the most probable of all, so it neither draws nor repels its neighbours.
+        wildcard = emission.shape[1]
+        emission = torch.cat([emission, emission.max(dim=1, keepdim=True).values], dim=1)
+        numbers = torch.tensor([[wildcard if target == _WILDCARD else target for target in targets]], dtype=torch.int32)
+        repeated = int((numbers[0, 1:] == numbers[0, :-1]).sum())
+        if len(emission) < len(targets) + repeated:
+            return None
+        with warnings.catch_warnings():
+            # torchaudio 2.8 announces an end that a later version took back.
+            warnings.filterwarnings("ignore", message=".*forced_align has been deprecated", category=UserWarning)
+            from torchaudio.functional import forced_align, merge_tokens
+
+            path, scores = forced_align(emission[None], numbers, blank=self._blank)
+        return [(span.start, span.end) for span in merge_tokens(path[0], scores[0], blank=self._blank)]
+
+    def _prove(self) -> None:
+        [emission] = self._emissions([np.zeros(SAMPLE_RATE_HZ, np.float32)])
+        n_letters = max(self._letters.values(), default=-1) + 1
+        if not n_letters or emission.shape[1] < n_letters or not bool(self._torch.isfinite(emission).all()):
+            raise EngineError(
+                f"the alignment model {self.name!r} is unusable: {n_letters} letters, {emission.shape[1]} outputs"
+            )
+
+
+class Aligners:
+    """The aligner of each language, as far as memory for them goes. See `ModelMemory`."""
+
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        *,
+        others: bool = False,
+        device: str = "cpu",
+        cache: Path | None = None,
+        budget_bytes: int | None = None,
+        watch: ModelWatch | None = None,
+    ) -> None:
+        """`models`: by language, as `Aligner` takes it; these are loaded here, and raise EngineError. `others`: what
+        WhisperX uses for a language that is not named is loaded when it is first needed; where it cannot be had the
+        language goes without, which is logged once. `budget_bytes`: what their weights may take together.
+        """
+        self._models = dict(models)
+        self._others = others
+        self._device = device
+        self._cache = cache
+        self._absent: set[str] = set()
+        self._log = structlog.get_logger("callstream.alignment")
+        self._memory = ModelMemory(self._load, budget_bytes=budget_bytes, watch=watch or ModelWatch())
+        for language in models:
+            with self._memory.lent(language):
+                pass
+
+    @contextmanager
+    def lent(self, language: str) -> Iterator[Aligner | None]:
+        """The language's aligner, if it has one; it stays loaded while inside."""
+        with ExitStack() as stack:
+            yield self._borrowed(language, stack)
+
+    def _borrowed(self, language: str, stack: ExitStack) -> Aligner | None:
+        if language in self._absent or not (self._others or language in self._models):
+            return None
+        try:
+            return stack.enter_context(self._memory.lent(language))
+        except EngineError as error:
+            self._absent.add(language)
+            self._log.warning("no alignment, words are timed by attention", language=language, error=str(error))
+            return None
+
+    def _load(self, language: str) -> Aligner:
+        aligner = Aligner(self._models.get(language, ""), language, device=self._device, cache=self._cache)
+        self._log.info("alignment model loaded", language=language, model=aligner.name)
+        return aligner
+
+
+class AligningEngine:
+    """An engine whose words are timed by alignment where their language has an aligner. See `SpeechEngine`."""
+
+    def __init__(self, engine: SpeechEngine, aligners: Aligners) -> None:
+        self._engine = engine
+        self._aligners = aligners
+        self.model_name = engine.model_name
+        self.languages = engine.languages
+
+    @property
+    def max_batch(self) -> int:
+        return self._engine.max_batch
+
+    def window_s(self, row: Row) -> int:
+        return self._engine.window_s(row)
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        done = self._engine.transcribe_batch(rows)
+        by_language: dict[str, list[int]] = {}
+        for index, transcription in enumerate(done):
+            if transcription.words:
+                by_language.setdefault(transcription.language, []).append(index)
+        for language, indices in by_language.items():
+            with self._aligners.lent(language) as aligner:
+                if aligner is None:
+                    continue
+                aligned = _aligned(aligner, [(rows[index].audio, done[index].words) for index in indices])
+            for index, measured in zip(indices, aligned, strict=True):
+                if measured is not None:
+                    done[index] = _retimed(done[index], measured, rows[index])
+        return done
+
+
+def _aligned(aligner: Aligner, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> Sequence[Sequence[MeasuredWord] | None]:
+    """In halves where memory lacks for all; a row that does not even fit alone keeps the times it has."""
+    try:
+        return aligner.align(rows)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            log = structlog.get_logger("callstream.alignment")
+            log.warning("no memory to align an utterance, its words are timed by attention", error=repr(error))
+            return [None]
+    half = len(rows) // 2
+    return [*_aligned(aligner, rows[:half]), *_aligned(aligner, rows[half:])]
+
+
+def _retimed(done: Transcription, measured: Sequence[MeasuredWord], row: Row) -> Transcription:
+    audio_s = len(row.audio) / SAMPLE_RATE_HZ
+    words = timed_words(measured, row.voiced, audio_s, spaced=done.language not in UNSPACED)
+    return msgspec.structs.replace(done, words=words, word_source="alignment")
+
+
+class _Loaded(msgspec.Struct, frozen=True):
+    """`normalized`: the model wants audio of mean 0 and variance 1. `padded`: its batches may be padded."""
+
+    model: Any
+    letters: Mapping[str, int]
+    blank: int
+    normalized: bool
+    padded: bool
+
+
+def _default_name(language: str) -> str:
+    with torch_imports():
+        from whisperx.alignment import DEFAULT_ALIGN_MODELS_HF, DEFAULT_ALIGN_MODELS_TORCH
+
+    name = DEFAULT_ALIGN_MODELS_TORCH.get(language) or DEFAULT_ALIGN_MODELS_HF.get(language)
+    if name is None:
+        raise EngineError(f"WhisperX has no alignment model for the language {language!r}")
+    return str(name)
+
+
+def _load(name: str, cache: Path | None) -> _Loaded:
+    with torch_imports():
+        import torchaudio
+        from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+
+    if name in torchaudio.pipelines.__all__:
+        bundle = getattr(torchaudio.pipelines, name)
+        model = bundle.get_model(dl_kwargs={"model_dir": str(cache)} if cache else None)
+        letters = {letter: index for index, letter in enumerate(bundle.get_labels())}
+        return _Loaded(model, letters, blank=0, normalized=False, padded=False)
+    folder = Path(name).expanduser()
+    if folder.is_dir() or name.startswith((".", "/", "~")):
+        if not (folder / "config.json").is_file():
+            raise EngineError(f"the alignment model directory {folder} has no config.json")
+        name, in_cache = str(folder), True
+    else:
+        in_cache = _is_cached(name, cache)
+    options = {"cache_dir": str(cache) if cache else None, "local_files_only": in_cache}
+    processor = Wav2Vec2Processor.from_pretrained(name, **options)
+    model = Wav2Vec2ForCTC.from_pretrained(name, **options)
+    return _Loaded(
+        model,
+        processor.tokenizer.get_vocab(),
+        blank=processor.tokenizer.pad_token_id,
+        normalized=bool(processor.feature_extractor.do_normalize),
+        padded=model.config.feat_extract_norm == "layer",
+    )
+
+
+def _is_cached(name: str, cache: Path | None) -> bool:
+    """Whether the repository was taken from the hub before: then the hub is not asked again."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json", cache_dir=cache), str)

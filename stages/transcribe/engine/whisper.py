@@ -1,0 +1,370 @@
+"""The WhisperX engine: rows of audio from any calls in, text with word times out.
+
+It takes WhisperX's features and the model that WhisperX wraps (faster-whisper's), but not its `transcribe()`, which
+pads every window to 30 s, finds speech again, and keeps per-call state on the shared model object. Here a row's window
+depends on its own length alone, nothing is kept from one call to the next, and the encoder's output serves the text,
+the language and the word times.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.segments import Word, WordSource
+from stages.adapters.torch_loading import torch_imports
+from stages.errors import StageError
+from stages.transcribe.engine.devices import CPU, Device
+from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, Window, max_tokens, windows_of
+from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
+
+MAX_COMPRESSION: Final = 2.2
+"""Text that zlib shrinks further than this repeats itself; OpenAI's Whisper uses 2.4 on longer texts."""
+
+_REPEATED_PHRASE: Final = re.compile(r"(?:\b(\w+(?:\W+\w+){2,}?)\W+\1\b)|(?:\b(\w+(?:\W+\w+)?)(?:\W+\2\b){3,})")
+"""Three or more words said again at once, or one or two said four times in a row."""
+
+HOTWORD_TOKENS: Final = 100
+"""Whisper's decoder has 448 positions: up to 224 for the text, the rest for what comes before it."""
+
+_FRAMES_PER_S: Final = 50
+"""Of the encoder's output; its features are twice as many."""
+_EARLY_S: Final = 0.07
+"""Cross-attention turns to the next word before that is heard: of 1,982 words of synthetic telephone calls the starts
+were 0.08 s early and the ends 0.06 s (medians), on a real call the last words before 33 pauses 0.11 s."""
+_SILENT_FEATURE: Final = -1.5
+"""What Whisper's log mel spectrogram is where there is no sound at all."""
+
+Audio = NDArray[np.float32]
+Detection = Mapping[str, float]
+LanguageChoice = Callable[[Detection], str]
+"""From the probability of each language, as heard in the row, to the language to decode it in."""
+
+
+class EngineError(StageError):
+    """The model cannot be used on this device: the operator changes the device, driver or compute type."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """An utterance to transcribe.
+
+    `audio`: float32, shape (n_samples,), mono, 16 kHz, at most 30 s. `voiced`: stretches of speech in seconds from the
+    audio's start. `language`: an ISO 639-1 code, or the choice to make from the languages heard. `prefix`: what the
+    text begins with, whatever is heard. `hotwords`: words that it may hold, the most important first, given to the
+    decoder as text that came before; those beyond `HOTWORD_TOKENS` tokens are left out. An `interim` row is decoded
+    cheaply, greedily and without word times: its utterance is still being spoken.
+    """
+
+    audio: Audio
+    voiced: list[tuple[float, float]]
+    language: str | LanguageChoice
+    prefix: str = ""
+    hotwords: tuple[str, ...] = ()
+    interim: bool = False
+
+
+class Transcription(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of a row; times are seconds from its start. `error` says why there is none."""
+
+    text: str
+    words: list[Word]
+    language: str
+    average_logprob: float
+    no_speech_probability: float
+    repeats: bool = False
+    """The decoder still looped after it was given the full window."""
+    word_source: WordSource = "attention"
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, language: str, error: str) -> "Transcription":
+        return cls(text="", words=[], language=language, average_logprob=0.0, no_speech_probability=0.0, error=error)
+
+
+class SpeechEngine(Protocol):
+    """What the scheduler needs of an engine. `transcribe_batch` may be called from several threads at once."""
+
+    model_name: str
+    languages: frozenset[str]
+
+    @property
+    def max_batch(self) -> int:
+        """How many rows are worth giving at once; more are taken too. It may change."""
+        ...
+
+    def window_s(self, row: Row) -> int:
+        """Rows with the same window are cheap to decode in one batch. Raises ValueError for too long a row."""
+        ...
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        """The rows' texts, in their order."""
+        ...
+
+
+class Engine:
+    """Whisper on CTranslate2 by way of WhisperX, on one device."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        device: Device = CPU,
+        compute_type: str = "auto",
+        workers: int = 2,
+        threads_per_worker: int = 1,
+        beam_size: int = 5,
+    ) -> None:
+        """Load the weights in `path` and prove that they work. Takes seconds: call it from a thread.
+
+        `name` is the model's name, which decides the windows. `compute_type`: one of CTranslate2's, or auto: int8 on a
+        CPU, float16 on a GPU. `workers` is how many threads may be inside `transcribe_batch` at once. Raises
+        EngineError.
+        """
+        self._library = _Library()
+        # The features are computed in the calling worker's thread; more threads there only fight over the cores.
+        self._library.torch.set_num_threads(threads_per_worker)
+        if compute_type == "auto":
+            compute_type = device.compute_type
+        try:
+            self._model = self._library.WhisperModel(
+                str(path),
+                device=device.kind,
+                device_index=device.index,
+                compute_type=compute_type,
+                cpu_threads=threads_per_worker,
+                num_workers=workers,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineError(f"{path} cannot be loaded on {device} as {compute_type}: {error}") from error
+        self.model_name = name
+        self.languages = frozenset(self._model.supported_languages)
+        self.max_batch = device.max_batch
+        # A GPU encodes a window of 10 s in a moment; joining silence to it would take its output to the host and back.
+        self._windows = windows_of(name) if device.kind == "cpu" else windows_of(name).without_silence()
+        self._n_mels: int = self._model.feat_kwargs.get("feature_size", 80)
+        self._beam_size = beam_size
+        self._silence: NDArray[np.float32] | None = None
+        self._prove(device)
+
+    def close(self) -> None:
+        """Give the weights' memory back. Nothing may be decoded any more; `window_s` still answers."""
+        # CTranslate2's own `unload_model` does nothing while a batch counts as active, a moment longer than it runs.
+        del self._model
+
+    def window_s(self, row: Row) -> int:
+        return self._window(row).length_s
+
+    def _window(self, row: Row) -> Window:
+        """The first that a row is given."""
+        return self._windows.of(len(row.audio))[0]
+
+    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
+        """Rows are batched where window, language, hotwords and effort agree; one whose language must be heard goes
+        alone.
+        """
+        batches: dict[tuple[Window, str | int, tuple[str, ...], bool], list[int]] = {}
+        for index, row in enumerate(rows):
+            language = row.language if isinstance(row.language, str) else index
+            batches.setdefault((self._window(row), language, row.hotwords, row.interim), []).append(index)
+        done: dict[int, Transcription] = {}
+        for (window, *_), indices in batches.items():
+            done.update(zip(indices, self._transcribe([rows[index] for index in indices], window), strict=True))
+        return [done[index] for index in range(len(rows))]
+
+    def _transcribe(self, rows: Sequence[Row], window: Window) -> list[Transcription]:
+        """Rows of one language; those that loop again in the next of their windows."""
+        encoded = self._encode(rows, window)
+        language = rows[0].language
+        if not isinstance(language, str):
+            heard = self._model.model.detect_language(encoded)[0] if self._model.model.is_multilingual else []
+            language = language({token.strip("<|>"): probability for token, probability in heard})
+        tokenizer = self._tokenizer(language)
+        limit = max_tokens(window.length_s)
+        prefixes = [_prefix_tokens(tokenizer, row.prefix) for row in rows]
+        interim = rows[0].interim
+        results = self._generate(
+            encoded,
+            tokenizer,
+            prefixes,
+            limit,
+            beam_size=1 if interim else self._beam_size,
+            before=_hotword_tokens(tokenizer, rows[0].hotwords),
+        )
+        tokens = [[token for token in result.sequences_ids[0] if token < tokenizer.eot] for result in results]
+        texts = [tokenizer.decode(row_tokens).strip() for row_tokens in tokens]
+        looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
+        again = {} if interim else self._again(rows, looping, window)
+        untimed = interim or len(again) == len(rows)
+        words = [[] for _ in rows] if untimed else self._words(rows, encoded, tokenizer, tokens)
+        transcriptions = [
+            Transcription(
+                text=text,
+                words=row_words,
+                language=language,
+                average_logprob=round(result.scores[0] * len(row_tokens) / (len(row_tokens) - len(prefix) + 1), 4),
+                no_speech_probability=round(result.no_speech_prob, 4),
+                repeats=loops,
+            )
+            for text, row_words, result, row_tokens, prefix, loops in zip(
+                texts, words, results, tokens, prefixes, looping, strict=True
+            )
+        ]
+        for index, next_window in again.items():
+            row = msgspec.structs.replace(rows[index], language=language)
+            transcriptions[index] = self._transcribe([row], next_window)[0]
+        return transcriptions
+
+    def _again(self, rows: Sequence[Row], looping: Sequence[bool], window: Window) -> dict[int, Window]:
+        """The next of its windows for each row that loops in this one, as far as there is one."""
+        windows = {index: self._windows.of(len(rows[index].audio)) for index, loops in enumerate(looping) if loops}
+        longer = {index: own[own.index(window) + 1 :] for index, own in windows.items()}
+        return {index: own[0] for index, own in longer.items() if own}
+
+    def _encode(self, rows: Sequence[Row], window: Window) -> Any:
+        samples = window.length_s * SAMPLE_RATE_HZ
+        features = [
+            self._library.log_mel_spectrogram(row.audio, self._n_mels, padding=samples - len(row.audio)) for row in rows
+        ]
+        encoded = self._model.encode(self._library.torch.stack(features).numpy())
+        if not window.silence_s:
+            return encoded
+        first = window.length_s * _FRAMES_PER_S
+        silence = self._silent()[:, first : first + window.silence_s * _FRAMES_PER_S]
+        with_silence = np.concatenate([np.asarray(encoded), np.repeat(silence, len(rows), axis=0)], axis=1)
+        return self._library.StorageView.from_array(with_silence)
+
+    def _silent(self) -> NDArray[np.float32]:
+        """What the encoder makes of a full window of silence, shape (1, 1500, width)."""
+        if self._silence is None:
+            shape = (1, self._n_mels, FULL_WINDOW_S * 2 * _FRAMES_PER_S)
+            silent = np.full(shape, _SILENT_FEATURE, np.float32)
+            self._silence = np.array(self._model.encode(silent))
+        return self._silence
+
+    def _tokenizer(self, language: str) -> Any:
+        multilingual = self._model.model.is_multilingual
+        return self._library.Tokenizer(
+            self._model.hf_tokenizer, multilingual, task="transcribe", language=language if multilingual else None
+        )
+
+    def _generate(
+        self,
+        encoded: Any,
+        tokenizer: Any,
+        prefixes: Sequence[list[int]],
+        limit: int,
+        *,
+        beam_size: int,
+        before: Sequence[int] = (),
+    ) -> Any:
+        """CTranslate2 returns a row's prefix with its text, and counts it as certain in the score.
+
+        `before` is text that came before, which the decoder sees and does not repeat.
+        """
+        prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
+        return self._model.model.generate(
+            encoded,
+            [[*before, *prompt, *prefix] for prefix in prefixes],
+            beam_size=beam_size,
+            max_length=2 * (limit + len(prompt)),  # CTranslate2 stops at half of it, for the prompt's sake
+            suppress_blank=True,
+            suppress_tokens=[-1],
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+
+    def _words(self, rows: Sequence[Row], encoded: Any, tokenizer: Any, tokens: list[list[int]]) -> list[list[Word]]:
+        frames = [len(row.audio) * 100 // SAMPLE_RATE_HZ for row in rows]
+        alignments = self._model.find_alignment(tokenizer, tokens, encoded, frames)
+        return [
+            timed_words(
+                [
+                    MeasuredWord(
+                        text=word["word"],
+                        start_s=float(word["start"]) + (_EARLY_S if index else 0.0),
+                        end_s=float(word["end"]) + _EARLY_S,
+                        probability=float(word["probability"]),
+                    )
+                    for index, word in enumerate(alignment)
+                    if word["tokens"][0] < tokenizer.eot
+                ],
+                row.voiced,
+                len(row.audio) / SAMPLE_RATE_HZ,
+                spaced=tokenizer.language_code not in UNSPACED,
+            )
+            for row, alignment in zip(rows, alignments, strict=True)
+        ]
+
+    def _prove(self, device: Device) -> None:
+        """Some driver and CTranslate2 pairs return empty text without an error, so decode a second of a sweep.
+
+        Blank output is suppressed at the first position, so a working model says something about any sound.
+        """
+        seconds = np.arange(SAMPLE_RATE_HZ, dtype=np.float32) / SAMPLE_RATE_HZ
+        sweep = (0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)).astype(np.float32)
+        row = Row(audio=sweep, voiced=[(0.0, 1.0)], language="en")
+        try:
+            encoded = self._encode([row], self._window(row))
+            result = self._generate(encoded, self._tokenizer("en"), [[]], 8, beam_size=self._beam_size)[0]
+        except RuntimeError as error:
+            raise EngineError(f"the model {self.model_name} fails on {device}: {error}") from error
+        if not result.sequences_ids[0] or not math.isfinite(result.scores[0]):
+            raise EngineError(
+                f"the model {self.model_name} gives no text on {device}: a known fault of some driver and CTranslate2 "
+                "versions; use another driver or the cpu"
+            )
+
+
+def _prefix_tokens(tokenizer: Any, prefix: str) -> list[int]:
+    """Whisper writes a space before each word, the first one too, where its language has spaces."""
+    if not prefix:
+        return []
+    tokens: list[int] = tokenizer.encode(prefix if tokenizer.language_code in UNSPACED else f" {prefix}")
+    return tokens
+
+
+def _hotword_tokens(tokenizer: Any, hotwords: Sequence[str]) -> list[int]:
+    """The first words that fit, as a sentence that came before the audio."""
+    tokens: list[int] = []
+    for index, word in enumerate(hotwords):
+        more = tokenizer.encode(f"{',' if index else ''} {word}")
+        if len(tokens) + len(more) > HOTWORD_TOKENS:
+            break
+        tokens += more
+    return [tokenizer.sot_prev, *tokens] if tokens else []
+
+
+def repeats(text: str) -> bool:
+    """Whether a text looks like a decoder that goes round in circles."""
+    data = text.encode()
+    if data and len(data) / len(zlib.compress(data)) > MAX_COMPRESSION:
+        return True
+    return _REPEATED_PHRASE.search(text.lower()) is not None
+
+
+class _Library:
+    """What an engine is made of, imported when one is made: that takes seconds and brings torch.
+
+    Not `whisperx.asr`, whose model differs in what is not used here: it imports transformers and pyannote, which takes
+    twice as long as the rest, at every start after a crash.
+    """
+
+    def __init__(self) -> None:
+        with torch_imports():
+            import torch
+            from ctranslate2 import StorageView
+            from faster_whisper import WhisperModel
+            from faster_whisper.tokenizer import Tokenizer
+            from whisperx.audio import log_mel_spectrogram
+        self.torch: Any = torch
+        self.StorageView: Any = StorageView
+        self.Tokenizer: Any = Tokenizer
+        self.WhisperModel: Any = WhisperModel
+        self.log_mel_spectrogram: Any = log_mel_spectrogram

@@ -1,0 +1,41 @@
+"""Which errors say that memory is out: the texts are those of CTranslate2 4.8 and torch 2.8."""
+
+import pytest
+
+from stages.transcribe.engine.out_of_memory import is_out_of_memory
+from stages.transcribe.engine.whisper import EngineError
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch has one."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA failed with error out of memory"),
+        RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN failed with status CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("mkl_malloc: failed to allocate memory"),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        MemoryError(),
+    ],
+)
+def test_what_the_libraries_raise_without_memory_is_known_as_it_and_as_a_cause(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    wrapped = EngineError("cannot be loaded")
+    wrapped.__cause__ = error
+    assert is_out_of_memory(wrapped)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA failed with error an illegal memory access was encountered"),
+        RuntimeError("cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"),
+        ValueError("the row says: out of memory"),
+        EngineError("no text on cuda:0"),
+    ],
+)
+def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
+    assert not is_out_of_memory(error)

@@ -1,0 +1,264 @@
+"""The engine with the real weights of Whisper base, on the sample call, whose text is known."""
+
+import json
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import soxr
+from numpy.typing import NDArray
+
+from pipeline.models import ResolvedModel, resolve_model
+from stages.transcribe import guards
+from stages.transcribe.engine.whisper import Audio, Detection, Engine, EngineError, Row, Transcription, repeats
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ, Window, max_tokens, windows_of
+from tests.calls.wording import word_errors
+
+Times = NDArray[np.float64]
+SAMPLE = Path(__file__).parents[3] / "calls" / "sample"
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What one speaker says in one go, in the sample call's script; `speech` are its stretches of sound."""
+
+    channel: int
+    start_s: float
+    end_s: float
+    text: str
+    speech: list[tuple[float, float]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ResolvedModel:
+    return resolve_model("base", tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def engine(model: ResolvedModel) -> Engine:
+    return Engine(model.path, name=model.name)
+
+
+@pytest.fixture(scope="module")
+def channels() -> list[Audio]:
+    """The sample call's channels as float32 at 16 kHz."""
+    with wave.open(str(SAMPLE / "sample.wav")) as file:
+        frames = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+        rate = file.getframerate()
+    return [soxr.resample(frames[:, index] / np.float32(32768), rate, SAMPLE_RATE_HZ) for index in range(2)]
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[Line]:
+    script = json.loads((SAMPLE / "script.json").read_text())
+    return msgspec.convert(script["lines"], list[Line])
+
+
+def row_of(line: Line, channels: list[Audio], language: str = "en") -> Row:
+    start_s, end_s = line.start_s - 0.2, line.end_s + 0.3
+    audio = channels[line.channel][int(start_s * SAMPLE_RATE_HZ) : int(end_s * SAMPLE_RATE_HZ)]
+    voiced = [(begin - start_s, end - start_s) for begin, end in line.speech]
+    return Row(audio=np.ascontiguousarray(audio), voiced=voiced, language=language)
+
+
+@pytest.fixture(scope="module")
+def heard(engine: Engine, channels: list[Audio], lines: list[Line]) -> list[tuple[Row, Transcription]]:
+    """All lines of the sample call with what the engine makes of them."""
+    rows = [row_of(line, channels) for line in lines]
+    return list(zip(rows, engine.transcribe_batch(rows), strict=True))
+
+
+def sound(make: Callable[[Times], Times], seconds: float) -> Row:
+    """A row of a sound that is no speech, which a fooled detector calls speech from end to end."""
+    times = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    return Row(audio=make(times).astype(np.float32), voiced=[(0.0, seconds)], language="en")
+
+
+def passed(row: Row, done: Transcription) -> str:
+    """The text after the guards."""
+    verdict = guards.judge(
+        voiced_s=sum(end - start for start, end in row.voiced),
+        text=done.text,
+        average_logprob=done.average_logprob,
+        no_speech_probability=done.no_speech_probability,
+        word_probabilities=[word.probability for word in done.words],
+        repeats=done.repeats,
+    )
+    return "" if verdict.guard else done.text
+
+
+@pytest.mark.slow
+def test_the_sample_call_is_understood(heard: list[tuple[Row, Transcription]], lines: list[Line]) -> None:
+    said = " ".join(line.text for line in lines)
+    errors, words = word_errors(said, " ".join(done.text for _, done in heard))
+    assert errors / words < 0.03
+
+
+@pytest.mark.slow
+def test_every_word_lies_in_its_speech(heard: list[tuple[Row, Transcription]]) -> None:
+    for row, done in heard:
+        assert [word.text for word in done.words] == done.text.split()
+        assert done.words[0].start_s >= row.voiced[0][0] - 0.001
+        assert done.words[-1].end_s <= row.voiced[-1][1] + 0.1
+        floor = 0.0
+        for word in done.words:
+            assert floor <= word.start_s < word.end_s
+            assert 0.0 < word.probability <= 1.0
+            floor = word.start_s
+
+
+@pytest.mark.slow
+def test_a_sentence_behind_a_pause_starts_behind_the_pause(heard: list[tuple[Row, Transcription]]) -> None:
+    row, done = next((row, done) for row, done in heard if "My name is" in done.text)
+    my = next(word for word in done.words if word.text == "My")
+    stretches = [begin for begin, _ in row.voiced]
+    assert min(abs(my.start_s - begin) for begin in stretches) < 0.3
+
+
+@pytest.mark.slow
+def test_a_row_says_the_same_alone_and_again(engine: Engine, heard: list[tuple[Row, Transcription]]) -> None:
+    row, done = heard[0]
+    assert engine.transcribe_batch([row]) == engine.transcribe_batch([row])
+    assert engine.transcribe_batch([row])[0].text == done.text  # among all others of the call
+
+
+@pytest.mark.slow
+def test_the_language_is_heard_where_a_row_asks_for_it(engine: Engine, heard: list[tuple[Row, Transcription]]) -> None:
+    languages: dict[str, float] = {}
+
+    def choose(detected: Detection) -> str:
+        languages.update(detected)
+        return "en"
+
+    row, known = heard[0]
+    (done,) = engine.transcribe_batch([msgspec.structs.replace(row, language=choose)])
+    assert max(languages, key=lambda code: languages[code]) == "en"
+    assert set(languages) <= engine.languages
+    assert (done.text, done.language) == (known.text, "en")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.4, 3.0])
+def test_no_words_are_invented_for_what_is_no_speech(engine: Engine, seconds: float) -> None:
+    def dtmf(times: Times) -> Times:
+        return 0.3 * (np.sin(2 * np.pi * 770 * times) + np.sin(2 * np.pi * 1336 * times)) * (times % 0.2 < 0.1)
+
+    noise = np.random.default_rng(1)
+    rows = [
+        sound(np.zeros_like, seconds),
+        sound(lambda times: 0.3 * np.sin(2 * np.pi * 425 * times), seconds),
+        sound(dtmf, seconds),
+        sound(lambda times: 0.02 * noise.standard_normal(len(times)), seconds),
+    ]
+    done = engine.transcribe_batch(rows)
+    assert [passed(row, each) for row, each in zip(rows, done, strict=True)] == ["", "", "", ""]
+
+
+@pytest.mark.slow
+def test_weights_that_are_no_model_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"nothing")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        Engine(tmp_path, name="mine")
+
+
+def test_a_window_depends_on_the_rows_length_and_leaves_padding_behind_it() -> None:
+    base = windows_of("base")
+    first = [base.of(int(s * SAMPLE_RATE_HZ))[0] for s in (0.3, 3.0, 3.1, 9.0, 14.0, 14.1, 28.9, 29.5, 30.0)]
+    short = [Window(length_s, 5) for length_s in (4, 4, 5, 10, 15)]
+    assert first == [*short, Window(20), Window(30), Window(30), Window(30)]
+    assert windows_of("tiny.en").of(SAMPLE_RATE_HZ)[0] == Window(15)
+    assert windows_of("never-measured").of(SAMPLE_RATE_HZ) == [Window(30)]
+    with pytest.raises(ValueError, match="does not fit"):
+        base.of(31 * SAMPLE_RATE_HZ)
+
+
+def test_a_row_that_loops_is_given_a_longer_window_each_time() -> None:
+    base = windows_of("base")
+    assert base.of(2 * SAMPLE_RATE_HZ) == [Window(4, 5), Window(10), Window(30)]
+    assert base.of(29 * SAMPLE_RATE_HZ) == [Window(30)]
+    assert base.without_silence().of(2 * SAMPLE_RATE_HZ) == [Window(10), Window(30)]
+
+
+def test_a_windows_tokens_stay_within_whispers_decoder() -> None:
+    assert max_tokens(10) == 160
+    assert 2 * (max_tokens(30) + 4) <= 448
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("", False),
+        ("No, no, no.", False),
+        ("I said that that was it.", False),
+        ("No no no no no.", True),
+        ("I will call you, I will call you.", True),
+        ("bye bye bye bye bye bye bye bye bye bye bye bye bye bye bye bye", True),
+        ("ha" * 60, True),
+        ("Thank you for calling, how can I help you today? I want to pay my bill.", False),
+    ],
+)
+def test_a_decoder_that_goes_round_in_circles_is_noticed(text: str, loops: bool) -> None:
+    assert repeats(text) is loops
+
+
+@pytest.fixture(scope="module")
+def forced(engine: Engine, channels: list[Audio], lines: list[Line]) -> list[tuple[Row, Transcription]]:
+    """Two lines in one batch behind what was committed of them, of different lengths; the second one was misheard."""
+    rows = [
+        msgspec.structs.replace(row_of(lines[index], channels), prefix=prefix)
+        for index, prefix in ((0, "Thank you for calling Northwind"), (1, "Yellow, Sarah"))
+    ]
+    return list(zip(rows, engine.transcribe_batch(rows), strict=True))
+
+
+def test_a_text_begins_with_the_prefix_of_its_row_and_goes_on_as_it_is_heard(
+    forced: list[tuple[Row, Transcription]], lines: list[Line]
+) -> None:
+    for (row, done), line in zip(forced, lines, strict=False):
+        assert done.text.startswith(row.prefix)
+        assert done.text[len(row.prefix) :].split()[-3:] == line.text.split()[-3:]
+        assert done.average_logprob > -0.5
+
+
+def test_the_words_of_a_prefix_have_times_like_the_others(forced: list[tuple[Row, Transcription]]) -> None:
+    for row, done in forced:
+        assert " ".join(word.text for word in done.words) == done.text
+        spoken = sum(end - start for start, end in row.voiced)
+        assert done.words[-1].end_s - done.words[0].start_s > 0.8 * spoken
+        assert all(word.end_s > word.start_s for word in done.words)
+
+
+@pytest.mark.parametrize(
+    ("hotwords", "name"),
+    [((), "Sarah"), (("Northwind", "Sara"), "Sara"), (tuple(f"Name{n}" for n in range(99)), "Sarah")],
+)
+def test_hotwords_bend_the_spelling_and_change_nothing_else(
+    hotwords: tuple[str, ...], name: str, engine: Engine, channels: list[Audio], lines: list[Line]
+) -> None:
+    row = msgspec.structs.replace(row_of(lines[0], channels), hotwords=hotwords)
+    (heard,) = engine.transcribe_batch([row])
+    assert heard.text == f"Thank you for calling Northwind Energy. My name is {name}. How can I help you today?"
+    assert len(heard.words) == len(heard.text.split())
+    assert heard.no_speech_probability < 0.1
+
+
+def test_rows_with_and_without_hotwords_do_not_hear_each_other_s(
+    engine: Engine, channels: list[Audio], lines: list[Line]
+) -> None:
+    plain = row_of(lines[0], channels)
+    bent = msgspec.structs.replace(plain, hotwords=("Northwind", "Sara"))
+    texts = [heard.text for heard in engine.transcribe_batch([plain, bent, plain])]
+    assert ["Sarah" in text for text in texts] == [True, False, True]
+
+
+def test_an_interim_is_heard_without_word_times_and_its_language_too(
+    engine: Engine, channels: list[Audio], lines: list[Line], heard: list[tuple[Row, Transcription]]
+) -> None:
+    row = msgspec.structs.replace(
+        row_of(lines[0], channels), interim=True, language=lambda detected: max(detected, key=detected.__getitem__)
+    )
+    [done] = engine.transcribe_batch([row])
+    assert word_errors(heard[0][1].text, done.text)[0] <= 1
+    assert (done.words, done.language, done.error) == ([], "en", None)
