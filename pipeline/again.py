@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.bus.protocol import Bus
-from pipeline.decoding import decode_audio
 from pipeline.errors import InputError
+from pipeline.runtime.decoding import decode_audio
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.worker import Worker

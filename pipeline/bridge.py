@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 
-from pipeline.budget import ByteBudget
 from pipeline.bus.protocol import Bus, Partition, Record, Subscription, TopicSpec
 from pipeline.errors import BusError, CallstreamError, RecordTooLargeError
-from pipeline.publisher import Publisher
+from pipeline.runtime.byte_budget import ByteBudget
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import topics
 from schemas.topics import Lane

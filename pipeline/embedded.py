@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from pipeline import topology
 from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
@@ -20,6 +19,7 @@ from pipeline.clock import unix_time_s
 from pipeline.errors import InstanceError
 from pipeline.fanout import Fanout, live_server
 from pipeline.instance import DataLock, InstanceInfo
+from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics, served
 from pipeline.worker import DATABASE_FILE, Worker

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from pipeline import topology
-from pipeline.batch_runner import BatchRunner
 from pipeline.bus.protocol import Bus, Subscription
-from pipeline.decoding import DECODERS
 from pipeline.errors import ModelError
-from pipeline.idle import IdleWatch
-from pipeline.publisher import Publisher
-from pipeline.runner import StageRunner
+from pipeline.runtime import topology
+from pipeline.runtime.batch_runner import BatchRunner
+from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.decoding import DECODERS
+from pipeline.runtime.idle_calls import IdleWatch
+from pipeline.runtime.publisher import Publisher
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from schemas import envelope

@@ -1,4 +1,4 @@
-"""Names of the topics. Partitions, retention and readers of each are in `pipeline.topology`."""
+"""Names of the topics. Partitions, retention and readers of each are in `pipeline.runtime.topology`."""
 
 from typing import Final, Literal
 

@@ -1,6 +1,6 @@
 """What a stage is, seen from the runner: per call, events in and outputs out, and when an input need not be replayed.
 
-How the runner (`pipeline.runner`) uses these, and what makes the result exact:
+How the runner (`pipeline.runtime.call_runner`) uses these, and what makes the result exact:
 
 - Events of one call arrive in the order of the bus, at least once. Different calls run concurrently.
 - `CallProcessor.submit` is called once for each event, in order; its outputs are published in order, and the outputs

@@ -10,9 +10,9 @@ from benchmarks.bus.meter import Meter
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Subscription
 from pipeline.bus.security import BusSecurity
-from pipeline.decoding import decode_audio
-from pipeline.publisher import Publisher
-from pipeline.runner import StageRunner
+from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.decoding import decode_audio
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from pipeline.worker import BUDGET_BYTES
 from schemas.audio import AudioChunk

@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pipeline import topology
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.display import clock_text, stderr_console, stdout_console
@@ -19,6 +18,7 @@ from pipeline.cli.session import Session, load_settings, open_warehouse
 from pipeline.embedded import STORE_DIR, Embedded
 from pipeline.errors import InputError, InstanceError, SummaryError
 from pipeline.instance import find_instance
+from pipeline.runtime import topology
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:

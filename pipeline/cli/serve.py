@@ -10,7 +10,6 @@ import msgspec
 import typer
 from rich.console import Console
 
-from pipeline import topology
 from pipeline.bus.opening import KAFKA
 from pipeline.cli import options
 from pipeline.cli.service import until_stopped
@@ -18,6 +17,7 @@ from pipeline.cli.session import load_settings
 from pipeline.embedded import Embedded
 from pipeline.errors import ConfigurationError, InputError, InstanceError
 from pipeline.instance import InstanceInfo, read_instance
+from pipeline.runtime import topology
 from pipeline.settings import Settings
 
 _WAIT_PAUSE_S = 0.2

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from pipeline import topology
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.embedded import store_bytes
+from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.tabular import render
 

@@ -25,7 +25,7 @@ _KINDS: Final[dict[str, type[Turn] | type[TranscriptCompleted]]] = {
 
 
 class IndexStage:
-    """Windows of turns, embedded and stored. See `pipeline.batch_runner.BatchStage`."""
+    """Windows of turns, embedded and stored. See `pipeline.runtime.batch_runner.BatchStage`."""
 
     name = NAME
     topics = (TRANSCRIPTS,)

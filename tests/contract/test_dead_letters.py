@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pipeline import topology
 from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import Bus, TopicSpec, partition_of
 from pipeline.dead_letters import DeadLetters, Letter, Selection
-from pipeline.decoding import DECODERS
-from pipeline.publisher import Publisher
-from pipeline.runner import StageRunner
+from pipeline.runtime import topology
+from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.decoding import DECODERS
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics
 from schemas.audio import AudioEvent

@@ -14,11 +14,11 @@ from pathlib import Path
 import nats
 import pytest
 
-from pipeline import topology
 from pipeline.bridge import LANES
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
+from pipeline.runtime import topology
 from pipeline.secret import Secret
 from schemas import topics
 from tests.deployment import COMMAND

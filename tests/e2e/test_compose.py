@@ -22,7 +22,7 @@ import nats
 import pytest
 
 from pipeline.bus.nats.server import find_binary
-from pipeline.topology import STAGES
+from pipeline.runtime.topology import STAGES
 from tests.calls.wording import holds
 from tests.compose import KAFKA_FILE, TLS_FILE, services
 from tests.deployment import COMMAND

@@ -16,9 +16,9 @@ import msgspec
 import nats
 import pytest
 
-from pipeline import topology
 from pipeline.bus.opening import open_bus
 from pipeline.bus.security import BusSecurity
+from pipeline.runtime import topology
 from schemas import cloudevents, topics
 from schemas.calls import CallRef
 from schemas.generate import published_schema

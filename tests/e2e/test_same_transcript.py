@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline import topology
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.embedded import store_bytes
 from pipeline.producer import publish_audio
+from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.warehouse import open_reader

@@ -5,7 +5,7 @@ from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Record, TopicSpec
 from pipeline.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import BusError, InputError
-from pipeline.publisher import Publisher
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, topics
 from schemas.audio import AudioChunk, CallEnded, CallStarted

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from pipeline import topology
 from pipeline.bus.memory import MemoryBus
-from pipeline.decoding import decode_audio
-from pipeline.publisher import Publisher
-from pipeline.runner import StageRunner
+from pipeline.runtime import topology
+from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.decoding import decode_audio
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import envelope, topics
 from schemas.audio import AudioChunk, CallWatched

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline import topology
 from pipeline.bus.memory import MemoryBus
-from pipeline.decoding import decode_stage_record
-from pipeline.publisher import Publisher
-from pipeline.runner import StageRunner
+from pipeline.runtime import topology
+from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.decoding import decode_stage_record
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import envelope, topics
 from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial

@@ -3,7 +3,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.budget import ByteBudget
+from pipeline.runtime.byte_budget import ByteBudget
 
 
 async def test_a_taker_waits_until_there_is_room_and_is_served_in_turn() -> None:

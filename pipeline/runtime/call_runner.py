@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from pipeline.budget import ByteBudget
 from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription
 from pipeline.clock import unix_time_s
-from pipeline.decoding import Decoded, Decoder
 from pipeline.errors import BusError
-from pipeline.publisher import TRACE_HEADER, Publisher
+from pipeline.runtime.byte_budget import ByteBudget
+from pipeline.runtime.decoding import Decoded, Decoder
+from pipeline.runtime.publisher import TRACE_HEADER, Publisher
 from pipeline.telemetry import traces
 from pipeline.telemetry.logs import bind_call, bind_event
 from pipeline.telemetry.metrics import Metrics

@@ -7,11 +7,11 @@ import pytest
 
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Subscription, TopicSpec
-from pipeline.decoding import decode_audio
 from pipeline.errors import BusError
-from pipeline.idle import IdleWatch
-from pipeline.publisher import Publisher
-from pipeline.runner import StageRunner
+from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.decoding import decode_audio
+from pipeline.runtime.idle_calls import IdleWatch
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import topics
 from schemas.audio import AudioChunk, CallEnded, CallStarted, CallWatched

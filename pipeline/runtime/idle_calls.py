@@ -11,7 +11,7 @@ import structlog
 
 from pipeline.bus.protocol import Bus
 from pipeline.errors import BusError
-from pipeline.runner import CallWork, StageRunner
+from pipeline.runtime.call_runner import CallWork, StageRunner
 from schemas import cloudevents
 from schemas.audio import CallIdle
 

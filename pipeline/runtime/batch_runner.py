@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.budget import ByteBudget
 from pipeline.bus.protocol import Bus, Partition, Record, Subscription
-from pipeline.publisher import Publisher
-from pipeline.runner import log_waiting
+from pipeline.runtime.byte_budget import ByteBudget
+from pipeline.runtime.call_runner import log_waiting
+from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.protocol import Output
