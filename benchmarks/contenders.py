@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 
 from benchmarks.clock import Clock
 from benchmarks.hearing import Hearing, settings_of
+from pipeline.client.call_progress import FOLLOWED, CallWatch
+from pipeline.client.publish import publish_audio
+from pipeline.client.warehouse import open_reader
 from pipeline.embedded import Embedded
-from pipeline.producer import publish_audio
 from pipeline.settings import Settings
-from pipeline.warehouse import open_reader
-from pipeline.watch import FOLLOWED, CallWatch
 from pipeline.worker import DATABASE_FILE
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment

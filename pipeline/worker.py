@@ -204,7 +204,7 @@ class Worker:
             self._log.error("calls are not searchable", error=str(error))
 
     async def _run_index(self, started: asyncio.Event) -> None:
-        from pipeline.search import serving_index
+        from pipeline.client.search import serving_index
         from stages.index.stage import IndexStage
 
         with ThreadPoolExecutor(1, thread_name_prefix="index") as writer:

@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.live.speakers import BLOCK_S, Samples
 from pipeline.bus.protocol import Bus
-from pipeline.producer import publish_audio
+from pipeline.client.publish import publish_audio
 from schemas import envelope, topics
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.partials import PARTIAL_TYPE, Partial

@@ -13,9 +13,9 @@ from rich.text import Text
 from pipeline.bus.protocol import Bus
 from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
 from pipeline.cli.session import bus_url, completed_call, connect
-from pipeline.difference import Counts, Step, by_lines, counted, shown, word_difference
+from pipeline.client.difference import Counts, Step, by_lines, counted, shown, word_difference
+from pipeline.client.exports import Document, write_export
 from pipeline.embedded import Embedded
-from pipeline.exports import Document, write_export
 from pipeline.instance import find_instance
 from pipeline.settings import Settings
 from schemas.calls import CallRef
@@ -39,7 +39,7 @@ async def transcribe_again(
 ) -> None:
     """Prints the turns, or with `diff` those that differ. Raises InputError, ModelError and what the bus raises."""
     stored = completed_call(settings, call)
-    from pipeline.again import hear_again
+    from pipeline.client.retranscribe import hear_again
 
     console = stderr_console()
     whole = clock_text(stored["duration_s"] or 0.0)

@@ -12,10 +12,10 @@ import msgspec
 from pipeline.bus.protocol import Feed
 from pipeline.cli.display import Display
 from pipeline.cli.session import Session
+from pipeline.client.call_progress import FOLLOWED, CallWatch
+from pipeline.client.publish import publish_audio
+from pipeline.client.warehouse import Reader
 from pipeline.errors import CallstreamError, InputError
-from pipeline.producer import publish_audio
-from pipeline.warehouse import Reader
-from pipeline.watch import FOLLOWED, CallWatch
 from schemas.calls import CallRef
 from schemas.topics import Lane
 from stages.separate.files import AudioFile, AudioFileError, open_audio_file

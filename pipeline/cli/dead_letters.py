@@ -13,7 +13,7 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.session import bus_url, connect, load_settings
-from pipeline.dead_letters import DeadLetters, Letter, NotReplayable, Selection
+from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import InputError
 from pipeline.tabular import render
 from schemas.status import DeadLetter

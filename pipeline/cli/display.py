@@ -8,8 +8,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.exports import summary_lines
-from pipeline.watch import CallWatch
+from pipeline.client.call_progress import CallWatch
+from pipeline.client.exports import summary_lines
 from schemas.summaries import Summary
 from schemas.transcripts import CallMetrics, Turn
 

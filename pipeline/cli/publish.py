@@ -11,8 +11,8 @@ from pipeline.cli import options
 from pipeline.cli.calling import call_ref, check_audio, metadata_of, new_call_id, open_audio, refuse_finished
 from pipeline.cli.roles import parse_roles
 from pipeline.cli.session import bus_url, connect, load_settings, open_warehouse
+from pipeline.client.publish import publish_audio
 from pipeline.errors import InstanceError, StoreFullError
-from pipeline.producer import publish_audio
 from pipeline.settings import Settings
 from schemas.calls import DEFAULT_TENANT, CallRef
 

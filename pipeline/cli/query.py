@@ -8,8 +8,8 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.calling import call_ref
 from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.client.exports import to_json, to_txt
 from pipeline.errors import InputError
-from pipeline.exports import to_json, to_txt
 from pipeline.tabular import render
 from schemas.calls import DEFAULT_TENANT
 

@@ -112,7 +112,7 @@ def _end(option: str, text: str) -> datetime:
 
 
 async def _search(settings: Settings, text: str, filters: "Filters", limit: int, rebuild: bool, as_json: bool) -> None:
-    from pipeline.search import find
+    from pipeline.client.search import find
 
     console = stderr_console()
     async with _index(settings, console, rebuild=rebuild) as (index, embedder):
@@ -129,7 +129,7 @@ async def _search(settings: Settings, text: str, filters: "Filters", limit: int,
 
 
 async def _ask(settings: Settings, question: str, filters: "Filters", as_json: bool) -> None:
-    from pipeline import search as searching
+    from pipeline.client import search as searching
     from pipeline.summaries import open_llm
     from stages.adapters.llm.protocol import LlmError
 
@@ -162,7 +162,7 @@ async def _index(
     settings: Settings, console: Console, *, rebuild: bool = False
 ) -> AsyncIterator[tuple["Searcher", "QuestionEmbedder"]]:
     """What can be asked, with all in it that the bus holds."""
-    from pipeline import search as searching
+    from pipeline.client import search as searching
 
     if not searching.searchable(msgspec.structs.replace(settings, search="auto")):
         raise InputError("search needs packages that are not installed: pip install 'callstream[search]'")
@@ -195,7 +195,7 @@ async def _index(
 
 async def _until_served(settings: Settings) -> None:
     """An instance that has just started loads its models first. One that makes nothing searchable never will."""
-    from pipeline.search import is_served
+    from pipeline.client.search import is_served
 
     deadline = asyncio.get_running_loop().time() + _SERVED_WITHIN_S
     while not is_served(settings):

@@ -26,7 +26,7 @@ _WAIT_PAUSE_S = 0.2
 def up(data: options.Data = None) -> None:
     """Run the bus and all stages until Ctrl-C."""
     settings = load_settings(data)
-    from pipeline.search import searchable
+    from pipeline.client.search import searchable
 
     stages = (*topology.STAGES, topology.INDEX) if searchable(settings) else topology.STAGES
     asyncio.run(until_stopped(_serve(settings, stages)))

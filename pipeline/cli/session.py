@@ -12,13 +12,13 @@ import structlog
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
+from pipeline.client.exports import Document
+from pipeline.client.warehouse import Reader, open_reader
 from pipeline.embedded import Embedded
 from pipeline.errors import InputError, InstanceError
-from pipeline.exports import Document
 from pipeline.instance import InstanceInfo, find_instance
 from pipeline.settings import Settings
 from pipeline.telemetry import logs
-from pipeline.warehouse import Reader, open_reader
 from pipeline.worker import DATABASE_FILE
 from schemas.calls import CallRef
 

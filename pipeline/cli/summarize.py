@@ -12,9 +12,9 @@ from pipeline.cli import options
 from pipeline.cli.calling import call_ref
 from pipeline.cli.display import stdout_console
 from pipeline.cli.session import completed_call, load_settings
-from pipeline.difference import counted, shown, word_difference
+from pipeline.client.difference import counted, shown, word_difference
+from pipeline.client.exports import Document, summary_lines, turns_of
 from pipeline.errors import InputError, SummaryError
-from pipeline.exports import Document, summary_lines, turns_of
 from schemas.calls import DEFAULT_TENANT
 
 if TYPE_CHECKING:

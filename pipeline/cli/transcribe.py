@@ -14,8 +14,8 @@ from pipeline.cli.calling import FileCall, call_ref, check_audio, new_call_id, r
 from pipeline.cli.display import Display
 from pipeline.cli.roles import parse_roles
 from pipeline.cli.session import Session, load_settings, open_session
+from pipeline.client.exports import FORMATS, write_export
 from pipeline.errors import CallstreamError, InputError
-from pipeline.exports import FORMATS, write_export
 from schemas.calls import DEFAULT_TENANT, CallRef
 
 SAMPLE = Path("tests/calls/sample/sample.wav")

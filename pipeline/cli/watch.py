@@ -16,7 +16,7 @@ from pipeline.cli.calling import call_ref
 from pipeline.cli.display import clock_text, speaker_style, stdout_console, turn_line
 from pipeline.cli.service import console, until_stopped
 from pipeline.cli.session import bus_url, connect, load_settings
-from pipeline.viewer import FOLLOWED, CallViewer, Lease
+from pipeline.client.live_text import FOLLOWED, CallViewer, Lease
 from schemas import topics
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.partials import Partial

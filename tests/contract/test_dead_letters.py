@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import Bus, TopicSpec, partition_of
-from pipeline.dead_letters import DeadLetters, Letter, Selection
+from pipeline.client.dead_letters import DeadLetters, Letter, Selection
 from pipeline.runtime import topology
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import DECODERS

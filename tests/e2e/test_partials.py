@@ -16,8 +16,8 @@ from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.cli.calling import open_audio
+from pipeline.client.publish import publish_audio
 from pipeline.models import resolve_model
-from pipeline.producer import publish_audio
 from schemas import envelope, topics
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import CallRef

@@ -14,12 +14,12 @@ from pipeline.bus.memory import MemoryBus
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
+from pipeline.client.publish import publish_audio
+from pipeline.client.warehouse import open_reader
 from pipeline.embedded import store_bytes
-from pipeline.producer import publish_audio
 from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.warehouse import open_reader
 from pipeline.worker import DATABASE_FILE, Worker
 from schemas import envelope, topics
 from schemas.calls import CallRef

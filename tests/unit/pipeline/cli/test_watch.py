@@ -5,9 +5,9 @@ import io
 from rich.console import Console
 
 from pipeline.cli.watch import Screen, partial_line
-from pipeline.viewer import CallViewer
+from pipeline.client.live_text import CallViewer
 from schemas.partials import FINAL_REVISION
-from tests.unit.pipeline.test_viewer import partial, turn
+from tests.unit.pipeline.client.test_live_text import partial, turn
 
 
 def drawn(*, terminal: bool) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from pipeline.client.warehouse import remote_reader
 from pipeline.errors import InputError
-from pipeline.warehouse import remote_reader
 from stages.adapters.duckdb_file.quack import free_port
 from stages.errors import StageError
 from stages.index import queries

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pipeline.client.warehouse import Reader, open_reader
 from pipeline.errors import InputError, InstanceError
 from pipeline.instance import InstanceInfo
-from pipeline.warehouse import Reader, open_reader
 from schemas.calls import CallRef
 from schemas.status import JobStatus
 from stages.adapters.duckdb_file.quack import free_port

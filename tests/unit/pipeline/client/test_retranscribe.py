@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from pipeline import again
 from pipeline.bus.protocol import Bus, Record
+from pipeline.client import retranscribe
 from pipeline.errors import InputError
 from pipeline.settings import Settings
 from schemas import cloudevents, topics
@@ -42,7 +42,7 @@ def chunks(count: int) -> list[tuple[int, AudioEvent]]:
 
 
 async def lane_of(stored: Stored) -> topics.Lane:
-    return await again._lane_of(cast(Bus, stored), CALL, Settings(data=Path("data")))
+    return await retranscribe._lane_of(cast(Bus, stored), CALL, Settings(data=Path("data")))
 
 
 @pytest.mark.parametrize("lane", ["live", "batch"])

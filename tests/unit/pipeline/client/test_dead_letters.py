@@ -3,7 +3,7 @@ import pytest
 
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Record, TopicSpec
-from pipeline.dead_letters import DeadLetters, Letter, NotReplayable, Selection
+from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import BusError, InputError
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Record, TopicSpec
+from pipeline.client.live_text import CallViewer, Lease
 from pipeline.errors import StoreFullError
 from pipeline.runtime.decoding import decode_audio
-from pipeline.viewer import CallViewer, Lease
 from schemas import topics
 from schemas.audio import CallWatched
 from schemas.calls import CallRef

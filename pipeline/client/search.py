@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pipeline.client.exports import turns_of
+from pipeline.client.warehouse import Reader, remote_reader
 from pipeline.errors import ConfigurationError, InputError
-from pipeline.exports import turns_of
 from pipeline.instance import DataLock, read_owner
 from pipeline.models import embedding_weights
 from pipeline.settings import Settings
-from pipeline.warehouse import Reader, remote_reader
 from schemas.calls import CallRef
 from stages.adapters.duckdb_file.quack import free_port, kept_token
 from stages.adapters.embedding import Embedder, QuestionEmbedder, SentenceEmbedder

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.client.exports import MAX_CUE_CHARACTERS, MAX_CUE_S, cues, to_json, to_srt, to_txt, to_vtt, write_export
 from pipeline.errors import InputError
-from pipeline.exports import MAX_CUE_CHARACTERS, MAX_CUE_S, cues, to_json, to_srt, to_txt, to_vtt, write_export
 
 VTT_CUE = re.compile(
     r"\d+\n(\d\d+:[0-5]\d:[0-5]\d\.\d{3}) --> (\d\d+:[0-5]\d:[0-5]\d\.\d{3})\n<v ([^<>\n]+)>([^<\n]*)</v>"

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline import search
+from pipeline.client import search
+from pipeline.client.warehouse import open_reader
 from pipeline.errors import InputError
 from pipeline.settings import Settings
-from pipeline.warehouse import open_reader
 from pipeline.worker import DATABASE_FILE
 from stages.adapters.embedding import Vectors
 from stages.index.ranking import Filters

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.difference import Counts, Step, by_lines, counted, shown, word_difference
+from pipeline.client.difference import Counts, Step, by_lines, counted, shown, word_difference
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12).map(" ".join)
 
