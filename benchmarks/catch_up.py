@@ -7,7 +7,7 @@ read until it has nothing left to do but what comes in. At the end every call th
 
     python -m benchmarks.catch_up --bus kafka --stage separate --minutes 10 [--json FILE]
 
-"Memory" is the worker's resident memory, read every 0.1 s; a stage may hold its byte budget (`pipeline.worker`) of
+"Memory" is the worker's resident memory, read every 0.1 s; a stage may hold its byte budget (`pipeline.wiring.worker`) of
 records beyond what it holds anyway. What this does not show: a transcriber with its model, whose speed is the model's.
 """
 
@@ -31,7 +31,7 @@ from benchmarks.chaos.brokers import broker_of
 from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.chaos.workers import Fleet, WorkerProcess
 from benchmarks.report import write_report
-from pipeline.worker import BUDGET_BYTES
+from pipeline.wiring.worker import BUDGET_BYTES
 from tests.deployment import Deployment
 
 BUSES: Final = ("jetstream", "kafka")

@@ -32,9 +32,9 @@ from benchmarks.hearing import Hearing, settings_of
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
-from pipeline.embedded import Embedded
 from pipeline.settings import Settings
-from pipeline.worker import DATABASE_FILE
+from pipeline.wiring.embedded import Embedded
+from pipeline.wiring.worker import DATABASE_FILE
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
 from stages.separate.files import open_audio_file
@@ -241,9 +241,9 @@ async def _run_pipeline(job: Job) -> list[Measurement]:
     settings = _settings(job)
     measured = []
     async with Embedded(settings) as pipeline:
-        failing = asyncio.ensure_future(pipeline.worker.wait())
+        failing = asyncio.ensure_future(pipeline.wiring.worker.wait())
         try:
-            await _finish(pipeline.worker.ready.wait(), failing)
+            await _finish(pipeline.wiring.worker.ready.wait(), failing)
             await _finish(_send(pipeline, job.warm_up, "warm-up", job.language), failing)
             for number, files in enumerate(job.sets):
                 with Clock() as clock:

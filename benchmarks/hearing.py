@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.models import models_dir, resolve_model
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.worker import Worker
+from pipeline.wiring.weights import models_dir, resolve_model
+from pipeline.wiring.worker import Worker
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment

@@ -21,7 +21,7 @@ from typing import Final
 import psutil
 
 from benchmarks.report import spread, write_report
-from pipeline.models import resolve_model
+from pipeline.wiring.weights import resolve_model
 from tests.deployment import Deployment
 
 WITHIN_S: Final = 120.0

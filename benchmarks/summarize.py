@@ -22,7 +22,7 @@ import msgspec
 from benchmarks.report import write_report
 from benchmarks.search.corpus import spoken
 from benchmarks.speech.script import SETTINGS, ScriptLine, ScriptWriter
-from pipeline.models import embedding_weights
+from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef
 from stages.adapters.embedding import DEFAULT_MODEL, SentenceEmbedder
 from stages.adapters.llm.ollama import OllamaClient

@@ -23,7 +23,7 @@ import msgspec
 import torch
 
 from benchmarks.report import write_report
-from pipeline.models import embedding_weights
+from pipeline.wiring.weights import embedding_weights
 from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder
 from stages.summarize.check.support import Claim, Support, SupportCheck
 

@@ -31,7 +31,7 @@ from benchmarks.report import spread, write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, Call, corpus
 from benchmarks.speech.scoring import Errors, difference, errors
 from benchmarks.speech.timing import TimingErrors
-from pipeline.models import resolve_model
+from pipeline.wiring.weights import resolve_model
 from stages.separate.files import open_audio_file
 
 KINDS: Final = get_args(Kind)

@@ -14,7 +14,7 @@ from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
-from pipeline.worker import BUDGET_BYTES
+from pipeline.wiring.worker import BUDGET_BYTES
 from schemas.audio import AudioChunk
 from schemas.calls import CallRef
 from schemas.utterances import Utterance

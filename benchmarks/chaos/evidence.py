@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.chaos.clients import PlainClient, Seen
 from pipeline.runtime.topology import TOPICS
-from pipeline.worker import DATABASE_FILE
+from pipeline.wiring.worker import DATABASE_FILE
 
 CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "completed_at", "updated_at"}
 """Times of day: of a record on the bus, so they differ from run to run."""

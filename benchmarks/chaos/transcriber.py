@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 from pipeline.cli.main import main
-from pipeline.worker import Worker
+from pipeline.wiring.worker import Worker
 from schemas.segments import Word
 from stages.transcribe.engine.whisper import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ

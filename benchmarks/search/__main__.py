@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks.report import write_report
 from benchmarks.search.corpus import Asked, corpus
-from pipeline.models import embedding_weights
+from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef
 from schemas.transcripts import Turn
 from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder, Vectors

@@ -15,9 +15,9 @@ from pipeline.cli.display import clock_text, stderr_console, stdout_console, tur
 from pipeline.cli.session import bus_url, completed_call, connect
 from pipeline.client.difference import Counts, Step, by_lines, counted, shown, word_difference
 from pipeline.client.exports import Document, write_export
-from pipeline.embedded import Embedded
 from pipeline.instance import find_instance
 from pipeline.settings import Settings
+from pipeline.wiring.embedded import Embedded
 from schemas.calls import CallRef
 from schemas.transcripts import TranscriptCompleted
 

@@ -17,10 +17,10 @@ from pipeline.bus.opening import await_bus
 from pipeline.cli import options
 from pipeline.cli.service import console, until_stopped
 from pipeline.cli.session import load_settings
-from pipeline.embedded import STORE_DIR, store_bytes
 from pipeline.errors import BusError, ConfigurationError, InputError, StoreFullError
 from pipeline.settings import SETTINGS, Settings
 from pipeline.telemetry.metrics import Metrics, served
+from pipeline.wiring.embedded import STORE_DIR, store_bytes
 
 _RECONNECT_S = 30.0
 _PAUSE_S = 5.0

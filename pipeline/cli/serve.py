@@ -14,11 +14,11 @@ from pipeline.bus.opening import KAFKA
 from pipeline.cli import options
 from pipeline.cli.service import until_stopped
 from pipeline.cli.session import load_settings
-from pipeline.embedded import Embedded
 from pipeline.errors import ConfigurationError, InputError, InstanceError
 from pipeline.instance import InstanceInfo, read_instance
 from pipeline.runtime import topology
 from pipeline.settings import Settings
+from pipeline.wiring.embedded import Embedded
 
 _WAIT_PAUSE_S = 0.2
 

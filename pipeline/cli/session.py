@@ -14,12 +14,12 @@ from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.client.exports import Document
 from pipeline.client.warehouse import Reader, open_reader
-from pipeline.embedded import Embedded
 from pipeline.errors import InputError, InstanceError
 from pipeline.instance import InstanceInfo, find_instance
 from pipeline.settings import Settings
 from pipeline.telemetry import logs
-from pipeline.worker import DATABASE_FILE
+from pipeline.wiring.embedded import Embedded
+from pipeline.wiring.worker import DATABASE_FILE
 from schemas.calls import CallRef
 
 T = TypeVar("T")

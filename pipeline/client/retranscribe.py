@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.runtime.decoding import decode_audio
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.worker import Worker
+from pipeline.wiring.worker import Worker
 from schemas import envelope, topics
 from schemas.audio import CallStarted
 from schemas.calls import CallRef

@@ -22,8 +22,8 @@ from pipeline.client.exports import turns_of
 from pipeline.client.warehouse import Reader, remote_reader
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.instance import DataLock, read_owner
-from pipeline.models import embedding_weights
 from pipeline.settings import Settings
+from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef
 from stages.adapters.duckdb_file.quack import free_port, kept_token
 from stages.adapters.embedding import Embedder, QuestionEmbedder, SentenceEmbedder

@@ -17,7 +17,7 @@ from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.cli.calling import open_audio
 from pipeline.client.publish import publish_audio
-from pipeline.models import resolve_model
+from pipeline.wiring.weights import resolve_model
 from schemas import envelope, topics
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import CallRef

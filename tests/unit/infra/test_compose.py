@@ -246,7 +246,7 @@ class Missing:
 
 stages, absent = sys.argv[1].split(","), set(sys.argv[2].split(","))
 sys.meta_path.insert(0, Missing())
-import pipeline.cli.commands, pipeline.worker
+import pipeline.cli.commands, pipeline.wiring.worker
 import pipeline.bus.kafka as bus
 packages = [bus, *(__import__(f"stages.{stage}", fromlist=["_"]) for stage in stages)]
 for package in packages:

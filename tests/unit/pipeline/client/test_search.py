@@ -18,7 +18,7 @@ from pipeline.client import search
 from pipeline.client.warehouse import open_reader
 from pipeline.errors import InputError
 from pipeline.settings import Settings
-from pipeline.worker import DATABASE_FILE
+from pipeline.wiring.worker import DATABASE_FILE
 from stages.adapters.embedding import Vectors
 from stages.index.ranking import Filters
 from stages.index.store import FILE, WindowStore

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.models import embedding_weights
+from pipeline.wiring.weights import embedding_weights
 from stages.adapters.embedding import DEFAULT_MODEL, EmbeddingError, SentenceEmbedder
 
 

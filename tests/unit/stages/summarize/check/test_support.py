@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.support import judge, labelled_calls, rates
-from pipeline.models import embedding_weights
+from pipeline.wiring.weights import embedding_weights
 from schemas.transcripts import Turn
 from stages.adapters.embedding import DEFAULT_MODEL, SentenceEmbedder, Vectors
 from stages.summarize.check.support import MAX_PASSAGES, Claim, Support, SupportCheck

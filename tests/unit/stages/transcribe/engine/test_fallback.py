@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.models import resolve_model
+from pipeline.wiring.weights import resolve_model
 from stages.transcribe.engine.devices import CPU, GPU_BATCH, Device
 from stages.transcribe.engine.fallback import Ladder, Rung, Step, rungs_of
 from stages.transcribe.engine.whisper import Engine, EngineError, Row, Transcription

@@ -11,7 +11,7 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.models import ResolvedModel, resolve_model
+from pipeline.wiring.weights import ResolvedModel, resolve_model
 from stages.transcribe import guards
 from stages.transcribe.engine.whisper import Audio, Detection, Engine, EngineError, Row, Transcription, repeats
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ, Window, max_tokens, windows_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soxr
 
-from pipeline.models import voice_weights
+from pipeline.wiring.weights import voice_weights
 from schemas.calls import CallRef
 from schemas.segments import SegmentRecord
 from schemas.status import JobStatus

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import engines
-from pipeline.engines import asr_devices, load_engine
-from pipeline.models import ResolvedModel
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring.transcribe import asr_devices, load_engine
+from pipeline.wiring.weights import ResolvedModel
 from schemas.segments import Word
 from stages.transcribe.engine.devices import GPU_BATCH, Device, visible_gpus
 from stages.transcribe.engine.whisper import EngineError, Row, Transcription

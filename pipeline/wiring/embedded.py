@@ -22,7 +22,7 @@ from pipeline.instance import DataLock, InstanceInfo
 from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics, served
-from pipeline.worker import DATABASE_FILE, Worker
+from pipeline.wiring.worker import DATABASE_FILE, Worker
 
 if TYPE_CHECKING:
     from stages.sink.tables import Tables

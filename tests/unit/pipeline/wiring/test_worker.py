@@ -9,7 +9,7 @@ import pytest
 from pipeline.bus.memory import MemoryBus
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.worker import Worker
+from pipeline.wiring.worker import Worker
 from schemas import envelope
 from schemas.calls import CallRef
 from schemas.topics import UTTERANCES, UTTERANCES_BATCH

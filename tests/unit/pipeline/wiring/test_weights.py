@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import models
 from pipeline.errors import ModelError
-from pipeline.models import BASE_SHA256, resolve_model
+from pipeline.wiring import weights
+from pipeline.wiring.weights import BASE_SHA256, resolve_model
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_second_start_does_not_hash_the_weights_again(
 ) -> None:
     resolve_model("base", tmp_path)
     hashed: list[str] = []
-    real = models._sha256
+    real = weights._sha256
 
     def counted(path: Path) -> str:
         hashed.append(path.name)
@@ -127,7 +127,7 @@ def test_missing_packages_are_an_error_that_says_how_to_get_them(
 
 def test_several_may_start_at_once(base_packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joins: list[Path] = []
-    real = models._join_base
+    real = weights._join_base
 
     def counted(target: Path, cache: Path) -> None:
         joins.append(target)

@@ -1,4 +1,4 @@
-"""Stages on a bus in this process: one of them (`callstream worker STAGE`) or all (`pipeline.embedded`)."""
+"""Stages on a bus in this process: one of them (`callstream worker STAGE`) or all (`pipeline.wiring.embedded`)."""
 
 import asyncio
 import time
@@ -160,7 +160,7 @@ class Worker:
         await self._runner(MergeStage(), "live").run()
 
     async def _summarize(self, started: asyncio.Event) -> None:
-        from pipeline.summaries import open_writer
+        from pipeline.wiring.summarize import open_writer
         from stages.summarize.deferred import SummarizeAgainStage
         from stages.summarize.stage import SummarizeStage
 
@@ -267,7 +267,7 @@ class Worker:
         )
 
     def load_scheduler(self) -> "Scheduler":
-        from pipeline.engines import asr_devices
+        from pipeline.wiring.transcribe import asr_devices
         from stages.transcribe.scheduling.scheduler import FILL_BACKFILL_S, FILL_S, Scheduler
 
         return Scheduler(
@@ -280,7 +280,7 @@ class Worker:
 
     def load_engine(self) -> "SpeechEngine":
         """What the transcriber hears with. Takes seconds: called from a thread."""
-        from pipeline.engines import load_engine
+        from pipeline.wiring.transcribe import load_engine
 
         return load_engine(self._settings, self._metrics)
 
@@ -289,8 +289,8 @@ class Worker:
         setting = self._settings.diarization
         if setting == "off":
             return None
-        from pipeline.engines import asr_devices
-        from pipeline.models import voice_weights
+        from pipeline.wiring.transcribe import asr_devices
+        from pipeline.wiring.weights import voice_weights
         from stages.transcribe.speakers.diarization import Diarizer, PyannoteDiarizer, Speakers, VoiceDiarizer
         from stages.transcribe.speakers.voices import VoiceEncoder
 

@@ -7,9 +7,9 @@ from functools import partial
 
 import structlog
 
-from pipeline.models import ResolvedModel, models_dir, resolve_model
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring.weights import ResolvedModel, models_dir, resolve_model
 from stages.transcribe.engine.alignment import Aligners, AligningEngine
 from stages.transcribe.engine.device_pool import DevicePool
 from stages.transcribe.engine.devices import Device, devices_of, visible_gpus
