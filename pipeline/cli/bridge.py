@@ -9,7 +9,6 @@ import msgspec
 import structlog
 import typer
 
-from pipeline.bridge import LANES, Bridge, edge_specs, ensure_edge
 from pipeline.bus.nats.connection import NatsConnection
 from pipeline.bus.nats.purge import drop_acknowledged
 from pipeline.bus.nats.server import NatsServer
@@ -18,6 +17,7 @@ from pipeline.cli import options
 from pipeline.cli.service import console, until_stopped
 from pipeline.cli.session import load_settings
 from pipeline.errors import BusError, ConfigurationError, InputError, StoreFullError
+from pipeline.relays.bridge import LANES, Bridge, edge_specs, ensure_edge
 from pipeline.settings import SETTINGS, Settings
 from pipeline.telemetry.metrics import Metrics, served
 from pipeline.wiring.embedded import STORE_DIR, store_bytes

@@ -11,7 +11,7 @@ from pipeline.cli import options
 from pipeline.cli.service import console, until_stopped
 from pipeline.cli.session import load_settings
 from pipeline.errors import ConfigurationError
-from pipeline.fanout import Fanout, live_server
+from pipeline.relays.fanout import Fanout, live_server
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics, served
 

@@ -17,8 +17,8 @@ from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.clock import unix_time_s
 from pipeline.errors import InstanceError
-from pipeline.fanout import Fanout, live_server
 from pipeline.instance import DataLock, InstanceInfo
+from pipeline.relays.fanout import Fanout, live_server
 from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics, served

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import ConfigurationError
-from pipeline.fanout import Fanout, LiveServer, live_subject
+from pipeline.relays.fanout import Fanout, LiveServer, live_subject
 from pipeline.secret import Secret
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics

@@ -14,10 +14,10 @@ from pathlib import Path
 import nats
 import pytest
 
-from pipeline.bridge import LANES
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
+from pipeline.relays.bridge import LANES
 from pipeline.runtime import topology
 from pipeline.secret import Secret
 from schemas import topics

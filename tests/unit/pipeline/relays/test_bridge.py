@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import msgspec
 import pytest
 
-from pipeline import bridge
-from pipeline.bridge import Bridge, edge_specs, ensure_edge, event_id
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Record
 from pipeline.errors import BusError, ConfigurationError, StoreFullError
+from pipeline.relays import bridge
+from pipeline.relays.bridge import Bridge, edge_specs, ensure_edge, event_id
 from pipeline.telemetry.metrics import Metrics
 from schemas import topics
 from schemas.status import DeadLetter
