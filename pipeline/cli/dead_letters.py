@@ -13,9 +13,9 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.session import bus_url, connect, load_settings
+from pipeline.cli.tables import render
 from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import InputError
-from pipeline.tabular import render
 from schemas.status import DeadLetter
 
 _SHOWN_BYTES = 256

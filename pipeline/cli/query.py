@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.calling import call_ref
+from pipeline.cli.file_calls import call_ref
 from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.cli.tables import render
 from pipeline.client.exports import to_json, to_txt
 from pipeline.errors import InputError
-from pipeline.tabular import render
 from schemas.calls import DEFAULT_TENANT
 
 _FORMATS = ("table", "json", "csv")

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from pipeline.bus.opening import KAFKA
 from pipeline.cli import options
-from pipeline.cli.service import until_stopped
 from pipeline.cli.session import load_settings
+from pipeline.cli.signals import until_stopped
 from pipeline.errors import ConfigurationError, InputError, InstanceError
 from pipeline.instance import InstanceInfo, read_instance
 from pipeline.runtime import topology

@@ -11,9 +11,9 @@ import typer
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.session import bus_url, connect, load_settings
+from pipeline.cli.tables import render
 from pipeline.runtime import topology
 from pipeline.settings import Settings
-from pipeline.tabular import render
 from pipeline.wiring.embedded import store_bytes
 
 _SECONDS_PER_DAY = 86_400.0

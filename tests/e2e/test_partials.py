@@ -15,7 +15,7 @@ import pytest
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
-from pipeline.cli.calling import open_audio
+from pipeline.cli.file_calls import open_audio
 from pipeline.client.publish import publish_audio
 from pipeline.wiring.weights import resolve_model
 from schemas import envelope, topics

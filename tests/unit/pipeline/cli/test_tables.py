@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from pipeline.tabular import render
+from pipeline.cli.tables import render
 
 COLUMNS = ["name", "n"]
 ROWS = [('a [b]bold[/b], "q"\nline', 1), (None, 20)]
