@@ -32,7 +32,7 @@ from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.chaos.workers import Fleet, WorkerProcess
 from benchmarks.report import write_report
 from pipeline.wiring.worker import BUDGET_BYTES
-from tests.deployment import Deployment
+from tests.support.processes.deployment import Deployment
 
 BUSES: Final = ("jetstream", "kafka")
 PARTITIONS: Final = 8

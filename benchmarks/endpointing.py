@@ -43,7 +43,7 @@ from stages.separate.speech import (
 )
 from stages.separate.stage import SeparateStage
 from tests.calls import bad
-from tests.deployment import SAMPLE
+from tests.support.processes.deployment import SAMPLE
 
 KINDS: Final = ("silero-vad", "in lockstep", "model", "stage")
 CHANNEL_S: Final = 600

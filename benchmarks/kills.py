@@ -23,7 +23,7 @@ import nats
 import nats.errors
 
 from benchmarks.report import write_report
-from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment, said
+from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment, said
 
 KINDS = ("kill -9 of up", "SIGTERM of up", "kill -9 of nats-server")
 GAP_S = {"kill -9 of up": (1.0, 22.0), "SIGTERM of up": (1.0, 22.0), "kill -9 of nats-server": (1.0, 8.0)}

@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.report import write_report
 from tests.calls import bad
-from tests.deployment import COMMAND, SAMPLE, Deployment
+from tests.support.processes.deployment import COMMAND, SAMPLE, Deployment
 
 SAMPLE_EVERY_S = 0.2
 LIMIT_MB = 300

@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.report import spread, write_report
 from pipeline.wiring.weights import resolve_model
-from tests.deployment import Deployment
+from tests.support.processes.deployment import Deployment
 
 WITHIN_S: Final = 120.0
 SETTLED_AFTER_S: Final = 15.0

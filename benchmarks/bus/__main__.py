@@ -30,7 +30,7 @@ import msgspec
 from benchmarks.bus.load import Client, Figures, Load, check_output, fill, make_output
 from benchmarks.report import spread, write_report
 from pipeline.bus.nats.server import NatsServer
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
 
 SIZES: Final = (1_000, 20_000)
 KEYS: Final = (1, 8)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.bus.nats.server import find_binary
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
 
 READY_WITHIN_S = 60.0
 GAVE_UP = b"Critical write error"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.calls import bad
-from tests.deployment import SAMPLE
+from tests.support.processes.deployment import SAMPLE
 
 ENCODINGS = ("mulaw", "mulaw", "mulaw", "pcm_s16le", "pcm_s16le", "f32le", "container")
 CHUNKS_S = (0.1, 0.25, 0.5, 1.0)

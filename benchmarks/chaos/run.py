@@ -21,7 +21,7 @@ from benchmarks.chaos.evidence import Evidence, read_evidence
 from benchmarks.chaos.faults import Done, FaultPlan, Faults
 from benchmarks.chaos.workers import Fleet
 from pipeline.runtime import topology
-from tests.deployment import Deployment
+from tests.support.processes.deployment import Deployment
 
 STORE_GB = 2.0
 DISK_BYTES = 2_500_000_000

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.runtime.topology import STAGES
-from tests.deployment import COMMAND
+from tests.support.processes.deployment import COMMAND
 
 ENDS_WITHIN_S = 30.0
 AGAIN_AFTER_S = 1.0

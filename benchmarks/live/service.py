@@ -11,7 +11,7 @@ from typing import Final, Literal
 from benchmarks.chaos.brokers import broker_of
 from benchmarks.chaos.workers import Fleet
 from pipeline.instance import read_instance
-from tests.deployment import Deployment
+from tests.support.processes.deployment import Deployment
 
 BusKind = Literal["embedded", "jetstream", "kafka"]
 

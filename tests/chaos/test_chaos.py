@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.kafka import require_kafka
+from tests.support.brokers.kafka import require_kafka
 
 KILLS = 7
 ROOT = Path(__file__).parents[2]

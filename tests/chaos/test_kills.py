@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.kills import calm, disturbed
 from tests.calls import bad
-from tests.deployment import SAMPLE, said
+from tests.support.processes.deployment import SAMPLE, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -11,7 +11,7 @@ from pipeline.bus.memory import MemoryBus
 from pipeline.bus.nats.bus import JetStreamBus
 from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.protocol import Bus, Subscription
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
 
 RECONNECT_S = 10.0
 

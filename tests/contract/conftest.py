@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.bus.protocol import Bus, Handler, Subscription
 from tests.contract.brokers import Broker, JetStreamBroker, KafkaBroker, MemoryBroker
-from tests.kafka import KafkaServer
-from tests.qdrant import QdrantServer
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.processes.qdrant import QdrantServer
 
 Running = Callable[[Bus, Subscription, Handler], AbstractAsyncContextManager["asyncio.Task[None]"]]
 

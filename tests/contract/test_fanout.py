@@ -26,7 +26,7 @@ from schemas.calls import CallRef
 from schemas.segments import SEGMENT_TYPE
 from schemas.summaries import SUMMARY_TYPE
 from schemas.transcripts import TURN_TYPE
-from tests.nats import NatsProcess
+from tests.support.brokers.nats import NatsProcess
 from tests.wire.records import PUBLISHED, STAGE_RECORDS
 
 CALL = CallRef("acme", "call-1")

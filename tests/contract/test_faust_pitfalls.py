@@ -25,7 +25,7 @@ from pipeline.bus.security import BusSecurity
 from tests.contract.brokers import KafkaBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder, holding
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
 
 TOPIC = "calls.audio"
 GROUP = "separate"

@@ -20,7 +20,7 @@ import pytest
 from pipeline.bus.protocol import Bus, TopicSpec
 from tests.contract.brokers import KafkaBroker
 from tests.contract.worker import IN, OUT, SUBSCRIPTION
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
 
 ROOT = Path(__file__).parents[2]
 KEYS = [f"call-{number}".encode() for number in range(10)]

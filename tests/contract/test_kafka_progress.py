@@ -13,7 +13,7 @@ from pipeline.bus.protocol import Progress, Subscription, TopicSpec
 from tests.contract.brokers import KafkaBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import holding
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
 
 IN, OUT, GROUP = "calls.utterances", "calls.segments", "transcribe"
 SUBSCRIPTION = Subscription(group=GROUP, topics=(IN,), progress_topic=OUT)

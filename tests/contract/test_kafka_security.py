@@ -16,10 +16,10 @@ from pipeline.bus.protocol import Progress, Subscription, TopicSpec
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 from pipeline.secret import Secret
-from tests.certificates import Authority
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder, holding
-from tests.kafka import KafkaServer
+from tests.support.brokers.certificates import Authority
+from tests.support.brokers.kafka import KafkaServer
 
 IN, OUT = "calls.utterances", "calls.segments"
 SUBSCRIPTION = Subscription(group="transcribe", topics=(IN,), progress_topic=OUT)

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
 
 USER = ("sink", "s3cret=word")
 

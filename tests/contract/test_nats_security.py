@@ -13,9 +13,9 @@ from pipeline.bus.protocol import TopicSpec
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 from pipeline.secret import Secret
-from tests.certificates import Authority
-from tests.nats import NatsProcess
-from tests.nats_accounts import Operator
+from tests.support.brokers.certificates import Authority
+from tests.support.brokers.nats import NatsProcess
+from tests.support.brokers.nats_accounts import Operator
 
 TOPIC = TopicSpec(name="calls.utterances", partitions=2, retention_s=3600)
 USER = {"authorization": {"user": "branch", "password": "hunter2"}}

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.chaos.disk import namespace
 from pipeline.bus.nats.server import NatsServer
 from pipeline.errors import BusError, ConfigurationError, InstanceError
-from tests.requirements import missing
+from tests.support.requirements import missing
 
 ROOT = Path(__file__).parents[2]
 OWNER = """

@@ -11,7 +11,7 @@ from stages.adapters.duckdb_file.quack import free_port
 from stages.errors import StageError
 from stages.index.qdrant import QdrantIndex
 from stages.index.ranking import Filters
-from tests.qdrant import QdrantServer
+from tests.support.processes.qdrant import QdrantServer
 from tests.unit.stages.index.windows import DIMENSIONS, call, unit, update, window
 
 EVERYTHING = Filters()

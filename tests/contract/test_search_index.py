@@ -11,7 +11,7 @@ from qdrant_client import QdrantClient
 from stages.index.qdrant import QdrantIndex
 from stages.index.ranking import Filters, Hit, SearchIndex, Update
 from stages.index.store import WindowStore
-from tests.qdrant import QdrantServer
+from tests.support.processes.qdrant import QdrantServer
 from tests.unit.stages.index.windows import DIMENSIONS, call, crowded, unit, update, window
 
 pytestmark = [

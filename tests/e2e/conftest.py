@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.calls import bad
-from tests.deployment import SAMPLE, Deployment
-from tests.kafka import KafkaServer
-from tests.workers import Workers
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.processes.deployment import SAMPLE, Deployment
+from tests.support.processes.workers import Workers
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import nats
 import pytest
 
 from tests.calls import bad
-from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
-from tests.workers import Workers
+from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
+from tests.support.processes.workers import Workers
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.alignment_model import write_model
 from tests.calls.wording import holds
-from tests.deployment import Deployment
+from tests.support.models.alignment import write_model
+from tests.support.processes.deployment import Deployment
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.calls import bad
 from tests.calls.wording import holds, word_errors
-from tests.deployment import SAMPLE, Deployment
+from tests.support.processes.deployment import SAMPLE, Deployment
 
 SCRIPT: dict[str, Any] = json.loads((SAMPLE.parent / "script.json").read_text())
 SHORT_S = 9.5

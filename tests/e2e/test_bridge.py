@@ -21,9 +21,9 @@ from pipeline.relays.bridge import LANES
 from pipeline.runtime import topology
 from pipeline.secret import Secret
 from schemas import topics
-from tests.deployment import COMMAND
-from tests.kafka import KafkaServer
-from tests.nats import NatsProcess
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.brokers.nats import NatsProcess
+from tests.support.processes.deployment import COMMAND
 
 CALLS = [f"branch-7/{number}" for number in range(4)]
 CHUNKS_PER_CALL = 900

@@ -24,9 +24,9 @@ import pytest
 from pipeline.bus.nats.server import find_binary
 from pipeline.runtime.topology import STAGES
 from tests.calls.wording import holds
-from tests.compose import KAFKA_FILE, TLS_FILE, services
-from tests.deployment import COMMAND
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.processes.compose import KAFKA_FILE, TLS_FILE, services
+from tests.support.processes.deployment import COMMAND
 
 CALL = "composed"
 PASSWORD = "correcthorse"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.calls.wording import holds
-from tests.deployment import Deployment, said
 from tests.e2e.test_outsiders import Producer, blocks, connect, headers, subject_of
+from tests.support.processes.deployment import Deployment, said
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ import pytest
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from tests.calls.wording import holds
-from tests.deployment import SAMPLE, Deployment
 from tests.e2e.test_outsiders import Producer, blocks, connect, headers, subject_of, until_shown, validator
+from tests.support.processes.deployment import SAMPLE, Deployment
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import partition_of
 from tests.calls.wording import holds
-from tests.deployment import SAMPLE
-from tests.kafka_clients import (
+from tests.support.brokers.kafka_clients import (
     BYTES,
     CHUNK,
     DEAD_LETTER,
@@ -34,8 +33,9 @@ from tests.kafka_clients import (
     structured,
     validator,
 )
-from tests.requirements import require
-from tests.workers import STAGES, Workers
+from tests.support.processes.deployment import SAMPLE
+from tests.support.processes.workers import STAGES, Workers
+from tests.support.requirements import require
 
 READ = ("calls.transcripts", "calls.summaries", "calls.status")
 TOPICS = ("calls.audio", "calls.utterances", "calls.segments", *READ)

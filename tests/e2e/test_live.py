@@ -23,9 +23,9 @@ from schemas import cloudevents, topics
 from schemas.calls import CallRef
 from schemas.generate import published_schema
 from schemas.transcripts import TURN_TYPE
-from tests.deployment import COMMAND, SAMPLE_ROLES, Deployment
-from tests.kafka import KafkaServer
-from tests.nats import NatsProcess
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.brokers.nats import NatsProcess
+from tests.support.processes.deployment import COMMAND, SAMPLE_ROLES, Deployment
 from tests.wire.records import PUBLISHED
 
 SEGMENT, COMPLETED, SUMMARY = "callstream.segment", "callstream.transcript.completed", "callstream.summary"

@@ -14,9 +14,9 @@ from pipeline.bus.security import BusSecurity
 from schemas import cloudevents, envelope, topics
 from schemas.segments import SegmentRecord
 from stages.merge.stage import MergeStage
-from tests.kafka_clients import SUMMARY, Consumer
+from tests.support.brokers.kafka_clients import SUMMARY, Consumer
+from tests.support.processes.workers import Workers
 from tests.unit.stages.merge.scripted import CALL, closed, feed, numbered, on_bus, opened, progress, segment
-from tests.workers import Workers
 
 RECORD_BYTES = 1_048_576
 """What a broker takes by default."""

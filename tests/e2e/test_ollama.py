@@ -24,8 +24,8 @@ from stages.adapters.llm.ollama import OllamaClient
 from stages.adapters.llm.protocol import Answer, LlmError, LlmOverflow, Message
 from stages.summarize.stage import SummarizeStage
 from stages.summarize.writer import SummaryWriter
-from tests.deployment import Deployment
-from tests.requirements import require_built
+from tests.support.processes.deployment import Deployment
+from tests.support.requirements import require_built
 from tests.unit.stages.summarize.calls import CALL, completed, feed, turns
 
 READY_WITHIN_S = 30.0

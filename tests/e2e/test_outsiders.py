@@ -16,7 +16,7 @@ import pytest
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from tests.calls.wording import holds
-from tests.deployment import Deployment
+from tests.support.processes.deployment import Deployment
 
 SCHEMAS = Path(__file__).parents[2] / "schemas" / "json"
 

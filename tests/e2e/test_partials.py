@@ -32,10 +32,10 @@ from stages.transcribe.engine.whisper import Engine
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage
 from tests.calls import bad
-from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
-from tests.kafka import KafkaServer
-from tests.nats import NatsProcess
-from tests.workers import Workers
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.brokers.nats import NatsProcess
+from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
+from tests.support.processes.workers import Workers
 
 CALL = CallRef("default", "watched")
 KILLS = 3

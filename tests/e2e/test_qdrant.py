@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
 from tests.e2e.test_search import VISIBLE_WITHIN_S, found
-from tests.qdrant import QdrantServer
+from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
+from tests.support.processes.qdrant import QdrantServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

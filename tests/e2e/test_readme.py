@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.calls.wording import holds, word_errors
-from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
-from tests.kafka_clients import Consumer
-from tests.requirements import require
-from tests.workers import STAGES, Workers
+from tests.support.brokers.kafka_clients import Consumer
+from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
+from tests.support.processes.workers import STAGES, Workers
+from tests.support.requirements import require
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TURN = re.compile(r"^(\d\d:\d\d\.\d)–(\d\d:\d\d\.\d)  (\w+) +(.+)$", re.MULTILINE)

@@ -26,8 +26,8 @@ from schemas.calls import CallRef
 from schemas.segments import Segment
 from stages.separate.files import open_audio_file
 from stages.sink.tables import Tables
-from tests.deployment import SAMPLE, Deployment
-from tests.workers import Workers
+from tests.support.processes.deployment import SAMPLE, Deployment
+from tests.support.processes.workers import Workers
 
 CALL = CallRef("default", "the same call")
 OF_THE_RUN = ("uploaded_at", "processed_at", "jobs")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.calls.wording import word_errors
-from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
+from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
 
 SCRIPT: dict[str, Any] = json.loads((SAMPLE.parent / "script.json").read_text())
 

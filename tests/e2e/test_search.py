@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.deployment import SAMPLE, SAMPLE_ROLES, Deployment
 from tests.e2e.test_ollama import MODEL_TIMEOUT_S, build, free_port, serving
-from tests.workers import Workers
+from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
+from tests.support.processes.workers import Workers
 
 __all__ = ["build"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority
-from tests.deployment import Deployment
-from tests.nats import NatsProcess
+from tests.support.brokers.certificates import Authority
+from tests.support.brokers.nats import NatsProcess
+from tests.support.processes.deployment import Deployment
 
 PASSWORD = "hunter2"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.calls import bad
-from tests.deployment import SAMPLE, Deployment
-from tests.diarization_pipeline import write_pipeline
+from tests.support.models.diarization import write_pipeline
+from tests.support.processes.deployment import SAMPLE, Deployment
 
 SCRIPT: dict[str, Any] = json.loads((SAMPLE.parent / "script.json").read_text())
 

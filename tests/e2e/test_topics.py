@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.bus.nats.server import NatsServer
-from tests.deployment import Deployment
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.processes.deployment import Deployment
 
 pytestmark = pytest.mark.slow
 

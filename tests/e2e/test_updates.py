@@ -13,8 +13,8 @@ from schemas.calls import CallRef
 from schemas.cloudevents import encode_audio_event
 from schemas.topics import AUDIO
 from tests.calls import bad
-from tests.deployment import Deployment
 from tests.e2e.test_partials import stored
+from tests.support.processes.deployment import Deployment
 
 CALL = CallRef("default", "handed-over")
 HANDED_OVER_S = 13.4

@@ -13,8 +13,8 @@ from pipeline.bus.security import BusSecurity
 from schemas import envelope, topics
 from schemas.calls import CallRef
 from schemas.utterances import Utterance
-from tests.deployment import SAMPLE_ROLES, Deployment
 from tests.e2e.test_partials import check, stored
+from tests.support.processes.deployment import SAMPLE_ROLES, Deployment
 
 CALL = CallRef("default", "joined")
 LINE = re.compile(r"^(\d\d:\d\d\.\d)–(\d\d:\d\d\.\d)  (\w+) +(.*)$")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import COMMAND, SAMPLE_ROLES, Deployment
-from tests.kafka import KafkaServer
+from tests.support.brokers.kafka import KafkaServer
+from tests.support.processes.deployment import COMMAND, SAMPLE_ROLES, Deployment
 
 STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
 

@@ -30,7 +30,7 @@ from schemas.audio import (
 )
 from schemas.calls import CallRef
 from schemas.segments import SEGMENT_TYPE
-from tests.requirements import SCRIPTS, require_built
+from tests.support.requirements import SCRIPTS, require_built
 from tests.wire import records
 
 FILE = Path(generate.__file__).parent / generate.ASYNCAPI_FILE

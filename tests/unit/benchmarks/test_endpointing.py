@@ -8,7 +8,7 @@ from schemas.audio import AudioChunk
 from stages.separate.speech import FRAME_SAMPLES, VAD_RATE_HZ, SpeechState
 from stages.separate.stage import SeparateStage
 from tests.calls import bad
-from tests.deployment import SAMPLE
+from tests.support.processes.deployment import SAMPLE
 from tests.unit.stages.separate.scripted import LoudnessModel, bursts
 
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from infra.constraints import pinned
 from pipeline.runtime.topology import STAGES
 from pipeline.settings import SETTINGS, Settings
-from tests.compose import KAFKA_FILE, REPOSITORY, TLS_FILE, read, services, variables_of
+from tests.support.processes.compose import KAFKA_FILE, REPOSITORY, TLS_FILE, read, services, variables_of
 
 DOCKERFILE = REPOSITORY / "infra" / "docker" / "Dockerfile"
 VARIABLES = {"CALLSTREAM_BUS_PASSWORD": "secret", "CALLSTREAM_TLS_DIR": "/tls"}

@@ -14,7 +14,7 @@ from stages.errors import StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, fused
 from stages.index.store import WindowStore
-from tests.disks import files_may_not_grow
+from tests.support.processes.disks import files_may_not_grow
 from tests.unit.stages.index.windows import DIMENSIONS, call, crowded, unit, update, window
 
 EVERYTHING = Filters()

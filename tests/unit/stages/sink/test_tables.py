@@ -15,7 +15,7 @@ from stages.adapters.duckdb_file.quack import free_port, load_extensions
 from stages.errors import StageError
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
-from tests.disks import files_may_not_grow
+from tests.support.processes.disks import files_may_not_grow
 from tests.unit.stages.sink.calls import CallScript, dump, read
 from tests.unit.stages.sink.writer import batches
 

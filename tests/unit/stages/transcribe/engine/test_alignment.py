@@ -11,7 +11,7 @@ from stages.transcribe.engine.alignment import Aligner, Aligners, AligningEngine
 from stages.transcribe.engine.model_cache import ModelWatch
 from stages.transcribe.engine.whisper import Audio, EngineError, Row, Transcription
 from stages.transcribe.engine.words import MeasuredWord
-from tests.alignment_model import FRAME_S, spoken, write_model
+from tests.support.models.alignment import FRAME_S, spoken, write_model
 
 
 @pytest.fixture(scope="module")

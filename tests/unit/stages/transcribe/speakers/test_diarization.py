@@ -31,7 +31,7 @@ from stages.transcribe.speakers.clustering import find_voices
 from stages.transcribe.speakers.diarization import CallVoices, PyannoteDiarizer, Speakers, VoiceDiarizer, is_shared
 from stages.transcribe.speakers.voices import VoiceEncoder
 from stages.transcribe.stage import TranscribeStage
-from tests.diarization_pipeline import tone, write_pipeline
+from tests.support.models.diarization import tone, write_pipeline
 from tests.unit.stages.transcribe.engines import FakeEngine
 from tests.unit.stages.transcribe.records import closed
 

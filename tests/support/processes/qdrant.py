@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from stages.adapters.duckdb_file.quack import free_port
-from tests.requirements import missing
+from tests.support.requirements import missing
 
 READY_WITHIN_S = 60.0
 

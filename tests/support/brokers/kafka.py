@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.requirements import SCRIPTS, require_built
+from tests.support.requirements import SCRIPTS, require_built
 
 LOG_CONFIGURATION = SCRIPTS / "kafka" / "log4j2.properties"
 READY_WITHIN_S = 120.0

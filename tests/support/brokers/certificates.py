@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.requirements import require
+from tests.support.requirements import require
 
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 

@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.deployment import COMMAND, Deployment
+from tests.support.processes.deployment import COMMAND, Deployment
 
 STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
 
