@@ -30,7 +30,7 @@ import psutil
 from benchmarks.chaos.brokers import broker_of
 from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.chaos.workers import Fleet, WorkerProcess
-from benchmarks.report import write_report
+from benchmarks.harness.report import write_report
 from pipeline.wiring.worker import BUDGET_BYTES
 from tests.support.processes.deployment import Deployment
 

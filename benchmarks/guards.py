@@ -25,8 +25,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.hearing import Hearing, settings_of
-from benchmarks.report import write_report
+from benchmarks.harness.offline import Hearing, settings_of
+from benchmarks.harness.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, Call, Corpus, corpus
 from benchmarks.speech.sounds import calls as sounds
 from benchmarks.speech.telephone import RATE_HZ

@@ -22,7 +22,7 @@ from typing import Any
 import nats
 import nats.errors
 
-from benchmarks.report import write_report
+from benchmarks.harness.report import write_report
 from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment, said
 
 KINDS = ("kill -9 of up", "SIGTERM of up", "kill -9 of nats-server")

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from benchmarks.report import write_report
+from benchmarks.harness.report import write_report
 from tests.calls import bad
 from tests.support.processes.deployment import COMMAND, SAMPLE, Deployment
 

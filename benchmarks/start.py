@@ -20,7 +20,7 @@ from typing import Final
 
 import psutil
 
-from benchmarks.report import spread, write_report
+from benchmarks.harness.report import spread, write_report
 from pipeline.wiring.weights import resolve_model
 from tests.support.processes.deployment import Deployment
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.report import write_report
+from benchmarks.harness.report import write_report
 from benchmarks.search.corpus import spoken
 from benchmarks.speech.script import SETTINGS, ScriptLine, ScriptWriter
 from pipeline.wiring.weights import embedding_weights

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 import torch
 
-from benchmarks.report import write_report
+from benchmarks.harness.report import write_report
 from pipeline.wiring.weights import embedding_weights
 from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder
 from stages.summarize.check.support import Claim, Support, SupportCheck

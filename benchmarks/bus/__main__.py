@@ -28,7 +28,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.bus.load import Client, Figures, Load, check_output, fill, make_output
-from benchmarks.report import spread, write_report
+from benchmarks.harness.report import spread, write_report
 from pipeline.bus.nats.server import NatsServer
 from tests.support.brokers.kafka import KafkaServer
 

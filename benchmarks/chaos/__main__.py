@@ -22,7 +22,7 @@ from benchmarks.chaos.checks import Findings, check
 from benchmarks.chaos.disk import namespace
 from benchmarks.chaos.faults import FaultPlan
 from benchmarks.chaos.run import Load, NotCompleted, Outcome, Run
-from benchmarks.report import write_report
+from benchmarks.harness.report import write_report
 
 SHOWN = 40
 

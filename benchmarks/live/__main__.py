@@ -28,11 +28,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from benchmarks.harness.report import spread, write_report
 from benchmarks.live.figures import latencies
 from benchmarks.live.service import BusKind, running
 from benchmarks.live.speakers import Samples, conversations, legs_of
 from benchmarks.live.traffic import Backfill, Sightings, run_calls
-from benchmarks.report import spread, write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, corpus
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
@@ -79,7 +79,7 @@ def main() -> None:
     show(report)
     write_report(f"live {given.command}", report, given.json)
     if given.plot is not None:
-        from benchmarks.plots import draw_live
+        from benchmarks.harness.plots import draw_live
 
         draw_live(report, given.plot)
         print(f"drawn in {given.plot}")

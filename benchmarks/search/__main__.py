@@ -33,7 +33,7 @@ import httpx
 import msgspec
 import numpy as np
 
-from benchmarks.report import write_report
+from benchmarks.harness.report import write_report
 from benchmarks.search.corpus import Asked, corpus
 from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef

@@ -27,16 +27,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clock import Clock
-from benchmarks.contenders import texts_of
-from benchmarks.hearing import Hearing, settings_of
-from benchmarks.report import write_report
+from benchmarks.harness.clock import Clock
+from benchmarks.harness.offline import Hearing, settings_of
+from benchmarks.harness.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
 from benchmarks.speech.cuts import CutErrors, cut_errors
 from benchmarks.speech.monologues import N_MONOLOGUES, monologues
 from benchmarks.speech.monologues import VARIANTS as MONOLOGUE_VARIANTS
 from benchmarks.speech.scoring import Errors, difference, errors, places
 from benchmarks.speech.timing import TimingErrors
+from benchmarks.transcribe.contenders import texts_of
 
 QUICK_CALLS = 9
 

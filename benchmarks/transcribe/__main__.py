@@ -1,8 +1,8 @@
 """The transcriber against the plain tools, in one run: audio seconds per CPU second, with word errors beside each.
 
-    python -m benchmarks.transcribe [--real FILE…] [--calls 30] [--runs 3] [--json FILE] [--plot FILE]
+    python -m benchmarks.transcribe.__main__ [--real FILE…] [--calls 30] [--runs 3] [--json FILE] [--plot FILE]
 
-Every measurement runs in a process of its own, one after the other, all kinds in turn (`benchmarks.contenders` says
+Every measurement runs in a process of its own, one after the other, all kinds in turn (`benchmarks.transcribe.contenders` says
 what each is). Two sets of calls:
 
 - `script`: the calls of `benchmarks.speech`, whose every word is known. Word errors of each kind, the difference of
@@ -26,11 +26,11 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from benchmarks.contenders import BEAM, COMPUTE_TYPE, Job, Kind, Measurement, in_own_process
-from benchmarks.report import spread, write_report
+from benchmarks.harness.report import spread, write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, Call, corpus
 from benchmarks.speech.scoring import Errors, difference, errors
 from benchmarks.speech.timing import TimingErrors
+from benchmarks.transcribe.contenders import BEAM, COMPUTE_TYPE, Job, Kind, Measurement, in_own_process
 from pipeline.wiring.weights import resolve_model
 from stages.separate.files import open_audio_file
 
@@ -45,7 +45,7 @@ Runs = dict[str, list[Measurement]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.transcribe",
+        prog="python -m benchmarks.transcribe.__main__",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,7 +68,7 @@ def main() -> None:
     show(report)
     write_report("transcribe", report, given.json)
     if given.plot is not None:
-        from benchmarks.plots import draw_transcribe
+        from benchmarks.harness.plots import draw_transcribe
 
         draw_transcribe(report, given.plot)
         print(f"drawn in {given.plot}")

@@ -1,4 +1,4 @@
-"""The transcribers that `benchmarks.transcribe` compares, each run in a process of its own.
+"""The transcribers that `benchmarks.transcribe.__main__` compares, each run in a process of its own.
 
 | kind | what it is |
 |---|---|
@@ -27,8 +27,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from benchmarks.clock import Clock
-from benchmarks.hearing import Hearing, settings_of
+from benchmarks.harness.clock import Clock
+from benchmarks.harness.offline import Hearing, settings_of
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
@@ -83,7 +83,7 @@ def in_own_process(job: Job) -> list[Measurement]:
     """A measurement for each set. Raises CalledProcessError when the process fails; its errors are on stderr."""
     Path(job.scratch).mkdir()
     result = Path(job.scratch) / "measurements.json"
-    code = "import sys; from benchmarks.contenders import child; child(sys.argv[1], sys.argv[2])"
+    code = "import sys; from benchmarks.transcribe.contenders import child; child(sys.argv[1], sys.argv[2])"
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, msgspec.json.encode(job).decode(), str(result)],
         check=True,
