@@ -7,8 +7,8 @@ read until it has nothing left to do but what comes in. At the end every call th
 
     python -m benchmarks.catch_up --bus kafka --stage separate --minutes 10 [--json FILE]
 
-"Memory" is the worker's resident memory, read every 0.1 s; a stage may hold its byte budget (`pipeline.wiring.worker`) of
-records beyond what it holds anyway. What this does not show: a transcriber with its model, whose speed is the model's.
+"Memory" is the worker's resident memory, read every 0.1 s; a stage may hold its byte budget of records
+beyond what it holds anyway. What this does not show: a transcriber with its model, whose speed is the model's.
 """
 
 import argparse

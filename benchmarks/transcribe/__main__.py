@@ -1,9 +1,9 @@
 """The transcriber against the plain tools, in one run: audio seconds per CPU second, with word errors beside each.
 
-    python -m benchmarks.transcribe.__main__ [--real FILE…] [--calls 30] [--runs 3] [--json FILE] [--plot FILE]
+    python -m benchmarks.transcribe [--real FILE…] [--calls 30] [--runs 3] [--json FILE] [--plot FILE]
 
-Every measurement runs in a process of its own, one after the other, all kinds in turn (`benchmarks.transcribe.contenders` says
-what each is). Two sets of calls:
+Every measurement runs in a process of its own, one after the other, all kinds in turn
+(`benchmarks.transcribe.contenders` says what each is). Two sets of calls:
 
 - `script`: the calls of `benchmarks.speech`, whose every word is known. Word errors of each kind, the difference of
   ours to each plain tool with its 95 % interval by paired bootstrap over calls, and the error of our word times.
@@ -45,7 +45,7 @@ Runs = dict[str, list[Measurement]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.transcribe.__main__",
+        prog="python -m benchmarks.transcribe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

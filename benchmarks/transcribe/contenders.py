@@ -87,7 +87,7 @@ def in_own_process(job: Job) -> list[Measurement]:
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, msgspec.json.encode(job).decode(), str(result)],
         check=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
     )
     return msgspec.json.decode(result.read_bytes(), type=list[Measurement])
@@ -241,9 +241,9 @@ async def _run_pipeline(job: Job) -> list[Measurement]:
     settings = _settings(job)
     measured = []
     async with Embedded(settings) as pipeline:
-        failing = asyncio.ensure_future(pipeline.wiring.worker.wait())
+        failing = asyncio.ensure_future(pipeline.worker.wait())
         try:
-            await _finish(pipeline.wiring.worker.ready.wait(), failing)
+            await _finish(pipeline.worker.ready.wait(), failing)
             await _finish(_send(pipeline, job.warm_up, "warm-up", job.language), failing)
             for number, files in enumerate(job.sets):
                 with Clock() as clock:

@@ -1,4 +1,4 @@
-"""A call as a file: JSON, WebVTT, SRT or plain text, from the document that `pipeline.client.warehouse.Reader.show` gives.
+"""A call as a file: JSON, WebVTT, SRT or plain text, from the document of `pipeline.client.warehouse.Reader.show`.
 
 Sources: WebVTT, W3C Candidate Recommendation of 4 April 2019 (sections 4 and 6); SubRip has no standard, its form is
 what its players read.

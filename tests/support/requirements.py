@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "infra" / "dev"
+SCRIPTS = Path(__file__).parents[2] / "infra" / "dev"
 
 
 def missing(part: str, how: str) -> NoReturn:

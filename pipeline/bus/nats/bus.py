@@ -1,7 +1,7 @@
 """The bus on NATS JetStream: a stream per topic, a consumer per group and partition.
 
-Names are in `pipeline.bus.nats.subjects`, reading in `pipeline.bus.nats.partition`, sharing between workers in `pipeline.bus.nats.leases`,
-reading without a group in `pipeline.bus.nats.stored`.
+Beside this file: names in `subjects`, reading in `partition`, sharing between workers in `leases`, reading without a
+group in `stored`.
 The last record of a key's subject on a topic holds the key's progress, so asking for that record is all there is to
 `progress`, but for large states (`pipeline.bus.nats.large_states`). Producers of other make publish to
 `calls.audio.<call id in base64url>`; the server adds the partition.

@@ -1,7 +1,7 @@
 """Who reads which partition number, decided by each worker of a group for itself from one shared entry.
 
-Pure: `pipeline.bus.nats.leases` reads and writes the entry by compare and set, and brings the clock. What holds whatever
-the order of the members' steps: a number is in one member's `held` at most, unless a member could neither write nor
+Pure: `leases` reads and writes the entry by compare and set, and brings the clock. What holds whatever the order
+of the members' steps: a number is in one member's `held` at most, unless a member could neither write nor
 notice for a whole lease that it could not (a stopped process), and then until it goes on.
 """
 

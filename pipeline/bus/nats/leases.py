@@ -1,8 +1,9 @@
 """How workers of a group share partitions on NATS: an entry per group in a key-value bucket, by compare and set.
 
 The entry lists the members, each with a beat that it raises every second, and who owns which partition number
-(`pipeline.bus.nats.fair_share` decides). A member whose beat stands still for `LEASE_S` on another's clock is struck off; it
-has given up by itself before that, `LAPSE_S` after its last successful write on its own clock. No clocks are compared.
+(`pipeline.bus.nats.fair_share` decides). A member whose beat stands still for `LEASE_S` on another's clock is struck
+off; it has given up by itself before that, `LAPSE_S` after its last successful write on its own clock. No clocks are
+compared.
 
 The bucket is in memory: a restarted server has none. Members that are still reading then write down again what they
 hold, so a restart moves nothing; and a worker on a fresh embedded server finds nobody to wait for.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[3]
 KAFKA_FILE = REPOSITORY / "docker-compose.kafka.yml"
 TLS_FILE = REPOSITORY / "infra" / "docker" / "tls.override.yml"
 

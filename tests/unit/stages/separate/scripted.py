@@ -100,7 +100,7 @@ class Run(msgspec.Struct):
 
 
 async def feed(processor: CallSeparator, arrivals: Sequence[Arrival], *, state: bytes = b"", released: int = 0) -> Run:
-    """Drive a processor as `pipeline.runtime.call_runner` does: the last output of an event carries the state after it."""
+    """Drive a processor as the call runner does: the last output of an event carries the state after it."""
     run = Run([], [], {})
     for arrival in arrivals:
         numbered: list[Output] = []

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
+from stages.adapters.llm import ollama
 from stages.adapters.llm.ollama import OllamaClient
 from stages.adapters.llm.protocol import LlmError, LlmMissing, LlmOverflow, LlmUnavailable, Message
 

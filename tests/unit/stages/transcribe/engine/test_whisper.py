@@ -18,7 +18,7 @@ from stages.transcribe.engine.windows import SAMPLE_RATE_HZ, Window, max_tokens,
 from tests.calls.wording import word_errors
 
 Times = NDArray[np.float64]
-SAMPLE = Path(__file__).parents[3] / "calls" / "sample"
+SAMPLE = Path(__file__).parents[4] / "calls" / "sample"
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ from tests.unit.stages.transcribe.engines import FakeEngine
 from tests.unit.stages.transcribe.records import closed
 
 CALL = CallRef("default", "mono")
-SAMPLE = Path(__file__).parents[3] / "calls" / "sample" / "sample.wav"
+SAMPLE = Path(__file__).parents[4] / "calls" / "sample" / "sample.wav"
 
 
 def opened(role: str = "channel-0") -> CallOpened:
