@@ -1,4 +1,4 @@
-"""Names of the topics. Partitions, retention and readers of each are in `pipeline.runtime.topology`."""
+"""Names of the topics. Partitions, retention and readers of each are in `pipeline.wiring.topology`."""
 
 from typing import Final, Literal
 

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pipeline.runtime import topology
+from pipeline.wiring import topology
 
 SEND_TIMEOUT_S = 5.0
 AGAIN_AFTER_S = 0.5

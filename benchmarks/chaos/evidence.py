@@ -8,7 +8,7 @@ import duckdb
 import msgspec
 
 from benchmarks.chaos.clients import PlainClient, Seen
-from pipeline.runtime.topology import TOPICS
+from pipeline.wiring.topology import TOPICS
 from pipeline.wiring.worker import DATABASE_FILE
 
 CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "completed_at", "updated_at"}

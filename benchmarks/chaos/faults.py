@@ -20,7 +20,7 @@ from benchmarks.chaos.brokers import Broker
 from benchmarks.chaos.clients import AWAY, PlainClient
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.workers import Fleet, WorkerProcess
-from pipeline.runtime import topology
+from pipeline.wiring import topology
 
 MOST_WORKERS = 3
 ANSWER_S = 3.0

@@ -20,7 +20,7 @@ from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.evidence import Evidence, read_evidence
 from benchmarks.chaos.faults import Done, FaultPlan, Faults
 from benchmarks.chaos.workers import Fleet
-from pipeline.runtime import topology
+from pipeline.wiring import topology
 from tests.support.processes.deployment import Deployment
 
 STORE_GB = 2.0

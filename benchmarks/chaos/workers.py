@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.runtime.topology import STAGES
+from pipeline.wiring.topology import STAGES
 from tests.support.processes.deployment import COMMAND
 
 ENDS_WITHIN_S = 30.0

@@ -17,8 +17,8 @@ from pipeline.cli.display import clock_text, stderr_console, stdout_console
 from pipeline.cli.session import Session, load_settings, open_warehouse
 from pipeline.errors import InputError, InstanceError, SummaryError
 from pipeline.instance import find_instance
-from pipeline.runtime import topology
 from pipeline.settings import Settings
+from pipeline.wiring import topology
 from pipeline.wiring.embedded import STORE_DIR, Embedded
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ async def _search(settings: Settings, text: str, filters: "Filters", limit: int,
 
 async def _ask(settings: Settings, question: str, filters: "Filters", as_json: bool) -> None:
     from pipeline.client import search as searching
-    from pipeline.wiring.summarize import open_llm
+    from pipeline.wiring.llm import open_llm
     from stages.adapters.llm.protocol import LlmError
 
     console = stderr_console()

@@ -16,8 +16,8 @@ from pipeline.cli.session import load_settings
 from pipeline.cli.signals import until_stopped
 from pipeline.errors import ConfigurationError, InputError, InstanceError
 from pipeline.instance import InstanceInfo, read_instance
-from pipeline.runtime import topology
 from pipeline.settings import Settings
+from pipeline.wiring import topology
 from pipeline.wiring.embedded import Embedded
 
 _WAIT_PAUSE_S = 0.2

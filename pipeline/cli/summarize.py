@@ -78,7 +78,7 @@ def _prompt_text(path: Path) -> str:
 async def _written(
     settings: Any, document: Document, model: str | None, prompt_name: str | None, prompt: str | None
 ) -> "WrittenSummary":
-    from pipeline.wiring.summarize import open_writer
+    from pipeline.wiring.llm import open_writer
     from stages.adapters.llm.protocol import LlmError
     from stages.summarize.writer import PROMPT
 

@@ -12,8 +12,8 @@ from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.tables import render
-from pipeline.runtime import topology
 from pipeline.settings import Settings
+from pipeline.wiring import topology
 from pipeline.wiring.embedded import store_bytes
 
 _SECONDS_PER_DAY = 86_400.0

@@ -19,9 +19,9 @@ from pipeline.clock import unix_time_s
 from pipeline.errors import InstanceError
 from pipeline.instance import DataLock, InstanceInfo
 from pipeline.relays.fanout import Fanout, live_server
-from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics, served
+from pipeline.wiring import topology
 from pipeline.wiring.worker import DATABASE_FILE, Worker
 
 if TYPE_CHECKING:

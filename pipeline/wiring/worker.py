@@ -11,7 +11,6 @@ import structlog
 
 from pipeline.bus.protocol import Bus, Subscription
 from pipeline.errors import ModelError
-from pipeline.runtime import topology
 from pipeline.runtime.batch_runner import BatchRunner
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import DECODERS
@@ -19,6 +18,7 @@ from pipeline.runtime.idle_calls import IdleWatch
 from pipeline.runtime.publisher import Publisher
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import topology
 from schemas import envelope
 from schemas.calls import CallRef
 from schemas.summaries import SummaryDeferred
@@ -160,7 +160,7 @@ class Worker:
         await self._runner(MergeStage(), "live").run()
 
     async def _summarize(self, started: asyncio.Event) -> None:
-        from pipeline.wiring.summarize import open_writer
+        from pipeline.wiring.llm import open_writer
         from stages.summarize.deferred import SummarizeAgainStage
         from stages.summarize.stage import SummarizeStage
 
@@ -267,7 +267,7 @@ class Worker:
         )
 
     def load_scheduler(self) -> "Scheduler":
-        from pipeline.wiring.transcribe import asr_devices
+        from pipeline.wiring.engines import asr_devices
         from stages.transcribe.scheduling.scheduler import FILL_BACKFILL_S, FILL_S, Scheduler
 
         return Scheduler(
@@ -280,7 +280,7 @@ class Worker:
 
     def load_engine(self) -> "SpeechEngine":
         """What the transcriber hears with. Takes seconds: called from a thread."""
-        from pipeline.wiring.transcribe import load_engine
+        from pipeline.wiring.engines import load_engine
 
         return load_engine(self._settings, self._metrics)
 
@@ -289,7 +289,7 @@ class Worker:
         setting = self._settings.diarization
         if setting == "off":
             return None
-        from pipeline.wiring.transcribe import asr_devices
+        from pipeline.wiring.engines import asr_devices
         from pipeline.wiring.weights import voice_weights
         from stages.transcribe.speakers.diarization import Diarizer, PyannoteDiarizer, Speakers, VoiceDiarizer
         from stages.transcribe.speakers.voices import VoiceEncoder

@@ -10,11 +10,11 @@ import pytest
 from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import Bus, TopicSpec, partition_of
 from pipeline.client.dead_letters import DeadLetters, Letter, Selection
-from pipeline.runtime import topology
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import DECODERS
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import topology
 from schemas import cloudevents, envelope, topics
 from schemas.audio import AudioEvent
 from schemas.calls import CallRef

@@ -18,8 +18,8 @@ from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.relays.bridge import LANES
-from pipeline.runtime import topology
 from pipeline.secret import Secret
+from pipeline.wiring import topology
 from schemas import topics
 from tests.support.brokers.kafka import KafkaServer
 from tests.support.brokers.nats import NatsProcess

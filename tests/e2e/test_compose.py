@@ -22,7 +22,7 @@ import nats
 import pytest
 
 from pipeline.bus.nats.server import find_binary
-from pipeline.runtime.topology import STAGES
+from pipeline.wiring.topology import STAGES
 from tests.calls.wording import holds
 from tests.support.brokers.kafka import KafkaServer
 from tests.support.processes.compose import KAFKA_FILE, TLS_FILE, services

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.bus.opening import open_bus
 from pipeline.bus.security import BusSecurity
-from pipeline.runtime import topology
+from pipeline.wiring import topology
 from schemas import cloudevents, topics
 from schemas.calls import CallRef
 from schemas.generate import published_schema

@@ -16,9 +16,9 @@ from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
-from pipeline.runtime import topology
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import topology
 from pipeline.wiring.embedded import store_bytes
 from pipeline.wiring.worker import DATABASE_FILE, Worker
 from schemas import envelope, topics

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.nats import subjects
-from pipeline.runtime.topology import TOPICS
+from pipeline.wiring.topology import TOPICS
 from schemas import asyncapi, cloudevents, generate
 from schemas.audio import (
     CHUNK_TYPE,

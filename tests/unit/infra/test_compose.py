@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from infra.constraints import pinned
-from pipeline.runtime.topology import STAGES
 from pipeline.settings import SETTINGS, Settings
+from pipeline.wiring.topology import STAGES
 from tests.support.processes.compose import KAFKA_FILE, REPOSITORY, TLS_FILE, read, services, variables_of
 
 DOCKERFILE = REPOSITORY / "infra" / "docker" / "Dockerfile"

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.runtime import topology
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import topology
 from schemas import envelope, topics
 from schemas.audio import AudioChunk, CallWatched
 from schemas.cloudevents import encode_audio_event, encode_watch

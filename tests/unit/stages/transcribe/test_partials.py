@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.runtime import topology
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_stage_record
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import topology
 from schemas import envelope, topics
 from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment, Word

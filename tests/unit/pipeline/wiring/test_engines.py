@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring import transcribe
-from pipeline.wiring.transcribe import asr_devices, load_engine
+from pipeline.wiring.engines import asr_devices, load_engine
 from pipeline.wiring.weights import ResolvedModel
 from schemas.segments import Word
 from stages.transcribe.engine.devices import GPU_BATCH, Device, visible_gpus
@@ -56,11 +55,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """Say what the machine has: how many GPUs are seen, and how many rows fit into the memory of each place."""
 
     def has(n_gpus: int, memory: dict[str, int]) -> None:
-        monkeypatch.setattr(transcribe, "visible_gpus", lambda: n_gpus)
-        monkeypatch.setattr(transcribe, "Engine", type("Engine", (FakeEngine,), {"memory": memory}))
+        monkeypatch.setattr(engines, "visible_gpus", lambda: n_gpus)
+        monkeypatch.setattr(engines, "Engine", type("Engine", (FakeEngine,), {"memory": memory}))
 
     model = ResolvedModel(path=tmp_path, name="base", source="a test", sha256="0" * 64, size_bytes=7, verified=True)
-    monkeypatch.setattr(transcribe, "resolve_model", lambda name, cache: model)
+    monkeypatch.setattr(engines, "resolve_model", lambda name, cache: model)
     return has
 
 
@@ -129,7 +128,7 @@ def test_the_real_engine_says_why_a_gpu_cannot_be_used_and_auto_goes_on(
 ) -> None:
     with pytest.raises(EngineError, match="cannot be loaded on cuda:0 as float16: CUDA failed"):
         load_engine(settings(tmp_path, device="cuda"), Metrics())
-    monkeypatch.setattr(transcribe, "visible_gpus", lambda: 1)
+    monkeypatch.setattr(engines, "visible_gpus", lambda: 1)
     metrics = Metrics()
     engine = load_engine(settings(tmp_path, device="auto"), metrics)
     assert [done.error for done in engine.transcribe_batch([ROW])] == [None]
