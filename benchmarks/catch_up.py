@@ -31,7 +31,7 @@ from benchmarks.chaos.brokers import broker_of
 from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.chaos.workers import Fleet, WorkerProcess
 from benchmarks.harness.report import write_report
-from pipeline.wiring.worker import BUDGET_BYTES
+from pipeline.wiring.stage_list import REQUIRED_NAMES, stage_named
 from tests.support.processes.deployment import Deployment
 
 BUSES: Final = ("jetstream", "kafka")
@@ -144,7 +144,7 @@ async def measure(folder: Path, given: argparse.Namespace, bus: str, stage: str)
         caught_up_s=round(after.seconds, 1),
         steady_mb=round(steady.peak_mb, 1),
         peak_mb=round(after.peak_mb, 1),
-        budget_mb=BUDGET_BYTES[stage] / 1e6,
+        budget_mb=stage_named(stage).budget_bytes / 1e6,
         calls=len(calls),
         audio_s=round(sum(call["duration_s"] for call in sent), 1),
         lost=lost,
@@ -201,7 +201,12 @@ def show(found: CatchUp) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.catch_up", description=__doc__.partition("\n")[0])
     parser.add_argument("--bus", nargs="+", choices=BUSES, default=BUSES)
-    parser.add_argument("--stage", nargs="+", choices=list(BUDGET_BYTES), default=["separate", "transcribe"])
+    parser.add_argument(
+        "--stage",
+        nargs="+",
+        choices=REQUIRED_NAMES[:-1],
+        default=["separate", "transcribe"],
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="that the stage is stopped")
     parser.add_argument("--steady", type=float, default=60.0, help="seconds that it is watched before")
     parser.add_argument("--calls", type=int, default=8, help="two-leg calls at a time")

@@ -342,6 +342,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             models[language] = model
         return models
 
+    @property
+    def store_bytes(self) -> int:
+        """The limit of the embedded bus's store, in bytes."""
+        return int(self.store_gb * 1e9)
+
     def summary_models(self) -> dict[str, str]:
         """What `summary_model` says by call type; "" is that of all others. Raises ConfigurationError."""
         models: dict[str, str] = {}

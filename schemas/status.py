@@ -1,7 +1,7 @@
 """What every stage publishes on `calls.status` (the ledger) and on `calls.dead-letters`, as JSON."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -17,7 +17,9 @@ MAX_LETTER_HEADERS_BYTES: Final = 16_000
 """Of the rejected record's headers, as JSON."""
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 
-Job = Literal["separate", "transcribe", "merge", "summarize", "sink"]
+JOBS: Final = ("merge", "separate", "sink", "summarize", "transcribe")
+"""The jobs that every call has, as published. A stage that is added later may write entries of its own."""
+Job = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(JOBS)})]
 JobState = Literal["started", "completed", "failed", "gap", "rejected", "updated"]
 
 

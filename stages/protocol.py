@@ -82,6 +82,11 @@ class CallProcessor(Protocol[Input]):
         ...
 
     @property
+    def idle_position(self) -> int | None:
+        """The number of the event that the call waits for; None where calls of the stage do not end by being idle."""
+        ...
+
+    @property
     def finished(self) -> bool:
         """Whether the processor may be dropped from memory, to be restored from its checkpoint if needed again."""
         ...

@@ -14,7 +14,7 @@ from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring.worker import BUDGET_BYTES
+from pipeline.wiring import separate
 from schemas.audio import AudioChunk
 from schemas.calls import CallRef
 from schemas.utterances import Utterance
@@ -35,7 +35,7 @@ async def relay(load: Load, meter: Meter) -> None:
         decoder=decode_audio,
         publisher=Publisher(bus, stage=RelayStage.name, lane="live", metrics=metrics),
         metrics=metrics,
-        budget_bytes=BUDGET_BYTES["separate"],
+        budget_bytes=separate.WIRING.budget_bytes,
     )
     running = asyncio.create_task(runner.run())
     await asyncio.wait({running, asyncio.ensure_future(meter.done.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -61,6 +61,8 @@ class RelayStage:
 
 
 class Relay:
+    idle_position = None
+
     def __init__(self, call: CallRef, topic: str, meter: Meter, n_records: int, state: bytes | None) -> None:
         self._call = call
         self._topic = topic

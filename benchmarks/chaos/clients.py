@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pipeline.wiring import topology
+from pipeline.wiring.stage_list import stage_named
 
 SEND_TIMEOUT_S = 5.0
 AGAIN_AFTER_S = 0.5
@@ -60,8 +60,8 @@ class PlainClient(Protocol):
 async def unacknowledged(client: PlainClient, stage: str, partitions: int) -> int:
     """Records that the workers of a stage have not acknowledged, in all of its lanes. Raises what `AWAY` names."""
     left = 0
-    for lane in topology.lanes_of(stage):
-        reads = topology.subscription(stage, lane)
+    for lane in stage_named(stage).lanes:
+        reads = stage_named(stage).subscription(lane)
         backlog = await client.backlog(reads.group, reads.topics, frozenset(range(partitions)))
         left += backlog.given + backlog.waiting
     return left

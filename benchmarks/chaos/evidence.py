@@ -8,8 +8,8 @@ import duckdb
 import msgspec
 
 from benchmarks.chaos.clients import PlainClient, Seen
-from pipeline.wiring.topology import TOPICS
-from pipeline.wiring.worker import DATABASE_FILE
+from pipeline.wiring.topology import topic_rows
+from pipeline.wiring.warehouse import DATABASE_FILE
 
 CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "completed_at", "updated_at"}
 """Times of day: of a record on the bus, so they differ from run to run."""
@@ -40,7 +40,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read_evidence(client: PlainClient, data: Path) -> Evidence:
     """To be called when nobody owns the data directory any more."""
-    records = [_record(seen) for row in TOPICS async for seen in client.read(row.name)]
+    records = [_record(seen) for row in topic_rows() async for seen in client.read(row.name)]
     return Evidence(records=records, tables=_tables(data / DATABASE_FILE))
 
 

@@ -20,7 +20,7 @@ from benchmarks.chaos.brokers import Broker
 from benchmarks.chaos.clients import AWAY, PlainClient
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.workers import Fleet, WorkerProcess
-from pipeline.wiring import topology
+from pipeline.wiring.stage_list import REQUIRED_NAMES, stage_named
 
 MOST_WORKERS = 3
 ANSWER_S = 3.0
@@ -94,8 +94,8 @@ class Faults:
     async def run(self) -> None:
         """Until all is done and everyone has been let go on."""
         plan = self._plan
-        stages = [topology.STAGES[index % len(topology.STAGES)] for index in range(plan.kills - plan.broker_kills)]
-        shared = [stage for stage in topology.STAGES if stage != "sink"]
+        stages = [REQUIRED_NAMES[index % len(REQUIRED_NAMES)] for index in range(plan.kills - plan.broker_kills)]
+        shared = [stage for stage in REQUIRED_NAMES if stage != "sink"]
         some = partial(self._chance.choice, shared)
         actions = [
             *(_Action(partial(self._kill, stage)) for stage in stages),
@@ -155,8 +155,8 @@ class Faults:
         held, total = worker.held(), 0
         try:
             async with asyncio.timeout(ANSWER_S):
-                for lane in topology.lanes_of(worker.stage):
-                    reads = topology.subscription(worker.stage, lane)
+                for lane in stage_named(worker.stage).lanes:
+                    reads = stage_named(worker.stage).subscription(lane)
                     partitions = held.get(reads.group, frozenset())
                     total += (await self._client.backlog(reads.group, reads.topics, partitions)).given
         except AWAY:

@@ -20,7 +20,7 @@ from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.evidence import Evidence, read_evidence
 from benchmarks.chaos.faults import Done, FaultPlan, Faults
 from benchmarks.chaos.workers import Fleet
-from pipeline.wiring import topology
+from pipeline.wiring.stage_list import REQUIRED_NAMES
 from tests.support.processes.deployment import Deployment
 
 STORE_GB = 2.0
@@ -188,7 +188,7 @@ class Run:
 
     async def _until_ready(self) -> None:
         async with asyncio.timeout(300):
-            for stage in topology.STAGES:
+            for stage in REQUIRED_NAMES:
                 while not any(worker.ready for worker in self._fleet.of(stage)):  # noqa: ASYNC110 - a process's word
                     await asyncio.sleep(0.1)
 
@@ -253,4 +253,4 @@ class Run:
 
 async def _unfinished(client: PlainClient) -> int:
     """Records of all groups that are not acknowledged."""
-    return sum([await unacknowledged(client, stage, PARTITIONS) for stage in topology.STAGES])
+    return sum([await unacknowledged(client, stage, PARTITIONS) for stage in REQUIRED_NAMES])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.wiring.topology import STAGES
+from pipeline.wiring.stage_list import REQUIRED_NAMES
 from tests.support.processes.deployment import COMMAND
 
 ENDS_WITHIN_S = 30.0
@@ -90,7 +90,7 @@ class Fleet:
         self._started = 0
 
     def start(self, n: int) -> None:
-        for stage in STAGES:
+        for stage in REQUIRED_NAMES:
             for _ in range(1 if stage == "sink" else n):
                 self.add(stage)
 

@@ -10,8 +10,8 @@ import msgspec
 
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring.engines import load_engine
 from pipeline.wiring.weights import models_dir, resolve_model
-from pipeline.wiring.worker import Worker
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
@@ -55,8 +55,7 @@ class Hearing:
         await self._scheduler.close()
 
     def _load(self) -> SpeechEngine:
-        bus: Any = None  # a worker needs one to run, not to load its engine
-        return Worker(bus, self._settings, stages=(), metrics=Metrics()).load_engine()
+        return load_engine(self._settings, Metrics())
 
     def _load_padded(self) -> SpeechEngine:
         settings = self._settings

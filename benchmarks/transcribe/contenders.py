@@ -34,7 +34,7 @@ from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
 from pipeline.settings import Settings
 from pipeline.wiring.embedded import Embedded
-from pipeline.wiring.worker import DATABASE_FILE
+from pipeline.wiring.warehouse import DATABASE_FILE
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
 from stages.separate.files import open_audio_file

@@ -11,7 +11,6 @@ import typer
 
 from pipeline.bus.nats.connection import NatsConnection
 from pipeline.bus.nats.purge import drop_acknowledged
-from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.opening import await_bus
 from pipeline.cli import options
 from pipeline.cli.session import load_settings
@@ -20,7 +19,7 @@ from pipeline.errors import BusError, ConfigurationError, InputError, StoreFullE
 from pipeline.relays.bridge import LANES, Bridge, edge_specs, ensure_edge
 from pipeline.settings import SETTINGS, Settings
 from pipeline.telemetry.metrics import Metrics, served
-from pipeline.wiring.embedded import STORE_DIR, store_bytes
+from pipeline.wiring.embedded_bus import embedded_server, store_folder
 
 _RECONNECT_S = 30.0
 _PAUSE_S = 5.0
@@ -59,14 +58,14 @@ async def _forward(settings: Settings, edge: Settings) -> None:
         source_url = edge.bus or await _embedded(settings, stack)
         metrics_url = stack.enter_context(served(metrics, settings.metrics_port))
         screen.print("callstream bridge")
-        screen.print(f"  from     {source_url}" + ("" if edge.bus else f" (embedded, {settings.data / STORE_DIR})"))
+        screen.print(f"  from     {source_url}" + ("" if edge.bus else f" (embedded, {store_folder(settings)})"))
         screen.print(f"  to       {settings.bus}")
         if metrics_url is not None:
             screen.print(f"  metrics  {metrics_url}")
         source = await await_bus(source_url, edge.bus_security(), reconnect_s=_RECONNECT_S)
         stack.push_async_callback(source.close)
         specs = edge_specs(
-            partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=store_bytes(settings)
+            partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=settings.store_bytes
         )
         while True:
             try:
@@ -116,7 +115,7 @@ async def _free_forwarded(url: str) -> None:
 
 
 async def _embedded(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
-    server = NatsServer(settings.data / STORE_DIR, max_store_bytes=store_bytes(settings), sync=settings.sync)
+    server = embedded_server(settings)
     url = await server.start()
     stack.push_async_callback(server.stop)
     return url

@@ -17,7 +17,7 @@ from pipeline.client.difference import Counts, Step, by_lines, counted, shown, w
 from pipeline.client.exports import Document, write_export
 from pipeline.instance import find_instance
 from pipeline.settings import Settings
-from pipeline.wiring.embedded import Embedded
+from pipeline.wiring.embedded_bus import open_deployment_bus
 from schemas.calls import CallRef
 from schemas.transcripts import TranscriptCompleted
 
@@ -78,8 +78,8 @@ async def _bus(settings: Settings) -> AsyncIterator[Bus]:
         async with connect(bus_url(settings), settings) as bus:
             yield bus
         return
-    async with Embedded(settings, stages=()) as own:
-        yield own.bus
+    async with open_deployment_bus(settings) as (bus, _url):
+        yield bus
 
 
 def differing_turns(stored: Document, document: Document) -> tuple[list[DifferingTurn], Counts]:

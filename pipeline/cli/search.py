@@ -18,8 +18,9 @@ from pipeline.cli.session import Session, load_settings, open_warehouse
 from pipeline.errors import InputError, InstanceError, SummaryError
 from pipeline.instance import find_instance
 from pipeline.settings import Settings
-from pipeline.wiring import topology
-from pipeline.wiring.embedded import STORE_DIR, Embedded
+from pipeline.wiring import index
+from pipeline.wiring.embedded import Embedded
+from pipeline.wiring.embedded_bus import store_folder
 
 if TYPE_CHECKING:
     from stages.adapters.embedding import Embedder, QuestionEmbedder
@@ -115,10 +116,10 @@ async def _search(settings: Settings, text: str, filters: "Filters", limit: int,
     from pipeline.client.search import find
 
     console = stderr_console()
-    async with _index(settings, console, rebuild=rebuild) as (index, embedder):
+    async with _index(settings, console, rebuild=rebuild) as (found, embedder):
         if not text:
             return
-        hits = await find(index, embedder, text, filters, limit=limit)
+        hits = await find(found, embedder, text, filters, limit=limit)
     if as_json:
         typer.echo(msgspec.json.encode(list(map(_described, hits))).decode())
         return
@@ -134,10 +135,10 @@ async def _ask(settings: Settings, question: str, filters: "Filters", as_json: b
     from stages.adapters.llm.protocol import LlmError
 
     console = stderr_console()
-    async with _index(settings, console) as (index, embedder), open_llm(settings) as llm:
+    async with _index(settings, console) as (found, embedder), open_llm(settings) as llm:
         with console.status(f"asking {llm.model}"):
             try:
-                answer = await searching.ask(index, embedder, llm, question, filters)
+                answer = await searching.ask(found, embedder, llm, question, filters)
             except LlmError as error:
                 raise SummaryError(str(error)) from error
     if as_json:
@@ -164,12 +165,14 @@ async def _index(
     """What can be asked, with all in it that the bus holds."""
     from pipeline.client import search as searching
 
-    if not searching.searchable(msgspec.structs.replace(settings, search="auto")):
+    if not index.searchable(msgspec.structs.replace(settings, search="auto")):
         raise InputError("search needs packages that are not installed: pip install 'callstream[search]'")
+
+    from pipeline.wiring.embedding import load_embedder
 
     def load() -> "Embedder":
         with console.status(f"loading {settings.embedding_model}"):
-            return searching.load_embedder(settings)
+            return load_embedder(settings)
 
     if rebuild:
         embedder = await asyncio.to_thread(load)
@@ -183,7 +186,7 @@ async def _index(
 
             windows = await asyncio.to_thread(searching.rebuild, settings, reader, embedder, on_call=show)
         console.print(f"the search index has {windows} windows")
-    elif find_instance(settings.data) is None and settings.bus is None and (settings.data / STORE_DIR).exists():
+    elif find_instance(settings.data) is None and settings.bus is None and store_folder(settings).exists():
         with console.status("catching up with the calls since the last time"):
             await _catch_up(settings)
     elif find_instance(settings.data) is not None:
@@ -209,13 +212,12 @@ async def _until_served(settings: Settings) -> None:
 
 async def _catch_up(settings: Settings) -> None:
     """Index what an instance left on the embedded bus."""
-    async with Embedded(settings, stages=(topology.INDEX,)) as own:
+    async with Embedded(settings, stages=(index.WIRING,)) as own:
         await Session(own.bus, own.instance, settings, own).guard(_until_read(own.bus))
 
 
 async def _until_read(bus: Bus) -> None:
-    subscription = topology.subscription(topology.INDEX, "live")
-    while await bus.lag(subscription):  # noqa: ASYNC110 - nothing tells
+    while await bus.lag(index.WIRING.subscription()):  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(0.2)
 
 

@@ -14,11 +14,12 @@ from pipeline.bus.opening import KAFKA
 from pipeline.cli import options
 from pipeline.cli.session import load_settings
 from pipeline.cli.signals import until_stopped
-from pipeline.errors import ConfigurationError, InputError, InstanceError
+from pipeline.errors import ConfigurationError, InstanceError
 from pipeline.instance import InstanceInfo, read_instance
 from pipeline.settings import Settings
-from pipeline.wiring import topology
 from pipeline.wiring.embedded import Embedded
+from pipeline.wiring.stage import StageWiring
+from pipeline.wiring.stage_list import STAGES, enabled_stages, stage_named
 
 _WAIT_PAUSE_S = 0.2
 
@@ -26,28 +27,24 @@ _WAIT_PAUSE_S = 0.2
 def up(data: options.Data = None) -> None:
     """Run the bus and all stages until Ctrl-C."""
     settings = load_settings(data)
-    from pipeline.client.search import searchable
-
-    stages = (*topology.STAGES, topology.INDEX) if searchable(settings) else topology.STAGES
-    asyncio.run(until_stopped(_serve(settings, stages)))
+    asyncio.run(until_stopped(_serve(settings, enabled_stages(settings))))
 
 
 def worker(
     stage: Annotated[
-        str, typer.Argument(help="separate, transcribe, merge, summarize, sink or index.", metavar="STAGE")
+        str, typer.Argument(help=f"One of {', '.join(wiring.name for wiring in STAGES)}.", metavar="STAGE")
     ],
     bus: Annotated[str | None, typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS).", metavar="URL")] = None,
     data: options.Data = None,
 ) -> None:
     """Run one stage on a bus that others share, until Ctrl-C."""
-    if stage not in (known := (*topology.STAGES, topology.INDEX)):
-        raise InputError(f"there is no stage {stage!r}: it is one of {', '.join(known)}")
+    wiring = stage_named(stage)
     settings = load_settings(data, bus=bus)
     if settings.bus is None:
         raise ConfigurationError(
             "a worker needs a bus to share: --bus nats://HOST:PORT or kafka://HOST:PORT, or CALLSTREAM_BUS"
         )
-    asyncio.run(until_stopped(_serve(settings, (stage,))))
+    asyncio.run(until_stopped(_serve(settings, (wiring,))))
 
 
 def status(
@@ -84,7 +81,7 @@ def status(
         typer.echo(f"{name:<12} {value}")
 
 
-async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
+async def _serve(settings: Settings, stages: tuple[StageWiring, ...]) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -98,7 +95,7 @@ async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
         try:
             await asyncio.wait({ending, failing, ready}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
-                console.print(f"ready: {', '.join(stages)} (Ctrl-C stops)")
+                console.print(f"ready: {', '.join(wiring.name for wiring in stages)} (Ctrl-C stops)")
                 await asyncio.wait({ending, failing}, return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
                 failing.result()
@@ -110,7 +107,7 @@ async def _serve(settings: Settings, stages: tuple[str, ...]) -> None:
                 await asyncio.gather(ending, failing, ready, return_exceptions=True)
 
 
-def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages: tuple[str, ...]) -> None:
+def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages: tuple[StageWiring, ...]) -> None:
     console.print(f"callstream on {settings.data}")
     console.print(f"  bus      {instance.bus_url}")
     if instance.quack_url is not None:
@@ -119,5 +116,6 @@ def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages:
         console.print(f"  live     {instance.live_url} (NATS subjects live.<tenant>.<call>)")
     if instance.metrics_url is not None:
         console.print(f"  metrics  {instance.metrics_url}")
-    if "transcribe" in stages:
-        console.print(f"  model    {settings.model} (loading)")
+    for wiring in stages:
+        for label, text in wiring.shows(settings).items():
+            console.print(f"  {label:<8} {text}")

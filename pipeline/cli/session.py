@@ -19,7 +19,7 @@ from pipeline.instance import InstanceInfo, find_instance
 from pipeline.settings import Settings
 from pipeline.telemetry import logs
 from pipeline.wiring.embedded import Embedded
-from pipeline.wiring.worker import DATABASE_FILE
+from pipeline.wiring.warehouse import DATABASE_FILE
 from schemas.calls import CallRef
 
 T = TypeVar("T")

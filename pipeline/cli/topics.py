@@ -14,10 +14,9 @@ from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.tables import render
 from pipeline.settings import Settings
 from pipeline.wiring import topology
-from pipeline.wiring.embedded import store_bytes
 
 _SECONDS_PER_DAY = 86_400.0
-_NAMES = tuple(row.name for row in topology.TOPICS)
+_NAMES = tuple(row.name for row in topology.topic_rows())
 
 Rows = list[dict[str, Any]]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -65,7 +64,7 @@ async def _create(bus: Bus, settings: Settings) -> Rows:
         topology.topic_specs(
             partitions=settings.partitions,
             retention_days=settings.retention_days,
-            store_bytes=store_bytes(settings),
+            store_bytes=settings.store_bytes,
         )
     )
     return [
@@ -78,7 +77,7 @@ async def _describe(bus: Bus, _settings: Settings) -> Rows:
     """A row per topic of the table; one that the broker does not have has no partitions."""
     states = {state.name: state for state in await bus.describe(_NAMES)}
     rows = []
-    for row in topology.TOPICS:
+    for row in topology.topic_rows():
         state = states.get(row.name)
         kept_days = None if state is None or state.retention_s is None else state.retention_s / _SECONDS_PER_DAY
         rows.append(
@@ -100,16 +99,15 @@ async def _describe(bus: Bus, _settings: Settings) -> Rows:
 
 async def _lag(bus: Bus, _settings: Settings) -> Rows:
     rows = []
-    for stage in topology.READERS:
-        lanes = topology.lanes_of(stage)
-        for lane in lanes:
-            subscription = topology.subscription(stage, lane)
+    for group in topology.groups_of():
+        for lane in group.lanes:
+            subscription = group.subscription(lane)
             for topic in subscription.topics:
                 waiting = await bus.lag(msgspec.structs.replace(subscription, topics=(topic,)))
                 rows.append(
                     {
                         "group": subscription.group,
-                        "lane": lane if len(lanes) > 1 else "both",
+                        "lane": lane if len(group.lanes) > 1 else "both",
                         "topic": topic,
                         "waiting": waiting,
                     }

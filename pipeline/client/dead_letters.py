@@ -14,14 +14,14 @@ import structlog
 from pipeline.bus.protocol import Bus, Record
 from pipeline.clock import unix_time_s
 from pipeline.errors import InputError
+from pipeline.wiring.stage_list import STAGES
 from schemas import cloudevents, topics
 from schemas.calls import CallRef
 from schemas.status import DEAD_LETTER_TYPE, RESOLVED_TYPE, DeadLetter, LetterResolved
 
 SOURCE: Final = "callstream/operator"
-IN_ORDER_ONLY: Final = frozenset({"transcribe", "merge", "summarize"})
-"""Stages that pass over a record once they have taken a later one of its call, as they do with any repeat. `separate`
-rejects it again instead, and the sink takes records in any order."""
+IN_ORDER_ONLY: Final = frozenset(wiring.name for wiring in STAGES if wiring.in_order)
+"""Stages that skip a record once they have taken a later one of its call, as they do with any repeat."""
 _MAX_DIGITS: Final = 18
 
 

@@ -17,7 +17,9 @@ from pipeline.errors import InputError
 from pipeline.runtime.decoding import decode_audio
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring.worker import Worker
+from pipeline.wiring.context import WiringContext
+from pipeline.wiring.separate import separate_stage
+from pipeline.wiring.transcribe import open_scheduler, open_speakers, transcribe_stage
 from schemas import envelope, topics
 from schemas.audio import CallStarted
 from schemas.calls import CallRef
@@ -53,17 +55,11 @@ async def hear_again(
     raises.
     """
     lane = await _lane_of(bus, call, settings)
-    worker = Worker(bus, settings, stages=(), metrics=Metrics())
-    vad = await asyncio.to_thread(load_voice_activity_model)
-    scheduler = await asyncio.to_thread(worker.load_scheduler)
-    try:
-        speakers = await asyncio.to_thread(worker.load_speakers)
-        stages = worker.separate_stage(vad, lane), worker.transcribe_stage(scheduler, speakers, lane)
-        hearing = _Hearing(bus, call, lane, *stages, on_progress)
-        transcript = await hearing.run(language)
-    finally:
-        await scheduler.close()
-        await worker.stop()
+    context = WiringContext(bus, settings, Metrics())
+    separating = separate_stage(await asyncio.to_thread(load_voice_activity_model), lane)
+    async with open_scheduler(context) as scheduler, open_speakers(context) as speakers:
+        transcribing = transcribe_stage(context, scheduler, speakers, lane)
+        transcript = await _Hearing(bus, call, lane, separating, transcribing, on_progress).run(language)
     if transcript is None:
         raise InputError(f"the audio of the call {call.call_id} on the bus has no end: it was not finished")
     return transcript

@@ -5,134 +5,32 @@
 
 import asyncio
 import contextlib
-import importlib.util
-import os
 import shutil
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from pipeline.client.exports import turns_of
 from pipeline.client.warehouse import Reader, remote_reader
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.instance import DataLock, read_owner
 from pipeline.settings import Settings
-from pipeline.wiring.weights import embedding_weights
+from pipeline.wiring.index import FOLDER, ServedIndex, open_qdrant, open_store
 from schemas.calls import CallRef
-from stages.adapters.duckdb_file.quack import free_port, kept_token
-from stages.adapters.embedding import Embedder, QuestionEmbedder, SentenceEmbedder
+from stages.adapters.embedding import Embedder, QuestionEmbedder
 from stages.adapters.llm.protocol import LlmClient
 from stages.index.answers import Answer, answer
 from stages.index.queries import AskedWindows
-from stages.index.ranking import Filters, Hit, Searcher, SearchIndex, Update
-from stages.index.store import FILE, WindowStore
+from stages.index.ranking import Filters, Hit, Searcher, Update
+from stages.index.store import FILE
 from stages.index.windows import windows_of
 
 if TYPE_CHECKING:
-    from stages.index.qdrant import QdrantIndex
+    pass
 
-FOLDER: Final = "search"
 _REBUILT: Final = "rebuilt"
-_TOKEN: Final = "token"
 _COMPLETED: Final = "SELECT tenant, call_id FROM calls WHERE status = 'completed' AND revision IS NOT NULL"
 _MAKES: Final = "`callstream up` makes it so as calls come in"
-_NEEDED: Final = ("sentence_transformers", "duckdb_extension_vss", "duckdb_extension_fts")
-
-
-class _Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the index can be asked, by its owner. Holds a token: readable by its user only."""
-
-    pid: int
-    url: str
-    token: str
-    model: str
-
-
-def searchable(settings: Settings) -> bool:
-    """Whether an instance makes calls searchable. Raises ConfigurationError where it must and cannot."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if settings.search == "on" and missing:
-        raise ConfigurationError(
-            f"CALLSTREAM_SEARCH is on and {missing[0]} is missing: pip install 'callstream[search]'"
-        )
-    if settings.search != "off" and settings.qdrant_url and importlib.util.find_spec("qdrant_client") is None:
-        raise ConfigurationError(
-            "CALLSTREAM_QDRANT_URL is set and qdrant_client missing: pip install 'callstream[qdrant]'"
-        )
-    return settings.search != "off" and not missing
-
-
-def load_embedder(settings: Settings) -> Embedder:
-    """Takes seconds the first time: a process has one of each model. Raises ModelError and EmbeddingError."""
-    with _LOADING:
-        return _embedder(settings.embedding_model)
-
-
-_LOADING: Final = threading.Lock()
-
-
-@cache
-def _embedder(name: str) -> Embedder:
-    return SentenceEmbedder(embedding_weights(name), name=name)
-
-
-@contextlib.asynccontextmanager
-async def serving_index(settings: Settings, writer: ThreadPoolExecutor) -> AsyncIterator[tuple[SearchIndex, Embedder]]:
-    """The index to fill: Qdrant's, or that of the data directory, owned by this process and served to others.
-
-    `writer` is its one thread. Raises InstanceError where another process has the data directory's, StageError for
-    another model's, and what `load_embedder` raises.
-    """
-    loop = asyncio.get_running_loop()
-    embedder = await asyncio.to_thread(load_embedder, settings)
-    if settings.qdrant_url is not None:
-        with contextlib.closing(_in_qdrant(settings, embedder)) as index:
-            yield index, embedder
-        return
-    folder = _folder(settings)
-    with DataLock(folder) as lock:
-        store = await loop.run_in_executor(writer, _opened, folder, embedder, True)
-        try:
-            token = kept_token(folder / _TOKEN)
-            url = await loop.run_in_executor(writer, store.serve, token, free_port())
-            lock.announce(_Serving(pid=os.getpid(), url=url, token=token, model=embedder.name))
-            yield store, embedder
-        finally:
-            await loop.run_in_executor(writer, store.close)
-
-
-def _in_qdrant(settings: Settings, embedder: Embedder) -> "QdrantIndex":
-    from stages.index.qdrant import QdrantIndex
-
-    key = settings.qdrant_api_key
-    return QdrantIndex(
-        settings.qdrant_url or "",
-        model=embedder.name,
-        dimensions=embedder.dimensions,
-        api_key=None if key is None else key.reveal(),
-    )
-
-
-def _folder(settings: Settings) -> Path:
-    folder = settings.data / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _opened(folder: Path, embedder: Embedder, served: bool) -> WindowStore:
-    return WindowStore(
-        folder,
-        model=embedder.name,
-        dimensions=embedder.dimensions,
-        graph=served,
-        embedder=embedder if served else None,
-    )
 
 
 @contextlib.contextmanager
@@ -146,13 +44,13 @@ def asked_index(settings: Settings, load: Callable[[], Embedder]) -> Iterator[tu
     """
     if settings.qdrant_url is not None:
         embedder = load()
-        with contextlib.closing(_in_qdrant(settings, embedder)) as index:
+        with contextlib.closing(open_qdrant(settings, embedder)) as index:
             if index.is_empty():
                 raise InputError(f"nothing in Qdrant at {settings.qdrant_url} is searchable yet: {_MAKES}")
             yield index, embedder
         return
     folder = settings.data / FOLDER
-    serving = read_owner(folder, _Serving)
+    serving = read_owner(folder, ServedIndex)
     if serving is not None:
         if serving.model != settings.embedding_model:
             raise ConfigurationError(
@@ -165,13 +63,13 @@ def asked_index(settings: Settings, load: Callable[[], Embedder]) -> Iterator[tu
     if not (folder / FILE).exists():
         raise InputError(f"nothing on {settings.data} is searchable yet: {_MAKES}")
     embedder = load()
-    with DataLock(folder), contextlib.closing(_opened(folder, embedder, False)) as store:
+    with DataLock(folder), contextlib.closing(open_store(folder, embedder, False)) as store:
         yield store, embedder
 
 
 def is_served(settings: Settings) -> bool:
     """Whether the index can be asked while an instance fills it."""
-    return settings.qdrant_url is not None or read_owner(settings.data / FOLDER, _Serving) is not None
+    return settings.qdrant_url is not None or read_owner(settings.data / FOLDER, ServedIndex) is not None
 
 
 def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: Callable[[int, int], None]) -> int:
@@ -183,16 +81,17 @@ def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: 
     done, and of how many. Raises InstanceError where another process has the data directory's.
     """
     if settings.qdrant_url is not None:
-        with contextlib.closing(_in_qdrant(settings, embedder)) as index:
+        with contextlib.closing(open_qdrant(settings, embedder)) as index:
             for whole in _whole_calls(reader, embedder, on_call):
                 index.forget(whole.call)
                 index.update([whole])
             return index.count()
-    folder = _folder(settings)
+    folder = settings.data / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     with DataLock(folder):
         beside = folder / _REBUILT
         shutil.rmtree(beside, ignore_errors=True)  # of a rebuild that was killed
-        with contextlib.closing(_opened(beside, embedder, False)) as store:
+        with contextlib.closing(open_store(beside, embedder, False)) as store:
             for whole in _whole_calls(reader, embedder, on_call):
                 store.update([whole])
             windows = store.count()

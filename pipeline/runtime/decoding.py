@@ -1,4 +1,4 @@
-"""From a bus record to what a stage takes: one decoder per topic family."""
+"""From a bus record to what a stage takes: one decoder for each kind of topic."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -71,12 +71,3 @@ def decode_transcript(record: Record) -> Decoded:
     except (msgspec.MsgspecError, KeyError, ValueError) as error:
         raise RejectedInput(f"not a {event_type}: {error}") from error
     return Decoded(CallRef(content.tenant, content.call_id), seq, record.headers.get("ce_id", ""), content)
-
-
-DECODERS: dict[str, Decoder] = {
-    "separate": decode_audio,
-    "transcribe": decode_stage_record,
-    "merge": decode_stage_record,
-    "summarize": decode_transcript,
-    "summarize-again": decode_stage_record,
-}

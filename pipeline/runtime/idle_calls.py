@@ -19,7 +19,7 @@ _PROBE_TIMEOUT_S = 2.0
 
 
 class IdleWatch:
-    """Watches the open calls of one runner of the separate stage."""
+    """Watches the open calls of one runner."""
 
     def __init__(self, bus: Bus, runner: StageRunner, *, idle_s: float) -> None:
         self._bus = bus
@@ -46,10 +46,15 @@ class IdleWatch:
 
     async def _end(self, work: CallWork, idle_s: float) -> None:
         """Put the idle record behind the call's last one."""
-        next_seq = getattr(work.processor, "next_seq", 0)
+        assert work.processor is not None
+        next_seq = work.processor.idle_position
+        assert next_seq is not None, f"calls of {self._runner.stage.name} do not end by being idle"
         self._log.info("call is idle", call_id=work.call.call_id, idle_s=round(idle_s, 1))
         headers, value = cloudevents.encode_audio_event(
-            CallIdle(next_seq=next_seq), call=work.call, seq=max(0, next_seq - 1), source="callstream/separate"
+            CallIdle(next_seq=next_seq),
+            call=work.call,
+            seq=max(0, next_seq - 1),
+            source=f"callstream/{self._runner.stage.name}",
         )
         event_id = f"{headers['ce_id']}/idle"
         record = work.last_record

@@ -68,7 +68,7 @@ class Publisher:
             publish = partial(source.publish, topic, progress=progress)
         await self._store(publish, topic, call.key, value, output.event_id, headers)
         self._metrics.records_out.labels(self._stage, topic).inc()
-        self._metrics.count(self._stage, output.record)
+        self._metrics.count(output.topic, output.record)
 
     async def reject(self, record: Record, call: CallRef | None, error: Exception, *, attempts: int) -> None:
         """Put a record that the stage cannot use among the dead letters, and into its call's ledger."""
@@ -104,12 +104,12 @@ class Publisher:
             key=base64.b64encode(record.key[:200]).decode() if call is None else call.call_id,
             error=letter.message,
         )
-        if call is None or self._stage == "sink":
+        if call is None:
             return
         entry = JobStatus(
             tenant=call.tenant,
             call_id=call.call_id,
-            job=self._stage,  # type: ignore[arg-type]  # stage names are the jobs' names
+            job=self._stage,
             status="rejected",
             detail={"error": letter.message, "topic": record.topic, "position": record.position},
             at=record.timestamp_s,

@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
 
 from pipeline.errors import ConfigurationError
+from schemas import topics
 from schemas.partials import Partial
 from schemas.segments import Segment
 from schemas.summaries import Summary
@@ -119,9 +120,12 @@ class Metrics:
         )
         self.queue_seconds = histogram("queue_seconds", "From stored to read, of each record", _WAIT_S, "stage")
 
-    def count(self, stage: str, record: object) -> None:
-        """Count what `stage` has published, from the record itself; what stages only forward is not counted again."""
-        if stage == "separate":
+    def count(self, topic: str, record: object) -> None:
+        """Count what was published on a topic (as in the live lane), from the record itself.
+
+        Records that a later stage forwards to its own topic are not counted again there.
+        """
+        if topic == topics.UTTERANCES:
             self._count_separated(record)
         elif isinstance(record, Segment):
             self.words.inc(len(record.words))

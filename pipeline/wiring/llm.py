@@ -84,7 +84,7 @@ def _check(settings: Settings) -> SupportCheck:
     """Takes seconds where embeddings are loaded."""
     log = structlog.get_logger("callstream.summarize")
     try:
-        from pipeline.client.search import load_embedder
+        from pipeline.wiring.embedding import load_embedder
 
         return SupportCheck(load_embedder(settings))
     except (ModelError, StageError, ImportError) as error:

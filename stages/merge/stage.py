@@ -67,6 +67,10 @@ class MergeProcessor:
             self._prepare(self._state.opened)
 
     @property
+    def idle_position(self) -> None:
+        return None
+
+    @property
     def finished(self) -> bool:
         return self._state.complete
 

@@ -126,6 +126,10 @@ class CallSeparator:
         return self._sequence.highest + 1
 
     @property
+    def idle_position(self) -> int:
+        return self.next_seq
+
+    @property
     def finished(self) -> bool:
         return (self._state is None or self._state.end != "open") and not self._sequence.has_held
 

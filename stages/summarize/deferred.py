@@ -66,6 +66,7 @@ class SummarizeAgainProcessor:
     """One call. It keeps nothing: every input stands alone."""
 
     finished = True
+    idle_position = None
 
     def __init__(self, call: CallRef, stage: SummarizeAgainStage) -> None:
         self._call = call

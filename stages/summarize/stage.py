@@ -120,6 +120,10 @@ class SummarizeProcessor:
         self._checkpoint = _checkpoint(state)
 
     @property
+    def idle_position(self) -> None:
+        return None
+
+    @property
     def finished(self) -> bool:
         return self._taken >= 0 and self._checkpoint.released == self._taken + 1
 

@@ -224,6 +224,10 @@ class TranscribeProcessor:
         return Checkpoint(state=msgspec.msgpack.encode(self._state), released=self._state.released)
 
     @property
+    def idle_position(self) -> None:
+        return None
+
+    @property
     def finished(self) -> bool:
         return self._state.closed and self._state.released == self._next
 

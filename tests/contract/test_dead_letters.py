@@ -11,10 +11,10 @@ from pipeline.bus.nats.subjects import key_token
 from pipeline.bus.protocol import Bus, TopicSpec, partition_of
 from pipeline.client.dead_letters import DeadLetters, Letter, Selection
 from pipeline.runtime.call_runner import StageRunner
-from pipeline.runtime.decoding import DECODERS
+from pipeline.runtime.decoding import decode_audio
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring import topology
+from pipeline.wiring import separate, topology
 from schemas import cloudevents, envelope, topics
 from schemas.audio import AudioEvent
 from schemas.calls import CallRef
@@ -44,8 +44,8 @@ async def separating(bus: Bus) -> AsyncIterator[None]:
     runner = StageRunner(
         bus,
         SeparateStage(LoudnessModel()),
-        subscription=topology.subscription("separate", "live"),
-        decoder=DECODERS["separate"],
+        subscription=separate.WIRING.subscription(),
+        decoder=decode_audio,
         publisher=Publisher(bus, stage="separate", lane="live", metrics=metrics),
         metrics=metrics,
         budget_bytes=8_000_000,

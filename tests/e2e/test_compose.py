@@ -22,7 +22,7 @@ import nats
 import pytest
 
 from pipeline.bus.nats.server import find_binary
-from pipeline.wiring.topology import STAGES
+from pipeline.wiring.stage_list import REQUIRED_NAMES
 from tests.calls.wording import holds
 from tests.support.brokers.kafka import KafkaServer
 from tests.support.processes.compose import KAFKA_FILE, TLS_FILE, services
@@ -171,7 +171,9 @@ def containers(
     }
     if broker.tls:
         replaced["/etc/callstream/ca.pem"] = str(broker.ca_file)
-    made = {name: Container(name, described[name], tmp_path, replaced) for name in ("topics", *STAGES, "fanout")}
+    made = {
+        name: Container(name, described[name], tmp_path, replaced) for name in ("topics", *REQUIRED_NAMES, "fanout")
+    }
     yield made
     for container in made.values():
         if container.alive:
@@ -266,5 +268,5 @@ async def test_a_call_goes_through_the_services_as_the_file_starts_them(
     types = {(await shown.next_msg(timeout=10)).headers["ce-type"] for _ in range(shown.pending_msgs)}
     assert {"callstream.segment", "callstream.turn", "callstream.transcript.completed", "callstream.summary"} <= types
     await watching.close()
-    assert {worker.name: worker.stop() for worker in workers} == dict.fromkeys((*STAGES, "fanout"), os.EX_OK)
+    assert {worker.name: worker.stop() for worker in workers} == dict.fromkeys((*REQUIRED_NAMES, "fanout"), os.EX_OK)
     assert not workers[0].healthy

@@ -19,8 +19,10 @@ from pipeline.client.warehouse import open_reader
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import topology
-from pipeline.wiring.embedded import store_bytes
-from pipeline.wiring.worker import DATABASE_FILE, Worker
+from pipeline.wiring.context import WiringContext
+from pipeline.wiring.stage_list import REQUIRED
+from pipeline.wiring.warehouse import DATABASE_FILE, Warehouse
+from pipeline.wiring.worker import Worker
 from schemas import envelope, topics
 from schemas.calls import CallRef
 from schemas.segments import Segment
@@ -83,12 +85,13 @@ async def on_memory(data: Path, path: Path, call: CallRef) -> Outcome:
     data.mkdir()
     bus = MemoryBus()
     specs = topology.topic_specs(
-        partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=store_bytes(settings)
+        partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=settings.store_bytes
     )
     await bus.ensure_topics(specs)
     with ThreadPoolExecutor(1) as writer, Tables(data / DATABASE_FILE) as tables:
-        worker = Worker(bus, settings, stages=topology.STAGES, metrics=Metrics(), tables=tables, writer=writer)
-        await worker.start()
+        warehouse = Warehouse(tables, writer, url="", token="")
+        worker = Worker(WiringContext(bus, settings, Metrics(), warehouse), REQUIRED)
+        worker.start()
         try:
             records = await call_through(bus, path, call)
         finally:

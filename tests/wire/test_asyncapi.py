@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.nats import subjects
-from pipeline.wiring.topology import TOPICS
+from pipeline.wiring.topology import topic_rows
 from schemas import asyncapi, cloudevents, generate
 from schemas.audio import (
     CHUNK_TYPE,
@@ -136,7 +136,7 @@ def test_the_official_parser_refuses_a_wrong_document(
 
 def test_it_describes_every_topic_that_outsiders_write_or_read() -> None:
     outside = {
-        row.name for row in TOPICS if row.written_by == "producers" or {"consumers", "operator"} & {*row.read_by}
+        row.name for row in topic_rows() if row.written_by == "producers" or {"consumers", "operator"} & {*row.read_by}
     }
     for transport in ("kafka", "nats"):
         names = {name.removeprefix(f"{transport}.") for name in published()["channels"] if name.startswith(transport)}
@@ -223,7 +223,7 @@ def test_a_request_to_watch_has_no_number_in_either_mode() -> None:
     assert (decoded.seq, decoded.event) == (None, watched)
 
 
-@pytest.mark.parametrize("topic", [row.name for row in TOPICS if f"nats.{row.name}" in published()["channels"]])
+@pytest.mark.parametrize("topic", [row.name for row in topic_rows() if f"nats.{row.name}" in published()["channels"]])
 def test_the_nats_subjects_are_those_that_the_bus_uses(topic: str) -> None:
     channel = published()["channels"][f"nats.{topic}"]
     address = channel["address"].format(partition=3, call=subjects.key_token(CALL.key))

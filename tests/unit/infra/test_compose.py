@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from infra.constraints import pinned
 from pipeline.settings import SETTINGS, Settings
-from pipeline.wiring.topology import STAGES
+from pipeline.wiring.stage_list import REQUIRED_NAMES
 from tests.support.processes.compose import KAFKA_FILE, REPOSITORY, TLS_FILE, read, services, variables_of
 
 DOCKERFILE = REPOSITORY / "infra" / "docker" / "Dockerfile"
@@ -107,7 +107,7 @@ def test_a_file_with_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str
 # -- the services ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", REQUIRED_NAMES)
 def test_each_stage_is_a_service_of_its_own(stage: str) -> None:
     assert PLAIN[stage]["command"] == ["worker", stage]
     assert PLAIN[stage]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}

@@ -18,7 +18,9 @@ from pipeline.client import search
 from pipeline.client.warehouse import open_reader
 from pipeline.errors import InputError
 from pipeline.settings import Settings
-from pipeline.wiring.worker import DATABASE_FILE
+from pipeline.wiring import embedding
+from pipeline.wiring.index import FOLDER, open_index
+from pipeline.wiring.warehouse import DATABASE_FILE
 from stages.adapters.embedding import Vectors
 from stages.index.ranking import Filters
 from stages.index.store import FILE, WindowStore
@@ -80,11 +82,11 @@ def test_every_completed_call_is_in_the_new_index_and_it_is_told_how_far_it_is(s
     assert rebuild(settings, lambda done, of: told.append((done, of))) > 0
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert calls_of(settings) == CALLS
-    assert sorted(path.name for path in (settings.data / search.FOLDER).glob(f"*{Path(FILE).suffix}*")) == [FILE]
+    assert sorted(path.name for path in (settings.data / FOLDER).glob(f"*{Path(FILE).suffix}*")) == [FILE]
 
 
 def test_after_a_kill_in_the_middle_there_is_what_was_there_before_and_again_makes_it_whole(settings: Settings) -> None:
-    folder = settings.data / search.FOLDER
+    folder = settings.data / FOLDER
     with contextlib.closing(WindowStore(folder, model="made up", dimensions=4, graph=False)) as store:
         store.connection.execute("CREATE TABLE of_before (n INTEGER)")
     killed = multiprocessing.get_context("spawn").Process(target=rebuild_until_killed, args=(settings,))
@@ -98,7 +100,7 @@ def test_after_a_kill_in_the_middle_there_is_what_was_there_before_and_again_mak
 
 def test_what_another_model_made_is_made_anew_with_the_log_it_left(settings: Settings) -> None:
     """A killed owner leaves a log that belongs to its file alone."""
-    folder = settings.data / search.FOLDER
+    folder = settings.data / FOLDER
     with contextlib.closing(WindowStore(folder, model="other", dimensions=2, graph=False)):
         pass
     (folder / f"{FILE}.wal").write_bytes(b"of the file before")
@@ -118,10 +120,10 @@ async def test_who_asks_a_running_instance_uses_its_embedding_model(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rebuild(settings)
-    monkeypatch.setattr(search, "load_embedder", lambda _settings: MadeUp())
+    monkeypatch.setattr(embedding, "load_embedder", lambda _settings: MadeUp())
     settings = msgspec.structs.replace(settings, embedding_model=MadeUp.name)
     with ThreadPoolExecutor(1) as writer:
-        async with search.serving_index(settings, writer):
+        async with open_index(settings, writer):
             with search.asked_index(settings, must_not_load) as (index, embedder):
                 vectors = await asyncio.to_thread(embedder.questions, ["what did it cost?", "it's what?"])
                 hits = await search.find(index, embedder, "what did it cost?", Filters(call_id="call-2"), limit=2)

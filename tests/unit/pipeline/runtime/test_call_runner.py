@@ -27,6 +27,8 @@ INPUTS_PER_CALL = 40
 class Sums:
     """Gives a running sum at every third number, twice at every ninth, and holds the inputs since the last one."""
 
+    idle_position = None
+
     def __init__(self, call: CallRef, state: bytes | None, faults: "Faults") -> None:
         self.call = call
         self.faults = faults

@@ -107,9 +107,9 @@ def test_two_sets_of_metrics_in_a_process_do_not_share_values() -> None:
 
 def test_forwarded_records_are_counted_where_they_arise_only() -> None:
     metrics = Metrics()
-    for stage in ("separate", "transcribe"):
+    for topic in ("calls.utterances", "calls.segments"):
         for record in (OPENED, UTTERANCE, CLOSED):
-            metrics.count(stage, record)
+            metrics.count(topic, record)
     assert value(metrics, "calls_opened_total") == 1
     assert value(metrics, "utterances_total", cut="pause") == 1
     assert value(metrics, "speech_seconds_total") == 1.25
@@ -119,7 +119,7 @@ def test_forwarded_records_are_counted_where_they_arise_only() -> None:
 def test_a_dropped_text_is_counted_under_its_guard() -> None:
     metrics = Metrics()
     for guard in (None, "no_speech", "no_speech", "phrase"):
-        metrics.count("transcribe", segment(guard))
+        metrics.count("calls.segments", segment(guard))
     assert value(metrics, "guard_drops_total", guard="no_speech") == 2
     assert value(metrics, "guard_drops_total", guard="phrase") == 1
 
@@ -127,7 +127,7 @@ def test_a_dropped_text_is_counted_under_its_guard() -> None:
 def test_a_transcript_in_parts_completes_one_call() -> None:
     metrics = Metrics()
     for part in (1, 2):
-        metrics.count("merge", completed(part))
+        metrics.count("calls.transcripts", completed(part))
     assert value(metrics, "calls_completed_total") == 1
 
 

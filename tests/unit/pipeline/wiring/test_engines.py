@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import engines
 from pipeline.wiring.engines import asr_devices, load_engine
 from pipeline.wiring.weights import ResolvedModel
 from schemas.segments import Word

@@ -9,6 +9,8 @@ import pytest
 from pipeline.bus.memory import MemoryBus
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import engines, transcribe
+from pipeline.wiring.context import WiringContext
 from pipeline.wiring.worker import Worker
 from schemas import envelope
 from schemas.calls import CallRef
@@ -64,10 +66,10 @@ async def test_what_batches_take_and_how_long_each_lane_waits_is_in_the_metrics(
 ) -> None:
     engine = FakeEngine()
     engine.max_batch = BATCH
-    monkeypatch.setattr(Worker, "load_engine", lambda _: engine)
+    monkeypatch.setattr(engines, "load_engine", lambda *_: engine)
     bus, metrics = await bus_with_calls(), Metrics()
     settings = Settings(data=tmp_path, diarization="off", asr_workers=2)
-    worker = Worker(bus, settings, stages=("transcribe",), metrics=metrics)
+    worker = Worker(WiringContext(bus, settings, metrics), [transcribe.WIRING])
 
     def value(name: str, queue: str) -> float:
         return metrics.registry.get_sample_value(f"callstream_{name}", {"queue": queue}) or 0.0
@@ -76,7 +78,7 @@ async def test_what_batches_take_and_how_long_each_lane_waits_is_in_the_metrics(
         counted = sum(value("asr_wait_seconds_count", queue) for queue in ("live", "batch"))
         return counted == 16 and all(value("asr_longest_batch_seconds", queue) for queue in ("live", "batch"))
 
-    await worker.start()
+    worker.start()
     try:
         async with asyncio.timeout(20):
             while not shown():  # noqa: ASYNC110 - metrics set no asyncio event
@@ -93,10 +95,10 @@ async def test_what_batches_take_and_how_long_each_lane_waits_is_in_the_metrics(
 async def test_each_device_has_its_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    monkeypatch.setattr(Worker, "load_engine", lambda _: engine)
+    monkeypatch.setattr(engines, "load_engine", lambda *_: engine)
     settings = Settings(data=tmp_path, diarization="off", asr_workers=2, device="cuda:0,cuda:1")
-    worker = Worker(await bus_with_calls(), settings, stages=("transcribe",), metrics=Metrics())
-    await worker.start()
+    worker = Worker(WiringContext(await bus_with_calls(), settings, Metrics()), [transcribe.WIRING])
+    worker.start()
     try:
         await until(lambda: engine.running == 4)
     finally:

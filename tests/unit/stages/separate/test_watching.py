@@ -9,7 +9,7 @@ from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring import topology
+from pipeline.wiring import separate, topology
 from schemas import envelope, topics
 from schemas.audio import AudioChunk, CallWatched
 from schemas.cloudevents import encode_audio_event, encode_watch
@@ -18,7 +18,7 @@ from stages.separate.stage import SeparateStage
 from tests.unit.stages.separate.scripted import CALL, LoudnessModel, bursts, call_events
 
 EVENTS = call_events(bursts((1, 4), (6, 9), (11, 14), (16, 19), length_s=21), chunk_s=0.2)
-LIVE = topology.subscription("separate", "live")
+LIVE = separate.WIRING.subscription()
 
 
 async def work(bus: MemoryBus) -> "asyncio.Task[None]":

@@ -15,7 +15,7 @@ from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_stage_record
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring import topology
+from pipeline.wiring import topology, transcribe
 from schemas import envelope, topics
 from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment, Word
@@ -168,7 +168,7 @@ class Call:
         self.runner = StageRunner(
             self.bus,
             TranscribeStage(self._scheduler, dropped=self.dropped.append),
-            subscription=topology.subscription("transcribe", "live"),
+            subscription=transcribe.WIRING.subscription(),
             decoder=decode_stage_record,
             publisher=Publisher(self.bus, stage="transcribe", lane="live", metrics=metrics),
             metrics=metrics,

@@ -1,0 +1,45 @@
+"""The separate stage: audio of calls in, utterances out. It also ends calls whose producer has gone away."""
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from pipeline.runtime.decoding import decode_audio
+from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from schemas import topics
+from schemas.topics import Lane
+
+if TYPE_CHECKING:
+    from pipeline.wiring.context import WiringContext
+    from stages.separate.speech import VoiceActivityModel
+    from stages.separate.stage import SeparateStage
+
+
+async def run(context: "WiringContext", ready: Ready) -> None:
+    from pipeline.runtime.idle_calls import IdleWatch
+    from stages.separate.speech import load_voice_activity_model
+
+    vad = await asyncio.to_thread(load_voice_activity_model)
+    ready()
+    async with asyncio.TaskGroup() as group:
+        for lane in WIRING.lanes:
+            runner = context.call_runner(WIRING, separate_stage(vad, lane), lane)
+            watch = IdleWatch(context.bus, runner, idle_s=context.settings.idle_s)
+            group.create_task(runner.run())
+            group.create_task(watch.run())
+
+
+def separate_stage(vad: "VoiceActivityModel", lane: Lane) -> "SeparateStage":
+    """Return the stage of a lane: utterances of recordings go out in packs."""
+    from stages.separate.endpointing import RECORDED, EndpointingSettings
+    from stages.separate.stage import SeparateStage
+
+    return SeparateStage(vad, EndpointingSettings() if lane == "live" else RECORDED, lane=lane)
+
+
+WIRING: Final = StageWiring(
+    name="separate",
+    groups=(ConsumerGroup(name="separate", reads=(topics.AUDIO,), decoder=decode_audio, progress=topics.UTTERANCES),),
+    writes=(Topic(name=topics.UTTERANCES), Topic(name=topics.UTTERANCES_BATCH)),
+    budget_bytes=8_000_000,
+    run=run,
+)

@@ -1,0 +1,109 @@
+"""A stage as the pipeline knows it: the topics it reads and writes, what it may hold, how it is run.
+
+A stage is its folder in `stages/`, one file here with its `StageWiring`, and its topic. Topology, start order, the
+`worker` command, dead-letter rules and the commands' texts follow from the list in `pipeline.wiring.stage_list`.
+"""
+
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pipeline.bus.protocol import Subscription
+from pipeline.runtime.decoding import Decoder
+from pipeline.settings import Settings
+from schemas.topics import Lane, in_lane
+
+if TYPE_CHECKING:
+    from pipeline.wiring.context import WiringContext
+
+LANES: Final[tuple[Lane, ...]] = ("live", "batch")
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """One topic. `share` is its part of the bus's store; topics without one divide the rest.
+
+    Only topics that outsiders write have a share: when such a topic is full its producer is refused, and the stages
+    after it still have room to finish what was accepted.
+    """
+
+    name: str
+    share: float | None = None
+    keep: float = 1.0
+    """Retention as a factor of the deployment's."""
+    keep_s: float = inf
+    """The longest retention in seconds, whatever the deployment's."""
+    outside_readers: tuple[str, ...] = ()
+    """Readers that are no stage: `consumers`, `operator`."""
+
+
+class ConsumerGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """What one group of readers of a stage reads, and how its records are decoded.
+
+    `reads` names topics as in the live lane. A group whose topics exist once for each lane has a subscription in each;
+    any other reads the calls of both lanes in one.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    decoder: Decoder | None = None
+    """None where the stage decodes by itself, as batch stages do."""
+    progress: str | None = None
+    """The topic whose records carry the group's progress: that of the stage's numbered outputs."""
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        return LANES if any(in_lane(topic, "batch") != topic for topic in self.reads) else ("live",)
+
+    def subscription(self, lane: Lane) -> Subscription:
+        return Subscription(
+            group=self.name if lane == "live" else f"{self.name}-{lane}",
+            topics=tuple(in_lane(topic, lane) for topic in self.reads),
+            progress_topic=None if self.progress is None else in_lane(self.progress, lane),
+        )
+
+
+Ready = Callable[[], None]
+"""Called by a stage once its models are loaded and it reads."""
+
+
+def _nothing_shown(_settings: Settings) -> dict[str, str]:
+    return {}
+
+
+class StageWiring(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage. Importing its file loads no model and opens nothing: `run` does, when it is called."""
+
+    name: str
+    """Part of consumer groups, event ids, metrics and ledger entries: it never changes."""
+    groups: tuple[ConsumerGroup, ...]
+    """The stage's own group first."""
+    run: "Callable[[WiringContext, Ready], Awaitable[None]]"
+    """Load what the stage needs, call `Ready`, read until cancelled. Raises what no restart of the stage can mend,
+    such as ModelError."""
+    budget_bytes: int
+    """The most that the stage holds, in each lane, of records that it has taken and not finished."""
+    writes: tuple[Topic, ...] = ()
+    enabled: Callable[[Settings], bool] | None = None
+    """None for a stage that every call needs. An optional stage tells here if `up` runs it. Beside other stages it
+    starts once they are ready, and one that cannot start stops nothing else."""
+    owns_data: bool = False
+    """The stage's process owns the data directory: it holds the lock, opens the warehouse and serves it."""
+    in_order: bool = False
+    """The stage skips a record once it has taken a later one of the same call, so a dead letter of it can be replayed
+    only until then."""
+    shows: Callable[[Settings], dict[str, str]] = _nothing_shown
+    """Lines that `up` and `worker` print at the start, by their label."""
+
+    @property
+    def optional(self) -> bool:
+        return self.enabled is not None
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        return self.groups[0].lanes
+
+    def subscription(self, lane: Lane = "live") -> Subscription:
+        """What the stage's own group reads in a lane."""
+        return self.groups[0].subscription(lane)

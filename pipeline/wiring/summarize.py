@@ -1,0 +1,57 @@
+"""The summarize stage: transcripts in, summaries out; and what it put off while no language model answered."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pipeline.bus.protocol import Bus
+from pipeline.runtime.decoding import decode_stage_record, decode_transcript
+from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from schemas import topics
+from schemas.summaries import SummaryDeferred
+from schemas.transcripts import COMPLETED_TYPE, TranscriptCompleted
+
+if TYPE_CHECKING:
+    from pipeline.wiring.context import WiringContext
+
+DEFERRED: Final = ConsumerGroup(name="summarize-again", reads=(topics.DEFERRED,), decoder=decode_stage_record)
+
+
+async def run(context: "WiringContext", ready: Ready) -> None:
+    from pipeline.wiring.llm import open_writer
+    from stages.summarize.deferred import SummarizeAgainStage
+    from stages.summarize.stage import SummarizeStage
+
+    async with open_writer(context.settings, context.metrics) as writer:
+        ready()
+        stage = SummarizeStage(writer, rolling_turns=context.settings.summary_rolling)
+        deferred = SummarizeAgainStage(writer, partial(_stored_transcripts, context.bus))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(context.call_runner(WIRING, stage).run())
+            group.create_task(context.call_runner(WIRING, deferred, group=DEFERRED).run())
+
+
+async def _stored_transcripts(bus: Bus, deferred: SummaryDeferred) -> AsyncIterator[TranscriptCompleted]:
+    """See `stages.summarize.deferred.StoredTranscripts`."""
+    start = (deferred.partition, deferred.position)
+    async for record in bus.stored(topics.TRANSCRIPTS, key=deferred.call.key, start=start):
+        if record.headers.get("ce_type") == COMPLETED_TYPE:
+            yield msgspec.json.decode(record.value, type=TranscriptCompleted)
+
+
+WIRING: Final = StageWiring(
+    name="summarize",
+    groups=(
+        ConsumerGroup(
+            name="summarize", reads=(topics.TRANSCRIPTS,), decoder=decode_transcript, progress=topics.SUMMARIES
+        ),
+        DEFERRED,
+    ),
+    writes=(Topic(name=topics.SUMMARIES, outside_readers=("consumers",)), Topic(name=topics.DEFERRED)),
+    budget_bytes=8_000_000,
+    in_order=True,
+    run=run,
+)

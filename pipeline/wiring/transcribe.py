@@ -1,0 +1,177 @@
+"""The transcribe stage: utterances in, segments and partials out. One engine serves both lanes."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from pipeline.bus.protocol import Bus
+from pipeline.runtime.decoding import decode_stage_record
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from schemas import envelope, topics
+from schemas.calls import CallRef
+from schemas.topics import Lane
+from schemas.utterances import UtteranceRecord
+from stages.protocol import Origin
+
+if TYPE_CHECKING:
+    from pipeline.wiring.context import WiringContext
+    from stages.transcribe.scheduling.scheduler import BatchRun, Scheduler
+    from stages.transcribe.speakers.diarization import Diarizer, Speakers
+    from stages.transcribe.stage import TranscribeStage
+
+_METER_EVERY_S: Final = 1.0
+
+
+async def run(context: "WiringContext", ready: Ready) -> None:
+    async with open_scheduler(context) as scheduler:
+        ready()
+        async with open_speakers(context) as speakers, asyncio.TaskGroup() as group:
+            for lane in WIRING.lanes:
+                stage = transcribe_stage(context, scheduler, speakers, lane)
+                group.create_task(context.call_runner(WIRING, stage, lane).run())
+            group.create_task(_meter(scheduler, context.metrics))
+
+
+@contextlib.asynccontextmanager
+async def open_scheduler(context: "WiringContext") -> AsyncIterator["Scheduler"]:
+    """The loaded engine with its queues. Loading takes seconds. Raises ModelError and EngineError."""
+    scheduler = await asyncio.to_thread(_load_scheduler, context)
+    try:
+        yield scheduler
+    finally:
+        await scheduler.close()
+
+
+@contextlib.asynccontextmanager
+async def open_speakers(context: "WiringContext") -> AsyncIterator["Speakers | None"]:
+    """What tells the speakers of mono calls apart, with a thread of its own; None where that is switched off.
+
+    Raises EngineError and ModelError.
+    """
+    if context.settings.diarization == "off":
+        yield None
+        return
+    from stages.transcribe.speakers.diarization import Speakers
+
+    diarizer = await asyncio.to_thread(_load_diarizer, context)
+    structlog.get_logger("callstream.worker").info(
+        "speakers of mono calls", source=diarizer.source if diarizer else "unknown"
+    )
+    executor = ThreadPoolExecutor(1, thread_name_prefix="diarize")
+    try:
+        yield Speakers(diarizer, partial(_stored_utterances, context.bus), executor=executor)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def transcribe_stage(
+    context: "WiringContext", scheduler: "Scheduler", speakers: "Speakers | None", lane: Lane
+) -> "TranscribeStage":
+    """Return the stage of a lane, as the settings say."""
+    from stages.transcribe.stage import TranscribeStage
+
+    settings, metrics = context.settings, context.metrics
+    return TranscribeStage(
+        scheduler,
+        live=lane == "live",
+        language=settings.language,
+        default_language=settings.default_language,
+        hotwords=settings.tenant_hotwords,
+        dropped=lambda reason: metrics.interims_dropped.labels(reason).inc(),
+        speakers=speakers,
+    )
+
+
+def _load_scheduler(context: "WiringContext") -> "Scheduler":
+    from pipeline.wiring.engines import asr_devices, load_engine
+    from stages.transcribe.scheduling.scheduler import FILL_BACKFILL_S, FILL_S, Scheduler
+
+    settings, metrics = context.settings, context.metrics
+
+    def observe(batch: "BatchRun") -> None:
+        metrics.asr_batch_seconds.labels(batch.queue).observe(batch.engine_s)
+        for waited_s in batch.waited_s:
+            metrics.asr_wait_seconds.labels(batch.queue).observe(waited_s)
+
+    return Scheduler(
+        load_engine(settings, metrics),
+        workers=settings.asr_workers * len(asr_devices(settings)),
+        fill_s=FILL_S,
+        fill_backfill_s=FILL_BACKFILL_S,
+        ran=observe,
+    )
+
+
+def _load_diarizer(context: "WiringContext") -> "Diarizer | None":
+    from pipeline.wiring.engines import asr_devices
+    from pipeline.wiring.weights import voice_weights
+    from stages.transcribe.speakers.diarization import PyannoteDiarizer, VoiceDiarizer
+    from stages.transcribe.speakers.voices import VoiceEncoder
+
+    settings, metrics = context.settings, context.metrics
+    began_s = time.monotonic()
+    diarizer: Diarizer | None = None
+    if settings.diarization != "auto":
+        device = "auto" if settings.device == "auto" else str(asr_devices(settings)[0])
+        diarizer = PyannoteDiarizer(settings.diarization, device=device)
+    elif (weights := voice_weights()) is not None:
+        diarizer = VoiceDiarizer(VoiceEncoder(weights))
+    if diarizer is not None:
+        metrics.model_loads.labels(diarizer.source).inc()
+        metrics.model_load_seconds.labels(diarizer.source).set(time.monotonic() - began_s)
+    return diarizer
+
+
+async def _stored_utterances(bus: Bus, call: CallRef, start: Origin) -> AsyncIterator[UtteranceRecord]:
+    """See `stages.transcribe.speakers.diarization.StoredUtterances`."""
+    async for record in bus.stored(start.topic, key=start.key, start=(start.partition, start.position)):
+        try:
+            decoded = envelope.decode(record.value)
+        except msgspec.MsgspecError:  # rejected when the stage read it
+            continue
+        if isinstance(decoded, UtteranceRecord) and decoded.call == call:
+            yield decoded
+
+
+async def _meter(scheduler: "Scheduler", metrics: Metrics) -> None:
+    while True:
+        stats = scheduler.stats()
+        for queue, rows in stats.queued.items():
+            metrics.asr_queue.labels(queue).set(rows)
+            metrics.asr_oldest_seconds.labels(queue).set(stats.oldest_wait_s[queue])
+        metrics.asr_running.set(stats.running)
+        metrics.asr_busy_seconds.set(stats.busy_s)
+        for queue, longest_s in stats.longest_batch_s.items():
+            metrics.asr_longest_batch_seconds.labels(queue).set(longest_s)
+        await asyncio.sleep(_METER_EVERY_S)
+
+
+def _shows(settings: Settings) -> dict[str, str]:
+    return {"model": f"{settings.model} (loading)"}
+
+
+WIRING: Final = StageWiring(
+    name="transcribe",
+    groups=(
+        ConsumerGroup(
+            name="transcribe", reads=(topics.UTTERANCES,), decoder=decode_stage_record, progress=topics.SEGMENTS
+        ),
+    ),
+    writes=(
+        Topic(name=topics.SEGMENTS),
+        Topic(name=topics.PARTIALS, keep_s=3_600.0, outside_readers=("consumers",)),
+    ),
+    budget_bytes=6_000_000,  # utterances wait as floats at 16 kHz, four times the size of what arrived at 8 kHz
+    in_order=True,
+    run=run,
+    shows=_shows,
+)
