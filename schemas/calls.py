@@ -58,3 +58,11 @@ class CallRef(msgspec.Struct, frozen=True, order=True):
     def derived_id(self, *parts: str | int) -> uuid.UUID:
         """A UUID that depends on the call and `parts` alone, so a replay gives the same one."""
         return uuid.uuid5(_NAMESPACE, _SEPARATOR.join([self.tenant, self.call_id, *map(str, parts)]))
+
+    def event_id(self, stage: str, *parts: str | int) -> str:
+        """Return the id of a record that `stage` publishes of the call: `TENANT/CALL ID/STAGE.1/PART/…`.
+
+        A replay must repeat ids, so `parts` must follow from the stage's inputs alone. The 1 is the version of the
+        stage's ids.
+        """
+        return "/".join([self.tenant, self.call_id, f"{stage}.1", *map(str, parts)])

@@ -172,7 +172,7 @@ class MergeProcessor:
     def _numbered(self, record: Turn | TranscriptCompleted, event_type: str) -> Output:
         seq = self._state.numbered
         self._state.numbered += 1
-        event_id = f"{self._call.tenant}/{self._call.call_id}/merge.1/{seq}"
+        event_id = self._call.event_id("merge", seq)
         return Output(topic=self._topic, record=record, event_id=event_id, event_type=event_type, seq=seq)
 
     def _complete(self, closed: CallClosed, event: Event) -> Iterator[Output]:
@@ -268,7 +268,7 @@ class MergeProcessor:
         return batches
 
     def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:
-        event_id = f"{self._call.tenant}/{self._call.call_id}/merge.1/{status}/{event.seq}"
+        event_id = self._call.event_id("merge", status, event.seq)
         return ledger_entry(self._call, "merge", status, detail, at=event.timestamp_s, event_id=event_id)
 
 

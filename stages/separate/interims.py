@@ -22,5 +22,5 @@ def interim(call: CallRef, channel: int, growth: Growth, rate_hz: int) -> Output
         certain=growth.certain,
         before=speech.before,
     )
-    what = f"interim/{channel}/{speech.first_sample}/{growth.revision}"
-    return Output(topic=topics.UTTERANCES, record=record, event_id=ledger.event_id(call, what), beside=True)
+    event_id = call.event_id(ledger.NAME, "interim", channel, speech.first_sample, growth.revision)
+    return Output(topic=topics.UTTERANCES, record=record, event_id=event_id, beside=True)

@@ -13,14 +13,9 @@ from stages.separate.event_order import Held
 NAME = "separate"
 
 
-def event_id(call: CallRef, what: str | int) -> str:
-    """An id that a replay repeats."""
-    return f"{call.tenant}/{call.call_id}/{NAME}.1/{what}"
-
-
 def entry(call: CallRef, status: JobState, detail: dict[str, Any], *, at: float, what: str) -> Output:
     """One entry of the call's ledger; `what` makes its id."""
-    return ledger_entry(call, "separate", status, detail, at=at, event_id=event_id(call, what))
+    return ledger_entry(call, "separate", status, detail, at=at, event_id=call.event_id(NAME, what))
 
 
 def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output]:

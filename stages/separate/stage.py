@@ -473,7 +473,7 @@ class CallSeparator:
         return Output(
             topic=topics.UTTERANCES,
             record=record,
-            event_id=ledger.event_id(self._call, record.seq),
+            event_id=self._call.event_id(ledger.NAME, record.seq),
             seq=record.seq,
         )
 

@@ -111,5 +111,5 @@ class SummarizeAgainProcessor:
         return joined(list(parts.values()))
 
     def _job(self, status: JobState, detail: dict[str, Any], event: Event) -> Output:
-        event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/again/{status}/{detail['revision']}"
+        event_id = self._call.event_id(NAME, "again", status, detail["revision"])
         return ledger_entry(self._call, NAME, status, detail, at=event.timestamp_s, event_id=event_id)

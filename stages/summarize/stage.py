@@ -186,7 +186,7 @@ class SummarizeProcessor:
             yield self._job("completed", detail, event)
         seq = self._numbered
         self._numbered += 1
-        event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/{seq}"
+        event_id = self._call.event_id(NAME, seq)
         yield Output(topic=self._stage.topic, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, seq=seq)
 
     async def _picked(self, transcript: TranscriptCompleted, reason: str) -> Summary:
@@ -218,11 +218,11 @@ class SummarizeProcessor:
             position=self._first.position,
             reason=reason,
         )
-        event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/deferred/{transcript.revision}"
+        event_id = self._call.event_id(NAME, "deferred", transcript.revision)
         return Output(topic=DEFERRED, record=record, event_id=event_id, beside=True)
 
     def _job(self, status: JobState, detail: dict[str, Any], event: Event) -> Output:
-        event_id = f"{self._call.tenant}/{self._call.call_id}/summarize.1/{status}/{event.seq}"
+        event_id = self._call.event_id(NAME, status, event.seq)
         return ledger_entry(self._call, NAME, status, detail, at=event.timestamp_s, event_id=event_id)
 
 
@@ -287,7 +287,7 @@ class _Rolling:
 def unnumbered(call: CallRef, summary: Summary) -> Output:
     """A summary beside the call's numbered ones. A model may write another after a crash: that one has another id."""
     version = zlib.crc32(msgspec.json.encode(summary))
-    event_id = f"{call.tenant}/{call.call_id}/summarize.1/{summary.kind}/{summary.revision}/{version:08x}"
+    event_id = call.event_id(NAME, summary.kind, summary.revision, f"{version:08x}")
     return Output(topic=SUMMARIES, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, beside=True)
 
 

@@ -336,5 +336,4 @@ class LivePartials:
     def _event_id(self, kind: str, channel: int, first_sample: int, revision: int, record: Partial | Commitment) -> str:
         """With a digest of the text: a worker that goes on after a crash may hear the same audio otherwise."""
         digest = crc32(f"{record.language}\0{record.committed}\0{record.tail}".encode())
-        prefix = f"{self._call.tenant}/{self._call.call_id}/transcribe.1"
-        return f"{prefix}/{kind}/{channel}/{first_sample}/{revision}/{digest:08x}"
+        return self._call.event_id("transcribe", kind, channel, first_sample, revision, f"{digest:08x}")

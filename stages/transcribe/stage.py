@@ -508,7 +508,7 @@ class TranscribeProcessor:
         return ledger_entry(self._call, "transcribe", status, detail, at=at, event_id=event_id)
 
     def _event_id(self, name: str) -> str:
-        return f"{self._call.tenant}/{self._call.call_id}/transcribe.1/{name}"
+        return self._call.event_id("transcribe", name)
 
 
 def _from_settled(utterance: Utterance, settled: Settled, done: Transcription) -> Transcription:
