@@ -15,6 +15,7 @@ import msgspec
 
 from pipeline.errors import InputError
 from schemas.transcripts import Turn
+from stages.text import word_spans
 
 MAX_CUE_S: Final = 7.0
 MAX_CUE_CHARACTERS: Final = 84
@@ -69,15 +70,10 @@ def _pieces(turn: Document) -> list[tuple[float, float, str]]:
     """The turn's text, cut before each word, with the word's times: what lies between words in the text is kept,
     also where a language writes none. Joined by spaces where the words are not all found in the text."""
     words, text = turn["words"], turn["text"]
-    starts, at = [], 0
-    for word in words:
-        spoken = word["text"].strip()
-        found = text.find(spoken, at)
-        if found < 0:
-            return [(word["start_s"], word["end_s"], f" {word['text']}") for word in words]
-        starts.append(found)
-        at = found + len(spoken)
-    bounds = [0, *starts[1:], len(text)]
+    spans = word_spans(text, [word["text"].strip() for word in words])
+    if spans is None:
+        return [(word["start_s"], word["end_s"], f" {word['text']}") for word in words]
+    bounds = [0, *(start for start, _ in spans[1:]), len(text)]
     return [(word["start_s"], word["end_s"], text[bounds[i] : bounds[i + 1]]) for i, word in enumerate(words)]
 
 

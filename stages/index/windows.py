@@ -1,6 +1,5 @@
 """What search finds: windows of a few turns, short enough that an embedding model reads all of it."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -8,6 +7,7 @@ import msgspec
 
 from schemas.calls import CallRef
 from schemas.transcripts import Turn
+from stages.text import sentences
 
 MAX_WORDS: Final = 25
 """An embedding of much says little of each thing in it: of 105 questions the right call was among the first five for
@@ -15,8 +15,6 @@ MAX_WORDS: Final = 25
 
 MOST_WORDS: Final = 120
 """Of a sentence: all-MiniLM-L6-v2 reads 256 tokens, some 190 English words."""
-
-_SENTENCE_END: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +93,7 @@ def _pieces(turn: Turn) -> Iterator[_Piece]:
 
 def _packed(text: str) -> Iterator[list[str]]:
     packed: list[str] = []
-    for sentence in _SENTENCE_END.split(text):
+    for sentence in sentences(text):
         words = sentence.split()
         if packed and len(packed) + len(words) > MAX_WORDS:
             yield packed

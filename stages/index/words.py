@@ -9,7 +9,7 @@ import duckdb
 
 from stages.adapters.duckdb_file.files import load_extensions
 from stages.index.ranking import CANDIDATES
-from stages.summarize.check.words import word_set
+from stages.text import word_set
 
 WORD: Final = r"[\p{L}\p{N}]+"
 """As a regular expression of RE2, which DuckDB has."""

@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from schemas.segments import Segment, Word
+from stages.text import word_spans
 
 BACKCHANNEL_WORDS: Final = 3
 BACKCHANNEL_S: Final = 1.0
@@ -197,17 +198,10 @@ def texts_of(text: str, words: Sequence[Word], firsts: Sequence[int]) -> list[st
     """The text of `words` cut before those in `firsts`, the first 0, so that its own spacing and punctuation stay."""
     if len(firsts) == 1:
         return [text.strip()]
-    starts: list[int] = []
-    position = 0
-    for index, word in enumerate(words):
-        found = text.find(word.text.strip(), position)
-        if found < 0:
-            ends = [*firsts[1:], len(words)]
-            runs = [words[first:end] for first, end in zip(firsts, ends, strict=True)]
-            return [" ".join(word.text.strip() for word in run) for run in runs]
-        if index in firsts:
-            starts.append(found)
-        position = found + len(word.text.strip())
-    starts[0] = 0
+    spoken = [word.text.strip() for word in words]
+    spans = word_spans(text, spoken)
+    if spans is None:
+        return [" ".join(spoken[first:end]) for first, end in zip(firsts, [*firsts[1:], len(words)], strict=True)]
+    starts = [0, *(spans[first][0] for first in firsts[1:])]
     ends = [*starts[1:], len(text)]
     return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]

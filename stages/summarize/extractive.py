@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.summaries import KeyPoint
 from schemas.transcripts import Turn
+from stages.text import sentences
 
 MODEL: Final = "textrank"
 NO_SPEECH: Final = "No speech in this call."
@@ -24,8 +25,6 @@ MIN_WORDS: Final = 4
 SIMILARITY_THRESHOLD: Final = 0.1
 MAX_SENTENCES: Final = 400
 """The longest sentences of a call that are ranked: work and memory grow with the square of their number."""
-
-_SENTENCE_END: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 
 class ExtractiveSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,13 +43,13 @@ def extractive_summary(turns: list[Turn], *, language: str) -> ExtractiveSummary
 
     Takes up to a second of CPU for a long call. The same turns give the same summary.
     """
-    sentences = _sentences(turns)
-    if not sentences:
+    ranked = _sentences(turns)
+    if not ranked:
         return ExtractiveSummary(text=NO_SPEECH, key_points=[])
-    scores = _scores([sentence.text for sentence in sentences], language)
-    ranking = sorted(range(len(sentences)), key=lambda index: (-scores[index], index))
-    text = [sentences[index] for index in sorted(ranking[:TEXT_SENTENCES])]
-    points = [sentences[index] for index in sorted(ranking[:POINT_SENTENCES])]
+    scores = _scores([sentence.text for sentence in ranked], language)
+    ranking = sorted(range(len(ranked)), key=lambda index: (-scores[index], index))
+    text = [ranked[index] for index in sorted(ranking[:TEXT_SENTENCES])]
+    points = [ranked[index] for index in sorted(ranking[:POINT_SENTENCES])]
     return ExtractiveSummary(
         text="\n".join(f"{sentence.speaker}: {sentence.text}" for sentence in text),
         key_points=[
@@ -62,12 +61,7 @@ def extractive_summary(turns: list[Turn], *, language: str) -> ExtractiveSummary
 
 def _sentences(turns: list[Turn]) -> list[_Sentence]:
     """The sentences worth ranking, in order and each wording once."""
-    every = [
-        _Sentence(turn.speaker, text.strip(), turn.segment_ids)
-        for turn in turns
-        for text in _SENTENCE_END.split(turn.text)
-        if text.strip()
-    ]
+    every = [_Sentence(turn.speaker, text, turn.segment_ids) for turn in turns for text in sentences(turn.text)]
     once = list({(sentence.speaker, sentence.text.casefold()): sentence for sentence in reversed(every)}.values())[::-1]
     whole = [sentence for sentence in once if _n_words(sentence.text) >= MIN_WORDS] or once
     longest = sorted(range(len(whole)), key=lambda index: (-len(whole[index].text), index))[:MAX_SENTENCES]

@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.segments import Word
 from schemas.utterances import InterimUtterance, Utterance
+from stages.text import word_spans
 from stages.transcribe.engine.whisper import Transcription
 
 _CLOSING: Final = " .,!?:;…)]}\"'。，！？：、"
@@ -54,7 +55,7 @@ def divided(utterance: Utterance, seam: Seam, heard: Transcription, *, committed
 
     Times are from `seam.heard_from_s` before and from the utterance's start after. `committed` stays in the text.
     """
-    at = _places(heard.text, heard.words)
+    at = word_spans(heard.text, [word.text for word in heard.words])
     if heard.error is not None or at is None:
         return heard, NO_SEAM
     known = len(seam.text) if heard.text.startswith(seam.text) else 0
@@ -88,18 +89,6 @@ def _seam_behind(utterance: Utterance, text: str, words: list[Word]) -> Seam:
         start_s=round(utterance.start_s + shared[0].start_s, 3),
         text=text[start:],
     )
-
-
-def _places(text: str, words: list[Word]) -> list[tuple[int, int]] | None:
-    """Where each word stands in the text; None if they are not its words."""
-    places, at = [], 0
-    for word in words:
-        start = text.find(word.text, at)
-        if start < 0:
-            return None
-        at = start + len(word.text)
-        places.append((start, at))
-    return places
 
 
 def _inside(word: Word, shift_s: float, length_s: float) -> Word:

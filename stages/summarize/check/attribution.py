@@ -10,7 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from stages.summarize.check.words import FUNCTION_WORDS, sentences, stem, word_set, words
+from stages.summarize.check.words import FUNCTION_WORDS, stem, words
+from stages.text import sentences, word_set
 
 Side = Literal["agent", "customer"]
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from stages.summarize.check.words import content_stems, sentences, stem, word_set, words
+from stages.summarize.check.words import content_stems, stem, words
+from stages.text import sentences, word_set
 
 _NEGATORS: Final = word_set("not no never nobody none nothing neither nor without cannot against")
 _DENIALS: Final = word_set("not never")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Final
 
-from stages.summarize.check.words import in_order, word_set
+from stages.text import in_order, word_set
 
 _UNITS: Final = {
     word: value

@@ -23,7 +23,8 @@ from stages.adapters.embedding import Embedder
 from stages.summarize.check.attribution import Line, Side, lines_of, misattributed, names_of, other, side_of
 from stages.summarize.check.negation import answered, negates
 from stages.summarize.check.quantities import Quantities
-from stages.summarize.check.words import content_stems, sentences, word_set
+from stages.summarize.check.words import content_stems
+from stages.text import sentences, word_set
 
 Reason = Literal["number", "name", "speaker", "negation", "unlike", "nothing cited"]
 Signal = Literal["numbers", "names", "speakers", "negation", "embedding", "words"]

@@ -1,21 +1,12 @@
-"""English words, sentences and stems, as far as comparing a claim with what was said needs them."""
+"""English words and stems, as far as comparing a claim with what was said needs them."""
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
-SENTENCE_END: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+from stages.text import word_set
+
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,:]\d+)*")
-
-
-def in_order(text: str) -> list[str]:
-    """The words of a list that is written as a text."""
-    return text.split()
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The same, each once and without order."""
-    return frozenset(text.split())
 
 
 FUNCTION_WORDS: Final = word_set(
@@ -68,10 +59,6 @@ def _words(text: str) -> Iterator[str]:
             yield head
             if quote and tail != "s":
                 yield {"ll": "will", "ve": "have", "re": "are", "m": "am", "d": "would"}.get(tail, tail)
-
-
-def sentences(text: str) -> list[str]:
-    return [part.strip() for part in SENTENCE_END.split(text) if part.strip()]
 
 
 def stem(word: str) -> str:

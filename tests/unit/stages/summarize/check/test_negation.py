@@ -3,7 +3,7 @@
 import pytest
 
 from stages.summarize.check.negation import answered, negates
-from stages.summarize.check.words import sentences
+from stages.text import sentences
 
 
 def judged(claim: str, said: str, question: str = "") -> str | None:
