@@ -5,9 +5,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stages.adapters.llm.protocol import LlmClient, LlmError, Message, prompt_text
+from stages.adapters.llm.protocol import LlmClient, LlmError, Message, json_schema, prompt_text
 from stages.index.ranking import Hit
-from stages.summarize.drafts import json_schema
 
 PROMPT: Final = "answer-1"
 NOT_IN_THE_CALLS: Final = "not in the calls"

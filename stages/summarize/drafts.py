@@ -1,6 +1,6 @@
-"""What a language model is asked to answer: the structs, their JSON Schema, and the way back."""
+"""What a language model is asked to answer, as structs, and how its answers are decoded."""
 
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -68,22 +68,6 @@ class RollingDraft(msgspec.Struct, frozen=True):
 
 
 Drafted = TypeVar("Drafted", Draft, Notes, RollingDraft)
-
-
-def json_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema of a draft in one piece: grammar builders differ in how they follow references."""
-    schema = msgspec.json.schema(kind)
-    definitions: dict[str, Any] = schema["$defs"]
-
-    def inlined(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                return inlined(definitions[node["$ref"].rpartition("/")[2]])
-            return {name: inlined(child) for name, child in node.items() if name != "$defs"}
-        return [inlined(child) for child in node] if isinstance(node, list) else node
-
-    whole: dict[str, Any] = inlined(schema)
-    return whole
 
 
 def decoded(answer: str, kind: type[Drafted]) -> Drafted:

@@ -16,11 +16,11 @@ import structlog
 from schemas.summaries import ActionItem, DoubtedClaim, KeyPoint, Sentiment, SpeakerSentiment
 from schemas.transcripts import Turn
 from stages.adapters.llm.priority import TurnTaking, Urgency
-from stages.adapters.llm.protocol import LlmClient, LlmError, LlmOverflow, Message, prompt_text
+from stages.adapters.llm.protocol import LlmClient, LlmError, LlmOverflow, Message, json_schema, prompt_text
 from stages.adapters.llm.token_budget import TokenBudget
 from stages.summarize.citations import Citations, segment_ids
 from stages.summarize.claims import Claim, Judge, judged_by_citation
-from stages.summarize.drafts import LINE_CHARS, Draft, Drafted, Notes, RollingDraft, decoded, json_schema
+from stages.summarize.drafts import LINE_CHARS, Draft, Drafted, Notes, RollingDraft, decoded
 
 PROMPT: Final = "summary-2"
 _PACKAGE: Final = "stages.summarize"

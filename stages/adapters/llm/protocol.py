@@ -11,6 +11,22 @@ def prompt_text(package: str, name: str) -> str:
     return resources.files(package).joinpath("prompts", f"{name}.md").read_text("utf-8")
 
 
+def json_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON Schema of a struct without references: grammar builders differ in how they follow them."""
+    schema = msgspec.json.schema(kind)
+    definitions: dict[str, Any] = schema["$defs"]
+
+    def inlined(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inlined(definitions[node["$ref"].rpartition("/")[2]])
+            return {name: inlined(child) for name, child in node.items() if name != "$defs"}
+        return [inlined(child) for child in node] if isinstance(node, list) else node
+
+    whole: dict[str, Any] = inlined(schema)
+    return whole
+
+
 class Message(msgspec.Struct, frozen=True):
     role: Literal["system", "user", "assistant"]
     content: str

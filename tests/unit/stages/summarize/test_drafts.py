@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from stages.summarize.drafts import Draft, Notes, RollingDraft, decoded, json_schema
+from stages.adapters.llm.protocol import json_schema
+from stages.summarize.drafts import Draft, Notes, RollingDraft, decoded
 from tests.unit.stages.summarize.calls import answer
 
 
