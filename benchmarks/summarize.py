@@ -22,9 +22,10 @@ import msgspec
 from benchmarks.harness.report import write_report
 from benchmarks.search.corpus import spoken
 from benchmarks.speech.script import SETTINGS, ScriptLine, ScriptWriter
+from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef
-from stages.adapters.embedding import DEFAULT_MODEL, SentenceEmbedder
+from stages.adapters.embedding import SentenceEmbedder
 from stages.adapters.llm.ollama import OllamaClient
 from stages.adapters.llm.protocol import Answer, LlmError, Message
 from stages.summarize.check.support import SupportCheck
@@ -73,7 +74,7 @@ async def measured(url: str, model: str, hours: float, seed: int) -> dict[str, A
         lines += writer.write(SETTINGS[len(lines) % len(SETTINGS)], 1_500, backchannels=False)
         turns = spoken(CALL, lines)
     client = Listening(OllamaClient(url, model, timeout_s=1_200))
-    embedder = SentenceEmbedder(embedding_weights(DEFAULT_MODEL), name=DEFAULT_MODEL)
+    embedder = SentenceEmbedder(embedding_weights(DEFAULT_EMBEDDING_MODEL), name=DEFAULT_EMBEDDING_MODEL)
     before_mb = _peak_mb()
     began = time.monotonic()
     failure, written = "", None

@@ -23,8 +23,9 @@ import msgspec
 import torch
 
 from benchmarks.harness.report import write_report
+from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
-from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder
+from stages.adapters.embedding import Embedder, SentenceEmbedder
 from stages.summarize.check.support import Claim, Support, SupportCheck
 
 CLAIMS: Final = Path(__file__).parent / "claims"
@@ -70,8 +71,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures there")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    embedder = SentenceEmbedder(embedding_weights(DEFAULT_MODEL), name=DEFAULT_MODEL)
-    figures = measured(labelled_calls(given.split), {DEFAULT_MODEL: embedder, "without embeddings": None})
+    embedder = SentenceEmbedder(embedding_weights(DEFAULT_EMBEDDING_MODEL), name=DEFAULT_EMBEDDING_MODEL)
+    figures = measured(labelled_calls(given.split), {DEFAULT_EMBEDDING_MODEL: embedder, "without embeddings": None})
     show(figures, misjudged=given.show)
     write_report("support", {"split": given.split, "checks": figures}, given.json)
 

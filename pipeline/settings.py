@@ -11,7 +11,7 @@ import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,7 @@ from pipeline.secret import Secret
 
 CONFIG_VARIABLE = "CALLSTREAM_CONFIG"
 CONFIG_FILE = "callstream.toml"
+DEFAULT_EMBEDDING_MODEL: Final = "all-MiniLM-L6-v2"
 _PREFIX = "CALLSTREAM_"
 
 
@@ -265,9 +266,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(min_length=1),
         _about(
             "The sentence embeddings that search rests on; another model needs `callstream search --rebuild`",
-            "all-MiniLM-L6-v2, a directory, or a hub name such as BAAI/bge-large-en-v1.5",
+            f"{DEFAULT_EMBEDDING_MODEL}, a directory, or a hub name such as BAAI/bge-large-en-v1.5",
         ),
-    ] = "all-MiniLM-L6-v2"
+    ] = DEFAULT_EMBEDDING_MODEL
     qdrant_url: Annotated[
         Annotated[str, Meta(pattern=r"^https?://[^\s/@]+(/\S*)?$")] | None,
         _about(

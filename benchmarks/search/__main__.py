@@ -35,10 +35,11 @@ import numpy as np
 
 from benchmarks.harness.report import write_report
 from benchmarks.search.corpus import Asked, corpus
+from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef
 from schemas.transcripts import Turn
-from stages.adapters.embedding import DEFAULT_MODEL, Embedder, SentenceEmbedder, Vectors
+from stages.adapters.embedding import Embedder, SentenceEmbedder, Vectors
 from stages.index import queries, windows
 from stages.index.ranking import CANDIDATES, Filters, SearchIndex, Update, fused
 from stages.index.store import WindowStore
@@ -63,7 +64,9 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=210, help="calls to find something in (210); 0 for none")
     parser.add_argument("--windows", type=int, default=100_000, help="windows to search among (100000); 0 for none")
     parser.add_argument("--window-words", type=int, default=windows.MAX_WORDS, help="the most words of a window")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"of the embeddings ({DEFAULT_MODEL})")
+    parser.add_argument(
+        "--model", default=DEFAULT_EMBEDDING_MODEL, help=f"of the embeddings ({DEFAULT_EMBEDDING_MODEL})"
+    )
     parser.add_argument("--qdrant", metavar="URL", help="of a server to be measured instead of DuckDB")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")

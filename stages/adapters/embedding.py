@@ -13,7 +13,6 @@ from stages.errors import StageError
 
 Vectors = NDArray[np.float32]
 
-DEFAULT_MODEL: Final = "all-MiniLM-L6-v2"
 _BATCH: Final = 32
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
-from stages.adapters.embedding import DEFAULT_MODEL, EmbeddingError, SentenceEmbedder
+from stages.adapters.embedding import EmbeddingError, SentenceEmbedder
 
 
 @pytest.fixture(scope="module")
 def embedder() -> SentenceEmbedder:
-    return SentenceEmbedder(embedding_weights(DEFAULT_MODEL), name=DEFAULT_MODEL)
+    return SentenceEmbedder(embedding_weights(DEFAULT_EMBEDDING_MODEL), name=DEFAULT_EMBEDDING_MODEL)
 
 
 def test_what_is_meant_alike_lies_close_together(embedder: SentenceEmbedder) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.support import judge, labelled_calls, rates
+from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
 from schemas.transcripts import Turn
-from stages.adapters.embedding import DEFAULT_MODEL, SentenceEmbedder, Vectors
+from stages.adapters.embedding import SentenceEmbedder, Vectors
 from stages.summarize.check.support import MAX_PASSAGES, Claim, Support, SupportCheck
 from stages.summarize.check.words import content_stems
 from tests.unit.stages.summarize.calls import turns
@@ -206,7 +207,7 @@ def one_core() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_core")
 def test_claims_of_held_out_calls_are_judged_as_well_as_promised() -> None:
-    check = SupportCheck(SentenceEmbedder(embedding_weights(DEFAULT_MODEL), name=DEFAULT_MODEL))
+    check = SupportCheck(SentenceEmbedder(embedding_weights(DEFAULT_EMBEDDING_MODEL), name=DEFAULT_EMBEDDING_MODEL))
     judged = [one for call in labelled_calls("test") for one in judge(check, call)]
     figures = rates(judged)
     for answer in ("supported", "unsupported"):
