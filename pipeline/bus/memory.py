@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from pipeline.bus.assignment import Place, read_shared, revoked
-from pipeline.bus.nats.subjects import key_token
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
+from pipeline.bus.keys import key_token, partition_of
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 

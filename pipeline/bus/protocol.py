@@ -198,15 +198,3 @@ class Feed(Protocol):
     async def __anext__(self) -> Record: ...
 
     async def close(self) -> None: ...
-
-
-FNV_OFFSET = 2166136261
-FNV_PRIME = 16777619
-
-
-def partition_of(token: bytes, partitions: int) -> int:
-    """The partition of a key token: FNV-1a of 32 bits modulo the partitions, as NATS's subject transform hashes it."""
-    digest = FNV_OFFSET
-    for byte in token:
-        digest = ((digest ^ byte) * FNV_PRIME) & 0xFFFFFFFF
-    return digest % partitions

@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 import structlog
 
+from pipeline.bus.keys import key_token
 from pipeline.bus.nats.connection import NatsConnection, SessionLost
-from pipeline.bus.nats.subjects import key_token, to_wire
+from pipeline.bus.nats.subjects import to_wire
 from pipeline.bus.opening import KAFKA
 from pipeline.bus.protocol import Bus, Record
 from pipeline.bus.security import BusSecurity

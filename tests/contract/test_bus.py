@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from pipeline.bus.nats.subjects import key_token
-from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription, TopicSpec, partition_of
+from pipeline.bus.keys import key_token, partition_of
+from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription, TopicSpec
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 from tests.contract.brokers import Broker
 from tests.contract.conftest import Running

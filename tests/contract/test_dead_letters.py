@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pipeline.bus.nats.subjects import key_token
-from pipeline.bus.protocol import Bus, TopicSpec, partition_of
+from pipeline.bus.keys import key_token, partition_of
+from pipeline.bus.protocol import Bus, TopicSpec
 from pipeline.client.dead_letters import DeadLetters, Letter, Selection
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio

@@ -10,10 +10,11 @@ import nats
 import pytest
 from nats.js.api import ConsumerConfig
 
+from pipeline.bus.keys import partition_of
 from pipeline.bus.nats.bus import JetStreamBus
 from pipeline.bus.nats.connection import NatsConnection
 from pipeline.bus.nats.large_states import write_state
-from pipeline.bus.protocol import Progress, Subscription, TopicSpec, partition_of
+from pipeline.bus.protocol import Progress, Subscription, TopicSpec
 from pipeline.errors import BusError, ConfigurationError
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running

@@ -3,7 +3,8 @@
 import asyncio
 import base64
 
-from pipeline.bus.protocol import Bus, Progress, Subscription, TopicSpec, partition_of
+from pipeline.bus.keys import partition_of
+from pipeline.bus.protocol import Bus, Progress, Subscription, TopicSpec
 from tests.contract.brokers import Broker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder, holding

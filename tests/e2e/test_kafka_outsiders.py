@@ -15,8 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import DefaultPartitioner
 
-from pipeline.bus.nats.subjects import key_token
-from pipeline.bus.protocol import partition_of
+from pipeline.bus.keys import key_token, partition_of
 from tests.calls.wording import holds
 from tests.support.brokers.kafka_clients import (
     BYTES,

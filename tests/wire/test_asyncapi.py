@@ -12,6 +12,7 @@ import jsonschema
 import msgspec
 import pytest
 
+from pipeline.bus.keys import key_token
 from pipeline.bus.nats import subjects
 from pipeline.wiring.topology import topic_rows
 from schemas import asyncapi, cloudevents, generate
@@ -226,7 +227,7 @@ def test_a_request_to_watch_has_no_number_in_either_mode() -> None:
 @pytest.mark.parametrize("topic", [row.name for row in topic_rows() if f"nats.{row.name}" in published()["channels"]])
 def test_the_nats_subjects_are_those_that_the_bus_uses(topic: str) -> None:
     channel = published()["channels"][f"nats.{topic}"]
-    address = channel["address"].format(partition=3, call=subjects.key_token(CALL.key))
+    address = channel["address"].format(partition=3, call=key_token(CALL.key))
     if topic in subjects.PRODUCER_TOPICS:
         root, token = address.rsplit(".", 1)
         address = f"{root}.3.{token}"

@@ -33,8 +33,8 @@ from pipeline.bus.kafka.producing import RecordProducer
 from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
 from pipeline.bus.kafka.reading import FaustReading
 from pipeline.bus.kafka.records import stored_record, to_wire
-from pipeline.bus.nats.subjects import key_token
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
+from pipeline.bus.keys import key_token, partition_of
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError
 

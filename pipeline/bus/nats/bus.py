@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pipeline.bus.assignment import Place, read_shared
+from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.nats.connection import ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.nats.feed import JetStreamFeed
 from pipeline.bus.nats.large_states import STREAM, drop_states, ensure_states, read_state, write_state
@@ -27,14 +28,13 @@ from pipeline.bus.nats.subjects import (
     PRODUCER_TOPICS,
     PROGRESS_HEADERS,
     key_spellings,
-    key_token,
     progress_from_wire,
     progress_to_wire,
     stream_name,
     subject_base,
     to_wire,
 )
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState, partition_of
+from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError, RecordTooLargeError, StoreFullError
 

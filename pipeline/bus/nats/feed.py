@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import structlog
 
+from pipeline.bus.keys import key_token
 from pipeline.bus.nats.connection import ApiError, Listening, NatsConnection, Session, SessionLost
-from pipeline.bus.nats.subjects import delivery, key_token, stored_record, stream_name, subject_base
+from pipeline.bus.nats.subjects import delivery, stored_record, stream_name, subject_base
 from pipeline.bus.protocol import Record
 from pipeline.errors import BusError
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from pipeline.bus.keys import key_token
 from pipeline.bus.protocol import Progress, Record
 from schemas import topics
 
@@ -33,12 +34,6 @@ _SEQ_HEADER: Final = "callstream-seq"
 _RELEASED_HEADER: Final = "callstream-released"
 _STATE_HEADER: Final = "callstream-state"
 PROGRESS_HEADERS: Final = frozenset({_SEQ_HEADER, _RELEASED_HEADER, _STATE_HEADER})
-
-
-@lru_cache(maxsize=4096)
-def key_token(key: bytes) -> str:
-    """The key as one subject token."""
-    return base64.urlsafe_b64encode(key).decode().rstrip("=")
 
 
 def padded_token(key: bytes) -> str:
