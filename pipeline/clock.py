@@ -1,6 +1,9 @@
 """The wall clock, for what operators see. No record's content depends on it (see `stages.protocol.Event`)."""
 
 import time
+from typing import Final
+
+SECONDS_PER_DAY: Final = 86_400.0
 
 
 def unix_time_s() -> float:

@@ -11,9 +11,15 @@ things about it are exact, and everything else rests on them:
 """
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+INLINE_STATE_BYTES: Final = 4096
+"""The largest checkpoint that travels in the headers of its output: every consumer receives them, and NATS limits a
+record's headers to 64 kB."""
+STATE_PIECE_BYTES: Final = 500_000
+"""Kafka, and a nats-server that is not ours, take records of up to 1 MB by default."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +48,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     released: int
     state: bytes
+
+    @property
+    def is_large(self) -> bool:
+        """True where the checkpoint is stored in pieces of its own before the output, false where in its headers."""
+        return len(self.state) > INLINE_STATE_BYTES
+
+
+def state_pieces(state: bytes) -> list[bytes]:
+    """Split a large checkpoint into pieces of at most `STATE_PIECE_BYTES`; one empty piece for an empty state."""
+    return [state[at : at + STATE_PIECE_BYTES] for at in range(0, max(1, len(state)), STATE_PIECE_BYTES)]
 
 
 class Partition(Protocol):

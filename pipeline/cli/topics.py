@@ -12,10 +12,10 @@ from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.tables import render
+from pipeline.clock import SECONDS_PER_DAY
 from pipeline.settings import Settings
 from pipeline.wiring import topology
 
-_SECONDS_PER_DAY = 86_400.0
 _NAMES = tuple(row.name for row in topology.topic_rows())
 
 Rows = list[dict[str, Any]]
@@ -79,7 +79,7 @@ async def _describe(bus: Bus, _settings: Settings) -> Rows:
     rows = []
     for row in topology.topic_rows():
         state = states.get(row.name)
-        kept_days = None if state is None or state.retention_s is None else state.retention_s / _SECONDS_PER_DAY
+        kept_days = None if state is None or state.retention_s is None else state.retention_s / SECONDS_PER_DAY
         rows.append(
             {
                 "topic": row.name,

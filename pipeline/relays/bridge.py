@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from pipeline.bus.protocol import Bus, Partition, Record, Subscription, TopicSpec
+from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError, CallstreamError, RecordTooLargeError
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.publisher import Publisher
@@ -32,7 +33,6 @@ BUDGET_BYTES: Final = 8_000_000
 
 _PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _REPORT_S: Final = 30.0
-_SECONDS_PER_DAY: Final = 86_400.0
 _EDGE_SHARES: Final = {topics.AUDIO: 0.6, topics.AUDIO_BATCH: 0.3, topics.DEAD_LETTERS: None}
 
 
@@ -42,7 +42,7 @@ def edge_specs(*, partitions: int, retention_days: float, store_bytes: int) -> l
         TopicSpec(
             name=name,
             partitions=partitions,
-            retention_s=retention_days * _SECONDS_PER_DAY,
+            retention_s=retention_days * SECONDS_PER_DAY,
             max_bytes=None if share is None else int(store_bytes * share),
         )
         for name, share in _EDGE_SHARES.items()

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from pipeline.bus.protocol import Subscription, TopicSpec
+from pipeline.clock import SECONDS_PER_DAY
 from pipeline.wiring.stage import ConsumerGroup, StageWiring, Topic
 from pipeline.wiring.stage_list import STAGES
 from schemas import topics
@@ -19,8 +20,6 @@ SHARED: Final = (
     Topic(name=topics.DEAD_LETTERS, keep=4.0, outside_readers=("operator",)),
 )
 """Written by every stage."""
-
-_SECONDS_PER_DAY: Final = 86_400.0
 
 
 class TopicRow(msgspec.Struct, frozen=True):
@@ -58,7 +57,7 @@ def topic_specs(
         TopicSpec(
             name=topic.name,
             partitions=partitions,
-            retention_s=min(topic.keep_s, retention_days * topic.keep * _SECONDS_PER_DAY),
+            retention_s=min(topic.keep_s, retention_days * topic.keep * SECONDS_PER_DAY),
             max_bytes=int(store_bytes * topic.share) if topic.share else None,
             groups=tuple(read.group for read in reads if read.progress_topic == topic.name),
         )

@@ -36,6 +36,7 @@ from pipeline.bus.kafka.records import stored_record, to_wire
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
+from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError
 
 REQUEST_S: Final = 40.0
@@ -43,7 +44,7 @@ REQUEST_S: Final = 40.0
 _PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0)
 _CREATED_WITHIN_S: Final = 20.0
 _CLOSE_S: Final = 5.0
-_KEPT_S: Final = 90 * 86_400.0
+_KEPT_S: Final = 90 * SECONDS_PER_DAY
 """How long the index keeps what is known of a call. A call is asked for while its records are kept, or come late."""
 _INDEX_SEGMENT_BYTES: Final = 64 << 20
 _NOTHING_MORE: Final[Mapping[str, str]] = {}

@@ -28,9 +28,8 @@ import structlog
 from aiokafka import TopicPartition
 
 from pipeline.bus.kafka.clients import KafkaClients, bus_errors, read_to_end
-from pipeline.bus.kafka.records import INLINE_STATE_BYTES, Headers, progress_from_wire, progress_to_wire
-from pipeline.bus.pieces import pieces_of
-from pipeline.bus.protocol import Progress
+from pipeline.bus.kafka.records import Headers, progress_from_wire, progress_to_wire
+from pipeline.bus.protocol import Progress, state_pieces
 from pipeline.errors import BusError
 
 FLUSH_S: Final = 1.0
@@ -125,9 +124,9 @@ class ProgressIndex:
     ) -> None:
         """Store an output and its progress; `number` is the partition of the inputs, `partition` of the output."""
         part = await self._part(number)
-        large = len(progress.state) > INLINE_STATE_BYTES
+        large = progress.is_large
         if large:
-            pieces = pieces_of(progress.state)
+            pieces = state_pieces(progress.state)
             stated = [("seq", str(progress.seq).encode()), ("pieces", str(len(pieces)).encode())]
             for index, piece in enumerate(pieces):
                 await self._write(number, _STATE, key, piece, slot=progress.seq % _SLOTS, piece=index, headers=stated)
@@ -144,7 +143,7 @@ class ProgressIndex:
             part.end_output(before)
         if not large:
             for seq, state in outdated.items():
-                for index in range(len(pieces_of(state))):
+                for index in range(len(state_pieces(state))):
                     await self._write(number, _STATE, key, None, slot=seq % _SLOTS, piece=index)
 
     async def flush(self) -> None:

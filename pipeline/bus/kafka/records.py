@@ -7,9 +7,6 @@ from typing import Any, Final
 
 from pipeline.bus.protocol import Progress, Record
 
-INLINE_STATE_BYTES: Final = 4096
-"""A larger state is stored beside the output (`pipeline.bus.kafka.progress`): consumers get every header."""
-
 Headers = list[tuple[str, bytes]]
 
 _OWN: Final = "callstream-"
@@ -33,7 +30,7 @@ def progress_to_wire(progress: Progress, group: str) -> Headers:
         (_SEQ, str(progress.seq).encode()),
         (_RELEASED, str(progress.released).encode()),
     ]
-    if len(progress.state) <= INLINE_STATE_BYTES:
+    if not progress.is_large:
         headers.append((_STATE, base64.b64encode(progress.state)))
     return headers
 

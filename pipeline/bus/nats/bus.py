@@ -16,7 +16,7 @@ import msgspec
 
 from pipeline.bus.assignment import Place, read_shared
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.nats.connection import ApiError, NatsConnection, Session, check_publish
+from pipeline.bus.nats.connection import NANOSECONDS, ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.nats.feed import JetStreamFeed
 from pipeline.bus.nats.large_states import STREAM, drop_states, ensure_states, read_state, write_state
 from pipeline.bus.nats.leases import LeaseShares
@@ -24,7 +24,6 @@ from pipeline.bus.nats.partition import PulledPartition
 from pipeline.bus.nats.stored import record_at, stored_records
 from pipeline.bus.nats.subjects import (
     EVENT_ID_HEADER,
-    INLINE_STATE_BYTES,
     PRODUCER_TOPICS,
     PROGRESS_HEADERS,
     key_spellings,
@@ -40,7 +39,6 @@ from pipeline.errors import BusError, ConfigurationError, RecordTooLargeError, S
 
 _PARTITIONS: Final = "callstream-partitions"
 _DUPLICATE_WINDOW_S: Final = 120.0
-_NANOSECONDS: Final = 1_000_000_000
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _STREAM_NOT_FOUND: Final = 10059
@@ -151,7 +149,7 @@ class JetStreamBus:
         self, session: Session, place: "_KeyPlace", value: bytes, headers: dict[str, str], progress: Progress | None
     ) -> None:
         """A large state goes before the output that it belongs to, and is dropped behind one that needs it no more."""
-        large = progress is not None and len(progress.state) > INLINE_STATE_BYTES
+        large = progress is not None and progress.is_large
         if progress is not None and large:
             self._large_states.add(place)
             await write_state(session, *place, progress)
@@ -328,9 +326,9 @@ def _consumer(group: str, partition: int) -> str:
 async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
     name, base = stream_name(spec.name), subject_base(spec.name)
     limits: dict[str, Any] = {
-        "max_age": int(spec.retention_s * _NANOSECONDS),
+        "max_age": int(spec.retention_s * NANOSECONDS),
         "max_bytes": -1 if spec.max_bytes is None else spec.max_bytes,
-        "duplicate_window": int(min(_DUPLICATE_WINDOW_S, spec.retention_s) * _NANOSECONDS),
+        "duplicate_window": int(min(_DUPLICATE_WINDOW_S, spec.retention_s) * NANOSECONDS),
     }
     try:
         config = (await session.api(f"STREAM.INFO.{name}"))["config"]
@@ -364,7 +362,7 @@ def _topic_state(topic: str, info: dict[str, Any]) -> TopicState:
     return TopicState(
         name=topic,
         partitions=int(config["metadata"][_PARTITIONS]),
-        retention_s=config["max_age"] / _NANOSECONDS or None,
+        retention_s=config["max_age"] / NANOSECONDS or None,
         max_bytes=None if config["max_bytes"] < 0 else config["max_bytes"],
         replicas=config["num_replicas"],
         compacted=config["max_msgs_per_subject"] == 1,

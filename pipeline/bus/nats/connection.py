@@ -29,6 +29,8 @@ REQUEST_TIMEOUT_S: Final = 5.0
 _CONNECT_PAUSE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _CLOSE_S: Final = 0.2
 _CANCEL_AGAIN_S: Final = 0.5
+NANOSECONDS: Final = 1_000_000_000
+"""In a second: JetStream's API has all durations in nanoseconds."""
 _NO_RESPONDERS: Final = "503"
 _PENDING_MESSAGES: Final = 1_000_000
 _PENDING_BYTES: Final = 512_000_000

@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 
 from pipeline.bus.keys import key_token
-from pipeline.bus.nats.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.nats.subjects import delivery, stored_record, stream_name, subject_base
 from pipeline.bus.protocol import Record
 from pipeline.errors import BusError
@@ -17,7 +17,6 @@ FEED_RECORDS: Final = 10_000
 _HEARTBEAT_S: Final = 5.0
 _SILENCE_S: Final = 2.5 * _HEARTBEAT_S
 _PAUSE_S: Final = 0.2
-_NANOSECONDS: Final = 1_000_000_000
 
 
 class JetStreamFeed:
@@ -119,8 +118,8 @@ class _TopicWatch:
                         "filter_subject": self._filter,
                         "mem_storage": True,
                         "max_deliver": 1,
-                        "idle_heartbeat": int(_HEARTBEAT_S * _NANOSECONDS),
-                        "inactive_threshold": int(_SILENCE_S * _NANOSECONDS),
+                        "idle_heartbeat": int(_HEARTBEAT_S * NANOSECONDS),
+                        "inactive_threshold": int(_SILENCE_S * NANOSECONDS),
                     },
                 },
             )

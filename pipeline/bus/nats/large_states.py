@@ -9,10 +9,9 @@ would lose the only state.
 
 from typing import Any, Final
 
-from pipeline.bus.nats.connection import ApiError, Session, check_publish
+from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Session, check_publish
 from pipeline.bus.nats.subjects import subject_base
-from pipeline.bus.pieces import pieces_of
-from pipeline.bus.protocol import Progress
+from pipeline.bus.protocol import Progress, state_pieces
 from pipeline.errors import BusError
 
 STREAM: Final = "callstream-state"
@@ -20,7 +19,6 @@ _ROOT: Final = "callstream.state"
 _SLOTS: Final = 2
 _SEQ_HEADER: Final = "callstream-seq"
 _PIECES_HEADER: Final = "callstream-pieces"
-_NANOSECONDS: Final = 1_000_000_000
 
 
 async def ensure_states(session: Session, *, retention_s: float) -> None:
@@ -32,8 +30,8 @@ async def ensure_states(session: Session, *, retention_s: float) -> None:
         "retention": "limits",
         "discard": "new",
         "max_msgs_per_subject": 1,
-        "max_age": int(retention_s * _NANOSECONDS),
-        "duplicate_window": int(min(1.0, retention_s) * _NANOSECONDS),
+        "max_age": int(retention_s * NANOSECONDS),
+        "duplicate_window": int(min(1.0, retention_s) * NANOSECONDS),
         "allow_direct": True,
     }
     try:
@@ -47,7 +45,7 @@ async def ensure_states(session: Session, *, retention_s: float) -> None:
 
 async def write_state(session: Session, topic: str, partition: int, token: str, progress: Progress) -> None:
     """Raises ApiError for a refusal."""
-    pieces = pieces_of(progress.state)
+    pieces = state_pieces(progress.state)
     headers = {_SEQ_HEADER: str(progress.seq), _PIECES_HEADER: str(len(pieces))}
     for index, piece in enumerate(pieces):
         subject = _subject(topic, partition, token, progress.seq, index)

@@ -17,7 +17,15 @@ import msgspec
 import structlog
 
 from pipeline.bus.assignment import Place
-from pipeline.bus.nats.connection import ApiError, Listening, NatsConnection, Session, SessionLost, check_publish
+from pipeline.bus.nats.connection import (
+    NANOSECONDS,
+    ApiError,
+    Listening,
+    NatsConnection,
+    Session,
+    SessionLost,
+    check_publish,
+)
 from pipeline.bus.nats.fair_share import LAPSE_S, LEASE_S, Entry, FairShare, without
 from pipeline.errors import BusError
 
@@ -190,8 +198,8 @@ class LeaseShares:
                 "retention": "limits",
                 "discard": "new",
                 "max_msgs_per_subject": 1,
-                "max_age": int(LEASE_S * 1_000_000_000),
-                "duplicate_window": int(LEASE_S * 1_000_000_000),
+                "max_age": int(LEASE_S * NANOSECONDS),
+                "duplicate_window": int(LEASE_S * NANOSECONDS),
                 "allow_direct": True,
                 "allow_rollup_hdrs": True,
                 "deny_delete": True,

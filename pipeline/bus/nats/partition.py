@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from pipeline.bus.assignment import revoked
-from pipeline.bus.nats.connection import ApiError, Listening, NatsConnection, Session, SessionLost
+from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.nats.subjects import delivery, stored_record, subject_base
 from pipeline.bus.protocol import Progress, Record
 from pipeline.bus.tracker import PrefixTracker
@@ -33,7 +33,6 @@ ACK_S: Final = 0.05
 _BATCH: Final = 1_000_000
 _ANY_SIZE: Final = 1 << 30
 """Some limit in bytes there must be, because the server says when a pull is complete only where there is one."""
-_NANOSECONDS: Final = 1_000_000_000
 _PAUSE_S: Final = 0.2
 
 
@@ -138,7 +137,7 @@ class PulledPartition:
             "durable_name": self._consumer,
             "deliver_policy": "all",
             "ack_policy": "all",
-            "ack_wait": 86_400 * _NANOSECONDS,
+            "ack_wait": 86_400 * NANOSECONDS,
             "max_deliver": -1,
             "max_ack_pending": -1,
             "filter_subject": f"{subject_base(self.topic)}.{self.number}.>",
@@ -258,7 +257,7 @@ class _Intake:
     async def _pull(self, request: dict[str, int]) -> None:
         self._open_pulls += 1
         self._heard_at = asyncio.get_running_loop().time()
-        body = request | {"expires": int(EXPIRES_S * _NANOSECONDS), "idle_heartbeat": int(HEARTBEAT_S * _NANOSECONDS)}
+        body = request | {"expires": int(EXPIRES_S * NANOSECONDS), "idle_heartbeat": int(HEARTBEAT_S * NANOSECONDS)}
         await self._session.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
             json.dumps(body).encode(),

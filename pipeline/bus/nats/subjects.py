@@ -23,9 +23,6 @@ PRODUCER_TOPICS: Final = frozenset({topics.AUDIO, topics.AUDIO_BATCH})
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f]+")
 
-INLINE_STATE_BYTES: Final = 4096
-"""A larger state is stored beside the output: a record's headers may hold 64 kB, and consumers get them all."""
-
 _SHORT_REPLY: Final = 9
 """Tokens of a delivery's reply subject, where it names no domain and account."""
 
@@ -117,7 +114,7 @@ def _shown(name: str) -> str | None:
 def progress_to_wire(progress: Progress) -> dict[str, str]:
     """The headers of the output that carries `progress`; without a large state (`pipeline.bus.nats.large_states`)."""
     headers = {_SEQ_HEADER: str(progress.seq), _RELEASED_HEADER: str(progress.released)}
-    if len(progress.state) <= INLINE_STATE_BYTES:
+    if not progress.is_large:
         headers[_STATE_HEADER] = base64.b64encode(progress.state).decode()
     return headers
 

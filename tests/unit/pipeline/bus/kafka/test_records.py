@@ -4,8 +4,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bus.kafka.records import INLINE_STATE_BYTES, progress_from_wire, progress_to_wire, stored_record, to_wire
-from pipeline.bus.protocol import Progress
+from pipeline.bus.kafka.records import progress_from_wire, progress_to_wire, stored_record, to_wire
+from pipeline.bus.protocol import INLINE_STATE_BYTES, Progress
 
 
 class Wire(msgspec.Struct):

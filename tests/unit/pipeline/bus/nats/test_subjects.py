@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pipeline.bus.keys import key_token
 from pipeline.bus.nats import subjects
-from pipeline.bus.protocol import Progress
+from pipeline.bus.protocol import INLINE_STATE_BYTES, Progress
 from schemas import topics
 
 ALL_TOPICS = [
@@ -60,14 +60,14 @@ def test_headers_of_the_bus_itself_are_not_the_records() -> None:
     assert subjects.from_wire(None) == {}
 
 
-@given(st.integers(0, 10**12), st.integers(0, 10**12), st.binary(max_size=subjects.INLINE_STATE_BYTES))
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.binary(max_size=INLINE_STATE_BYTES))
 def test_progress_survives_in_headers(seq: int, released: int, state: bytes) -> None:
     progress = Progress(seq=seq, released=released, state=state)
     assert subjects.progress_from_wire(subjects.progress_to_wire(progress)) == (progress, True)
 
 
 def test_a_large_state_is_not_in_the_headers() -> None:
-    progress = Progress(seq=1, released=1, state=b"x" * (subjects.INLINE_STATE_BYTES + 1))
+    progress = Progress(seq=1, released=1, state=b"x" * (INLINE_STATE_BYTES + 1))
     headers = subjects.progress_to_wire(progress)
     assert sum(map(len, headers.values())) < 10
     assert subjects.progress_from_wire(headers) == (Progress(seq=1, released=1, state=b""), False)
