@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 
 from pipeline.bus.opening import open_bus
-from pipeline.bus.protocol import TopicSpec
+from pipeline.bus.protocol import Outgoing, TopicSpec
 from pipeline.bus.security import BusSecurity
 from schemas import cloudevents
 from schemas.audio import AudioChunk
@@ -79,7 +79,9 @@ async def fill(load: Load) -> None:
                 headers, value = cloudevents.encode_audio_event(
                     AudioChunk(data=data), call=call, seq=seq, source="benchmarks"
                 )
-                await bus.publish(load.input, key=call.key, value=value, event_id=headers["ce_id"], headers=headers)
+                await bus.publish(
+                    Outgoing(load.input, key=call.key, value=value, event_id=headers["ce_id"], headers=headers)
+                )
 
         await asyncio.gather(*(send(call, n_records) for call, n_records in load.calls.items()))
     finally:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.bus.protocol import Handler, Partition, Record
+from pipeline.bus.protocol import Handler, Outgoing, Partition, Progress, Record
 from pipeline.errors import BusError
 
 
@@ -15,6 +15,10 @@ class Place(msgspec.Struct, frozen=True):
 
     topic: str
     partition: int
+
+
+Store = Callable[[Outgoing, int, Progress | None], Awaitable[None]]
+"""Stores an output in the partition of that number, with the progress of its key."""
 
 
 class HeldPartition(Partition, Protocol):

@@ -1,14 +1,14 @@
 """The reference bus: everything in this process, for tests and as the shortest statement of what a bus does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 import msgspec
 
-from pipeline.bus.assignment import Place, read_shared, revoked
+from pipeline.bus.assignment import Place, Store, read_shared, revoked
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 
@@ -40,45 +40,27 @@ class MemoryBus:
         for spec in topics:
             self._topics.setdefault(spec.name, _Topic(spec))
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None = None,
-        partition: int | None = None,
-    ) -> None:
-        await self._store(topic, partition, key, value, event_id, headers, None)
+    async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
+        await self._store(record, partition, None)
 
-    async def _store(
-        self,
-        topic: str,
-        partition: int | None,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None,
-        progress: Progress | None,
-    ) -> None:
+    async def _store(self, record: Outgoing, partition: int | None, progress: Progress | None) -> None:
         if self._closed:
             raise BusError("the bus is closed")
-        target = self._topic(topic)
+        target = self._topic(record.topic)
         count = target.spec.partitions
-        number = partition_of(key_token(key).encode(), count) if partition is None else partition % count
-        record = Record(
-            topic=topic,
+        number = partition_of(key_token(record.key).encode(), count) if partition is None else partition % count
+        stored = Record(
+            topic=record.topic,
             partition=number,
             position=len(target.logs[number]),
-            key=key,
-            value=value,
-            headers=dict(headers or {}),
+            key=record.key,
+            value=record.value,
+            headers=dict(record.headers),
             timestamp_s=self._clock(),
         )
-        if record.size_bytes > self._max_record_bytes:
-            raise RecordTooLargeError(topic, record.size_bytes, self._max_record_bytes)
-        target.append(record, event_id, progress)
+        if stored.size_bytes > self._max_record_bytes:
+            raise RecordTooLargeError(record.topic, stored.size_bytes, self._max_record_bytes)
+        target.append(stored, record.event_id, progress)
         await asyncio.sleep(0)
 
     async def run(self, subscription: Subscription, handler: Handler) -> None:
@@ -189,7 +171,7 @@ class _MemoryPartition:
         number: int,
         group: "_Group",
         progress_topic: _Topic | None,
-        store: Callable[..., Awaitable[None]],
+        store: Store,
     ) -> None:
         self._store = store
         self.topic = topic.spec.name
@@ -207,19 +189,10 @@ class _MemoryPartition:
         if floor is not None:
             self._group.floors[Place(self.topic, self.number)] = floor
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-    ) -> None:
+    async def publish(self, record: Outgoing, *, progress: Progress | None = None) -> None:
         if self._revoked:
             raise revoked(self)
-        await self._store(topic, self.number, key, value, event_id, headers, progress)
+        await self._store(record, self.number, progress)
 
     async def progress(self, key: bytes) -> Progress | None:
         return None if self._progress_topic is None else self._progress_topic.progress.get(key)

@@ -39,6 +39,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.key) + len(self.value) + sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
 
 
+class Outgoing(msgspec.Struct, frozen=True):
+    """One record to publish.
+
+    `event_id` names the event: a record published again after a failure has the same id, the same bytes and is stored
+    once where the broker can tell.
+    """
+
+    topic: str
+    key: bytes
+    value: bytes
+    event_id: str
+    headers: Mapping[str, str] = {}
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a stage has come with a key: the number of its last output, and its checkpoint there.
 
@@ -70,20 +84,11 @@ class Partition(Protocol):
         """The record at `position` is done. In any order; after revocation it does nothing."""
         ...
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        """Store what followed from this partition's records: in the partition of the same number of `topic`.
+    async def publish(self, record: Outgoing, *, progress: Progress | None = None) -> None:
+        """Store what followed from this partition's records: in the partition of the same number of the topic.
 
         So all that concerns a call meets in one partition number, whichever an outside producer put it into. With
-        `progress`, `topic` must be the subscription's progress topic; both are stored or neither.
+        `progress`, the topic must be the subscription's progress topic; both are stored or neither.
         Raises what `Bus.publish` raises, and BusError after revocation.
         """
         ...
@@ -152,21 +157,12 @@ class Bus(Protocol):
         """Create what is missing. Does not change the partitions of a topic that exists."""
         ...
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None = None,
-        partition: int | None = None,
-    ) -> None:
+    async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
         """Store one record in the partition that follows from its key; returns when it is durable.
 
         `partition` is given for a record that is put back where it was: it joins its key's records there, whichever
         partition their producer chose, and `Partition.progress` of the key stays as it is.
-        `event_id` repeated within a short time is stored once where the broker can tell.
+        An event id repeated within a short time is stored once where the broker can tell.
         Raises StoreFullError, RecordTooLargeError, or BusError after the bus's own reconnect time.
         """
         ...

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from pipeline.bus.protocol import Bus, Record
+from pipeline.bus.protocol import Bus, Outgoing, Record
 from pipeline.clock import unix_time_s
 from pipeline.errors import InputError
 from pipeline.wiring.stage_list import STAGES
@@ -150,11 +150,13 @@ class DeadLetters:
         await self._check_order(letter)
         record = await self.whole(letter)
         await self._bus.publish(
-            record.topic,
-            key=record.key,
-            value=record.value,
-            event_id=_event_id(letter, "again"),
-            headers=record.headers,
+            Outgoing(
+                record.topic,
+                key=record.key,
+                value=record.value,
+                event_id=_event_id(letter, "again"),
+                headers=record.headers,
+            ),
             partition=record.partition,
         )
         await self._resolve(letter, "replayed")
@@ -174,11 +176,13 @@ class DeadLetters:
             "ce_type": RESOLVED_TYPE,
         }
         await self._bus.publish(
-            topics.DEAD_LETTERS,
-            key=letter.key,
-            value=msgspec.json.encode(resolved),
-            event_id=event_id,
-            headers=headers,
+            Outgoing(
+                topics.DEAD_LETTERS,
+                key=letter.key,
+                value=msgspec.json.encode(resolved),
+                event_id=event_id,
+                headers=headers,
+            ),
             partition=letter.partition,
         )
 

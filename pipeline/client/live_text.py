@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from pipeline.bus.protocol import Bus, Record
+from pipeline.bus.protocol import Bus, Outgoing, Record
 from pipeline.errors import BusError
 from schemas import cloudevents, topics
 from schemas.audio import CallWatched
@@ -152,11 +152,7 @@ class Lease:
         )
         try:
             await self._bus.publish(
-                topics.AUDIO,
-                key=self._call.key,
-                value=value,
-                event_id=event_id,
-                headers=headers,
+                Outgoing(topics.AUDIO, key=self._call.key, value=value, event_id=event_id, headers=headers),
                 partition=self._partition,
             )
         except BusError as error:

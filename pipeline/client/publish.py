@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pipeline.bus.protocol import Bus
+from pipeline.bus.protocol import Bus, Outgoing
 from pipeline.telemetry import traces
 from schemas import cloudevents
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
@@ -108,11 +108,13 @@ class _Sender:
         headers, value = cloudevents.encode_audio_event(event, call=self._call, seq=self.events, source=SOURCE)
         self.events += 1
         storing = self._bus.publish(
-            self._topic,
-            key=self._call.call_id.encode(),
-            value=value,
-            event_id=headers["ce_id"],
-            headers={**headers, "traceparent": self._trace.child(headers["ce_id"]).header},
+            Outgoing(
+                self._topic,
+                key=self._call.call_id.encode(),
+                value=value,
+                event_id=headers["ce_id"],
+                headers={**headers, "traceparent": self._trace.child(headers["ce_id"]).header},
+            )
         )
         self._flying.add(asyncio.ensure_future(storing))
 

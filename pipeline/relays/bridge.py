@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from pipeline.bus.protocol import Bus, Partition, Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, Partition, Record, Subscription, TopicSpec
 from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError, CallstreamError, RecordTooLargeError
 from pipeline.runtime.byte_budget import ByteBudget
@@ -85,11 +85,13 @@ class Bridge:
             try:
                 with self.metrics.publish_seconds.labels(record.topic).time():
                     await self._target.publish(
-                        record.topic,
-                        key=record.key,
-                        value=record.value,
-                        event_id=event_id(record),
-                        headers=record.headers,
+                        Outgoing(
+                            record.topic,
+                            key=record.key,
+                            value=record.value,
+                            event_id=event_id(record),
+                            headers=record.headers,
+                        )
                     )
                 break
             except BusError as error:

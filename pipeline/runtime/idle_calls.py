@@ -9,7 +9,7 @@ import asyncio
 
 import structlog
 
-from pipeline.bus.protocol import Bus
+from pipeline.bus.protocol import Bus, Outgoing
 from pipeline.errors import BusError
 from pipeline.runtime.call_runner import CallWork, StageRunner
 from schemas import cloudevents
@@ -61,7 +61,9 @@ class IdleWatch:
         assert record is not None
         try:
             await work.partition.publish(
-                record.topic, key=record.key, value=value, event_id=event_id, headers={**headers, "ce_id": event_id}
+                Outgoing(
+                    record.topic, key=record.key, value=value, event_id=event_id, headers={**headers, "ce_id": event_id}
+                )
             )
         except BusError as error:
             self._log.warning("the idle record could not be stored", error=str(error))

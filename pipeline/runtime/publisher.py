@@ -9,7 +9,7 @@ from time import perf_counter
 import msgspec
 import structlog
 
-from pipeline.bus.protocol import Bus, Partition, Progress, Record
+from pipeline.bus.protocol import Bus, Outgoing, Partition, Progress, Record
 from pipeline.errors import StoreFullError
 from pipeline.telemetry import traces
 from pipeline.telemetry.metrics import Metrics
@@ -62,11 +62,10 @@ class Publisher:
         )
         headers[TRACE_HEADER] = traces.continued(traceparent, output.event_id)
         topic = topics.in_lane(output.topic, self._lane)
-        if source is None:
-            publish = partial(self._bus.publish, topic)
-        else:
-            publish = partial(source.publish, topic, progress=progress)
-        await self._store(publish, topic, call.key, value, output.event_id, headers)
+        publish = self._bus.publish if source is None else partial(source.publish, progress=progress)
+        await self._store(
+            publish, Outgoing(topic, key=call.key, value=value, event_id=output.event_id, headers=headers)
+        )
         self._metrics.records_out.labels(self._stage, topic).inc()
         self._metrics.count(output.topic, output.record)
 
@@ -93,8 +92,9 @@ class Publisher:
             "ce_source": f"callstream/{self._stage}",
             "ce_type": DEAD_LETTER_TYPE,
         }
-        publish = partial(self._bus.publish, topics.DEAD_LETTERS)
-        await self._store(publish, topics.DEAD_LETTERS, letter.key, msgspec.json.encode(letter), event_id, headers)
+        value = msgspec.json.encode(letter)
+        outgoing = Outgoing(topics.DEAD_LETTERS, key=letter.key, value=value, event_id=event_id, headers=headers)
+        await self._store(self._bus.publish, outgoing)
         self._metrics.dead_letters.labels(self._stage, type(error).__name__).inc()
         self._log.warning(
             "record rejected",
@@ -117,26 +117,18 @@ class Publisher:
         ledger = Output(topic=topics.STATUS, record=entry, event_id=f"{event_id}/status", event_type=JOB_TYPE)
         await self.send(ledger, call)
 
-    async def _store(
-        self,
-        publish: Callable[..., Awaitable[None]],
-        topic: str,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: dict[str, str],
-    ) -> None:
+    async def _store(self, publish: Callable[[Outgoing], Awaitable[None]], record: Outgoing) -> None:
         attempt = 0
         while True:
             try:
                 began = perf_counter()
-                await publish(key=key, value=value, event_id=event_id, headers=headers)
-                self._metrics.publish_seconds.labels(topic).observe(perf_counter() - began)
+                await publish(record)
+                self._metrics.publish_seconds.labels(record.topic).observe(perf_counter() - began)
                 return
             except StoreFullError as error:
                 pause_s = _FULL_STORE_RETRY_S[min(attempt, len(_FULL_STORE_RETRY_S) - 1)]
                 if attempt == 0:
-                    self._log.error("the store is full, waiting for room", topic=topic, error=str(error))
-                self._metrics.publish_retries.labels(topic).inc()
+                    self._log.error("the store is full, waiting for room", topic=record.topic, error=str(error))
+                self._metrics.publish_retries.labels(record.topic).inc()
                 attempt += 1
                 await asyncio.sleep(pause_s)

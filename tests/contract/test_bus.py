@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, Partition, Progress, Record, Subscription, TopicSpec
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 from tests.contract.brokers import Broker
 from tests.contract.conftest import Running
@@ -32,7 +32,7 @@ async def publish(bus: Bus, count: int, *, keys: int = 1, first: int = 0, size: 
     """Records `first`, `first` + 1, …; the value starts with the number, the key goes round."""
     for number in range(first, first + count):
         value = str(number).encode().ljust(size, b".")
-        await bus.publish(IN, key=f"call-{number % keys}".encode(), value=value, event_id=f"in/{number}")
+        await bus.publish(Outgoing(IN, key=f"call-{number % keys}".encode(), value=value, event_id=f"in/{number}"))
 
 
 async def lag_is_zero(bus: Bus) -> None:
@@ -59,7 +59,7 @@ async def test_a_record_goes_to_the_partition_where_its_producer_put_the_others(
     async with running(bus, Subscription(group="separate", topics=(AUDIO,)), recorder):
         await recorder.until(lambda: len(recorder.held) == 7)
         for key, number in places.items():
-            await recorder.partitions[AUDIO, number].publish(AUDIO, key=key, value=b"", event_id=key.decode())
+            await recorder.partitions[AUDIO, number].publish(Outgoing(AUDIO, key=key, value=b"", event_id=key.decode()))
         await recorder.count(len(keys))
     assert {record.key: record.partition for record in recorder.records} == places
     assert any(partition_of(key_token(key).encode(), 7) != partition for key, partition in places.items())
@@ -73,7 +73,7 @@ async def test_a_record_arrives_as_it_was_published(broker: Broker, running: Run
         "content-type": "application/msgpack",
         "traceparent": "00-",
     }
-    await bus.publish(IN, key=b"a/b c.>*\x1f\xff", value=b"\x00\xff", event_id="1", headers=headers)
+    await bus.publish(Outgoing(IN, key=b"a/b c.>*\x1f\xff", value=b"\x00\xff", event_id="1", headers=headers))
     recorder = Recorder()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(1)
@@ -98,7 +98,7 @@ async def test_records_of_a_key_stay_in_order_and_on_one_partition(broker: Broke
 
 async def _publish_key(bus: Bus, key: bytes, count: int) -> None:
     for number in range(count):
-        await bus.publish(IN, key=key, value=str(number).encode(), event_id=f"{key!r}/{number}")
+        await bus.publish(Outgoing(IN, key=key, value=str(number).encode(), event_id=f"{key!r}/{number}"))
 
 
 async def test_an_event_id_is_stored_once(broker: Broker, running: Running) -> None:
@@ -192,8 +192,8 @@ async def test_progress_is_what_the_last_output_of_the_key_carried(broker: Broke
         assert await partition.progress(b"call-1") is None
         for seq in range(5):
             progress = Progress(seq=seq, released=seq - 1, state=bytes([0, 255, seq]))
-            await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
-            await partition.publish(OUT, key=b"call-2", value=b"", event_id=f"other/{seq}")
+            await partition.publish(Outgoing(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}"), progress=progress)
+            await partition.publish(Outgoing(OUT, key=b"call-2", value=b"", event_id=f"other/{seq}"))
             assert await partition.progress(b"call-1") == progress
         assert await partition.progress(b"call-2") is None
 
@@ -206,9 +206,9 @@ async def test_a_record_without_progress_leaves_that_of_its_key_as_it_is(broker:
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(1)
         partition = recorder.partitions[IN, recorder.records[0].partition]
-        await partition.publish(OUT, key=b"call-1", value=b"numbered", event_id="out/7", progress=progress)
+        await partition.publish(Outgoing(OUT, key=b"call-1", value=b"numbered", event_id="out/7"), progress=progress)
         for version in range(3):
-            await partition.publish(OUT, key=b"call-1", value=b"interim", event_id=f"interim/{version}")
+            await partition.publish(Outgoing(OUT, key=b"call-1", value=b"interim", event_id=f"interim/{version}"))
         assert await partition.progress(b"call-1") == progress
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(2)
@@ -227,7 +227,7 @@ async def test_progress_may_be_large_and_become_small_again(broker: Broker, runn
         partition = recorder.partitions[IN, recorder.records[0].partition]
         for seq, size in enumerate([10, 5_000, 2_400_000, 500_000, 1_600_000, 40_000, 0, 0, 70_000]):
             progress = Progress(seq=seq, released=seq, state=random.Random(seq).randbytes(size))
-            await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
+            await partition.publish(Outgoing(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}"), progress=progress)
             assert await partition.progress(b"call-1") == progress
 
 
@@ -242,7 +242,7 @@ async def test_progress_outlives_the_worker_that_published_it(broker: Broker, ru
             partition = recorder.partitions[IN, recorder.records[0].partition]
             assert await partition.progress(b"call-1") == before
             before = Progress(seq=seq, released=seq, state=random.Random(seq).randbytes(size))
-            await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=before)
+            await partition.publish(Outgoing(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}"), progress=before)
 
 
 async def test_what_followed_from_a_partition_is_stored_in_the_same_one(broker: Broker, running: Running) -> None:
@@ -254,7 +254,9 @@ async def test_what_followed_from_a_partition_is_stored_in_the_same_one(broker: 
     ):
         await inputs.until(lambda: len(inputs.held) == PARTITIONS)
         for number in range(PARTITIONS):
-            await inputs.partitions[IN, number].publish(OUT, key=b"call-1", value=b"", event_id=f"out/{number}")
+            await inputs.partitions[IN, number].publish(
+                Outgoing(OUT, key=b"call-1", value=b"", event_id=f"out/{number}")
+            )
         await outputs.count(PARTITIONS)
     assert {record.partition for record in outputs.records} == set(range(PARTITIONS))
 
@@ -267,7 +269,7 @@ async def test_nothing_is_published_for_a_partition_that_was_revoked(broker: Bro
         await recorder.count(1)
     partition = recorder.partitions[IN, recorder.records[0].partition]
     with pytest.raises(BusError, match="no longer held"):
-        await partition.publish(OUT, key=b"call-1", value=b"", event_id="late")
+        await partition.publish(Outgoing(OUT, key=b"call-1", value=b"", event_id="late"))
     assert await bus.lag(Subscription(group="sink", topics=(OUT,))) == 0
 
 
@@ -443,7 +445,7 @@ async def test_a_record_beyond_the_limit_is_refused_and_the_bus_goes_on(broker: 
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(1)
         with pytest.raises(RecordTooLargeError):
-            await recorder.partitions[IN, 0].publish(OUT, key=b"k", value=b"x" * 1_200_000, event_id="large")
+            await recorder.partitions[IN, 0].publish(Outgoing(OUT, key=b"k", value=b"x" * 1_200_000, event_id="large"))
     assert numbers(recorder.values) == [1]
 
 
@@ -476,7 +478,7 @@ async def test_following_shows_what_is_published_from_then_on(broker: Broker) ->
     everything = await bus.follow((IN, OUT))
     one_call = await bus.follow((IN,), key=b"call-1")
     await publish(bus, 6, first=5, keys=2)
-    await bus.publish(OUT, key=b"call-1", value=b"99", event_id="out", headers={"ce_type": "t"})
+    await bus.publish(Outgoing(OUT, key=b"call-1", value=b"99", event_id="out", headers={"ce_type": "t"}))
     seen = [await asyncio.wait_for(anext(everything), 5) for _ in range(7)]
     for key, expected in ((b"call-0", [6, 8, 10]), (b"call-1", [5, 7, 9])):
         assert numbers([record.value for record in seen if (record.topic, record.key) == (IN, key)]) == expected

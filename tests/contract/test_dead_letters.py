@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.protocol import Bus, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, TopicSpec
 from pipeline.client.dead_letters import DeadLetters, Letter, Selection
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
@@ -62,7 +62,9 @@ async def publish(bus: Bus, events: list[tuple[int, AudioEvent]]) -> None:
     for seq, event in events:
         headers, value = cloudevents.encode_audio_event(event, call=CALL, seq=seq, source="/pbx")
         event_id = headers["ce_id"]
-        await bus.publish(topics.AUDIO, key=KEY, value=value, event_id=event_id, headers=headers, partition=PLACE)
+        await bus.publish(
+            Outgoing(topics.AUDIO, key=KEY, value=value, event_id=event_id, headers=headers), partition=PLACE
+        )
 
 
 async def until_open(bus: Bus, count: int) -> tuple[DeadLetters, list[Letter]]:

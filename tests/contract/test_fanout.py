@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 from prometheus_client import CollectorRegistry
 
 from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Outgoing
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import ConfigurationError
 from pipeline.relays.fanout import Fanout, LiveServer, live_subject
@@ -37,7 +38,7 @@ async def publish(bus: MemoryBus, topic: str, value: bytes, event_type: str, eve
     headers = cloudevents.headers(
         event_id=event_id, event_type=event_type, call=CALL, seq=0, source="callstream/test", content_type=content_type
     )
-    await bus.publish(topic, key=CALL.key, value=value, event_id=event_id, headers=headers)
+    await bus.publish(Outgoing(topic, key=CALL.key, value=value, event_id=event_id, headers=headers))
 
 
 async def publish_turn(bus: MemoryBus, event_id: str) -> None:

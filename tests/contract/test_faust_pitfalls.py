@@ -20,7 +20,7 @@ from faust.app.base import BootStrategy
 from pipeline.bus.kafka.bus import KafkaBus
 from pipeline.bus.kafka.clients import KafkaClients
 from pipeline.bus.kafka.faust_app import settings
-from pipeline.bus.protocol import Partition, Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Outgoing, Partition, Record, Subscription, TopicSpec
 from pipeline.bus.security import BusSecurity
 from tests.contract.brokers import KafkaBroker
 from tests.contract.conftest import Running
@@ -103,7 +103,8 @@ async def publish(bus: KafkaBus, first: int, count: int, *, partitions: int = 1)
     """Records `first`, `first` + 1, …, in turn to the partitions."""
     for number in range(first, first + count):
         await bus.publish(
-            TOPIC, key=b"call", value=str(number).encode(), event_id=str(number), partition=number % partitions
+            Outgoing(TOPIC, key=b"call", value=str(number).encode(), event_id=str(number)),
+            partition=number % partitions,
         )
 
 
@@ -223,7 +224,7 @@ async def compacted_topic(kafka: KafkaBroker) -> tuple[KafkaBus, int]:
     n_lost = 8
 
     async def put(number: int, key: bytes) -> None:
-        await bus.publish(TOPIC, key=key, value=str(number).encode(), event_id="", partition=0)
+        await bus.publish(Outgoing(TOPIC, key=key, value=str(number).encode(), event_id=""), partition=0)
 
     for number in range(5):
         await put(number, f"call-{number}".encode())

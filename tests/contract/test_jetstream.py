@@ -14,7 +14,7 @@ from pipeline.bus.keys import partition_of
 from pipeline.bus.nats.bus import JetStreamBus
 from pipeline.bus.nats.connection import NatsConnection
 from pipeline.bus.nats.large_states import write_state
-from pipeline.bus.protocol import Progress, Subscription, TopicSpec
+from pipeline.bus.protocol import Outgoing, Progress, Subscription, TopicSpec
 from pipeline.errors import BusError, ConfigurationError
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running
@@ -73,7 +73,7 @@ async def test_the_servers_hash_of_a_token_is_ours(jetstream: JetStreamBroker, r
     bus = await bus_with_topics(jetstream, partitions=7)
     keys = [f"call-{number}-{'ü' * (number % 5)}".encode() for number in range(150)]
     for number, key in enumerate(keys):
-        await bus.publish(AUDIO, key=key, value=b"", event_id=str(number))
+        await bus.publish(Outgoing(AUDIO, key=key, value=b"", event_id=str(number)))
     recorder = Recorder()
     async with running(bus, Subscription(group="separate", topics=(AUDIO,)), recorder):
         await recorder.count(len(keys))
@@ -93,7 +93,9 @@ async def test_a_large_state_whose_output_was_not_published_any_more_changes_not
     connection = NatsConnection(jetstream.url, name="test", reconnect_s=5)
     await connection.connect()
     for progress, following in pairwise(states):
-        await partition.publish(TRANSCRIPTS, key=b"k", value=b"", event_id=str(progress.seq), progress=progress)
+        await partition.publish(
+            Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id=str(progress.seq)), progress=progress
+        )
         for _ in range(2):  # a crash, and another one at the same place
             await write_state(await connection.session(), TRANSCRIPTS, 0, token(b"k", padded=False), following)
             assert await partition.progress(b"k") == progress
@@ -101,7 +103,7 @@ async def test_a_large_state_whose_output_was_not_published_any_more_changes_not
     stream = client.jetstream()
     assert (await stream.stream_info("callstream-state")).state.messages == 2
     small = Progress(seq=4, released=4, state=b"")
-    await partition.publish(TRANSCRIPTS, key=b"k", value=b"", event_id="4", progress=small)
+    await partition.publish(Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id="4"), progress=small)
     assert await partition.progress(b"k") == small
     assert (await stream.stream_info("callstream-state")).state.messages == 0
     run.cancel()
@@ -121,7 +123,8 @@ async def test_plain_clients_read_what_is_published(jetstream: JetStreamBroker, 
     async with running(bus, Subscription(group="g", topics=(AUDIO,), progress_topic=TRANSCRIPTS), recorder):
         await recorder.until(lambda: bool(recorder.held))
         await next(iter(recorder.partitions.values())).publish(
-            TRANSCRIPTS, key=b"call-1", value=b"{}", event_id="turn-1", headers={"ce_id": "turn-1"}, progress=progress
+            Outgoing(TRANSCRIPTS, key=b"call-1", value=b"{}", event_id="turn-1", headers={"ce_id": "turn-1"}),
+            progress=progress,
         )
     pushed = await stream.subscribe("calls.transcripts.>")
     pulled = await stream.pull_subscribe("calls.transcripts.>", durable="crm")
@@ -137,7 +140,7 @@ async def test_plain_clients_read_what_is_published(jetstream: JetStreamBroker, 
 async def test_the_streams_of_the_lanes_do_not_overlap(jetstream: JetStreamBroker, running: Running) -> None:
     bus = await bus_with_topics(jetstream)
     for topic in TOPICS:
-        await bus.publish(topic, key=b"call-1", value=topic.encode(), event_id="the same on each")
+        await bus.publish(Outgoing(topic, key=b"call-1", value=topic.encode(), event_id="the same on each"))
     for topic in TOPICS:
         recorder = Recorder()
         async with running(bus, Subscription(group="g", topics=(topic,)), recorder):
@@ -149,7 +152,7 @@ async def test_the_streams_of_the_lanes_do_not_overlap(jetstream: JetStreamBroke
 async def test_retention_and_size_follow_the_spec_and_a_repeat_changes_nothing(jetstream: JetStreamBroker) -> None:
     bus = await bus_with_topics(jetstream)
     await bus_with_topics(jetstream)
-    await bus.publish(TRANSCRIPTS, key=b"k", value=b"x", event_id="1")
+    await bus.publish(Outgoing(TRANSCRIPTS, key=b"k", value=b"x", event_id="1"))
     await bus.ensure_topics([TopicSpec(name=TRANSCRIPTS, partitions=9, retention_s=7200, max_bytes=1_000_000)])
     client = await nats.connect(jetstream.url)
     info = await client.jetstream().stream_info("calls-transcripts")
@@ -176,7 +179,7 @@ async def test_a_delivery_that_went_elsewhere_is_noticed_and_comes_again(
         for number in range(60):
             if number == 30:
                 stealing = asyncio.create_task(thief.fetch(5, timeout=2))
-            await bus.publish(TRANSCRIPTS, key=b"call", value=str(number).encode(), event_id=str(number))
+            await bus.publish(Outgoing(TRANSCRIPTS, key=b"call", value=str(number).encode(), event_id=str(number)))
         stolen = await stealing
         await recorder.count(60)
         await client.close()
@@ -194,7 +197,7 @@ async def test_a_consumer_that_is_deleted_is_made_again(jetstream: JetStreamBrok
                 client = await nats.connect(jetstream.url)
                 await client.jetstream().delete_consumer("calls-transcripts", "merge_0")
                 await client.close()
-            await bus.publish(TRANSCRIPTS, key=b"call", value=str(number).encode(), event_id=str(number))
+            await bus.publish(Outgoing(TRANSCRIPTS, key=b"call", value=str(number).encode(), event_id=str(number)))
         await recorder.count(20)
     assert [int(value) for value in recorder.values] == list(range(20))
 
@@ -206,7 +209,7 @@ async def test_a_feed_goes_on_after_the_broker_was_killed(jetstream: JetStreamBr
         if number == 10:
             assert jetstream.server.pid is not None
             os.kill(jetstream.server.pid, signal.SIGKILL)
-        await bus.publish(TRANSCRIPTS, key=b"call", value=str(number).encode(), event_id=str(number))
+        await bus.publish(Outgoing(TRANSCRIPTS, key=b"call", value=str(number).encode(), event_id=str(number)))
     seen = [int((await asyncio.wait_for(anext(feed), 10)).value) for _ in range(20)]
     assert seen == list(range(20))
     await feed.close()
@@ -224,7 +227,7 @@ async def test_reading_ends_with_a_bus_error_when_the_broker_is_gone_for_good(je
         await asyncio.wait_for(run, 10)
     assert recorder.held == set()
     with pytest.raises(BusError):
-        await bus.publish(TRANSCRIPTS, key=b"k", value=b"", event_id="1")
+        await bus.publish(Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id="1"))
     await bus.close()
 
 
@@ -237,14 +240,14 @@ async def test_connecting_where_nothing_listens_is_a_bus_error_that_names_the_ur
 async def test_topics_that_do_not_exist_and_groups_that_cannot_are_refused(jetstream: JetStreamBroker) -> None:
     bus = await bus_with_topics(jetstream)
     with pytest.raises(BusError, match=r"calls\.nothing"):
-        await bus.publish("calls.nothing", key=b"k", value=b"", event_id="1")
+        await bus.publish(Outgoing("calls.nothing", key=b"k", value=b"", event_id="1"))
     with pytest.raises(ConfigurationError, match="a b"):
         await bus.run(Subscription(group="a b", topics=(TRANSCRIPTS,)), Recorder())
 
 
 async def test_reading_alone_on_a_fresh_server_starts_at_once(jetstream: JetStreamBroker, running: Running) -> None:
     bus = await bus_with_topics(jetstream, partitions=8)
-    await bus.publish(TRANSCRIPTS, key=b"k", value=b"", event_id="1")
+    await bus.publish(Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id="1"))
     recorder = Recorder()
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -258,7 +261,7 @@ async def test_many_acknowledgements_become_few_and_the_floor_arrives(
 ) -> None:
     bus = await bus_with_topics(jetstream, partitions=1)
     for number in range(200):
-        await bus.publish(TRANSCRIPTS, key=b"k", value=b"", event_id=str(number))
+        await bus.publish(Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id=str(number)))
     subscription = Subscription(group="merge", topics=(TRANSCRIPTS,))
     recorder = holding()
     client = await nats.connect(jetstream.url)

@@ -13,7 +13,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from pipeline.bus.protocol import Bus, Partition, Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, Partition, Record, Subscription, TopicSpec
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder
@@ -51,7 +51,7 @@ async def publish_calls(bus: Bus, count: int, *, pause_s: float) -> None:
     """`count` records of every call, in order per call."""
     for number in range(count):
         for key in KEYS:
-            await bus.publish(IN, key=key, value=str(number).encode(), event_id=f"{key.decode()}/{number}")
+            await bus.publish(Outgoing(IN, key=key, value=str(number).encode(), event_id=f"{key.decode()}/{number}"))
         await asyncio.sleep(pause_s)
 
 

@@ -17,7 +17,7 @@ from typing import IO
 
 import pytest
 
-from pipeline.bus.protocol import Bus, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, TopicSpec
 from tests.contract.brokers import KafkaBroker
 from tests.contract.worker import IN, OUT, SUBSCRIPTION
 from tests.support.brokers.kafka import KafkaServer
@@ -111,7 +111,10 @@ async def publish_calls(bus: Bus, count: int, *, pause_s: float) -> None:
     """`count` records of every call, in order per call."""
     for number in range(count):
         await asyncio.gather(
-            *(bus.publish(IN, key=key, value=str(number).encode(), event_id=f"{key!r}/{number}") for key in KEYS)
+            *(
+                bus.publish(Outgoing(IN, key=key, value=str(number).encode(), event_id=f"{key!r}/{number}"))
+                for key in KEYS
+            )
         )
         await asyncio.sleep(pause_s)
 

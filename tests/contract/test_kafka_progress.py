@@ -9,7 +9,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.bus.kafka.bus import KafkaBus
 from pipeline.bus.kafka.progress import progress_topic
-from pipeline.bus.protocol import Progress, Subscription, TopicSpec
+from pipeline.bus.protocol import Outgoing, Progress, Subscription, TopicSpec
 from tests.contract.brokers import KafkaBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import holding
@@ -59,7 +59,7 @@ async def publish(bus: KafkaBus, running: Running, seqs: range) -> None:
         partition = recorder.partitions[IN, 0]
         for seq in seqs:
             for key in KEYS:
-                await partition.publish(OUT, key=key, value=b"", event_id="", progress=progress(seq))
+                await partition.publish(Outgoing(OUT, key=key, value=b"", event_id=""), progress=progress(seq))
 
 
 async def known(bus: KafkaBus, running: Running) -> dict[bytes, Progress | None]:
@@ -108,7 +108,7 @@ async def test_outputs_that_are_gone_leave_their_progress_in_the_index(
     quick = {"segment.ms": "100", "retention.ms": "100"}
     await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, OUT, configs=quick)])
     await asyncio.sleep(0.2)
-    await bus.publish(OUT, key=b"another", value=b"", event_id="", partition=0)
+    await bus.publish(Outgoing(OUT, key=b"another", value=b"", event_id=""), partition=0)
     async with asyncio.timeout(30):
         while len([record async for record in bus.stored(OUT)]) > 1:  # noqa: ASYNC110  # nothing tells
             await asyncio.sleep(0.3)

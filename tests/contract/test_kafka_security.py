@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from pipeline.bus.kafka.bus import KafkaBus
-from pipeline.bus.protocol import Progress, Subscription, TopicSpec
+from pipeline.bus.protocol import Outgoing, Progress, Subscription, TopicSpec
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 from pipeline.secret import Secret
@@ -77,7 +77,7 @@ async def everything_works(server: KafkaServer, security: BusSecurity, running: 
     async with connected(server, security) as bus:
         await bus.ensure_topics([TopicSpec(name=name, partitions=2, retention_s=3600) for name in (IN, OUT)])
         feed = await bus.follow((OUT,))
-        await bus.publish(IN, key=b"call", value=b"0", event_id="0")
+        await bus.publish(Outgoing(IN, key=b"call", value=b"0", event_id="0"))
         recorder = holding()
         async with running(bus, SUBSCRIPTION, recorder):
             await recorder.count(1)
@@ -85,14 +85,16 @@ async def everything_works(server: KafkaServer, security: BusSecurity, running: 
             [partition] = [recorder.partitions[IN, record.partition] for record in recorder.records]
             for seq, size in enumerate((9, 20_000)):
                 progress = Progress(seq=seq, released=seq, state=b"x" * size)
-                await partition.publish(OUT, key=b"call", value=b"%d" % seq, event_id="out", progress=progress)
+                await partition.publish(
+                    Outgoing(OUT, key=b"call", value=b"%d" % seq, event_id="out"), progress=progress
+                )
             recorder.ack(recorder.records[0])
         assert await bus.lag(SUBSCRIPTION) == 0
         assert (await anext(feed)).value == b"0"
         await feed.close()
         assert [record.value async for record in bus.stored(OUT)] == [b"0", b"1"]
         assert [topic.name for topic in await bus.describe((IN, OUT))] == [IN, OUT]
-        await bus.publish(IN, key=b"call", value=b"1", event_id="1")
+        await bus.publish(Outgoing(IN, key=b"call", value=b"1", event_id="1"))
         recorder = Recorder()
         async with running(bus, SUBSCRIPTION, recorder):
             await recorder.count(1)
@@ -189,7 +191,7 @@ async def test_a_broker_that_is_away_later_is_an_error_of_what_is_asked_and_come
         async with running(bus, group, recorder):
             await recorder.until(lambda: len(recorder.held) == 2)
             sasl_ssl.kill()
-            publishing = asyncio.create_task(bus.publish(IN, key=b"call", value=b"later", event_id="later"))
+            publishing = asyncio.create_task(bus.publish(Outgoing(IN, key=b"call", value=b"later", event_id="later")))
             with pytest.raises(BusError, match="asking how far later has come"):
                 await bus.lag(group)
             with pytest.raises(BusError, match=f"no Kafka broker answers at {sasl_ssl.bootstrap}"):

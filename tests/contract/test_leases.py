@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline.bus.protocol import Bus, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, Subscription, TopicSpec
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder
@@ -29,7 +29,7 @@ async def test_a_lone_worker_that_stood_still_goes_on_with_what_it_held(
         await recorder.until(lambda: len(recorder.held) == 4)
         time.sleep(6.0)  # noqa: ASYNC251 - longer than the lease, as when a large library is loaded
         for number in range(10):
-            await bus.publish("calls.segments", key=b"k", value=str(number).encode(), event_id=str(number))
+            await bus.publish(Outgoing("calls.segments", key=b"k", value=str(number).encode(), event_id=str(number)))
         await recorder.count(10)
         await asyncio.sleep(1.5)
         assert [kind for kind, *_ in recorder.log] == ["assigned"] * 4
@@ -50,5 +50,5 @@ async def test_a_worker_without_a_broker_gives_up_before_its_lease_ends_and_come
         assert 2.0 < loop.time() - stopped < 5.0
         assert await jetstream.server.start() == jetstream.url
         await recorder.until(lambda: len(recorder.held) == 4)
-        await bus.publish("calls.segments", key=b"k", value=b"1", event_id="1")
+        await bus.publish(Outgoing("calls.segments", key=b"k", value=b"1", event_id="1"))
         await recorder.count(1)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.nats.bus import JetStreamBus
-from pipeline.bus.protocol import TopicSpec
+from pipeline.bus.protocol import Outgoing, TopicSpec
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 from pipeline.secret import Secret
@@ -29,7 +29,7 @@ async def stores(url: str, security: BusSecurity | None = None) -> None:
     try:
         await bus.ensure_topics([TOPIC])
         feed = await bus.follow((TOPIC.name,))
-        await bus.publish(TOPIC.name, key=b"call", value=b"audio", event_id=token_hex(4))
+        await bus.publish(Outgoing(TOPIC.name, key=b"call", value=b"audio", event_id=token_hex(4)))
         assert (await anext(feed)).value == b"audio"
         await feed.close()
     finally:
@@ -172,7 +172,7 @@ async def test_a_server_that_refuses_after_it_was_reached_is_waited_for(tmp_path
         server.kill()
         server.settings["authorization"] = {"user": "branch", "password": "changed"}
         server.start()
-        publishing = asyncio.create_task(bus.publish(TOPIC.name, key=b"call", value=b"x", event_id="1"))
+        publishing = asyncio.create_task(bus.publish(Outgoing(TOPIC.name, key=b"call", value=b"x", event_id="1")))
         done, _ = await asyncio.wait({publishing}, timeout=1.5)
         assert not done
         server.kill()

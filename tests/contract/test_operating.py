@@ -4,7 +4,7 @@ import asyncio
 import base64
 
 from pipeline.bus.keys import partition_of
-from pipeline.bus.protocol import Bus, Progress, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, Progress, Subscription, TopicSpec
 from tests.contract.brokers import Broker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder, holding
@@ -24,7 +24,7 @@ async def bus_with_topics(broker: Broker) -> Bus:
 async def test_a_record_is_put_back_into_the_partition_that_it_came_from(broker: Broker) -> None:
     bus = await bus_with_topics(broker)
     for number in range(PARTITIONS):
-        await bus.publish(IN, key=b"call-1", value=b"", event_id=f"again/{number}", partition=number)
+        await bus.publish(Outgoing(IN, key=b"call-1", value=b"", event_id=f"again/{number}"), partition=number)
     assert sorted([record.partition async for record in bus.stored(IN, key=b"call-1")]) == list(range(PARTITIONS))
 
 
@@ -33,24 +33,28 @@ async def test_a_record_is_put_back_where_its_producer_s_others_are(broker: Brok
     keys = [f"call-{number}".encode() for number in range(12)]
     places = {key: partition_of(base64.urlsafe_b64encode(key), PARTITIONS) for key in keys}
     for key, number in places.items():
-        await bus.publish(AUDIO, key=key, value=b"", event_id=key.decode(), headers={"ce_id": "x"}, partition=number)
+        await bus.publish(
+            Outgoing(AUDIO, key=key, value=b"", event_id=key.decode(), headers={"ce_id": "x"}), partition=number
+        )
     assert {record.key: record.partition async for record in bus.stored(AUDIO)} == places
 
 
 async def test_progress_stays_when_a_record_is_put_back(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
-    await bus.publish(IN, key=b"call-1", value=b"", event_id="in", partition=1)
+    await bus.publish(Outgoing(IN, key=b"call-1", value=b"", event_id="in"), partition=1)
     recorder = holding()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(1)
         partition = recorder.partitions[IN, 1]
-        await bus.publish(OUT, key=b"call-1", value=b"back", event_id="back/first", partition=1)
+        await bus.publish(Outgoing(OUT, key=b"call-1", value=b"back", event_id="back/first"), partition=1)
         assert await partition.progress(b"call-1") is None
         for seq, size in enumerate([10, 70_000, 300_000, 10]):
             progress = Progress(seq=seq, released=seq, state=bytes([seq]) * size)
-            await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
+            await partition.publish(Outgoing(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}"), progress=progress)
             for time in range(2):
-                await bus.publish(OUT, key=b"call-1", value=b"back", event_id=f"back/{seq}/{time}", partition=1)
+                await bus.publish(
+                    Outgoing(OUT, key=b"call-1", value=b"back", event_id=f"back/{seq}/{time}"), partition=1
+                )
             assert await partition.progress(b"call-1") == progress
     again = holding()
     async with running(await broker.bus(), SUBSCRIPTION, again):
@@ -60,7 +64,7 @@ async def test_progress_stays_when_a_record_is_put_back(broker: Broker, running:
 
 async def test_progress_that_is_made_while_records_are_put_back_is_kept(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
-    await bus.publish(IN, key=b"call-1", value=b"", event_id="in", partition=1)
+    await bus.publish(Outgoing(IN, key=b"call-1", value=b"", event_id="in"), partition=1)
     recorder, outputs = holding(), Recorder()
     sink = Subscription(group="sink", topics=(OUT,))
     async with running(bus, SUBSCRIPTION, recorder), running(bus, sink, outputs):
@@ -70,12 +74,14 @@ async def test_progress_that_is_made_while_records_are_put_back_is_kept(broker: 
         async def advance() -> None:
             for seq in range(40):
                 progress = Progress(seq=seq, released=seq, state=bytes([seq]))
-                await partition.publish(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}", progress=progress)
+                await partition.publish(
+                    Outgoing(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}"), progress=progress
+                )
                 assert await partition.progress(b"call-1") == progress
 
         async def put_back() -> None:
             for number in range(40):
-                await bus.publish(OUT, key=b"call-1", value=b"back", event_id=f"back/{number}", partition=1)
+                await bus.publish(Outgoing(OUT, key=b"call-1", value=b"back", event_id=f"back/{number}"), partition=1)
 
         await asyncio.gather(advance(), put_back(), put_back_by_another(await broker.bus()))
         await outputs.count(120)
@@ -83,14 +89,14 @@ async def test_progress_that_is_made_while_records_are_put_back_is_kept(broker: 
 
 async def put_back_by_another(bus: Bus) -> None:
     for number in range(40):
-        await bus.publish(OUT, key=b"call-1", value=b"back", event_id=f"other/{number}", partition=1)
+        await bus.publish(Outgoing(OUT, key=b"call-1", value=b"back", event_id=f"other/{number}"), partition=1)
 
 
 async def test_topics_are_described_as_the_broker_has_them(broker: Broker) -> None:
     bus = await bus_with_topics(broker)
     await bus.ensure_topics([TopicSpec(name=OUT, partitions=9, retention_s=60)])
     for number in range(10):
-        await bus.publish(IN, key=f"call-{number}".encode(), value=bytes(1000), event_id=str(number))
+        await bus.publish(Outgoing(IN, key=f"call-{number}".encode(), value=bytes(1000), event_id=str(number)))
     held, empty = await bus.describe((IN, "calls.nothing", OUT))
     assert [held.name, empty.name] == [IN, OUT]
     assert held.partitions == empty.partitions == PARTITIONS

@@ -6,7 +6,7 @@ import msgspec
 
 from pipeline.bus.nats.connection import NatsConnection
 from pipeline.bus.nats.purge import drop_acknowledged
-from pipeline.bus.protocol import Bus, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, Subscription, TopicSpec
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder
@@ -22,7 +22,7 @@ async def test_only_what_the_group_has_acknowledged_without_a_gap_is_freed(
     await bus.ensure_topics([TOPIC])
     for number in range(60):
         await bus.publish(
-            TOPIC.name, key=b"call-%d" % (number % 6), value=b"%d" % number, event_id=str(number), headers={}
+            Outgoing(TOPIC.name, key=b"call-%d" % (number % 6), value=b"%d" % number, event_id=str(number), headers={})
         )
     held = Recorder(on_each=_never)
     other = msgspec.structs.replace(GROUP, group="bridge-batch")

@@ -9,7 +9,7 @@ import nats
 import pytest
 
 from pipeline.bus.nats.bus import JetStreamBus
-from pipeline.bus.protocol import Bus, Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Outgoing, Record, Subscription, TopicSpec
 from pipeline.errors import BusError
 from tests.contract.brokers import Broker, JetStreamBroker
 from tests.contract.conftest import Running
@@ -28,7 +28,7 @@ async def bus_with_topic(broker: Broker, *, partitions: int = 4) -> Bus:
 async def publish(bus: Bus, count: int, *, keys: int = 1, first: int = 0, size: int = 0) -> None:
     for number in range(first, first + count):
         value = str(number).encode().ljust(size, b".")
-        await bus.publish(TOPIC, key=f"call-{number % keys}".encode(), value=value, event_id=f"in/{number}")
+        await bus.publish(Outgoing(TOPIC, key=f"call-{number % keys}".encode(), value=value, event_id=f"in/{number}"))
 
 
 async def everything(bus: Bus, topic: str = TOPIC, key: bytes | None = None) -> list[Record]:
@@ -42,8 +42,8 @@ def numbers(records: list[Record]) -> list[int]:
 async def test_what_is_stored_is_read_as_readers_of_a_group_get_it(broker: Broker, running: Running) -> None:
     bus = await bus_with_topic(broker)
     headers = {"ce_id": "a/1", "content-type": "application/msgpack", "Status": "ok"}
-    await bus.publish(TOPIC, key=b"a/b c.>*\x1f\xff", value=b"\x00\xff", event_id="1", headers=headers)
-    await bus.publish(TOPIC, key=b"k", value=b"", event_id="2")
+    await bus.publish(Outgoing(TOPIC, key=b"a/b c.>*\x1f\xff", value=b"\x00\xff", event_id="1", headers=headers))
+    await bus.publish(Outgoing(TOPIC, key=b"k", value=b"", event_id="2"))
     recorder = Recorder()
     async with running(bus, GROUP, recorder):
         await recorder.count(2)

@@ -15,7 +15,7 @@ import sys
 import structlog
 
 from pipeline.bus.opening import open_bus
-from pipeline.bus.protocol import Partition, Progress, Record, Subscription
+from pipeline.bus.protocol import Outgoing, Partition, Progress, Record, Subscription
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError
 
@@ -42,10 +42,7 @@ class CountingStage:
         if number > self._done[place]:
             assert number == self._done[place] + 1, f"{record.key!r}: {number} after {self._done[place]}"
             await partition.publish(
-                OUT,
-                key=record.key,
-                value=record.value,
-                event_id=f"{record.key.decode()}/{number}",
+                Outgoing(OUT, key=record.key, value=record.value, event_id=f"{record.key.decode()}/{number}"),
                 progress=_progress(number),
             )
             self._done[place] = number

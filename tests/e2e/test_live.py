@@ -17,6 +17,7 @@ import nats
 import pytest
 
 from pipeline.bus.opening import open_bus
+from pipeline.bus.protocol import Outgoing
 from pipeline.bus.security import BusSecurity
 from pipeline.wiring import topology
 from schemas import cloudevents, topics
@@ -105,11 +106,13 @@ async def test_beside_kafka_a_nats_server_of_its_own_shows_calls(tmp_path: Path,
                         content_type=cloudevents.JSON_TYPE,
                     )
                     await bus.publish(
-                        topics.TRANSCRIPTS,
-                        key=call.key,
-                        value=msgspec.json.encode(turn),
-                        event_id=f"turn-{attempt}",
-                        headers=headers,
+                        Outgoing(
+                            topics.TRANSCRIPTS,
+                            key=call.key,
+                            value=msgspec.json.encode(turn),
+                            event_id=f"turn-{attempt}",
+                            headers=headers,
+                        )
                     )
                     with contextlib.suppress(nats.errors.TimeoutError):
                         shown = await events.next_msg(timeout=1)

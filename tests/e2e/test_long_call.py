@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.opening import open_bus
-from pipeline.bus.protocol import Bus
+from pipeline.bus.protocol import Bus, Outgoing
 from pipeline.bus.security import BusSecurity
 from schemas import cloudevents, envelope, topics
 from schemas.segments import SegmentRecord
@@ -61,7 +61,9 @@ async def publish_one(bus: Bus, record: SegmentRecord) -> None:
         source="callstream/transcribe",
         content_type=envelope.CONTENT_TYPE,
     )
-    await bus.publish(topics.SEGMENTS, key=CALL.key, value=envelope.encode(record), event_id=event_id, headers=headers)
+    await bus.publish(
+        Outgoing(topics.SEGMENTS, key=CALL.key, value=envelope.encode(record), event_id=event_id, headers=headers)
+    )
 
 
 async def test_three_hours_come_in_numbered_parts_whenever_the_merge_worker_dies(on_kafka: Workers) -> None:

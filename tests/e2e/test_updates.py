@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bus.opening import open_bus
+from pipeline.bus.protocol import Outgoing
 from pipeline.bus.security import BusSecurity
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted, CallUpdated
 from schemas.calls import CallRef
@@ -46,7 +47,7 @@ async def test_what_is_said_behind_an_update_is_heard_in_its_language(running: D
     try:
         for seq, event in enumerate(events(short_call)):
             headers, value = encode_audio_event(event, call=CALL, seq=seq, source="test")
-            await bus.publish(AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers)
+            await bus.publish(Outgoing(AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers))
         document = await asyncio.to_thread(running.wait_completed, CALL.call_id)
         _, segments = await stored(bus)
     finally:

@@ -34,7 +34,7 @@ from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
 from pipeline.bus.kafka.reading import FaustReading
 from pipeline.bus.kafka.records import stored_record, to_wire
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
 from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError
@@ -166,19 +166,11 @@ class KafkaBus:
         found = (await self._open_admin.describe_topics([topic]))[0]
         return not found["error_code"] and all(place["leader"] >= 0 for place in found["partitions"])
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,  # noqa: ARG002  # Kafka cannot tell repeats
-        headers: Mapping[str, str] | None = None,
-        partition: int | None = None,
-    ) -> None:
-        count = await self._partitions_of(topic)
-        number = partition_of(key_token(key).encode(), count) if partition is None else partition % count
-        await self._producer.send(topic, number, key, value, to_wire(headers or {}))
+    async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
+        """See `Bus.publish`. Kafka cannot tell a repeated event id."""
+        count = await self._partitions_of(record.topic)
+        number = partition_of(key_token(record.key).encode(), count) if partition is None else partition % count
+        await self._producer.send(record.topic, number, record.key, record.value, to_wire(record.headers))
 
     async def run(self, subscription: Subscription, handler: Handler) -> None:
         counts = [await self._partitions_of(topic) for topic in subscription.topics]
@@ -193,22 +185,13 @@ class KafkaBus:
                 send=self._producer.send,
             )
 
-        async def store(
-            topic: str,
-            number: int,
-            key: bytes,
-            value: bytes,
-            headers: Mapping[str, str] | None,
-            progress: Progress | None,
-        ) -> None:
-            partition = number % await self._partitions_of(topic)
-            wire = to_wire(headers or {})
+        async def store(record: Outgoing, number: int, progress: Progress | None) -> None:
             if progress is None:
-                await self._producer.send(topic, partition, key, value, wire)
+                await self.publish(record, partition=number)
                 return
             assert index is not None
-            assert topic == subscription.progress_topic
-            await index.publish(number, partition, key, value, wire, progress)
+            assert record.topic == subscription.progress_topic
+            await index.publish(record, number, number % await self._partitions_of(record.topic), progress)
 
         reading = FaustReading(self._clients, subscription, data=Path(self._faust_data.name), index=index, store=store)
         await reading.run(handler)

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from pipeline.bus.assignment import revoked
-from pipeline.bus.protocol import Progress, Record
+from pipeline.bus.assignment import Store, revoked
+from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.bus.tracker import PrefixTracker
 
 _ASK_AGAIN_S: Final = 0.05
@@ -27,7 +27,7 @@ class KafkaPartition:
         generation: int,
         prefetch_bytes: int,
         is_member: Callable[[], bool],
-        store: Callable[..., Awaitable[None]],
+        store: Store,
         read_progress: Callable[[int, bytes], Awaitable[Progress | None]],
     ) -> None:
         self.topic = topic
@@ -50,21 +50,12 @@ class KafkaPartition:
         if not self._revoked:
             self._tracker.ack(position)
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,  # noqa: ARG002  # Kafka cannot tell repeats; the record's own headers hold its id
-        headers: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-    ) -> None:
+    async def publish(self, record: Outgoing, *, progress: Progress | None = None) -> None:
         while not self._revoked and not self._is_member():  # noqa: ASYNC110  # another thread finds out
             await asyncio.sleep(_ASK_AGAIN_S)
         if self._revoked:
             raise revoked(self)
-        await self._store(topic, self.number, key, value, headers, progress)
+        await self._store(record, self.number, progress)
 
     async def progress(self, key: bytes) -> Progress | None:
         return await self._read_progress(self.number, key)

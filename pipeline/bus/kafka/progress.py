@@ -28,8 +28,8 @@ import structlog
 from aiokafka import TopicPartition
 
 from pipeline.bus.kafka.clients import KafkaClients, bus_errors, read_to_end
-from pipeline.bus.kafka.records import Headers, progress_from_wire, progress_to_wire
-from pipeline.bus.protocol import Progress, state_pieces
+from pipeline.bus.kafka.records import Headers, progress_from_wire, progress_to_wire, to_wire
+from pipeline.bus.protocol import Outgoing, Progress, state_pieces
 from pipeline.errors import BusError
 
 FLUSH_S: Final = 1.0
@@ -119,11 +119,10 @@ class ProgressIndex:
             await self._search(number, part, key)
         return part.get(key)
 
-    async def publish(
-        self, number: int, partition: int, key: bytes, value: bytes, headers: Headers, progress: Progress
-    ) -> None:
+    async def publish(self, record: Outgoing, number: int, partition: int, progress: Progress) -> None:
         """Store an output and its progress; `number` is the partition of the inputs, `partition` of the output."""
         part = await self._part(number)
+        key = record.key
         large = progress.is_large
         if large:
             pieces = state_pieces(progress.state)
@@ -132,8 +131,8 @@ class ProgressIndex:
                 await self._write(number, _STATE, key, piece, slot=progress.seq % _SLOTS, piece=index, headers=stated)
         before = part.begin_output()
         try:
-            sent = headers + progress_to_wire(progress, self.group)
-            position = await self._send(self.topic, partition, key, value, sent)
+            headers = to_wire(record.headers) + progress_to_wire(progress, self.group)
+            position = await self._send(self.topic, partition, key, record.value, headers)
             if large:
                 part.states.setdefault(key, {})[progress.seq] = progress.state
             outdated = part.note(

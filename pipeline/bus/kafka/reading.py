@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from pipeline.bus.assignment import Place, read_shared
+from pipeline.bus.assignment import Place, Store, read_shared
 from pipeline.bus.kafka.clients import KafkaClients
 from pipeline.bus.kafka.faust_app import REBALANCE_S, ReaderApp, reader_app
 from pipeline.bus.kafka.partition import KafkaPartition
@@ -34,7 +33,7 @@ class FaustReading:
         *,
         data: Path,
         index: ProgressIndex | None,
-        store: Callable[..., Awaitable[None]],
+        store: Store,
     ) -> None:
         self._clients = clients
         self._subscription = subscription

@@ -9,7 +9,7 @@ The last record of a key's subject on a topic holds the key's progress, so askin
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -33,7 +33,7 @@ from pipeline.bus.nats.subjects import (
     subject_base,
     to_wire,
 )
-from pipeline.bus.protocol import Feed, Handler, Progress, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError, RecordTooLargeError, StoreFullError
 
@@ -101,47 +101,29 @@ class JetStreamBus:
 
         await self._connection.retrying(states)
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None = None,
-        partition: int | None = None,
-    ) -> None:
-        await self._store(topic, partition, key, value, event_id, headers, None)
+    async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
+        await self._store(record, partition, None)
 
-    async def _store(
-        self,
-        topic: str,
-        partition: int | None,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None,
-        progress: Progress | None,
-    ) -> None:
-        sent = to_wire(headers or {}) | {EVENT_ID_HEADER: event_id}
+    async def _store(self, record: Outgoing, partition: int | None, progress: Progress | None) -> None:
+        headers = to_wire(record.headers) | {EVENT_ID_HEADER: record.event_id}
         if progress is not None:
-            sent |= progress_to_wire(progress)
-        header_bytes = _header_bytes(sent)
-        place = await self._place(topic, key, partition)
+            headers |= progress_to_wire(progress)
+        header_bytes = _header_bytes(headers)
+        place = await self._place(record.topic, record.key, partition)
 
         async def send(session: Session) -> None:
             limit = session.max_payload_bytes
-            if len(value) + header_bytes > limit:
-                raise RecordTooLargeError(topic, len(value) + header_bytes, limit)
+            if len(record.value) + header_bytes > limit:
+                raise RecordTooLargeError(record.topic, len(record.value) + header_bytes, limit)
             if header_bytes > _HEADER_LIMIT:
-                raise RecordTooLargeError(topic, header_bytes, _HEADER_LIMIT)
+                raise RecordTooLargeError(record.topic, header_bytes, _HEADER_LIMIT)
             try:
-                if partition is None or progress is not None or topic in PRODUCER_TOPICS:
-                    await self._send(session, place, value, sent, progress)
+                if partition is None or progress is not None or record.topic in PRODUCER_TOPICS:
+                    await self._send(session, place, record.value, headers, progress)
                 else:
-                    await self._put_back(session, place, value, sent)
+                    await self._put_back(session, place, record.value, headers)
             except ApiError as error:
-                raise _refusal(error, topic) from error
+                raise _refusal(error, record.topic) from error
 
         await self._connection.retrying(send)
 

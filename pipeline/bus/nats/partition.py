@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import structlog
 
-from pipeline.bus.assignment import revoked
+from pipeline.bus.assignment import Store, revoked
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.nats.subjects import delivery, stored_record, subject_base
-from pipeline.bus.protocol import Progress, Record
+from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError
 
@@ -49,7 +49,7 @@ class PulledPartition:
         number: int,
         prefetch_bytes: int,
         read_progress: Callable[[int, bytes], Awaitable[Progress | None]],
-        store: Callable[..., Awaitable[None]],
+        store: Store,
     ) -> None:
         self.topic = topic
         self.number = number
@@ -71,19 +71,10 @@ class PulledPartition:
         if not self._revoked and self._tracker.ack(position) is not None:
             self._ack_soon()
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-    ) -> None:
+    async def publish(self, record: Outgoing, *, progress: Progress | None = None) -> None:
         if self._revoked:
             raise revoked(self)
-        await self._store(topic, self.number, key, value, event_id, headers, progress)
+        await self._store(record, self.number, progress)
 
     async def progress(self, key: bytes) -> Progress | None:
         return await self._read_progress(self.number, key)

@@ -2,7 +2,7 @@ import asyncio
 
 from pipeline.bus import memory
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Subscription, TopicSpec
+from pipeline.bus.protocol import Outgoing, Subscription, TopicSpec
 from tests.contract.recorder import Recorder
 
 
@@ -10,7 +10,7 @@ async def test_a_follower_that_is_too_far_behind_misses_the_oldest_records() -> 
     bus = MemoryBus(1)
     feed = await bus.follow(("t",))
     for number in range(memory.FEED_RECORDS + 5):
-        await bus.publish("t", key=b"k", value=str(number).encode(), event_id=str(number))
+        await bus.publish(Outgoing("t", key=b"k", value=str(number).encode(), event_id=str(number)))
     assert (await anext(feed)).value == b"5"
     await feed.close()
 
@@ -18,7 +18,7 @@ async def test_a_follower_that_is_too_far_behind_misses_the_oldest_records() -> 
 async def test_the_clock_that_is_passed_in_stamps_the_records() -> None:
     bus = MemoryBus(1, clock=lambda: 1234.5)
     feed = await bus.follow(("t",))
-    await bus.publish("t", key=b"k", value=b"", event_id="1")
+    await bus.publish(Outgoing("t", key=b"k", value=b"", event_id="1"))
     assert (await anext(feed)).timestamp_s == 1234.5
 
 
@@ -27,7 +27,7 @@ async def test_a_topic_that_nobody_specified_has_the_bus_number_of_partitions() 
     await bus.ensure_topics([TopicSpec(name="known", partitions=2, retention_s=1)])
     for topic, partitions in (("unknown", 3), ("known", 2)):
         for number in range(40):
-            await bus.publish(topic, key=str(number).encode(), value=b"", event_id=str(number))
+            await bus.publish(Outgoing(topic, key=str(number).encode(), value=b"", event_id=str(number)))
         feed_partitions = await _partitions(bus, topic)
         assert feed_partitions == set(range(partitions))
 

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Record, TopicSpec
+from pipeline.bus.protocol import Outgoing, Record, TopicSpec
 from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import BusError, InputError
 from pipeline.runtime.publisher import Publisher
@@ -34,7 +34,9 @@ class Scene:
     ) -> Record:
         headers, data = cloudevents.encode_audio_event(AudioChunk(data=value), call=call, seq=seq, source="/pbx")
         event_id = f"{headers['ce_id']}/{topic}/{partition}"
-        await self.bus.publish(topic, key=call.key, value=data, event_id=event_id, headers=headers, partition=partition)
+        await self.bus.publish(
+            Outgoing(topic, key=call.key, value=data, event_id=event_id, headers=headers), partition=partition
+        )
         return (await self.held(topic))[-1]
 
     async def rejected(self, record: Record, *, stage: str = "separate", why: str = "no start") -> Record:
@@ -89,10 +91,10 @@ async def test_an_interrupted_replay_is_done_again_and_puts_the_record_back_once
     await scene.rejected(await scene.record())
     letters, publish = await scene.letters(), scene.bus.publish
 
-    async def fail_on_letters(topic: str, **more: object) -> None:
-        if topic == topics.DEAD_LETTERS:
+    async def fail_on_letters(record: Outgoing, *, partition: int | None = None) -> None:
+        if record.topic == topics.DEAD_LETTERS:
             raise BusError("gone")
-        await publish(topic, **more)  # type: ignore[arg-type]
+        await publish(record, partition=partition)
 
     monkeypatch.setattr(scene.bus, "publish", fail_on_letters)
     with pytest.raises(BusError):
@@ -110,7 +112,7 @@ async def test_a_letter_that_is_stored_again_after_its_replay_is_open_again() ->
     await (await scene.letters()).replay(await scene.only())
     [stored, _] = await scene.held(topics.DEAD_LETTERS)
     await scene.bus.publish(
-        topics.DEAD_LETTERS, key=stored.key, value=stored.value, event_id="again", headers=stored.headers
+        Outgoing(topics.DEAD_LETTERS, key=stored.key, value=stored.value, event_id="again", headers=stored.headers)
     )
     assert (await scene.only()).state == "open"
     await (await scene.letters()).drop(await scene.only())
@@ -132,7 +134,9 @@ async def test_a_repeated_letter_shows_once() -> None:
     [stored] = await scene.held(topics.DEAD_LETTERS)
     for number in range(3):
         await scene.bus.publish(
-            topics.DEAD_LETTERS, key=stored.key, value=stored.value, event_id=str(number), headers=stored.headers
+            Outgoing(
+                topics.DEAD_LETTERS, key=stored.key, value=stored.value, event_id=str(number), headers=stored.headers
+            )
         )
     assert (await scene.only()).position == 3
 
@@ -171,7 +175,7 @@ async def test_a_cut_value_whose_origin_is_gone_is_not_replayed(there: bytes | N
     if there is not None:
         await scene.record(value=there)
     await scene.bus.publish(
-        topics.DEAD_LETTERS, key=stored.key, value=stored.value, event_id="x", headers=stored.headers
+        Outgoing(topics.DEAD_LETTERS, key=stored.key, value=stored.value, event_id="x", headers=stored.headers)
     )
     before = len(await scene.held(topics.AUDIO))
     with pytest.raises(NotReplayable, match=r"640000 of 640001 bytes of the value, and calls\.audio no longer holds"):
@@ -225,7 +229,7 @@ async def test_the_call_of_a_structured_event_is_known() -> None:
     }
     headers = {"content-type": "application/cloudevents+json"}
     await scene.bus.publish(
-        topics.AUDIO, key=b"call-9", value=msgspec.json.encode(event), event_id="x", headers=headers
+        Outgoing(topics.AUDIO, key=b"call-9", value=msgspec.json.encode(event), event_id="x", headers=headers)
     )
     [record] = await scene.held(topics.AUDIO)
     await scene.rejected(record)
@@ -249,7 +253,7 @@ async def test_the_call_of_an_event_that_cannot_be_read_is_what_it_says(
     key: bytes, headers: dict[str, str], call: CallRef | None, seq: int | None
 ) -> None:
     scene = Scene()
-    await scene.bus.publish(topics.AUDIO, key=key, value=b"\xff", event_id="x", headers=headers)
+    await scene.bus.publish(Outgoing(topics.AUDIO, key=key, value=b"\xff", event_id="x", headers=headers))
     [record] = await scene.held(topics.AUDIO)
     await scene.rejected(record)
     letter = await scene.only()
@@ -307,7 +311,9 @@ async def test_what_is_no_letter_is_passed_over() -> None:
         [(DEAD_LETTER_TYPE, b"{}"), (RESOLVED_TYPE, b"?"), ("a.later.type", b"{}"), ("", b"")]
     ):
         headers = {"ce_type": event_type, "ce_id": str(number)}
-        await scene.bus.publish(topics.DEAD_LETTERS, key=b"k", value=value, event_id=str(number), headers=headers)
+        await scene.bus.publish(
+            Outgoing(topics.DEAD_LETTERS, key=b"k", value=value, event_id=str(number), headers=headers)
+        )
     assert (await scene.only()).letter_id == "separate/calls.audio/3/0"
 
 
@@ -335,7 +341,7 @@ def test_a_letter_of_before_it_said_whether_it_is_cut_is_read() -> None:
 async def test_starts_and_ends_are_put_back_too(event: CallStarted | CallEnded) -> None:
     scene = Scene()
     headers, value = cloudevents.encode_audio_event(event, call=CALL, seq=0, source="/pbx")
-    await scene.bus.publish(topics.AUDIO, key=b"call-1", value=value, event_id="x", headers=headers)
+    await scene.bus.publish(Outgoing(topics.AUDIO, key=b"call-1", value=value, event_id="x", headers=headers))
     [record] = await scene.held(topics.AUDIO)
     await scene.rejected(record)
     await (await scene.letters()).replay(await scene.only())

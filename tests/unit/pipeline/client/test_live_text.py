@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Record, TopicSpec
+from pipeline.bus.protocol import Outgoing, Record, TopicSpec
 from pipeline.client.live_text import CallViewer, Lease
 from pipeline.errors import StoreFullError
 from pipeline.runtime.decoding import decode_audio
@@ -115,11 +115,11 @@ def test_a_call_is_over_when_all_of_its_transcript_is_there_and_it_did_not_only_
 class FullAtFirst(MemoryBus):
     refusals = 1
 
-    async def publish(self, topic: str, **values: object) -> None:
+    async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
         if self.refusals:
             self.refusals -= 1
             raise StoreFullError("the store is full")
-        await super().publish(topic, **values)  # type: ignore[arg-type]
+        await super().publish(record, partition=partition)
 
 
 @pytest.mark.parametrize("kind", [MemoryBus, FullAtFirst])

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Record
+from pipeline.bus.protocol import Outgoing, Record
 from pipeline.errors import BusError, ConfigurationError, StoreFullError
 from pipeline.relays import bridge
 from pipeline.relays.bridge import Bridge, edge_specs, ensure_edge, event_id
@@ -39,25 +39,16 @@ class Target(MemoryBus):
         self.fault: Callable[[bytes], BaseException | None] = lambda key: None
         self.after: Callable[[bytes], BaseException | None] = lambda key: None
 
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: bytes,
-        value: bytes,
-        event_id: str,
-        headers: Mapping[str, str] | None = None,
-        partition: int | None = None,
-    ) -> None:
+    async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
         self.tries += 1
         if self.slowness_s:
             await asyncio.sleep(random.random() * self.slowness_s)
-        if (error := self.fault(key)) is not None:
+        if (error := self.fault(record.key)) is not None:
             raise error
-        await super().publish(topic, key=key, value=value, event_id=event_id, headers=headers)
-        self.kept.append((topic, key, value, headers or {}))
-        self.event_ids.append(event_id)
-        if (error := self.after(key)) is not None:
+        await super().publish(record, partition=partition)
+        self.kept.append((record.topic, record.key, record.value, record.headers))
+        self.event_ids.append(record.event_id)
+        if (error := self.after(record.key)) is not None:
             raise error
 
     def of(self, key: bytes) -> list[bytes]:
@@ -74,7 +65,7 @@ async def produce(bus: MemoryBus, key: bytes, numbers: range, topic: str = topic
     for number in numbers:
         ce_id = f"default/{key.decode()}/{number}"
         headers = {"ce_id": ce_id, "ce_source": "pbx", "ce_callseq": str(number), "content-type": "audio/x"}
-        await bus.publish(topic, key=key, value=b"%d" % number, event_id=ce_id, headers=headers)
+        await bus.publish(Outgoing(topic, key=key, value=b"%d" % number, event_id=ce_id, headers=headers))
 
 
 @contextlib.asynccontextmanager
@@ -188,7 +179,7 @@ async def test_no_more_bytes_are_taken_than_the_budget_while_the_target_is_away(
     target.fault = lambda key: BusError("away")
     for key in CALLS:
         for number in range(50):
-            await source.publish(topics.AUDIO, key=key, value=bytes(1000), event_id=f"{key!r}/{number}")
+            await source.publish(Outgoing(topics.AUDIO, key=key, value=bytes(1000), event_id=f"{key!r}/{number}"))
     async with running(source, target, budget_bytes=20_000) as made:
         await until(lambda: target.tries > 30)
         [held] = [
@@ -213,7 +204,7 @@ async def test_a_key_that_cannot_be_stored_does_not_hold_up_the_others() -> None
 async def test_a_record_that_the_target_can_never_store_becomes_a_dead_letter_of_the_edge() -> None:
     source, target = await edge(), Target(max_record_bytes=10_000)
     await produce(source, b"call", range(2))
-    await source.publish(topics.AUDIO, key=b"call", value=bytes(20_000), event_id="large")
+    await source.publish(Outgoing(topics.AUDIO, key=b"call", value=bytes(20_000), event_id="large"))
     await produce(source, b"call", range(2, 4))
     feed = await source.follow((topics.DEAD_LETTERS,))
     async with running(source, target):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Outgoing, Record, Subscription, TopicSpec
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import Decoded
 from pipeline.runtime.publisher import Publisher
@@ -118,11 +118,13 @@ async def bus_with_inputs() -> MemoryBus:
 
 async def publish(bus: MemoryBus, call: CallRef, seq: int, number: int) -> None:
     await bus.publish(
-        INPUT,
-        key=call.key,
-        value=str(number).encode(),
-        event_id=f"{call.call_id}/in/{seq}",
-        headers={"ce_callseq": str(seq), "ce_id": f"{call.call_id}/in/{seq}"},
+        Outgoing(
+            INPUT,
+            key=call.key,
+            value=str(number).encode(),
+            event_id=f"{call.call_id}/in/{seq}",
+            headers={"ce_callseq": str(seq), "ce_id": f"{call.call_id}/in/{seq}"},
+        )
     )
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Subscription, TopicSpec
+from pipeline.bus.protocol import Outgoing, Subscription, TopicSpec
 from pipeline.errors import BusError
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
@@ -66,7 +66,7 @@ async def started(bus: MemoryBus) -> SimpleNamespace:
 async def send(bus: MemoryBus, *events: CallStarted | AudioChunk | CallEnded, first: int = 0) -> None:
     for seq, event in enumerate(events, first):
         headers, value = encode_audio_event(event, call=CALL, seq=seq, source="test")
-        await bus.publish(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers)
+        await bus.publish(Outgoing(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers))
 
 
 async def stop(running: SimpleNamespace) -> None:
@@ -120,7 +120,7 @@ async def test_who_watches_a_call_does_not_keep_it_open() -> None:
     await send(bus, START, AudioChunk(data=bytes(1600)))
     for number in range(12):
         headers, value = encode_watch(CallWatched(), call=CALL, event_id=f"viewer/{number}", source="test")
-        await bus.publish(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers)
+        await bus.publish(Outgoing(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers))
         await asyncio.sleep(IDLE_S / 3)
     await stop(running)
     assert [closed.reason for closed in running.closed] == ["idle"]
@@ -132,7 +132,7 @@ async def test_requests_to_watch_calls_that_do_not_exist_leave_nothing_behind() 
     for number in range(20):
         call = CallRef("default", f"unknown-{number}")
         headers, value = encode_watch(CallWatched(), call=call, event_id=f"viewer/{number}", source="test")
-        await bus.publish(topics.AUDIO, key=call.key, value=value, event_id=headers["ce_id"], headers=headers)
+        await bus.publish(Outgoing(topics.AUDIO, key=call.key, value=value, event_id=headers["ce_id"], headers=headers))
     read = Subscription(group="separate", topics=(topics.AUDIO,), progress_topic=topics.UTTERANCES)
     async with asyncio.timeout(5):
         while await bus.lag(read):  # noqa: ASYNC110  # a bus tells it only when asked

@@ -1,11 +1,10 @@
 import asyncio
-from typing import Any
 
 import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Record, TopicSpec
+from pipeline.bus.protocol import Outgoing, Record, TopicSpec
 from pipeline.errors import StoreFullError
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
@@ -24,11 +23,11 @@ class FullFor(MemoryBus):
 
     refusals = 2
 
-    async def publish(self, topic: str, **record: Any) -> None:
+    async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
         if self.refusals:
             self.refusals -= 1
             raise StoreFullError("the store is full")
-        await super().publish(topic, **record)
+        await super().publish(record, partition=partition)
 
 
 def progress_output() -> Output:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Outgoing
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import engines, transcribe
@@ -57,7 +58,7 @@ async def bus_with_calls() -> MemoryBus:
         call = CallRef("default", name)
         for record in records(call, 8):
             event_id = f"{name}/{record.seq}"
-            await bus.publish(topic, key=call.key, value=envelope.encode(record), event_id=event_id)
+            await bus.publish(Outgoing(topic, key=call.key, value=envelope.encode(record), event_id=event_id))
     return bus
 
 

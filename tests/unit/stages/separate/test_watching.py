@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Outgoing
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
 from pipeline.runtime.publisher import Publisher
@@ -54,10 +55,10 @@ async def test_who_watched_before_a_crash_still_gets_interims_behind_it(killed_a
     worker = await work(bus)
     for seq, event in enumerate(EVENTS):
         headers, value = encode_audio_event(event, call=CALL, seq=seq, source="test")
-        await bus.publish(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers)
+        await bus.publish(Outgoing(topics.AUDIO, key=CALL.key, value=value, event_id=headers["ce_id"], headers=headers))
         if seq == 40:
             headers, value = encode_watch(CallWatched(seconds=600), call=CALL, event_id="viewer", source="test")
-            await bus.publish(topics.AUDIO, key=CALL.key, value=value, event_id="viewer", headers=headers)
+            await bus.publish(Outgoing(topics.AUDIO, key=CALL.key, value=value, event_id="viewer", headers=headers))
         if isinstance(event, AudioChunk):
             await asyncio.sleep(0.002)
         if seq == killed_at:

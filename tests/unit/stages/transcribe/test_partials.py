@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Outgoing
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_stage_record
 from pipeline.runtime.publisher import Publisher
@@ -187,11 +188,13 @@ class Call:
     async def publish(self, record: envelope.StageRecord) -> None:
         self._count += 1
         await self.bus.publish(
-            topics.UTTERANCES,
-            key=CALL.key,
-            value=envelope.encode(record),
-            event_id=f"in/{self._count}",
-            headers={"ce_id": f"in/{self._count}"},
+            Outgoing(
+                topics.UTTERANCES,
+                key=CALL.key,
+                value=envelope.encode(record),
+                event_id=f"in/{self._count}",
+                headers={"ce_id": f"in/{self._count}"},
+            )
         )
 
     async def partials(self) -> list[Partial]:

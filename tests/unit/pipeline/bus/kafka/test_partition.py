@@ -1,20 +1,19 @@
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from pipeline.bus.kafka.partition import KafkaPartition
-from pipeline.bus.protocol import Progress, Record
+from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.errors import BusError
 
 
 def partition(
     stored: list[bytes] | None = None, *, prefetch_bytes: int = 1_000, is_member: Callable[[], bool] = lambda: True
 ) -> KafkaPartition:
-    async def store(_topic: str, _number: int, _key: bytes, value: bytes, *_: Any) -> None:
+    async def store(output: Outgoing, _number: int, _progress: Progress | None) -> None:
         assert stored is not None
-        stored.append(value)
+        stored.append(output.value)
 
     async def read_progress(_number: int, _key: bytes) -> Progress | None:
         return None
@@ -90,10 +89,10 @@ async def test_a_partition_that_is_taken_away_drops_what_it_held_and_acknowledge
 async def test_nothing_is_published_for_a_partition_that_was_taken_away() -> None:
     stored: list[bytes] = []
     held = partition(stored)
-    await held.publish("calls.segments", key=b"call", value=b"1", event_id="1")
+    await held.publish(Outgoing("calls.segments", key=b"call", value=b"1", event_id="1"))
     held.revoke()
     with pytest.raises(BusError, match="no longer held"):
-        await held.publish("calls.segments", key=b"call", value=b"2", event_id="2")
+        await held.publish(Outgoing("calls.segments", key=b"call", value=b"2", event_id="2"))
     assert stored == [b"1"]
 
 
@@ -101,7 +100,7 @@ async def test_who_stood_still_publishes_when_the_group_still_knows_it() -> None
     stored: list[bytes] = []
     member = False
     held = partition(stored, is_member=lambda: member)
-    publishing = asyncio.create_task(held.publish("calls.segments", key=b"call", value=b"1", event_id="1"))
+    publishing = asyncio.create_task(held.publish(Outgoing("calls.segments", key=b"call", value=b"1", event_id="1")))
     assert await is_waiting(publishing)
     assert stored == []
     member = True
@@ -112,7 +111,7 @@ async def test_who_stood_still_publishes_when_the_group_still_knows_it() -> None
 async def test_who_stood_still_publishes_nothing_when_the_partition_is_another_workers() -> None:
     stored: list[bytes] = []
     held = partition(stored, is_member=lambda: False)
-    publishing = asyncio.create_task(held.publish("calls.segments", key=b"call", value=b"1", event_id="1"))
+    publishing = asyncio.create_task(held.publish(Outgoing("calls.segments", key=b"call", value=b"1", event_id="1")))
     assert await is_waiting(publishing)
     held.revoke()
     with pytest.raises(BusError, match="no longer held"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
-from pipeline.bus.protocol import Progress
+from pipeline.bus.protocol import Outgoing, Progress
 from pipeline.errors import BusError
 from tests.unit.pipeline.bus.kafka.logs import Logs
 
@@ -48,8 +48,12 @@ def progress(seq: int, *, size: int | None = None) -> Progress:
     return Progress(seq=seq, released=seq + 1, state=bytes([seq % 256]) * size)
 
 
+async def publish(index: ProgressIndex, key: bytes, carried: Progress, *, number: int = 0) -> None:
+    await index.publish(Outgoing(OUT, key=key, value=b"", event_id=str(carried.seq)), number, number, carried)
+
+
 async def output(index: ProgressIndex, key: bytes, seq: int, *, number: int = 0) -> None:
-    await index.publish(number, number, key, b"", [], progress(seq))
+    await publish(index, key, progress(seq), number=number)
 
 
 async def test_a_worker_finds_what_the_one_before_it_published_a_moment_ago(opened: Opened) -> None:
@@ -240,9 +244,9 @@ async def test_the_state_of_an_output_that_was_not_stored_does_not_replace_the_o
     index = ProgressIndex(clients, group=GROUP, topic=OUT, writer="a", send=send)
     index.begin([0], 1)
     large = [progress(seq, size=6_000) for seq in range(2)]
-    await index.publish(0, 0, b"call", b"", [], large[0])
+    await publish(index, b"call", large[0])
     with pytest.raises(BusError):
-        await index.publish(0, 0, b"call", b"", [], large[1])
+        await publish(index, b"call", large[1])
     await index.close()
     logs.compact(INDEX)
     assert await (await opened("b", 2)).get(0, b"call") == large[0]
