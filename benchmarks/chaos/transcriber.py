@@ -16,7 +16,7 @@ from unittest.mock import patch
 from pipeline.cli.main import main
 from pipeline.wiring.worker import Worker
 from schemas.segments import Word
-from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 LANGUAGES = ("en", "de", "fr")
@@ -25,7 +25,7 @@ WORD_S = 0.35
 
 
 class HashEngine:
-    """Says the digest of each row. See `stages.transcribe.engine.whisper.SpeechEngine`."""
+    """Says the digest of each row. See `stages.transcribe.engine.protocol.SpeechEngine`."""
 
     model_name = "hash"
     languages = frozenset(LANGUAGES)

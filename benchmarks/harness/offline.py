@@ -21,7 +21,8 @@ from stages.separate.endpointing import RECORDED
 from stages.separate.files import open_audio_file
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
-from stages.transcribe.engine.whisper import Engine, SpeechEngine
+from stages.transcribe.engine.protocol import SpeechEngine
+from stages.transcribe.engine.whisper import Engine
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage
 

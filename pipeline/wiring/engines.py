@@ -15,7 +15,8 @@ from stages.transcribe.engine.device_pool import DevicePool
 from stages.transcribe.engine.devices import Device, devices_of, visible_gpus
 from stages.transcribe.engine.fallback import Ladder, Rung, Step, rungs_of
 from stages.transcribe.engine.model_cache import ModelWatch
-from stages.transcribe.engine.whisper import Engine, SpeechEngine
+from stages.transcribe.engine.protocol import SpeechEngine
+from stages.transcribe.engine.whisper import Engine
 
 
 def asr_devices(settings: Settings) -> list[Device]:

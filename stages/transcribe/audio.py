@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from schemas.utterances import InterimUtterance, Utterance
-from stages.transcribe.engine.whisper import Audio
+from stages.transcribe.engine.protocol import Audio
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.packed_times import Places
 

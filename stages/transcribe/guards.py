@@ -6,6 +6,7 @@ The voice activity detector is the first guard; these look at what came out of t
 """
 
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,12 @@ import msgspec
 
 MIN_VOICED_S: Final = 0.2
 """Less speech than this is a click or a breath: nothing that is said is shorter."""
+
+MAX_COMPRESSION: Final = 2.2
+"""Text that zlib shrinks further than this repeats itself; OpenAI's Whisper uses 2.4 on longer texts."""
+
+_REPEATED_PHRASE: Final = re.compile(r"(?:\b(\w+(?:\W+\w+){2,}?)\W+\1\b)|(?:\b(\w+(?:\W+\w+)?)(?:\W+\2\b){3,})")
+"""Three or more words said again at once, or one or two said four times in a row."""
 
 STOCK_PHRASES: Final = frozenset(
     {
@@ -117,6 +124,14 @@ def judge(
     if repeats:
         flags.append("repeat")
     return Verdict(None, flags)
+
+
+def repeats(text: str) -> bool:
+    """Whether a text looks like a decoder that goes round in circles."""
+    data = text.encode()
+    if data and len(data) / len(zlib.compress(data)) > MAX_COMPRESSION:
+        return True
+    return _REPEATED_PHRASE.search(text.lower()) is not None
 
 
 def _bare(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from stages.transcribe import guards
-from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.engine.words import UNSPACED
 

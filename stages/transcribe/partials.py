@@ -26,7 +26,7 @@ from schemas.utterances import Channel, InterimUtterance, Utterance
 from stages.protocol import Output, no_outputs
 from stages.transcribe.agreement import agreed
 from stages.transcribe.audio import audio_from, voiced_from
-from stages.transcribe.engine.whisper import LanguageChoice, Row, Transcription
+from stages.transcribe.engine.protocol import LanguageChoice, Row, Transcription
 from stages.transcribe.engine.words import UNSPACED
 from stages.transcribe.hard_cuts import Seam
 from stages.transcribe.scheduling.scheduler import Scheduler

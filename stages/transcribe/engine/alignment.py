@@ -22,7 +22,7 @@ from schemas.segments import Word
 from stages.adapters.torch_loading import torch_device, torch_imports
 from stages.transcribe.engine.model_cache import ModelMemory, ModelWatch
 from stages.transcribe.engine.out_of_memory import is_out_of_memory
-from stages.transcribe.engine.whisper import Audio, EngineError, Row, SpeechEngine, Transcription
+from stages.transcribe.engine.protocol import Audio, EngineError, Row, SpeechEngine, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
 

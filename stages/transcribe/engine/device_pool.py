@@ -5,7 +5,7 @@ and tenants take turns at all of them together.
 import threading
 from collections.abc import Sequence
 
-from stages.transcribe.engine.whisper import Row, SpeechEngine, Transcription
+from stages.transcribe.engine.protocol import Row, SpeechEngine, Transcription
 
 
 class DevicePool:

@@ -14,7 +14,7 @@ import structlog
 
 from stages.transcribe.engine.devices import CPU, Device
 from stages.transcribe.engine.out_of_memory import is_out_of_memory
-from stages.transcribe.engine.whisper import EngineError, Row, SpeechEngine, Transcription
+from stages.transcribe.engine.protocol import EngineError, Row, SpeechEngine, Transcription
 
 
 class Rung(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
-from stages.transcribe.engine.whisper import EngineError
+from stages.transcribe.engine.protocol import EngineError
 
 
 class Model(Protocol):

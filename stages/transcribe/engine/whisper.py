@@ -7,31 +7,21 @@ the language and the word times.
 """
 
 import math
-import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.segments import Word, WordSource
+from schemas.segments import Word
 from stages.adapters.torch_loading import torch_imports
-from stages.errors import StageError
 from stages.transcribe.engine.devices import CPU, Device
+from stages.transcribe.engine.protocol import HOTWORD_TOKENS, EngineError, Row, Transcription
 from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, Window, max_tokens, windows_of
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
-
-MAX_COMPRESSION: Final = 2.2
-"""Text that zlib shrinks further than this repeats itself; OpenAI's Whisper uses 2.4 on longer texts."""
-
-_REPEATED_PHRASE: Final = re.compile(r"(?:\b(\w+(?:\W+\w+){2,}?)\W+\1\b)|(?:\b(\w+(?:\W+\w+)?)(?:\W+\2\b){3,})")
-"""Three or more words said again at once, or one or two said four times in a row."""
-
-HOTWORD_TOKENS: Final = 100
-"""Whisper's decoder has 448 positions: up to 224 for the text, the rest for what comes before it."""
+from stages.transcribe.guards import repeats
 
 _FRAMES_PER_S: Final = 50
 """Of the encoder's output; its features are twice as many."""
@@ -40,71 +30,6 @@ _EARLY_S: Final = 0.07
 were 0.08 s early and the ends 0.06 s (medians), on a real call the last words before 33 pauses 0.11 s."""
 _SILENT_FEATURE: Final = -1.5
 """What Whisper's log mel spectrogram is where there is no sound at all."""
-
-Audio = NDArray[np.float32]
-Detection = Mapping[str, float]
-LanguageChoice = Callable[[Detection], str]
-"""From the probability of each language, as heard in the row, to the language to decode it in."""
-
-
-class EngineError(StageError):
-    """The model cannot be used on this device: the operator changes the device, driver or compute type."""
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """An utterance to transcribe.
-
-    `audio`: float32, shape (n_samples,), mono, 16 kHz, at most 30 s. `voiced`: stretches of speech in seconds from the
-    audio's start. `language`: an ISO 639-1 code, or the choice to make from the languages heard. `prefix`: what the
-    text begins with, whatever is heard. `hotwords`: words that it may hold, the most important first, given to the
-    decoder as text that came before; those beyond `HOTWORD_TOKENS` tokens are left out. An `interim` row is decoded
-    cheaply, greedily and without word times: its utterance is still being spoken.
-    """
-
-    audio: Audio
-    voiced: list[tuple[float, float]]
-    language: str | LanguageChoice
-    prefix: str = ""
-    hotwords: tuple[str, ...] = ()
-    interim: bool = False
-
-
-class Transcription(msgspec.Struct, frozen=True, kw_only=True):
-    """The text of a row; times are seconds from its start. `error` says why there is none."""
-
-    text: str
-    words: list[Word]
-    language: str
-    average_logprob: float
-    no_speech_probability: float
-    repeats: bool = False
-    """The decoder still looped after it was given the full window."""
-    word_source: WordSource = "attention"
-    error: str | None = None
-
-    @classmethod
-    def failed(cls, language: str, error: str) -> "Transcription":
-        return cls(text="", words=[], language=language, average_logprob=0.0, no_speech_probability=0.0, error=error)
-
-
-class SpeechEngine(Protocol):
-    """What the scheduler needs of an engine. `transcribe_batch` may be called from several threads at once."""
-
-    model_name: str
-    languages: frozenset[str]
-
-    @property
-    def max_batch(self) -> int:
-        """How many rows are worth giving at once; more are taken too. It may change."""
-        ...
-
-    def window_s(self, row: Row) -> int:
-        """Rows with the same window are cheap to decode in one batch. Raises ValueError for too long a row."""
-        ...
-
-    def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
-        """The rows' texts, in their order."""
-        ...
 
 
 class Engine:
@@ -339,14 +264,6 @@ def _hotword_tokens(tokenizer: Any, hotwords: Sequence[str]) -> list[int]:
             break
         tokens += more
     return [tokenizer.sot_prev, *tokens] if tokens else []
-
-
-def repeats(text: str) -> bool:
-    """Whether a text looks like a decoder that goes round in circles."""
-    data = text.encode()
-    if data and len(data) / len(zlib.compress(data)) > MAX_COMPRESSION:
-        return True
-    return _REPEATED_PHRASE.search(text.lower()) is not None
 
 
 class _Library:

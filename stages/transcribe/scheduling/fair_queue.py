@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from schemas.calls import CallRef
-from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.protocol import Row, Transcription
 
 
 class WaitingRow(msgspec.Struct, frozen=True, eq=False):

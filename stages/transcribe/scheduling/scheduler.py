@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from schemas.calls import CallRef
-from stages.transcribe.engine.whisper import Row, SpeechEngine, Transcription
+from stages.transcribe.engine.protocol import Row, SpeechEngine, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.scheduling.batching import ripest
 from stages.transcribe.scheduling.fair_queue import FairQueue, WaitingRow

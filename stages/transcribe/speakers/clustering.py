@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.utterances import UNKNOWN_SPEAKER, SpeakerTurn
-from stages.transcribe.engine.whisper import Audio
+from stages.transcribe.engine.protocol import Audio
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.speakers.voices import Embeddings, VoiceEncoder
 

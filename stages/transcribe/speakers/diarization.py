@@ -29,7 +29,7 @@ from schemas.utterances import (
 from stages.adapters.torch_loading import torch_device, torch_imports
 from stages.protocol import Origin
 from stages.transcribe import audio as utterance_audio
-from stages.transcribe.engine.whisper import Audio, EngineError
+from stages.transcribe.engine.protocol import Audio, EngineError
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.speakers.clustering import VoiceEstimate
 from stages.transcribe.speakers.voices import VoiceEncoder

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.adapters.torch_loading import torch_imports
-from stages.transcribe.engine.whisper import Audio, EngineError
+from stages.transcribe.engine.protocol import Audio, EngineError
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 Embeddings = NDArray[np.float32]

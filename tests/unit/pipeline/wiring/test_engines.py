@@ -14,7 +14,7 @@ from pipeline.wiring.engines import asr_devices, load_engine
 from pipeline.wiring.weights import ResolvedModel
 from schemas.segments import Word
 from stages.transcribe.engine.devices import GPU_BATCH, Device, visible_gpus
-from stages.transcribe.engine.whisper import EngineError, Row, Transcription
+from stages.transcribe.engine.protocol import EngineError, Row, Transcription
 from tests.support.models.alignment import write_model
 
 ROW = Row(audio=np.zeros(16_000, np.float32), voiced=[(0.0, 1.0)], language="en")

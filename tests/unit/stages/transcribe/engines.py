@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from schemas.segments import Word
-from stages.transcribe.engine.whisper import Audio, Row, Transcription
+from stages.transcribe.engine.protocol import Audio, Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 LANGUAGES = ("en", "de", "fr")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.transcribe.guards import Verdict, judge, too_short
+from stages.transcribe.guards import Verdict, judge, repeats, too_short
 
 
 def verdict(
@@ -86,3 +86,20 @@ def test_doubts_are_flagged_and_the_text_is_kept() -> None:
     assert verdict("Qi.", logprob=-1.01) == Verdict(None, ["low_probability"])
     assert verdict("Qi.", words=(0.2, 0.4)) == Verdict(None, ["low_probability"])
     assert verdict("no no no no", repeats=True) == Verdict(None, ["repeat"])
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("", False),
+        ("No, no, no.", False),
+        ("I said that that was it.", False),
+        ("No no no no no.", True),
+        ("I will call you, I will call you.", True),
+        ("bye bye bye bye bye bye bye bye bye bye bye bye bye bye bye bye", True),
+        ("ha" * 60, True),
+        ("Thank you for calling, how can I help you today? I want to pay my bill.", False),
+    ],
+)
+def test_a_decoder_that_goes_round_in_circles_is_noticed(text: str, loops: bool) -> None:
+    assert repeats(text) is loops

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.segments import Segment, Word
 from schemas.utterances import InterimUtterance, Utterance, UtteranceRecord
 from stages.transcribe.audio import audio_from, voiced_from
-from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.hard_cuts import NO_SEAM, Seam, divided
 from tests.unit.stages.transcribe.engines import FakeEngine

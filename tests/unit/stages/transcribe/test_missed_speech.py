@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from schemas.segments import Segment, Word
-from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.missed_speech import joined, rest_of
 from tests.unit.stages.transcribe.engines import FakeEngine

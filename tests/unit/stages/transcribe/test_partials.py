@@ -22,7 +22,7 @@ from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment, Word
 from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, InterimUtterance, Utterance
 from stages.protocol import Event, Origin
-from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage

@@ -9,7 +9,7 @@ import pytest
 from schemas.segments import Word
 from stages.transcribe.engine.alignment import Aligner, Aligners, AligningEngine
 from stages.transcribe.engine.model_cache import ModelWatch
-from stages.transcribe.engine.whisper import Audio, EngineError, Row, Transcription
+from stages.transcribe.engine.protocol import Audio, EngineError, Row, Transcription
 from stages.transcribe.engine.words import MeasuredWord
 from tests.support.models.alignment import FRAME_S, spoken, write_model
 

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.calls import CallRef
 from stages.transcribe.engine.device_pool import DevicePool
-from stages.transcribe.engine.whisper import Row
+from stages.transcribe.engine.protocol import Row
 from stages.transcribe.scheduling.scheduler import Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 

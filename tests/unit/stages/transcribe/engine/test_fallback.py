@@ -11,7 +11,8 @@ import pytest
 from pipeline.wiring.weights import resolve_model
 from stages.transcribe.engine.devices import CPU, GPU_BATCH, Device
 from stages.transcribe.engine.fallback import Ladder, Rung, Step, rungs_of
-from stages.transcribe.engine.whisper import Engine, EngineError, Row, Transcription
+from stages.transcribe.engine.protocol import EngineError, Row, Transcription
+from stages.transcribe.engine.whisper import Engine
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 
 GPU = Device("cuda")

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from stages.transcribe.engine.model_cache import ModelMemory, ModelWatch
-from stages.transcribe.engine.whisper import EngineError
+from stages.transcribe.engine.protocol import EngineError
 
 
 class FakeModel:

@@ -3,7 +3,7 @@
 import pytest
 
 from stages.transcribe.engine.out_of_memory import is_out_of_memory
-from stages.transcribe.engine.whisper import EngineError
+from stages.transcribe.engine.protocol import EngineError
 
 
 class OutOfMemoryError(RuntimeError):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.wiring.weights import ResolvedModel, resolve_model
 from stages.transcribe import guards
-from stages.transcribe.engine.whisper import Audio, Detection, Engine, EngineError, Row, Transcription, repeats
+from stages.transcribe.engine.protocol import Audio, Detection, EngineError, Row, Transcription
+from stages.transcribe.engine.whisper import Engine
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ, Window, max_tokens, windows_of
 from tests.calls.wording import word_errors
 
@@ -184,23 +185,6 @@ def test_a_row_that_loops_is_given_a_longer_window_each_time() -> None:
 def test_a_windows_tokens_stay_within_whispers_decoder() -> None:
     assert max_tokens(10) == 160
     assert 2 * (max_tokens(30) + 4) <= 448
-
-
-@pytest.mark.parametrize(
-    ("text", "loops"),
-    [
-        ("", False),
-        ("No, no, no.", False),
-        ("I said that that was it.", False),
-        ("No no no no no.", True),
-        ("I will call you, I will call you.", True),
-        ("bye bye bye bye bye bye bye bye bye bye bye bye bye bye bye bye", True),
-        ("ha" * 60, True),
-        ("Thank you for calling, how can I help you today? I want to pay my bill.", False),
-    ],
-)
-def test_a_decoder_that_goes_round_in_circles_is_noticed(text: str, loops: bool) -> None:
-    assert repeats(text) is loops
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from schemas.calls import CallRef
-from stages.transcribe.engine.whisper import Row
+from stages.transcribe.engine.protocol import Row
 from stages.transcribe.scheduling.batching import Ripe, ripest
 from stages.transcribe.scheduling.fair_queue import WaitingRow
 from tests.unit.stages.transcribe.engines import audio

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from schemas.calls import CallRef
-from stages.transcribe.engine.whisper import Row, Transcription
+from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.scheduling.scheduler import LIVE_LATELY_S, BatchRun, Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 

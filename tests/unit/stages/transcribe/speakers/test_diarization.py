@@ -25,7 +25,7 @@ from schemas.utterances import (
     UtteranceRecord,
 )
 from stages.protocol import Event, Origin
-from stages.transcribe.engine.whisper import Audio, EngineError
+from stages.transcribe.engine.protocol import Audio, EngineError
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.speakers.clustering import find_voices
 from stages.transcribe.speakers.diarization import CallVoices, PyannoteDiarizer, Speakers, VoiceDiarizer, is_shared
