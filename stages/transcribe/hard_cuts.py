@@ -13,7 +13,7 @@ import msgspec
 from schemas.segments import Word
 from schemas.utterances import InterimUtterance, Utterance
 from stages.text import word_spans
-from stages.transcribe.engine.whisper import Transcription
+from stages.transcribe.engine.protocol import Transcription
 
 _CLOSING: Final = " .,!?:;…)]}\"'。，！？：、"
 _LEAST_S: Final = 0.01
