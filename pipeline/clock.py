@@ -1,4 +1,4 @@
-"""The wall clock, for what operators see. No record's content depends on it (see `stages.protocol.Event`)."""
+"""The wall clock, for logs and metrics. No record's content depends on it (see `stages.protocol.Event`)."""
 
 import time
 from typing import Final

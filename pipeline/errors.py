@@ -1,19 +1,19 @@
 """The tree of callstream's errors.
 
 CallstreamError
-├── ConfigurationError     the operator's: a setting or file is wrong; says which and what is expected
-├── InputError             the caller's: a file, call id or query cannot be used; says why
+├── ConfigurationError     a setting or file is wrong: the message names it and what is expected
+├── InputError             a file, call id or query cannot be used: the message says why
 ├── InstanceError          the data directory is in use, or no instance answers there
-├── SummaryError           the language model gave no summary; says why
-├── ModelError             model weights are missing or damaged; says where they were looked for
-└── BusError               the broker or its store; retryable, the stage waits and goes on from its floor
-    ├── StoreFullError     the store refuses new records: free space or raise the limit; retried until then
-    └── RecordTooLargeError  never retryable: the record exceeds the broker's limit
+├── SummaryError           the language model gave no usable summary: the message says why
+├── ModelError             model weights are missing or damaged: the message says where they were looked for
+└── BusError               the broker or its store failed: retryable, the stage restarts from its floor
+    ├── StoreFullError     the store refuses new records: retried until there is space or a higher limit
+    └── RecordTooLargeError  the record exceeds the broker's limit: never retried
 """
 
 
 class CallstreamError(Exception):
-    """Base of all errors that callstream raises on purpose. `exit_code` is what the command line exits with."""
+    """Base of the errors that callstream raises. `exit_code` is the exit status of a command that ends with one."""
 
     exit_code = 1
     retryable = False
@@ -40,14 +40,14 @@ class SummaryError(CallstreamError):
 
 
 class BusError(CallstreamError):
-    """The broker does not answer or refused. The work is not lost: retry it."""
+    """The broker does not answer, or refused. No work is lost: retry."""
 
     exit_code = 5
     retryable = True
 
 
 class StoreFullError(BusError):
-    """The store's limit is reached. Nothing was stored; what was stored before is safe."""
+    """The store is at its limit. The record was not stored; earlier records are safe."""
 
 
 class RecordTooLargeError(BusError):

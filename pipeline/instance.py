@@ -1,4 +1,4 @@
-"""Who owns a data directory, and where its running instance can be reached."""
+"""Ownership of a data directory, and the addresses of the instance that runs on it."""
 
 import contextlib
 import fcntl
@@ -17,14 +17,14 @@ LOCK_FILE: Final = "lock"
 INSTANCE_FILE: Final = "instance.json"
 
 STARTING_S: Final = 30.0
-"""How long an owner may take from the lock to its first announcement: it opens the bus and the warehouse between."""
+"""The longest time between an owner's lock and its first announcement: it opens the bus and the warehouse."""
 
 _PATIENCE_S: Final = 1.0
-"""A look at the lock by `read_instance` holds it for microseconds; an owner that starts just then tries again."""
+"""`read_instance` holds the lock for microseconds. An owner that starts just then retries for this long."""
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a running instance says about itself. Holds a token: readable by its user only."""
+    """The announcement of a running instance. It holds a token, so only its user may read it."""
 
     pid: int
     bus_url: str
@@ -34,13 +34,13 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     """Unix time in seconds."""
     live_url: str | None = None
-    """The NATS server that shows calls as they go on."""
+    """The NATS server of live updates."""
     ready: bool = False
-    """Whether models are loaded and calls are worked on."""
+    """True once models are loaded and all stages read."""
 
 
 class Owner(Protocol):
-    """What an owner of a directory says about itself; `pid` tells that it is still the one who holds the lock."""
+    """The announcement of a directory's owner. `pid` identifies the holder of the lock."""
 
     @property
     def pid(self) -> int: ...
@@ -50,9 +50,9 @@ OwnerInfo = TypeVar("OwnerInfo", bound=Owner)
 
 
 class DataLock:
-    """Exclusive ownership of a data directory, for as long as the context lasts; the system ends it with the process.
+    """Exclusive ownership of a data directory inside the context. It ends with the process, however that ends.
 
-    Entering raises InstanceError, naming the holder's process id, when another process owns the directory.
+    Entering raises InstanceError with the owner's process id if another process owns the directory.
     """
 
     def __init__(self, data: Path) -> None:
@@ -83,7 +83,7 @@ class DataLock:
             self._file = None
 
     def announce(self, info: Owner) -> None:
-        """Write down where the owner can be reached; a reader sees the old or the new words, never half of them."""
+        """Write the owner's announcement. Readers see the old or the new one, never a part."""
         target = self._data / INSTANCE_FILE
         draft = target.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -94,12 +94,12 @@ class DataLock:
 
 
 def read_instance(data: Path) -> InstanceInfo | None:
-    """The instance that owns the directory now; None when none does, or it has not announced itself yet."""
+    """Return the instance that owns the directory, None if there is none or it has not announced itself yet."""
     return read_owner(data, InstanceInfo)
 
 
 def read_owner(directory: Path, kind: type[OwnerInfo]) -> OwnerInfo | None:
-    """The same of any directory with a `DataLock`. `kind` is what its owners announce."""
+    """Return the announcement of the owner of any directory with a `DataLock`. `kind`: its type."""
     with _opened(directory / LOCK_FILE) as lock:
         if lock is None or _try_lock(lock, fcntl.LOCK_SH):
             return None
@@ -112,14 +112,14 @@ def read_owner(directory: Path, kind: type[OwnerInfo]) -> OwnerInfo | None:
 
 
 def find_instance(data: Path, *, patience_s: float = STARTING_S) -> InstanceInfo | None:
-    """The same, but waits for an owner that is just starting to say where it is, instead of reading its file beside it.
+    """Return the instance that owns the directory, after waiting for an owner that is just starting.
 
-    Raises InstanceError when it says nothing for `patience_s`.
+    Raises InstanceError if the owner announces nothing for `patience_s`.
     """
     deadline = time.monotonic() + patience_s
     while (instance := read_instance(data)) is None and _is_owned(data):
         if time.monotonic() > deadline:
-            raise InstanceError(f"{data} is in use by a process that does not say where it can be reached")
+            raise InstanceError(f"{data} is in use by a process that has not announced its address")
         time.sleep(0.05)
     return instance
 

@@ -1,8 +1,8 @@
-"""Text that is never shown."""
+"""Passwords and keys that no log or error shows."""
 
 
 class Secret:
-    """A password. Printing, formatting or logging it gives `***`; `reveal` is for who sends it to its server."""
+    """A password. It prints as `***`; `reveal` returns the text for the client that sends it."""
 
     __slots__ = ("_text",)
 

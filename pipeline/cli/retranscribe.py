@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline.bus.protocol import Bus
 from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
 from pipeline.cli.session import bus_url, completed_call, connect
-from pipeline.client.difference import Counts, Step, by_lines, counted, shown, word_difference
+from pipeline.client.difference import Counts, WordRun, by_lines, counted, shown, word_difference
 from pipeline.client.exports import Document, write_export
 from pipeline.instance import find_instance
 from pipeline.settings import Settings
@@ -31,7 +31,7 @@ class DifferingTurn(msgspec.Struct, frozen=True):
     start_s: float
     speaker: str
     channel: int
-    steps: list[Step]
+    steps: list[WordRun]
 
 
 async def transcribe_again(
@@ -39,7 +39,7 @@ async def transcribe_again(
 ) -> None:
     """Prints the turns, or with `diff` those that differ. Raises InputError, ModelError and what the bus raises."""
     stored = completed_call(settings, call)
-    from pipeline.client.retranscribe import hear_again
+    from pipeline.client.retranscribe import retranscribe
 
     console = stderr_console()
     whole = clock_text(stored["duration_s"] or 0.0)
@@ -55,7 +55,7 @@ async def transcribe_again(
                 console.print(text)
 
         async with _bus(settings) as bus:
-            transcript = await hear_again(bus, call, settings, language=language, on_progress=progress)
+            transcript = await retranscribe(bus, call, settings, language=language, on_progress=progress)
     document = _document(stored, transcript)
     if as_json:
         encoded = _difference_json(stored, document) if diff else msgspec.json.encode(document)

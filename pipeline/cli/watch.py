@@ -16,7 +16,7 @@ from pipeline.cli.display import clock_text, speaker_style, stdout_console, turn
 from pipeline.cli.file_calls import call_ref
 from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.signals import console, until_stopped
-from pipeline.client.live_text import FOLLOWED, CallViewer, Lease
+from pipeline.client.live_text import FOLLOWED, CallViewer, PartialsRequest
 from schemas import topics
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.partials import Partial
@@ -45,9 +45,9 @@ def watch(
 
 
 async def _read_along(bus: Bus, call: CallRef) -> None:
-    viewer, lease, notes = CallViewer(), Lease(bus, call), console()
+    viewer, request, notes = CallViewer(), PartialsRequest(bus, call), console()
     feed = await bus.follow(FOLLOWED, key=call.key)
-    async with _running(_follow(feed, viewer, lease), lease.run(), _catch_up(bus, call, viewer, notes)) as tasks:
+    async with _running(_follow(feed, viewer, request), request.run(), _catch_up(bus, call, viewer, notes)) as tasks:
         try:
             with Screen(stdout_console()) as screen:
                 while not viewer.over:
@@ -63,9 +63,9 @@ async def _read_along(bus: Bus, call: CallRef) -> None:
     notes.print(f"{call.call_id} has ended after {viewer.completed.duration_s:.1f} s", markup=False)
 
 
-async def _follow(feed: Feed, viewer: CallViewer, lease: Lease) -> None:
+async def _follow(feed: Feed, viewer: CallViewer, request: PartialsRequest) -> None:
     async for record in feed:
-        lease.found(record.partition)
+        request.found(record.partition)
         viewer.apply(record)
 
 

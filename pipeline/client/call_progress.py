@@ -1,4 +1,4 @@
-"""What is known of a call while it runs through the pipeline, from the records on the bus: for live display."""
+"""Progress of one call through the pipeline, read from the records on the bus: for `callstream transcribe`."""
 
 import msgspec
 
@@ -21,7 +21,7 @@ FOLLOWED = (
 
 
 class CallWatch:
-    """Counts of one call. Repeats (a stage that was restarted) are dropped by the records' numbers."""
+    """Counts of one call. Repeated records (after a restart of a stage) are dropped by their ids."""
 
     def __init__(self) -> None:
         self.audio_s = 0.0
@@ -40,7 +40,7 @@ class CallWatch:
 
     @property
     def stored(self) -> bool:
-        """Whether the warehouse holds the completed transcript and its summary."""
+        """True once the warehouse holds the completed transcript and its summary."""
         return {"transcript", "summary"} <= self._stored
 
     def apply(self, record: Record) -> None:

@@ -1,8 +1,8 @@
-"""Dead letters as their operator sees them: which are open, what they hold, records put back or given up.
+"""Dead letters for the operator: list, show, replay, drop.
 
-All state is on `calls.dead-letters` itself. A letter is open until a `LetterResolved` about it lies there; a letter
-that is stored again later is open again. So any number of operators see the same, and an interrupted replay is simply
-done again: the record keeps its `ce_id` and number, and stages drop what they have had.
+All state is on the topic `calls.dead-letters`. A letter is open until a `LetterResolved` about it is stored there, and
+open again if the same letter is stored later. All operators therefore see the same, and an interrupted replay can be
+repeated: the record keeps its `ce_id` and number, and stages drop repeats.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,25 +26,25 @@ _MAX_DIGITS: Final = 18
 
 
 class NotReplayable(InputError):
-    """The record cannot be put back, or its stage would pass over it; says why."""
+    """The record cannot be published again, or its stage would skip it. The message says why."""
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter, and what became of it. `letter.value` is empty here: `DeadLetters.whole` reads it."""
+    """A dead letter and its state. `letter.value` is empty: `DeadLetters.whole` reads it."""
 
     letter_id: str
     key: bytes
     partition: int
     position: int
-    """Where the letter lies, as it was stored last."""
+    """Position of the letter where it was stored last."""
     letter: DeadLetter
     call: CallRef | None
-    """The call that the record is of, as far as it says; None where its key is no call's."""
+    """The record's call; None if its key is not a call's."""
     seq: int | None
     """The record's number in its call on its topic."""
     resolved: LetterResolved | None = None
     resolved_at: int = -1
-    """Where the resolution lies."""
+    """Position of the resolution."""
 
     @property
     def state(self) -> Literal["open", "replayed", "dropped"]:
@@ -52,7 +52,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which letters are meant: those that fit everything that is given. `error` is a name or words of the message."""
+    """A filter: letters that match every given field. `error` is a class name or a part of the message."""
 
     ids: frozenset[str] = frozenset()
     call: str | None = None
@@ -74,7 +74,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """The letters on a bus, as they were when this was made by `read`."""
+    """The letters of a bus at the time of `read`."""
 
     def __init__(self, bus: Bus, letters: Iterable[Letter], clock: Callable[[], float]) -> None:
         self._bus = bus
@@ -84,7 +84,7 @@ class DeadLetters:
 
     @classmethod
     async def read(cls, bus: Bus, *, clock: Callable[[], float] = unix_time_s) -> "DeadLetters":
-        """Raises BusError when the broker is gone for longer than the bus waits for it."""
+        """Read all letters. Raises BusError if the broker stays away for longer than the bus waits."""
         letters: dict[str, Letter] = {}
         resolutions: dict[str, tuple[int, LetterResolved]] = {}
         log = structlog.get_logger("callstream.dead_letters")
@@ -99,7 +99,12 @@ class DeadLetters:
                 else:
                     raise ValueError(f"{event_type!r} is no record of this topic")
             except (msgspec.MsgspecError, ValueError) as error:
-                log.warning("passed over", topic=record.topic, position=record.position, error=str(error))
+                log.warning(
+                    "record of the dead-letter topic skipped",
+                    topic=record.topic,
+                    position=record.position,
+                    error=str(error),
+                )
         for letter_id, (position, resolved) in resolutions.items():
             letter = letters.get(letter_id)
             if letter is not None and resolved.position >= letter.position:
@@ -107,9 +112,9 @@ class DeadLetters:
         return cls(bus, letters.values(), clock)
 
     def select(self, selection: Selection, *, resolved: bool = False) -> list[Letter]:
-        """The letters of the selection, call by call, each call's in its order; only open ones, but for `resolved`.
+        """Return the selected letters, grouped by call and in the order of each call; with `resolved` also closed ones.
 
-        Raises InputError for an id that there is not.
+        Raises InputError for an unknown id.
         """
         for letter_id in sorted(selection.ids):
             if letter_id not in self._letters:
@@ -118,16 +123,16 @@ class DeadLetters:
         return sorted(found, key=_order)
 
     async def stored(self, letter: Letter) -> DeadLetter:
-        """The letter with what it holds of the value. Raises NotReplayable where it is no longer kept."""
+        """Return the letter with the part of the value that it holds. Raises NotReplayable if it has expired."""
         stored = await self._bus.read(topics.DEAD_LETTERS, letter.partition, letter.position)
         if stored is None:
             raise NotReplayable(f"{letter.letter_id} is no longer kept")
         return msgspec.json.decode(stored.value, type=DeadLetter)
 
     async def whole(self, letter: Letter) -> DeadLetter:
-        """The letter with all of the value, key and headers, from the record's origin where they were cut.
+        """Return the letter with the whole value, key and headers, read from the record's origin if they were cut.
 
-        Raises NotReplayable where that is gone.
+        Raises NotReplayable if the origin has expired.
         """
         about = await self.stored(letter)
         if not about.cut:
@@ -143,7 +148,7 @@ class DeadLetters:
         )
 
     async def replay(self, letter: Letter) -> None:
-        """Put the record back as it was, into the partition that it came from, and say so.
+        """Publish the record unchanged to its partition, and mark the letter as replayed.
 
         Raises NotReplayable, and what `Bus.publish` raises.
         """
@@ -162,7 +167,7 @@ class DeadLetters:
         await self._resolve(letter, "replayed")
 
     async def drop(self, letter: Letter) -> None:
-        """Say that the letter needs no more attention."""
+        """Mark the letter as dropped."""
         await self._resolve(letter, "dropped")
 
     async def _resolve(self, letter: Letter, action: Literal["replayed", "dropped"]) -> None:
@@ -187,7 +192,7 @@ class DeadLetters:
         )
 
     async def _check_order(self, letter: Letter) -> None:
-        """Refuse what a stage would pass over without a word, because it has taken a later record of the call."""
+        """Raise NotReplayable for a record that its stage would skip, having taken a later one of the call."""
         about = letter.letter
         if about.stage not in IN_ORDER_ONLY or letter.seq is None:
             return
@@ -198,11 +203,11 @@ class DeadLetters:
         if later is not None:
             raise NotReplayable(
                 f"{letter.letter_id} is record {letter.seq} of its call, and {about.stage} has taken record {later}: it"
-                " would pass over this one. Send the call again under another id, or drop the letter"
+                " would skip this one. Send the call again under another id, or drop the letter"
             )
 
     async def _taken(self, about: DeadLetter) -> list[int]:
-        """Numbers of the key's records that the letter's stage did not reject: taken, or about to be."""
+        """Return the numbers of the key's records that the letter's stage did not reject."""
         rejected = {
             one.letter.position
             for one in self._letters.values()
@@ -231,7 +236,7 @@ def _letter(letter_id: str, record: Record) -> Letter:
 
 
 def _call_of(about: DeadLetter) -> tuple[CallRef | None, int | None]:
-    """The call and the record's number in it, as far as the record says what its stage could not use."""
+    """Return the record's call and its number in the call, as far as they can be read."""
     if about.topic in (topics.AUDIO, topics.AUDIO_BATCH):
         try:
             event = cloudevents.decode_audio_event(about.headers, about.key, about.value)
@@ -262,5 +267,5 @@ def _order(letter: Letter) -> tuple[bool, CallRef, bool, int, str, int, int]:
 
 
 def _event_id(letter: Letter, what: str) -> str:
-    """The same when an interrupted command is given again, another once something new is known of the letter."""
+    """Return an id that repeats with a repeated command, and changes once the letter's state has changed."""
     return f"{letter.letter_id}/{what}/{max(letter.position, letter.resolved_at)}"

@@ -1,4 +1,4 @@
-"""What differs between two texts, word by word: of a call heard twice, or summarized twice."""
+"""Word-by-word difference of two texts: two transcripts or two summaries of a call."""
 
 import re
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ Kind = Literal["equal", "removed", "added", "changed"]
 _KINDS: dict[str, Kind] = {"equal": "equal", "delete": "removed", "insert": "added", "replace": "changed"}
 
 
-class Step(msgspec.Struct, frozen=True):
-    """A run of words: `old` are those of the first text, `new` those of the second."""
+class WordRun(msgspec.Struct, frozen=True):
+    """A run of words: `old` in the first text, `new` in the second."""
 
     kind: Kind
     old: list[str]
@@ -21,7 +21,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Words of a difference. A changed run of unequal length counts its excess as added or removed."""
+    """Word counts of a difference. In a changed run of unequal length the excess counts as added or removed."""
 
     equal: int = 0
     changed: int = 0
@@ -30,7 +30,7 @@ class Counts(msgspec.Struct, frozen=True):
 
     @property
     def share(self) -> float:
-        """What differs, of all that there is on either side: 0 for equal texts, 1 for texts without a common word."""
+        """Differing words over all words of both texts: 0 for equal texts, 1 for texts without a common word."""
         differing = self.changed + self.removed + self.added
         return differing / max(1, self.equal + differing)
 
@@ -50,17 +50,17 @@ class Counts(msgspec.Struct, frozen=True):
         )
 
 
-def word_difference(old: str, new: str) -> list[Step]:
-    """The runs of words in which two texts agree and differ, in order. Case and punctuation do not count."""
+def word_difference(old: str, new: str) -> list[WordRun]:
+    """Return the runs of equal and differing words, in order. Case and punctuation are ignored."""
     before, after = old.split(), new.split()
     matcher = SequenceMatcher(None, [*map(_bare, before)], [*map(_bare, after)], autojunk=False)
     return [
-        Step(_KINDS[kind], before[first:last], after[start:end])
+        WordRun(_KINDS[kind], before[first:last], after[start:end])
         for kind, first, last, start, end in matcher.get_opcodes()
     ]
 
 
-def counted(steps: Sequence[Step]) -> Counts:
+def counted(steps: Sequence[WordRun]) -> Counts:
     total = Counts()
     for step in steps:
         if step.kind == "equal":
@@ -71,14 +71,15 @@ def counted(steps: Sequence[Step]) -> Counts:
     return total
 
 
-def by_lines(steps: Sequence[Step], lengths: Sequence[int]) -> list[list[Step]]:
-    """The steps of each line of the first text, whose lines have so many words; what was added between two lines comes
-    at the end of the first.
+def by_lines(steps: Sequence[WordRun], lengths: Sequence[int]) -> list[list[WordRun]]:
+    """Group the runs by the lines of the first text, given the number of words in each line.
+
+    Words added between two lines go to the end of the earlier one.
     """
-    lines: list[list[Step]] = []
+    lines: list[list[WordRun]] = []
     waiting = list(steps)
     for length in lengths:
-        line: list[Step] = []
+        line: list[WordRun] = []
         left = length
         while waiting and (left or not waiting[0].old):
             step = waiting.pop(0)
@@ -86,11 +87,11 @@ def by_lines(steps: Sequence[Step], lengths: Sequence[int]) -> list[list[Step]]:
             if len(taken) == len(step.old):
                 line.append(step)
             elif step.kind == "equal":
-                line.append(Step("equal", taken, step.new[:left]))
-                waiting.insert(0, Step("equal", step.old[left:], step.new[left:]))
+                line.append(WordRun("equal", taken, step.new[:left]))
+                waiting.insert(0, WordRun("equal", step.old[left:], step.new[left:]))
             else:
-                line.append(Step(step.kind, taken, step.new))
-                waiting.insert(0, Step("removed", step.old[left:], []))
+                line.append(WordRun(step.kind, taken, step.new))
+                waiting.insert(0, WordRun("removed", step.old[left:], []))
             left -= len(taken)
         lines.append(line)
     if lines:
@@ -98,7 +99,7 @@ def by_lines(steps: Sequence[Step], lengths: Sequence[int]) -> list[list[Step]]:
     return lines
 
 
-def shown(steps: Sequence[Step]) -> Text:
+def shown(steps: Sequence[WordRun]) -> Text:
     """For people, coloured, and legible without colours: `[-old-]` and `{+new+}`."""
     text = Text()
     for step in steps:

@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 
 class Cue(msgspec.Struct, frozen=True):
-    """What is shown at once. `end_ms` is after `start_ms`; cues come in the order of `start_ms`."""
+    """One subtitle. `end_ms` is greater than `start_ms`."""
 
     start_ms: int
     end_ms: int
@@ -34,7 +34,7 @@ class Cue(msgspec.Struct, frozen=True):
 
 
 def cues(document: Document) -> list[Cue]:
-    """The call's turns, cut between words into cues; those of speakers who talk at once overlap."""
+    """Split the turns between words into cues, ordered by `start_ms`. Cues of overlapping speech overlap."""
     found = [cue for turn in document["turns"] for cue in _turn_cues(turn)]
     return sorted(found, key=lambda cue: (cue.start_ms, cue.end_ms))
 
@@ -50,7 +50,7 @@ def _turn_cues(turn: Document) -> Iterator[Cue]:
 
 
 def _groups(turn: Document) -> Iterator[tuple[float, float, str]]:
-    """Start, end and text of runs of words that fit into a cue."""
+    """Yield start, end (seconds) and text of runs of words that fit into a cue."""
     pieces = _pieces(turn)
     if not pieces:
         yield turn["start_s"], turn["end_s"], _line(turn["text"])
@@ -67,8 +67,10 @@ def _groups(turn: Document) -> Iterator[tuple[float, float, str]]:
 
 
 def _pieces(turn: Document) -> list[tuple[float, float, str]]:
-    """The turn's text, cut before each word, with the word's times: what lies between words in the text is kept,
-    also where a language writes none. Joined by spaces where the words are not all found in the text."""
+    """Split the turn's text before each word. Characters between words are kept, so languages without spaces work.
+
+    If the text does not contain all the words, they are joined by spaces instead.
+    """
     words, text = turn["words"], turn["text"]
     spans = word_spans(text, [word["text"].strip() for word in words])
     if spans is None:
@@ -78,7 +80,7 @@ def _pieces(turn: Document) -> list[tuple[float, float, str]]:
 
 
 def _line(text: str) -> str:
-    """On one line, without the control characters that end lines or cues."""
+    """Return the text on one line, without the control characters that end lines or cues."""
     return re.sub(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+", " ", text).strip()
 
 
@@ -96,7 +98,7 @@ def to_json(document: Document) -> str:
 
 
 def to_vtt(document: Document) -> str:
-    """WebVTT with a voice tag for the speaker of each cue."""
+    """Return WebVTT with the speaker of each cue as a voice tag."""
     blocks = ["WEBVTT"]
     for number, cue in enumerate(cues(document), 1):
         times = f"{_timestamp(cue.start_ms, '.')} --> {_timestamp(cue.end_ms, '.')}"
@@ -105,18 +107,18 @@ def to_vtt(document: Document) -> str:
 
 
 def to_srt(document: Document) -> str:
-    """SubRip; the speaker stands before the text, as the format has no place for it."""
+    """Return SubRip. The format has no field for a speaker, so the name precedes the text."""
     blocks = []
     for number, cue in enumerate(cues(document), 1):
         times = f"{_timestamp(cue.start_ms, ',')} --> {_timestamp(cue.end_ms, ',')}"
-        # SubRip has no escapes, and some players take an arrow for times.
+        # SubRip has no escapes, and some players read an arrow in the text as a time line.
         said = f"{cue.speaker}: {cue.text}".replace("-->", "→")
         blocks.append(f"{number}\n{times}\n{said}\n")
     return "\n".join(blocks)
 
 
 def to_txt(document: Document) -> str:
-    """For people: head, turns, summary, what is missing."""
+    """Return plain text for people: heading, turns, summary, missing audio."""
     duration = document["duration_s"]
     facts = [document["status"], f"{duration:.1f} s" if duration is not None else "", document["language"] or ""]
     lines = [f"{document['call_id']} ({', '.join(fact for fact in facts if fact)})", ""]
@@ -134,13 +136,13 @@ def to_txt(document: Document) -> str:
 
 
 def turns_of(document: Document) -> list[Turn]:
-    """The document's turns as they were published."""
+    """Return the document's turns as published records."""
     call = {"tenant": document["tenant"], "call_id": document["call_id"], "revision": document["revision"]}
     return [msgspec.convert({**call, **turn}, Turn) for turn in document["turns"]]
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What a summary says beside its text: points, what is to be done and by whom, outcome, sentiment, doubts."""
+    """Return the lines after a summary's text: key points, actions with owners, outcome, sentiment, doubts."""
     lines = [f"• {_line(point['text'])}" for point in summary["key_points"]]
     items = summary.get("action_items") or [{"text": text, "owner": None} for text in summary.get("actions") or []]
     lines += [f"→ {_line(item['text'])}" + (f" ({_line(item['owner'])})" if item["owner"] else "") for item in items]
@@ -162,11 +164,11 @@ FORMATS: Final[dict[str, Callable[[Document], str]]] = {
     ".srt": to_srt,
     ".txt": to_txt,
 }
-"""By the ending of the file's name, in lower case."""
+"""Export functions by file suffix, in lower case."""
 
 
 def write_export(document: Document, path: Path) -> None:
-    """Write the form that the name's ending asks for. Raises InputError for another ending or an unusable path."""
+    """Write the format of the path's suffix. Raises InputError for an unknown suffix or an unwritable path."""
     make = FORMATS.get(path.suffix.lower())
     if make is None:
         raise InputError(f"{path}: the ending must be one of {', '.join(FORMATS)}")

@@ -1,7 +1,7 @@
-"""Reading one call along: what is shown of it, and that its text is wanted while it is being spoken.
+"""Live text of one call: its turns and partials as they arrive, and the request for partials.
 
-It does nothing that a program of somebody else's could not do: it follows topics that consumers read, and puts requests
-on the call's audio topic (see `schemas.audio.CallWatched`).
+An outside program can do the same: it follows topics that consumers read, and publishes requests on the call's audio
+topic (see `schemas.audio.CallWatched`).
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from schemas.partials import PARTIAL_TYPE, Partial
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 
 FOLLOWED: Final = (topics.PARTIALS, topics.SEGMENTS, topics.TRANSCRIPTS)
-"""Segments, and the progress between them, say within seconds that a call is live, and where."""
+"""Segments and progress records tell within seconds that a call is live, and in which partition it is."""
 SOURCE: Final = "callstream/watch"
 LEASE_S: Final = 60.0
 RENEW_S: Final = 20.0
 
 
 class CallViewer:
-    """One call as it is read along. Records may come twice, and those of different topics in any order.
+    """The state of one call's display. Records may be repeated, and records of different topics arrive in any order.
 
-    Turns that are followed wait until `catch_up` has given those that were there before.
+    Turns that arrive before `catch_up` are held until it has delivered the earlier ones.
     """
 
     def __init__(self) -> None:
@@ -46,23 +46,23 @@ class CallViewer:
 
     @property
     def over(self) -> bool:
-        """Whether the call has ended for good; one that only fell silent may go on."""
+        """True once the call has ended for good. A provisional end (the idle limit) may be reopened."""
         return self._caught_up and self.completed is not None and not self.completed.provisional
 
     @property
     def open_partials(self) -> list[Partial]:
-        """What is being said, and what was said and is in no turn yet: in order."""
+        """Utterances that are in progress or not in a turn yet, in order of time."""
         return sorted(self._partials.values(), key=lambda partial: (partial.start_s, partial.channel))
 
     def catch_up(self, stored: Iterable[Record]) -> None:
-        """What the transcripts' topic held of the call when it began to be followed; once."""
+        """Apply what the transcripts topic already held of the call. Called once."""
         for record in (*stored, *self._later):
             self._transcript(record)
         self._later.clear()
         self._caught_up = True
 
     def apply(self, record: Record) -> None:
-        """A record of one of `FOLLOWED`."""
+        """Apply a record of one of the topics in `FOLLOWED`."""
         self.known = True
         if record.topic == topics.PARTIALS:
             if record.headers.get("ce_type") == PARTIAL_TYPE:
@@ -74,13 +74,13 @@ class CallViewer:
                 self._later.append(record)
 
     def take_turns(self) -> list[Turn]:
-        """The turns that have settled since the last time."""
+        """Return the turns settled since the last call."""
         turns = list(self._turns.values())
         self._turns.clear()
         return turns
 
     def take_partials(self) -> list[Partial]:
-        """The newest version of each utterance that has said more since the last time."""
+        """Return the newest partial of each utterance that changed since the last call."""
         partials = [partial for partial in self._changed.values() if not partial.final]
         self._changed.clear()
         return partials
@@ -114,8 +114,8 @@ class CallViewer:
                 self._partials.clear()
 
 
-class Lease:
-    """Asks for a call's partials, again and again while it runs."""
+class PartialsRequest:
+    """Requests a call's partials, and renews the request until it is cancelled."""
 
     def __init__(self, bus: Bus, call: CallRef, *, lease_s: float = LEASE_S, renew_s: float = RENEW_S) -> None:
         self._bus = bus
@@ -128,13 +128,13 @@ class Lease:
         self._log = structlog.get_logger("callstream.viewer").bind(call=call.call_id)
 
     def found(self, partition: int) -> None:
-        """The call's records are in this partition of every topic, wherever its key would lead."""
+        """Set the partition that holds the call's records in every topic, whichever one its key hashes to."""
         if self._partition != partition:
             self._partition = partition
             self._found.set()
 
     async def run(self) -> None:
-        """Until cancelled. A bus that refuses or is away is asked again."""
+        """Run until cancelled. A request that the bus refuses is retried."""
         number = 0
         while True:
             self._found.clear()
@@ -156,4 +156,4 @@ class Lease:
                 partition=self._partition,
             )
         except BusError as error:
-            self._log.warning("the call's partials could not be asked for", error=str(error))
+            self._log.warning("request for partials failed", error=str(error))

@@ -1,7 +1,7 @@
-"""A recorded file as a producer: call started, audio chunks, call ended, on the audio topic of a lane.
+"""Publish a recorded file as a producer does: call started, audio chunks, call ended, on the audio topic of a lane.
 
-It holds nothing that an outside producer would not have: plain events through `Bus.publish`. Event ids follow from the
-call and the event's number, so sending a file again after a crash continues where the first attempt ended.
+Only plain events go through `Bus.publish`, so an outside producer can do the same. An event id is made of the call and
+the event's number: publishing a file again after a crash continues where the first attempt ended.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from schemas.calls import CallRef
 from schemas.topics import AUDIO, Lane, in_lane
 
 WINDOW = 16
-"""Records in flight: well under what the separate stage puts back in order."""
+"""Records in flight. The separate stage reorders several times as many."""
 
 SOURCE = "callstream/publish"
 
 
 class AudioSource(Protocol):
-    """Decoded audio: interleaved signed 16-bit little-endian blocks of at most 1 s."""
+    """Decoded audio. Iterating yields blocks of at most 1 s: signed 16-bit little-endian, channels interleaved."""
 
     @property
     def sample_rate_hz(self) -> int: ...
@@ -34,7 +34,7 @@ class AudioSource(Protocol):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What was sent: audio seconds and the number of events."""
+    """Totals of a published call."""
 
     audio_s: float
     events: int
@@ -54,9 +54,9 @@ async def publish_audio(
     hotwords: Sequence[str] = (),
     on_progress: Callable[[float], None] | None = None,
 ) -> Published:
-    """Send `audio` as `call`; at the speed of speech if `realtime`, else as fast as the bus stores it.
+    """Publish `audio` as `call`: at the speed of speech if `realtime`, else as fast as the bus stores it.
 
-    `on_progress` is told the seconds stored so far. Raises StoreFullError and BusError as the bus does.
+    `on_progress` is called with the seconds of audio sent so far. Raises StoreFullError and BusError.
     """
     sender = _Sender(bus, call, in_lane(AUDIO, lane))
     start = CallStarted(
@@ -92,7 +92,7 @@ async def publish_audio(
 
 
 class _Sender:
-    """Numbers a call's events and keeps a window of them in flight."""
+    """Numbers a call's events and keeps at most `WINDOW` of them in flight."""
 
     def __init__(self, bus: Bus, call: CallRef, topic: str) -> None:
         self.events = 0

@@ -1,8 +1,7 @@
-"""A finished call heard again, with another model or other settings, while the bus still holds its audio.
+"""Transcribe a finished call again, with another model or other settings, while the bus still holds its audio.
 
-The stages are those that every call goes through, in this process and without publishing anything: with the settings
-that the call was heard with the same words come out. (Not so for a call with partials: there what viewers had been
-shown was kept.)
+The call goes through the same stages, in this process, and nothing is published. With the settings of the first
+transcription the same words come out, except for a call with partials: its text kept what viewers had been shown.
 """
 
 import asyncio
@@ -35,11 +34,11 @@ from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from stages.transcribe.stage import TranscribeStage
 
-MOST_WAITING: Final = 64
-"""Utterances that may wait for the model: as many as keep it busy, and no more, however long the call is."""
+MAX_WAITING: Final = 64
+"""Utterances that wait for the model: enough to keep it busy, and bounded for a call of any length."""
 
 
-async def hear_again(
+async def retranscribe(
     bus: Bus,
     call: CallRef,
     settings: Settings,
@@ -47,26 +46,25 @@ async def hear_again(
     language: str | None = None,
     on_progress: Callable[[float], None] = lambda _heard_s: None,
 ) -> TranscriptCompleted:
-    """The call's transcript with the model that `settings` name. `language` counts instead of what its start said.
+    """Return the call's transcript by the model that `settings` name. `language` overrides the call's own.
 
-    `on_progress` is told how much of the call has been heard, in seconds from its start.
+    `on_progress` is called with the position reached in the call, in seconds.
 
-    Raises InputError where the bus does not hold the whole call, or it has not ended; ModelError and what the bus
-    raises.
+    Raises InputError if the bus does not hold the whole call or the call has not ended, ModelError, and BusError.
     """
     lane = await _lane_of(bus, call, settings)
     context = WiringContext(bus, settings, Metrics())
     separating = separate_stage(await asyncio.to_thread(load_voice_activity_model), lane)
     async with open_scheduler(context) as scheduler, open_speakers(context) as speakers:
         transcribing = transcribe_stage(context, scheduler, speakers, lane)
-        transcript = await _Hearing(bus, call, lane, separating, transcribing, on_progress).run(language)
+        transcript = await _Retranscription(bus, call, lane, separating, transcribing, on_progress).run(language)
     if transcript is None:
-        raise InputError(f"the audio of the call {call.call_id} on the bus has no end: it was not finished")
+        raise InputError(f"the call {call.call_id} has not ended: the bus holds no end of its audio")
     return transcript
 
 
 async def _lane_of(bus: Bus, call: CallRef, settings: Settings) -> Lane:
-    """The lane that the call's audio is in. Raises InputError where its start is not there."""
+    """Return the lane of the call's audio. Raises InputError if the bus does not hold the call's start."""
     lanes: tuple[Lane, ...] = ("live", "batch")
     for lane in lanes:
         others = 0
@@ -74,7 +72,7 @@ async def _lane_of(bus: Bus, call: CallRef, settings: Settings) -> Lane:
             async for event, _record in events:
                 if isinstance(event, CallStarted):
                     return lane
-                # A producer has several events on the way, and the start need not be the first that is stored.
+                # A producer has several events in flight, so the start need not be stored first.
                 others += 1
                 if others > MAX_HELD_EVENTS:
                     break
@@ -88,7 +86,7 @@ def _kept(settings: Settings) -> str:
 
 
 async def _events(bus: Bus, call: CallRef, lane: Lane) -> AsyncGenerator[tuple[Any, Event], None]:
-    """What producers sent of the call, repeats included, in the order of the bus."""
+    """Yield the call's events as producers sent them, repeats included, in the order of the bus."""
     async for record in bus.stored(topics.in_lane(topics.AUDIO, lane), key=call.key):
         try:
             decoded = decode_audio(record)
@@ -98,8 +96,8 @@ async def _events(bus: Bus, call: CallRef, lane: Lane) -> AsyncGenerator[tuple[A
             yield decoded.content, decoded.event(record, decoded.seq or 0)
 
 
-class _Hearing:
-    """One call through the stages: what is separated waits in a queue while the model works."""
+class _Retranscription:
+    """One call through the stages. Utterances wait in a bounded queue for the model."""
 
     def __init__(
         self,
@@ -117,7 +115,7 @@ class _Hearing:
         self._transcriber = transcribing.open(call, None)
         self._merger = MergeStage().open(call, None)
         self._on_progress = on_progress
-        self._answers: asyncio.Queue[AsyncIterator[Output] | None] = asyncio.Queue(MOST_WAITING)
+        self._answers: asyncio.Queue[AsyncIterator[Output] | None] = asyncio.Queue(MAX_WAITING)
         self._parts: list[TranscriptCompleted] = []
 
     async def run(self, language: str | None) -> TranscriptCompleted | None:
@@ -145,11 +143,11 @@ class _Hearing:
                     at = msgspec.structs.replace(event, seq=output.seq, origin=opened or event.origin)
                     await self._answers.put(self._transcriber.submit(record, at))  # type: ignore[arg-type]
             except RejectedInput:
-                continue  # it was rejected the first time too
+                continue  # rejected the first time as well
         await self._answers.put(None)
 
     async def _opened_at(self) -> Origin | None:
-        """Where the call's utterances begin on the bus: who tells speakers apart reads them again from there."""
+        """Return the position of the call's first utterance record, from which diarization reads the call again."""
         topic = topics.in_lane(topics.UTTERANCES, self._lane)
         async with contextlib.aclosing(self._bus.stored(topic, key=self._call.key)) as records:  # type: ignore[type-var]
             async for record in records:

@@ -1,14 +1,11 @@
-"""Search over calls: the index that an instance fills and serves, and how others ask it.
-
-`find` and `ask` are what commands and gateways call.
-"""
+"""Search over calls: find windows of talk, answer questions from them, rebuild the index."""
 
 import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pipeline.client.exports import turns_of
 from pipeline.client.warehouse import Reader, remote_reader
@@ -25,22 +22,20 @@ from stages.index.ranking import Filters, Hit, Searcher, Update
 from stages.index.store import FILE
 from stages.index.windows import windows_of
 
-if TYPE_CHECKING:
-    pass
-
 _REBUILT: Final = "rebuilt"
 _COMPLETED: Final = "SELECT tenant, call_id FROM calls WHERE status = 'completed' AND revision IS NOT NULL"
-_MAKES: Final = "`callstream up` makes it so as calls come in"
+_MAKES: Final = "`callstream up` indexes calls as they arrive"
 
 
 @contextlib.contextmanager
 def asked_index(settings: Settings, load: Callable[[], Embedder]) -> Iterator[tuple[Searcher, QuestionEmbedder]]:
-    """The index to ask, and what makes a question's vector: Qdrant's, the running instance's where one serves it, else
-    the file.
+    """Open the index for questions: Qdrant's, that of the running instance, or the file.
 
-    `load` gives the embedding model, which takes seconds: it is not called for a running instance, which has it
-    already, nor where there is no file. Raises InputError where there is no index, InstanceError where nobody answers,
-    StageError for another model's.
+    Yields the index and the object that embeds questions. `load` returns the embedding model, which takes seconds. It
+    is not called if a running instance embeds the question, nor if there is no index.
+
+    Raises InputError without an index, InstanceError if the instance does not answer, StageError for an index of
+    another embedding model.
     """
     if settings.qdrant_url is not None:
         embedder = load()
@@ -54,7 +49,7 @@ def asked_index(settings: Settings, load: Callable[[], Embedder]) -> Iterator[tu
     if serving is not None:
         if serving.model != settings.embedding_model:
             raise ConfigurationError(
-                f"the running index is {serving.model}'s, and CALLSTREAM_EMBEDDING_MODEL {settings.embedding_model}"
+                f"the running index uses {serving.model}, CALLSTREAM_EMBEDDING_MODEL is {settings.embedding_model}"
             )
         with contextlib.closing(remote_reader(serving.url, serving.token)) as reader:
             asked = AskedWindows(lambda sql: reader.query(sql)[1])
@@ -68,17 +63,16 @@ def asked_index(settings: Settings, load: Callable[[], Embedder]) -> Iterator[tu
 
 
 def is_served(settings: Settings) -> bool:
-    """Whether the index can be asked while an instance fills it."""
+    """Return True if the index can be searched while an instance fills it."""
     return settings.qdrant_url is not None or read_owner(settings.data / FOLDER, ServedIndex) is not None
 
 
 def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: Callable[[int, int], None]) -> int:
-    """Make the index anew from the warehouse; returns how many windows it has.
+    """Rebuild the index from the warehouse and return its number of windows.
 
-    In the data directory it is made beside the one that is there and takes its place when it is whole, so that nobody
-    ever finds a part of it, also after a kill. In Qdrant one call after the other is made anew, also while others
-    fill it; of calls that the warehouse does not have it keeps what there is. `on_call` is told how many calls are
-    done, and of how many. Raises InstanceError where another process has the data directory's.
+    A file is built beside the old one and replaces it once complete, so a kill leaves the old index. In Qdrant calls
+    are replaced one by one, also while an index worker runs; calls missing from the warehouse keep their windows.
+    `on_call(done, total)` is called after each call. Raises InstanceError if another process owns the index file.
     """
     if settings.qdrant_url is not None:
         with contextlib.closing(open_qdrant(settings, embedder)) as index:
@@ -90,12 +84,12 @@ def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: 
     folder.mkdir(parents=True, exist_ok=True)
     with DataLock(folder):
         beside = folder / _REBUILT
-        shutil.rmtree(beside, ignore_errors=True)  # of a rebuild that was killed
+        shutil.rmtree(beside, ignore_errors=True)  # left by a rebuild that was killed
         with contextlib.closing(open_store(beside, embedder, False)) as store:
             for whole in _whole_calls(reader, embedder, on_call):
                 store.update([whole])
             windows = store.count()
-        # The log of the one before would be replayed onto the new one.
+        # DuckDB would replay the old index's write-ahead log onto the new file.
         (folder / f"{FILE}.wal").unlink(missing_ok=True)
         (beside / FILE).replace(folder / FILE)
         shutil.rmtree(beside)
@@ -103,7 +97,7 @@ def rebuild(settings: Settings, reader: Reader, embedder: Embedder, *, on_call: 
 
 
 def _whole_calls(reader: Reader, embedder: Embedder, on_call: Callable[[int, int], None]) -> Iterator[Update]:
-    """Of all completed calls; `on_call` is told when the one before the next has been taken."""
+    """Yield one update per completed call. `on_call` is called once the update has been applied."""
     _, calls = reader.query(_COMPLETED)
     for number, (tenant, call_id) in enumerate(calls, start=1):
         yield _whole_call(reader, CallRef(tenant, call_id), embedder)
@@ -130,7 +124,7 @@ def _unix_s(time: str) -> float:
 async def find(
     index: Searcher, embedder: QuestionEmbedder, question: str, filters: Filters, *, limit: int
 ) -> list[Hit]:
-    """The windows of calls that a question, or some words, are about; the best first."""
+    """Return the windows that match a question or words, the best first."""
 
     def found() -> list[Hit]:
         [vector] = embedder.questions([question])
@@ -142,5 +136,5 @@ async def find(
 async def ask(
     index: Searcher, embedder: QuestionEmbedder, llm: LlmClient, question: str, filters: Filters, *, limit: int = 8
 ) -> Answer:
-    """An answer by the language model, from what `find` finds. Raises LlmError."""
+    """Return the language model's answer from the windows of `find`. Raises LlmError."""
     return await answer(llm, question, await find(index, embedder, question, filters, limit=limit))

@@ -1,4 +1,4 @@
-"""Reading the warehouse: through the running instance that owns the file, or from the file itself."""
+"""Read the warehouse: through the running instance that owns the file, or from the file itself."""
 
 import uuid
 from collections.abc import Callable
@@ -89,22 +89,22 @@ WHERE s.id = '{session}' AND s.status = 'completed' AND u.kind = 'final' AND u.r
 
 
 class Reader:
-    """Read-only SQL. Made by `open_reader`; each query sees what was stored when it began."""
+    """Read-only SQL, from `open_reader`. A query sees what was stored when it began."""
 
     def __init__(self, run: Callable[[str], Rows], close: Callable[[], None]) -> None:
         self._run = run
         self.close = close
 
     def query(self, sql: str) -> Rows:
-        """Run one statement. Raises InputError for what is no read or is wrong, InstanceError when nobody answers."""
+        """Run one SELECT. Raises InputError for any other statement, InstanceError if no instance answers."""
         return self._run(sql)
 
     def calls(self) -> Rows:
-        """All calls, newest first."""
+        """Return all calls, newest first."""
         return self._run(_CALLS)
 
     def show(self, call: CallRef) -> dict[str, Any]:
-        """One call with everything that is known of it. Raises InputError when there is no such call.
+        """Return one call's document. Raises InputError if there is no such call.
 
         Shape: `{"call_id", "tenant", "status", "duration_s", "channels": [{"index", "role"}], "turns": [{"speaker",
         "channel", "start_s", "end_s", "text", "words": [{"text", "start_s", "end_s", "probability"}]}], "summary":
@@ -126,14 +126,15 @@ class Reader:
         return document
 
     def ended_as(self, call: CallRef) -> str | None:
-        """completed or failed; None for a call that would take more audio: it runs, was ended by the idle limit, or
-        never began.
+        """Return `completed` or `failed`, or None for a call that still takes audio.
+
+        A call takes audio before its start, while it runs, and after a provisional end (the idle limit).
         """
         status = self._one(_ENDED_AS, call.session_id)
         return None if status is None else str(status)
 
     def is_complete(self, call: CallRef) -> bool:
-        """Whether the completed transcript, not a provisional one, and the final summary of its revision are stored."""
+        """Return True once the completed transcript (not a provisional one) and its final summary are stored."""
         return self._one(_IS_COMPLETE, call.session_id) is not None
 
     def _one(self, sql: str, session: uuid.UUID) -> Any:
@@ -142,10 +143,10 @@ class Reader:
 
 
 def open_reader(path: Path, instance: InstanceInfo | None) -> Reader:
-    """Read the warehouse at `path`, through `instance` when it serves it.
+    """Open the warehouse at `path`, through `instance` if it serves it.
 
-    A file that does not exist yet is read as a warehouse without calls. Raises InstanceError when another process
-    that is no instance has the file open.
+    A missing file reads as a warehouse without calls. Raises InstanceError if a process other than an instance has the
+    file open.
     """
     if instance is not None and instance.quack_url is not None:
         return remote_reader(instance.quack_url, instance.quack_token or "")
@@ -153,7 +154,7 @@ def open_reader(path: Path, instance: InstanceInfo | None) -> Reader:
 
 
 def remote_reader(url: str, token: str) -> Reader:
-    """Read what another process serves at a Quack URL."""
+    """Open the database that another process serves at a Quack URL."""
     connection = duckdb.connect()
     load_extensions(connection)
 
@@ -163,7 +164,7 @@ def remote_reader(url: str, token: str) -> Reader:
         except duckdb.IOException as error:
             raise InstanceError(f"the running instance does not answer at {url}") from error
         except duckdb.Error as error:
-            # Behind the owner's message stands where the failing call is in our own statement.
+            # After the owner's message DuckDB adds the position in our own statement.
             message = str(error).rpartition("\n\nLINE 1: FROM quack_query")[0] or str(error)
             raise InputError(_NO_READ if "Authorization failed" in message else message) from error
 
@@ -172,7 +173,7 @@ def remote_reader(url: str, token: str) -> Reader:
 
 def _directly(path: Path) -> Reader:
     if not path.exists():
-        # An empty warehouse in memory: the same answers, and no file is made by looking.
+        # An empty warehouse in memory gives the same answers without creating the file.
         return _on(Tables(Path(":memory:")).connection)
     try:
         return _on(duckdb.connect(str(path), read_only=True))

@@ -1,4 +1,4 @@
-"""Log lines: for people or as JSON, ours and every library's through one handler, each with the call it is about."""
+"""Logging: as text or JSON, through one handler for callstream and its libraries, with the call on each line."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 OUR_LOGGER = "callstream"
-"""Our loggers are below this name (`callstream.runner`) and follow the level; others must be louder by one step."""
+"""The root of our loggers (`callstream.runner`), which follow the level. Libraries log one level above it."""
 
 _LIBRARY_LEVEL: dict[LogLevel, int] = {
     "debug": logging.INFO,
@@ -24,7 +24,7 @@ _LIBRARY_LEVEL: dict[LogLevel, int] = {
 
 
 def configure(log_format: LogFormat, level: LogLevel, stream: TextIO) -> None:
-    """Send all logging of this process to `stream`. Called once, by the command line; again replaces the former.
+    """Send all logging of this process to `stream`. A second call replaces the handler of the first.
 
     Warnings of Python's `warnings` module are logged too, as `py.warnings`.
     """
@@ -63,7 +63,7 @@ def configure(log_format: LogFormat, level: LogLevel, stream: TextIO) -> None:
 
 
 def bind_call(call: CallRef, *, stage: str) -> None:
-    """Put the call and stage on every line that this task (and the tasks it starts) logs from now on."""
+    """Add the call and the stage to all later log lines of this task and of tasks that it starts."""
     bound = {"call_id": call.call_id, "stage": stage}
     if call.tenant != DEFAULT_TENANT:
         bound["tenant"] = call.tenant
@@ -72,7 +72,7 @@ def bind_call(call: CallRef, *, stage: str) -> None:
 
 
 def bind_event(event_id: str, trace_id: str | None) -> None:
-    """Put another event of the same call on the lines to come."""
+    """Add the event to all later log lines of this task."""
     structlog.contextvars.bind_contextvars(event_id=event_id)
     if trace_id is None:
         structlog.contextvars.unbind_contextvars("trace_id")
@@ -88,5 +88,5 @@ def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
 
 
 def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """One line of ASCII. The standard library's encoder, because it also takes file names that are not UTF-8."""
+    """Return one line of ASCII, by the standard library's encoder: it also takes file names that are not UTF-8."""
     return json.dumps({"timestamp": event.pop("timestamp"), "event": event.pop("event"), **event}, default=repr)

@@ -1,6 +1,4 @@
-"""What the transcriber hears with, loaded as the settings say; what that took and which device does it is in the
-metrics.
-"""
+"""Load the transcriber's speech engine from the settings. Load times and devices are in the metrics."""
 
 import time
 from functools import partial
@@ -20,21 +18,22 @@ from stages.transcribe.engine.whisper import Engine
 
 
 def asr_devices(settings: Settings) -> list[Device]:
-    """What transcribes. The first is what other models of the transcriber run on."""
+    """Return the devices that transcribe. The transcriber's other models run on the first."""
     counted = settings.device in ("auto", "cuda:all")
     return devices_of(settings.device, visible_gpus() if counted else 0)
 
 
 def load_engine(settings: Settings, metrics: Metrics) -> SpeechEngine:
-    """Takes seconds: call it from a thread. Raises ModelError for weights, EngineError for a device, that cannot be
-    used; of the device `auto` the latter means the CPU.
+    """Load the engine. Takes seconds: call it from a thread.
+
+    Raises ModelError for unusable weights and EngineError for an unusable device (with `auto`, an unusable CPU).
     """
     model = resolve_model(settings.model, models_dir(settings.data))
     ladders = [_ladder(settings, metrics, model, device) for device in asr_devices(settings)]
     engine: SpeechEngine = ladders[0] if len(ladders) == 1 else DevicePool(ladders)
     if settings.align_model is None:
         return engine
-    # The aligners follow the engine where it had to do without its GPU; what else auto means is for torch to say.
+    # Aligners follow the engine if it fell back from its GPU; otherwise torch decides what auto means.
     on = ladders[0].rung.device
     device = "auto" if settings.device == "auto" and on.kind == "cuda" else str(on)
     return AligningEngine(engine, _load_aligners(settings, metrics, device))
@@ -89,13 +88,13 @@ def _load_aligners(settings: Settings, metrics: Metrics, device: str) -> Aligner
         watch=MeteredModels(metrics),
     )
     structlog.get_logger("callstream.engines").info(
-        "words are timed by alignment", models=models, load_s=round(time.monotonic() - began_s, 1)
+        "alignment models loaded", models=models, load_s=round(time.monotonic() - began_s, 1)
     )
     return aligners
 
 
 class MeteredModels(ModelWatch):
-    """Loads and unloads in the metrics."""
+    """Reports loads and evictions to the metrics."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

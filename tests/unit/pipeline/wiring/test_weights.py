@@ -232,7 +232,7 @@ def test_without_the_asr_extra_a_hub_name_says_what_to_install(tmp_path: Path, m
 
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match="cannot be made ready"):
+    with pytest.raises(ModelError, match="cannot be prepared"):
         resolve_model("base", tmp_path / "file" / "cache")
 
 
