@@ -175,7 +175,7 @@ def by_call(records: list[Record]) -> dict[bytes, list[tuple[int, int]]]:
     return found
 
 
-async def wait_for_lag(bus: MemoryBus, runner: StageRunner, limit: int, timeout_s: float = 10.0) -> None:
+async def wait_for_lag(bus: MemoryBus, runner: StageRunner, limit: int, timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while await bus.lag(runner.subscription) > limit:  # noqa: ASYNC110  # a bus tells its lag only when asked
             await asyncio.sleep(0.005)
