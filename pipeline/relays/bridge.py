@@ -14,11 +14,13 @@ from typing import Final
 
 import structlog
 
+from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Outgoing, Partition, Record, Subscription, TopicSpec
 from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError, CallstreamError, RecordTooLargeError
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.publisher import Publisher
+from pipeline.runtime.restarts import restarting, until_one_ends
 from pipeline.telemetry.metrics import Metrics
 from schemas import topics
 from schemas.topics import Lane
@@ -31,7 +33,7 @@ LANES: Final[dict[Lane, Subscription]] = {
 BUDGET_BYTES: Final = 8_000_000
 """What a lane may hold of records that it has taken and the target has not stored."""
 
-_PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _REPORT_S: Final = 30.0
 _EDGE_SHARES: Final = {topics.AUDIO: 0.6, topics.AUDIO_BATCH: 0.3, topics.DEAD_LETTERS: None}
 
@@ -80,7 +82,7 @@ class Bridge:
 
     async def store(self, record: Record) -> None:
         """Store a record at the target, however long that takes. Raises RecordTooLargeError."""
-        attempt = 0
+        backoff = Backoff(_PAUSES_S)
         while True:
             try:
                 with self.metrics.publish_seconds.labels(record.topic).time():
@@ -99,8 +101,7 @@ class Bridge:
                     raise
                 self._missed(error)
                 self.metrics.publish_retries.labels(record.topic).inc()
-            await asyncio.sleep(_PAUSE_S[min(attempt, len(_PAUSE_S) - 1)])
-            attempt += 1
+            await backoff.pause()
         self._reached()
         self.records += 1
         self.bytes += record.size_bytes
@@ -146,31 +147,29 @@ class _LaneRunner:
         self._budget = budget
         self._works: dict[tuple[str, int, bytes], _KeyWork] = {}
         self._failure: asyncio.Future[None] | None = None
+        self._backoff = Backoff(_PAUSES_S)
         self._log = structlog.get_logger("callstream.bridge").bind(group=subscription.group)
 
     async def run(self) -> None:
-        """Read until cancelled; begin again at what is not acknowledged after any failure."""
-        failures = 0
-        while True:
-            self._failure = asyncio.get_running_loop().create_future()
-            reading = asyncio.ensure_future(self._source.run(self._subscription, self))
-            stored = self._bridge.records
-            try:
-                await asyncio.wait({reading, self._failure}, return_when=asyncio.FIRST_COMPLETED)
-                error = self._failure.exception() if self._failure.done() else reading.exception()
-            finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
-                await asyncio.gather(*(work.cancel() for work in list(self._works.values())))
-                self._failure.cancel()
-            failures = 0 if self._bridge.records > stored else failures
-            pause_s = _PAUSE_S[min(failures, len(_PAUSE_S) - 1)]
-            failures += 1
-            self._bridge.metrics.stage_restarts.labels(NAME).inc()
-            # A side that is away is no news for an hour; anything else is a defect, and its trace is wanted.
-            trace = None if isinstance(error, CallstreamError) else error
-            self._log.warning("forwarding begins again", reason=str(error), pause_s=pause_s, exc_info=trace)
-            await asyncio.sleep(pause_s)
+        """Read until cancelled; restart from the floor after any failure."""
+        await restarting(self._read, backoff=self._backoff, report=self._report_restart)
+
+    async def _read(self) -> None:
+        """Read until the source or a key fails."""
+        self._failure = asyncio.get_running_loop().create_future()
+        stored = self._bridge.records
+        try:
+            await until_one_ends(self._failure, self._source.run(self._subscription, self))
+        finally:
+            await asyncio.gather(*(work.cancel() for work in list(self._works.values())))
+            if self._bridge.records > stored:
+                self._backoff.reset()
+
+    def _report_restart(self, error: Exception, pause_s: float) -> None:
+        """Log a traceback for a defect, not for a broker that is merely unreachable."""
+        self._bridge.metrics.stage_restarts.labels(NAME).inc()
+        trace = None if isinstance(error, CallstreamError) else error
+        self._log.warning("forwarding begins again", reason=str(error), pause_s=pause_s, exc_info=trace)
 
     async def on_assigned(self, partition: Partition) -> None:
         self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)

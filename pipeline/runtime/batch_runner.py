@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 import structlog
 
+from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Partition, Record, Subscription
 from pipeline.runtime.byte_budget import ByteBudget
-from pipeline.runtime.call_runner import log_waiting
 from pipeline.runtime.publisher import Publisher
+from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.protocol import Output
 
-_RESTART_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 8.0
+_RESTART_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class BatchStage(Protocol):
@@ -58,29 +58,24 @@ class BatchRunner:
         self._max_records = max_records
         self._pending: list[tuple[Record, Partition, Any]] = []
         self._arrived = asyncio.Event()
-        self._pause_s = _RESTART_PAUSE_S
+        self._backoff = Backoff(_RESTART_PAUSES_S)
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
     async def run(self) -> None:
-        """Read until cancelled; start again from the floor after any failure, later where nothing was written since."""
-        while True:
-            await log_waiting(self._bus, self.subscription, self._log)
-            reading = asyncio.ensure_future(self._bus.run(self.subscription, self))
-            writing = asyncio.ensure_future(self._write())
-            try:
-                done, _ = await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
-                error = next(iter(done)).exception()
-            finally:
-                reading.cancel()
-                writing.cancel()
-                await asyncio.gather(reading, writing, return_exceptions=True)
-                self._forget(lambda _partition: True)
-            self._metrics.stage_restarts.labels(self.stage.name).inc()
-            self._log.error(
-                "stage starts again from its floor", stage=self.stage.name, error=str(error), exc_info=error
-            )
-            await asyncio.sleep(self._pause_s)
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        """Read until cancelled; restart from the floor after any failure, later where nothing was written since."""
+        await restarting(self._read, backoff=self._backoff, report=self._report_restart)
+
+    async def _read(self) -> None:
+        """Read and write until the bus or the writer fails."""
+        await log_backlog(self._bus, self.subscription, self._log)
+        try:
+            await until_one_ends(self._bus.run(self.subscription, self), self._write())
+        finally:
+            self._forget()
+
+    def _report_restart(self, error: Exception, pause_s: float) -> None:
+        self._metrics.stage_restarts.labels(self.stage.name).inc()
+        self._log.error("stage starts again from its floor", error=str(error), pause_s=pause_s, exc_info=error)
 
     async def on_assigned(self, partition: Partition) -> None:
         """Nothing is kept per partition."""
@@ -98,12 +93,13 @@ class BatchRunner:
         self._arrived.set()
 
     async def on_revoked(self, partition: Partition) -> None:
-        self._forget(lambda other: other is partition)
+        self._forget(partition)
 
-    def _forget(self, belongs: "Any") -> None:
+    def _forget(self, partition: Partition | None = None) -> None:
+        """Drop the pending records of a partition, of every partition where it is None."""
         kept = []
         for entry in self._pending:
-            if belongs(entry[1]):
+            if partition is None or entry[1] is partition:
                 self._budget.give(entry[0].size_bytes)
             else:
                 kept.append(entry)
@@ -127,7 +123,7 @@ class BatchRunner:
                 finally:
                     for record, _, _ in batch:
                         self._budget.give(record.size_bytes)
-                self._pause_s = _RESTART_PAUSE_S
+                self._backoff.reset()
                 for record, partition, _ in batch:
                     partition.ack(record.position)
 

@@ -17,12 +17,14 @@ from typing import Any
 import msgspec
 import structlog
 
+from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Partition, Progress, Record, Subscription
 from pipeline.clock import unix_time_s
 from pipeline.errors import BusError
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.decoding import Decoded, Decoder
 from pipeline.runtime.publisher import TRACE_HEADER, Publisher
+from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
 from pipeline.telemetry import traces
 from pipeline.telemetry.logs import bind_call, bind_event
 from pipeline.telemetry.metrics import Metrics
@@ -33,8 +35,9 @@ from stages.protocol import CallProcessor, CallStage, Output
 MAX_ATTEMPTS = 3
 """A record whose processing fails this often, for a reason that is not the bus, becomes a dead letter."""
 
-_RESTART_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_RESTART_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 60.0
+"""A run that lasted this long was no failed attempt: the next pause is the first again."""
 _KEEP_IDLE_CALL_S = 30.0
 
 
@@ -72,35 +75,35 @@ class StageRunner:
         self._lag: dict[tuple[str, int], int] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
+        self._backoff = Backoff(_RESTART_PAUSES_S)
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
     async def run(self) -> None:
-        """Read until cancelled; start again from the floor after any failure."""
-        failures = 0
-        clock = asyncio.get_running_loop().time
-        while True:
-            started_at = clock()
-            await log_waiting(self._bus, self.subscription, self._log)
-            self._failure = asyncio.get_running_loop().create_future()
-            reading = asyncio.ensure_future(self._bus.run(self.subscription, self))
-            sweeping = asyncio.create_task(self._sweep())
-            try:
-                await asyncio.wait({reading, self._failure}, return_when=asyncio.FIRST_COMPLETED)
-                error = self._failure.exception() if self._failure.done() else reading.exception()
-            finally:
-                reading.cancel()
-                sweeping.cancel()
-                await asyncio.gather(reading, sweeping, return_exceptions=True)
-                await self._drop_calls()
-                self._failure.cancel()
-            if isinstance(error, ProcessingError):
-                self._attempts[error.record_id] += 1
-            failures = 0 if clock() - started_at > _STEADY_S else failures
-            pause_s = _RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)]
-            failures += 1
-            self.metrics.stage_restarts.labels(self.stage.name).inc()
-            self._log.error("stage starts again from its floor", error=str(error), pause_s=pause_s, exc_info=error)
-            await asyncio.sleep(pause_s)
+        """Read until cancelled; restart from the floor after any failure."""
+        await restarting(self._read, backoff=self._backoff, report=self._report_restart)
+
+    async def _read(self) -> None:
+        """Read until the bus or a call fails."""
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        await log_backlog(self._bus, self.subscription, self._log)
+        self._failure = loop.create_future()
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            await until_one_ends(self._failure, self._bus.run(self.subscription, self))
+        except ProcessingError as error:
+            self._attempts[error.record_id] += 1
+            raise
+        finally:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+            await self._drop_calls()
+            if loop.time() - started_at > _STEADY_S:
+                self._backoff.reset()
+
+    def _report_restart(self, error: Exception, pause_s: float) -> None:
+        self.metrics.stage_restarts.labels(self.stage.name).inc()
+        self._log.error("stage starts again from its floor", error=str(error), pause_s=pause_s, exc_info=error)
 
     # -- the bus's handler -------------------------------------------------------------------------------------------
 
@@ -402,14 +405,6 @@ class CallWork:
         if close is not None:
             with contextlib.suppress(Exception):
                 await close()
-
-
-async def log_waiting(bus: Bus, subscription: Subscription, log: Any) -> None:
-    """Say how much a stage finds when it begins to read: after a crash, what the one before it had not finished."""
-    try:
-        log.info("stage reads", waiting=await bus.lag(subscription))
-    except BusError as error:
-        log.warning("stage reads, the broker does not tell how much waits", error=str(error))
 
 
 async def _raising(error: Exception) -> AsyncIterator[Output]:

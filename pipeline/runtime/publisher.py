@@ -1,6 +1,5 @@
 """From a stage's outputs to bus records: encoding, headers, lane, and waiting while the store is full."""
 
-import asyncio
 import base64
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -9,6 +8,7 @@ from time import perf_counter
 import msgspec
 import structlog
 
+from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Outgoing, Partition, Progress, Record
 from pipeline.errors import StoreFullError
 from pipeline.telemetry import traces
@@ -20,7 +20,7 @@ from schemas.topics import Lane
 from stages.protocol import Output
 
 TRACE_HEADER = "traceparent"
-_FULL_STORE_RETRY_S = (0.5, 1.0, 2.0, 5.0)
+_FULL_STORE_PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 
 
 class Publisher:
@@ -118,7 +118,7 @@ class Publisher:
         await self.send(ledger, call)
 
     async def _store(self, publish: Callable[[Outgoing], Awaitable[None]], record: Outgoing) -> None:
-        attempt = 0
+        backoff = Backoff(_FULL_STORE_PAUSES_S)
         while True:
             try:
                 began = perf_counter()
@@ -126,9 +126,7 @@ class Publisher:
                 self._metrics.publish_seconds.labels(record.topic).observe(perf_counter() - began)
                 return
             except StoreFullError as error:
-                pause_s = _FULL_STORE_RETRY_S[min(attempt, len(_FULL_STORE_RETRY_S) - 1)]
-                if attempt == 0:
+                if not backoff.failures:
                     self._log.error("the store is full, waiting for room", topic=record.topic, error=str(error))
                 self._metrics.publish_retries.labels(record.topic).inc()
-                attempt += 1
-                await asyncio.sleep(pause_s)
+                await backoff.pause()

@@ -27,6 +27,7 @@ from aiokafka.errors import (
     for_code,
 )
 
+from pipeline.backoff import Backoff
 from pipeline.bus.kafka.clients import KafkaClients, bus_errors, read_to_end
 from pipeline.bus.kafka.feed import KafkaFeed
 from pipeline.bus.kafka.producing import RecordProducer
@@ -41,7 +42,8 @@ from pipeline.errors import BusError
 
 REQUEST_S: Final = 40.0
 """How long a broker may take for an answer: longer than a pause of it that its clients should outlast."""
-_PAUSE_S: Final = (0.2, 0.5, 1.0, 2.0)
+_CONNECT_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
+_COORDINATOR_PAUSE_S: Final = 0.2
 _CREATED_WITHIN_S: Final = 20.0
 _CLOSE_S: Final = 5.0
 _KEPT_S: Final = 90 * SECONDS_PER_DAY
@@ -79,7 +81,7 @@ class KafkaBus:
     async def connect(self) -> None:
         """Raises BusError when no broker answers within `reconnect_s`, ConfigurationError when one refuses us."""
         deadline = asyncio.get_running_loop().time() + self._reconnect_s
-        failures = 0
+        backoff = Backoff(_CONNECT_PAUSES_S)
         try:
             while True:
                 try:
@@ -91,8 +93,7 @@ class KafkaBus:
                     await self._close_clients()
                     if asyncio.get_running_loop().time() > deadline:
                         raise
-                await asyncio.sleep(_PAUSE_S[min(failures, len(_PAUSE_S) - 1)])
-                failures += 1
+                await backoff.pause()
         except BaseException:
             await self.close()
             raise
@@ -249,7 +250,7 @@ class KafkaBus:
             try:
                 done = await self._open_admin.list_consumer_group_offsets(group, partitions=places)
             except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError, GroupLoadInProgressError):
-                await asyncio.sleep(_PAUSE_S[0])
+                await asyncio.sleep(_COORDINATOR_PAUSE_S)
             else:
                 return {place: committed.offset for place, committed in done.items()}
 

@@ -20,13 +20,15 @@ import structlog
 from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
+from pipeline.backoff import Backoff
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S: Final = 5.0
-_CONNECT_PAUSE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_CONNECT_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_RETRY_PAUSE_S: Final = 0.02
 _CLOSE_S: Final = 0.2
 _CANCEL_AGAIN_S: Final = 0.5
 NANOSECONDS: Final = 1_000_000_000
@@ -259,10 +261,10 @@ class NatsConnection:
             except SessionLost as error:
                 if loop.time() >= deadline:
                     raise BusError(f"{self.url}: {error}") from error
-                await asyncio.sleep(_CONNECT_PAUSE_S[0])
+                await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def _keep(self, refused: "asyncio.Future[Session]") -> None:
-        failures = 0
+        backoff = Backoff(_CONNECT_PAUSES_S)
         while True:
             try:
                 session = await self._open()
@@ -271,17 +273,16 @@ class NatsConnection:
                 if refusal is not None and not refused.done():
                     refused.set_exception(refusal)
                 self._reason = str(refusal or error) or type(error).__name__
-                await asyncio.sleep(_CONNECT_PAUSE_S[min(failures, len(_CONNECT_PAUSE_S) - 1)])
-                failures += 1
+                await backoff.pause()
                 continue
             self._session = session
             self._connected.set()
-            if failures:
-                self._log.info("connected to NATS again", attempts=failures + 1)
+            if backoff.failures:
+                self._log.info("connected to NATS again", attempts=backoff.failures + 1)
             await session.lost.wait()
             self._connected.clear()
             await session.close()
-            failures = 1
+            backoff.failures = 1  # the loss: the attempt that follows at once is the second
             self._reason = "the connection was lost"
             self._log.warning("the connection to NATS was lost")
 

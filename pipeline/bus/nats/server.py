@@ -21,9 +21,10 @@ from typing import Final, Literal
 
 import structlog
 
+from pipeline.backoff import Backoff
 from pipeline.errors import BusError, ConfigurationError, InstanceError
 
-_RESTART_PAUSE_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
+_RESTART_PAUSES_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 _PR_SET_PDEATHSIG: Final = 1
 _ORPHAN_WAIT_S: Final = 10.0
 _HOLDER_WAIT_S: Final = 0.5
@@ -115,15 +116,14 @@ class NatsServer:
 
     async def _supervise(self, binary: Path) -> None:
         loop = asyncio.get_running_loop()
-        failures = 0
+        backoff = Backoff(_RESTART_PAUSES_S)
         while True:
             assert self._process is not None
             started = loop.time()
             code = await self._end_of(self._process)
-            if loop.time() - started > _RESTART_PAUSE_S[-1]:
-                failures = 0
-            pause_s = _RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)]
-            failures += 1
+            if loop.time() - started > _RESTART_PAUSES_S[-1]:
+                backoff.reset()
+            pause_s = backoff.next_s()
             self.restarts += 1
             self._log.warning("nats-server ended and is started again", exit_code=code, pause_s=pause_s, url=self.url)
             await asyncio.sleep(pause_s)

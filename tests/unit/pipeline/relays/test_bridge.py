@@ -24,7 +24,7 @@ CALLS = [f"call-{number}".encode() for number in range(6)]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "_PAUSE_S", (0.001, 0.005))
+    monkeypatch.setattr(bridge, "_PAUSES_S", (0.001, 0.005))
 
 
 class Target(MemoryBus):

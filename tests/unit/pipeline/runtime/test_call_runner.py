@@ -301,7 +301,7 @@ async def test_a_record_that_cannot_be_decoded_becomes_a_dead_letter(error: Exce
 
 
 async def test_a_stage_that_breaks_is_started_again_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSE_S", (0.0,))
+    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(breaks_on=25, times=2)))
     task = asyncio.create_task(runner.run())
@@ -316,7 +316,7 @@ async def test_a_stage_that_breaks_is_started_again_and_loses_nothing(monkeypatc
 async def test_a_record_that_always_breaks_the_stage_is_given_up_after_three_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSE_S", (0.0,))
+    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(breaks_on=36, times=10**9)))
     task = asyncio.create_task(runner.run())
@@ -330,7 +330,7 @@ async def test_a_record_that_always_breaks_the_stage_is_given_up_after_three_att
 async def test_a_record_whose_output_cannot_be_sent_is_given_up_after_three_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSE_S", (0.0,))
+    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(unsendable=25)))
     task = asyncio.create_task(runner.run())

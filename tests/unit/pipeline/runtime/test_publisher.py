@@ -40,7 +40,7 @@ def progress_output() -> Output:
 
 
 async def test_a_full_store_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.runtime.publisher._FULL_STORE_RETRY_S", (0.01,))
+    monkeypatch.setattr("pipeline.runtime.publisher._FULL_STORE_PAUSES_S", (0.01,))
     bus = FullFor(partitions=1)
     await bus.ensure_topics([TopicSpec(name=topics.UTTERANCES_BATCH, partitions=1, retention_s=60)])
     feed = await bus.follow((topics.UTTERANCES_BATCH,))
