@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 import msgspec
 
 from pipeline.bus.assignment import Place, Store, read_shared, revoked
+from pipeline.bus.feed import QueueFeed
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
-
-FEED_RECORDS = 10_000
-"""A follower that is further behind than this misses the oldest records."""
 
 
 class MemoryBus:
@@ -141,7 +139,7 @@ class _Topic:
             self.progress[record.key] = progress
         self._grown[record.partition].set()
         for feed in self.feeds:
-            feed.put(record)
+            feed.offer(record)
 
     def state(self) -> TopicState:
         return TopicState(
@@ -267,32 +265,19 @@ class _Member:
         self._group.share_out()
 
 
-class _MemoryFeed:
+class _MemoryFeed(QueueFeed):
     def __init__(self, topics: list[_Topic], key: bytes | None) -> None:
+        super().__init__()
         self._topics = topics
         self._key = key
-        self._queue: asyncio.Queue[Record | None] = asyncio.Queue(FEED_RECORDS)
         for topic in topics:
             topic.feeds.add(self)
 
-    def put(self, record: Record | None) -> None:
-        if record is not None and self._key is not None and record.key != self._key:
-            return
-        if self._queue.full():
-            self._queue.get_nowait()
-        self._queue.put_nowait(record)
-
-    def __aiter__(self) -> "_MemoryFeed":
-        return self
-
-    async def __anext__(self) -> Record:
-        record = await self._queue.get()
-        if record is None:
-            self.put(None)
-            raise StopAsyncIteration
-        return record
+    def offer(self, record: Record) -> None:
+        if self._key is None or record.key == self._key:
+            self.put(record)
 
     async def close(self) -> None:
         for topic in self._topics:
             topic.feeds.discard(self)
-        self.put(None)
+        await super().close()

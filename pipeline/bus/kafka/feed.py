@@ -1,32 +1,29 @@
 """Watching topics on Kafka from now on: a consumer without a group."""
 
 import asyncio
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.bus.feed import QueueFeed
 from pipeline.bus.kafka.clients import KafkaClients, bus_errors
 from pipeline.bus.kafka.records import stored_record
-from pipeline.bus.protocol import Record
 from pipeline.errors import BusError
 
-FEED_RECORDS: Final = 10_000
-"""A follower that is further behind than this misses the oldest records."""
 
-
-class KafkaFeed:
+class KafkaFeed(QueueFeed):
     """Records of several topics as they arrive, in order per partition. Iteration raises BusError if Kafka is gone."""
 
     def __init__(
         self, clients: KafkaClients, topics: tuple[str, ...], key: bytes | None, *, reconnect_s: float
     ) -> None:
+        super().__init__()
         self._clients = clients
         self._topics = topics
         self._key = key
         self._reconnect_s = reconnect_s
-        self._queue: asyncio.Queue[Record | BusError | None] = asyncio.Queue(FEED_RECORDS)
         self._reader: AIOKafkaConsumer | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("callstream.kafka").bind(topics=topics)
@@ -46,18 +43,6 @@ class KafkaFeed:
                 reader.seek(place, end)
         self._pumping = asyncio.create_task(self._pump(reader), name=f"follow {', '.join(self._topics)}")
 
-    def __aiter__(self) -> "KafkaFeed":
-        return self
-
-    async def __anext__(self) -> Record:
-        record = await self._queue.get()
-        if isinstance(record, BusError):
-            raise record
-        if record is None:
-            self._put(None)
-            raise StopAsyncIteration
-        return record
-
     async def close(self) -> None:
         if self._pumping is not None:
             self._pumping.cancel()
@@ -65,12 +50,7 @@ class KafkaFeed:
         if self._reader is not None:
             await self._reader.stop()
             self._reader = None
-        self._put(None)
-
-    def _put(self, record: Record | BusError | None) -> None:
-        if self._queue.full():
-            self._queue.get_nowait()
-        self._queue.put_nowait(record)
+        await super().close()
 
     async def _pump(self, reader: Any) -> None:
         failed_since: float | None = None
@@ -80,11 +60,11 @@ class KafkaFeed:
                 async for stored in reader:
                     failed_since = None
                     if self._key is None or stored.key == self._key:
-                        self._put(stored_record(stored, stored.timestamp / 1000))
+                        self.put(stored_record(stored, stored.timestamp / 1000))
             except KafkaError as error:
                 failed_since = failed_since or clock()
                 if clock() - failed_since > self._reconnect_s:
-                    self._put(BusError(f"following topics ended: {error}"))
+                    self.put(BusError(f"following topics ended: {error}"))
                     return
                 self._log.debug("following goes on", error=str(error))
                 await asyncio.sleep(0.5)

@@ -6,27 +6,26 @@ from typing import Any, Final
 
 import structlog
 
+from pipeline.bus.feed import QueueFeed
 from pipeline.bus.keys import key_token
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.nats.subjects import delivery, stored_record, stream_name, subject_base
 from pipeline.bus.protocol import Record
 from pipeline.errors import BusError
 
-FEED_RECORDS: Final = 10_000
-"""A follower that is further behind than this misses the oldest records."""
 _HEARTBEAT_S: Final = 5.0
 _SILENCE_S: Final = 2.5 * _HEARTBEAT_S
 _PAUSE_S: Final = 0.2
 
 
-class JetStreamFeed:
+class JetStreamFeed(QueueFeed):
     """Records of several topics as they arrive, in order per topic. Iteration raises BusError if the broker is gone."""
 
     def __init__(self, connection: NatsConnection, topics: tuple[str, ...], key: bytes | None) -> None:
+        super().__init__()
         self._connection = connection
         self._topics = topics
         self._token = "*" if key is None else key_token(key)
-        self._queue: asyncio.Queue[Record | BusError | None] = asyncio.Queue(FEED_RECORDS)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -42,31 +41,14 @@ class JetStreamFeed:
             last = await self._connection.retrying(last_of)
             self._tasks.append(asyncio.create_task(self._watch(topic, last), name=f"follow {topic}"))
 
-    def __aiter__(self) -> "JetStreamFeed":
-        return self
-
-    async def __anext__(self) -> Record:
-        record = await self._queue.get()
-        if isinstance(record, BusError):
-            raise record
-        if record is None:
-            self._put(None)
-            raise StopAsyncIteration
-        return record
-
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._put(None)
-
-    def _put(self, record: Record | BusError | None) -> None:
-        if self._queue.full():
-            self._queue.get_nowait()
-        self._queue.put_nowait(record)
+        await super().close()
 
     async def _watch(self, topic: str, last: int) -> None:
-        watch = _TopicWatch(topic, self._token, last, self._put)
+        watch = _TopicWatch(topic, self._token, last, self.put)
         log = structlog.get_logger("callstream.feed").bind(topic=topic)
         while True:
             try:
@@ -74,7 +56,7 @@ class JetStreamFeed:
             except (SessionLost, ApiError) as error:
                 log.debug("following again from where it broke off", error=str(error))
             except BusError as error:
-                self._put(error)
+                self.put(error)
                 return
             await asyncio.sleep(_PAUSE_S)
 

@@ -1,6 +1,6 @@
 import asyncio
 
-from pipeline.bus import memory
+from pipeline.bus.feed import FEED_RECORDS
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Outgoing, Subscription, TopicSpec
 from tests.contract.recorder import Recorder
@@ -9,7 +9,7 @@ from tests.contract.recorder import Recorder
 async def test_a_follower_that_is_too_far_behind_misses_the_oldest_records() -> None:
     bus = MemoryBus(1)
     feed = await bus.follow(("t",))
-    for number in range(memory.FEED_RECORDS + 5):
+    for number in range(FEED_RECORDS + 5):
         await bus.publish(Outgoing("t", key=b"k", value=str(number).encode(), event_id=str(number)))
     assert (await anext(feed)).value == b"5"
     await feed.close()
