@@ -26,11 +26,6 @@ class PrefixTracker:
         """The highest position up to which everything delivered is acknowledged; -1 before the first."""
         return self._floor
 
-    @property
-    def open_count(self) -> int:
-        """How many delivered positions are not acknowledged."""
-        return len(self._open)
-
     def deliver(self, position: int) -> bool:
         """Note a delivery. False for a repeat of one, which must not reach the stage a second time."""
         if position <= self._delivered:
