@@ -32,10 +32,10 @@ async def open_bus(url: str, security: BusSecurity, *, replication: int = 1, rec
     return kafka
 
 
-async def await_bus(url: str, security: BusSecurity, *, replication: int = 1, reconnect_s: float = 30.0) -> Bus:
+async def await_bus(url: str, security: BusSecurity, *, reconnect_s: float = 30.0) -> Bus:
     """The same, however long nothing answers there."""
     while True:
         try:
-            return await open_bus(url, security, replication=replication, reconnect_s=reconnect_s)
+            return await open_bus(url, security, reconnect_s=reconnect_s)
         except BusError as error:
             structlog.get_logger("callstream.bus").warning("waiting for the bus", url=url, error=str(error))

@@ -16,6 +16,7 @@ from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.protocol import Output
 
+_FLUSH_S = 0.25
 _RESTART_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 
 
@@ -32,7 +33,7 @@ class BatchStage(Protocol):
 
 
 class BatchRunner:
-    """The sink's handler: collects, writes every `flush_s` or `max_records`, publishes, acknowledges."""
+    """The sink's handler: collects, writes every `_FLUSH_S` seconds or `max_records`, publishes, acknowledges."""
 
     def __init__(
         self,
@@ -44,8 +45,7 @@ class BatchRunner:
         metrics: Metrics,
         budget_bytes: int,
         writer: ThreadPoolExecutor,
-        flush_s: float = 0.25,
-        max_records: int = 1000,
+        max_records: int,
     ) -> None:
         self.stage = stage
         self.subscription = subscription
@@ -54,7 +54,6 @@ class BatchRunner:
         self._metrics = metrics
         self._budget = ByteBudget(budget_bytes)
         self._writer = writer
-        self._flush_s = flush_s
         self._max_records = max_records
         self._pending: list[tuple[Record, Partition, Any]] = []
         self._arrived = asyncio.Event()
@@ -110,7 +109,7 @@ class BatchRunner:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            await asyncio.sleep(self._flush_s)
+            await asyncio.sleep(_FLUSH_S)
             while self._pending:
                 batch, self._pending = self._pending[: self._max_records], self._pending[self._max_records :]
                 try:

@@ -63,13 +63,12 @@ class KafkaBus:
         *,
         security: BusSecurity | None = None,
         replication: int = 1,
-        worker_id: str | None = None,
         reconnect_s: float = 30.0,
     ) -> None:
         self.servers = servers
         self._clients = KafkaClients(servers, security or BusSecurity(), request_timeout_s=REQUEST_S)
         self._replication = replication
-        self._worker_id = worker_id or secrets.token_hex(4)
+        self._worker_id = secrets.token_hex(4)
         self._reconnect_s = reconnect_s
         self._producer = RecordProducer(self._clients)
         self._looker: AIOKafkaConsumer | None = None

@@ -51,19 +51,16 @@ _HEADER_LIMIT: Final = 64 * 1024
 
 
 class JetStreamBus:
-    """`worker_id` names this process among the workers of its groups; `reconnect_s` is how long a lost broker is
-    waited for before BusError.
-    """
+    """`reconnect_s` is how long a lost broker is waited for before BusError."""
 
     def __init__(
         self,
         url: str,
         *,
-        worker_id: str | None = None,
         reconnect_s: float = 30.0,
         security: BusSecurity | None = None,
     ) -> None:
-        self._worker_id = worker_id or secrets.token_hex(4)
+        self._worker_id = secrets.token_hex(4)
         self._connection = NatsConnection(
             url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s, security=security
         )

@@ -25,6 +25,7 @@ from pipeline.backoff import Backoff
 from pipeline.errors import BusError, ConfigurationError, InstanceError
 
 _RESTART_PAUSES_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
+_READY_WITHIN_S: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1
 _ORPHAN_WAIT_S: Final = 10.0
 _HOLDER_WAIT_S: Final = 0.5
@@ -54,14 +55,12 @@ class NatsServer:
         max_store_bytes: int,
         sync: Literal["1s", "always"] = "1s",
         max_payload_bytes: int = 8 * 1024 * 1024,
-        ready_timeout_s: float = 60.0,
     ) -> None:
         self.restarts = 0
         self._store = store
         self._max_store_bytes = max_store_bytes
         self._sync = sync
         self._max_payload_bytes = max_payload_bytes
-        self._ready_timeout_s = ready_timeout_s
         self._lock: StoreLock | None = None
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -178,7 +177,7 @@ class NatsServer:
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(self._ready_timeout_s):
+            async with asyncio.timeout(_READY_WITHIN_S):
                 while await _server_name(self._port) != name:
                     if process.returncode is not None:
                         raise BusError(f"nats-server ended with {process.returncode}: {self._last_words()}")
@@ -186,7 +185,7 @@ class NatsServer:
         except BaseException as error:
             await _end(process)
             if isinstance(error, TimeoutError):
-                raise BusError(f"nats-server is not ready after {self._ready_timeout_s} s") from error
+                raise BusError(f"nats-server is not ready after {_READY_WITHIN_S} s") from error
             raise
 
     def _config(self, name: str) -> str:
