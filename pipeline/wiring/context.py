@@ -11,7 +11,7 @@ from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.publisher import Publisher
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring.stage import ConsumerGroup, StageWiring
+from pipeline.wiring.consumer_group import ConsumerGroup
 from schemas.topics import Lane
 from stages.protocol import CallStage
 
@@ -33,33 +33,30 @@ class WiringContext(msgspec.Struct, frozen=True):
     metrics: Metrics
     warehouse: "Warehouse | None" = None
 
-    def call_runner(
-        self, wiring: StageWiring, stage: CallStage[Any], lane: Lane = "live", *, group: ConsumerGroup | None = None
-    ) -> StageRunner:
-        """Return the runner of a stage that works call by call. `group` where it is not the stage's own."""
-        group = group or wiring.groups[0]
+    def call_runner(self, stage: CallStage[Any], group: ConsumerGroup, lane: Lane = "live") -> StageRunner:
+        """Return the runner of a stage that works call by call."""
         assert group.decoder is not None, f"the group {group.name} has no decoder"
         return StageRunner(
             self.bus,
             stage,
             subscription=self._subscription(group, lane),
             decoder=group.decoder,
-            publisher=self._publisher(wiring, lane),
+            publisher=self._publisher(stage.name, lane),
             metrics=self.metrics,
-            budget_bytes=wiring.budget_bytes,
+            budget_bytes=group.budget_bytes,
         )
 
     def batch_runner(
-        self, wiring: StageWiring, stage: BatchStage, writer: ThreadPoolExecutor, *, max_records: int = 1_000
+        self, stage: BatchStage, group: ConsumerGroup, writer: ThreadPoolExecutor, *, max_records: int = 1_000
     ) -> BatchRunner:
         """Return the runner of a stage that takes records of all calls in batches. `writer` has one thread."""
         return BatchRunner(
             self.bus,
             stage,
-            subscription=self._subscription(wiring.groups[0], "live"),
-            publisher=self._publisher(wiring, "live"),
+            subscription=self._subscription(group, "live"),
+            publisher=self._publisher(stage.name, "live"),
             metrics=self.metrics,
-            budget_bytes=wiring.budget_bytes,
+            budget_bytes=group.budget_bytes,
             writer=writer,
             max_records=max_records,
         )
@@ -69,5 +66,5 @@ class WiringContext(msgspec.Struct, frozen=True):
         share = PREFETCH_BYTES // (len(read.topics) * self.settings.partitions)
         return msgspec.structs.replace(read, prefetch_bytes=max(LEAST_PREFETCH_BYTES, share))
 
-    def _publisher(self, wiring: StageWiring, lane: Lane) -> Publisher:
-        return Publisher(self.bus, stage=wiring.name, lane=lane, metrics=self.metrics)
+    def _publisher(self, stage: str, lane: Lane) -> Publisher:
+        return Publisher(self.bus, stage=stage, lane=lane, metrics=self.metrics)

@@ -13,7 +13,8 @@ import msgspec
 
 from pipeline.errors import ConfigurationError
 from pipeline.settings import Settings
-from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring
+from pipeline.wiring.consumer_group import ConsumerGroup
+from pipeline.wiring.stage import Ready, StageWiring
 from schemas import topics
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class ServedIndex(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+GROUP: Final = ConsumerGroup(
+    name="index",
+    reads=(topics.TRANSCRIPTS,),
+    budget_bytes=8_000_000,
+)
+
+
 async def run(context: "WiringContext", ready: Ready) -> None:
     from stages.index.stage import IndexStage
 
@@ -46,7 +54,7 @@ async def run(context: "WiringContext", ready: Ready) -> None:
         async with open_index(context.settings, writer) as (index, embedder):
             ready()
             stage = IndexStage(index, embedder)
-            await context.batch_runner(WIRING, stage, writer, max_records=_BATCH_RECORDS).run()
+            await context.batch_runner(stage, GROUP, writer, max_records=_BATCH_RECORDS).run()
 
 
 def searchable(settings: Settings) -> bool:
@@ -120,8 +128,7 @@ def open_store(folder: Path, embedder: "Embedder", served: bool) -> "WindowStore
 
 WIRING: Final = StageWiring(
     name="index",
-    groups=(ConsumerGroup(name="index", reads=(topics.TRANSCRIPTS,)),),
-    budget_bytes=8_000_000,
+    groups=(GROUP,),
     enabled=searchable,
     run=run,
 )

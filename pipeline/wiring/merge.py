@@ -3,27 +3,33 @@
 from typing import TYPE_CHECKING, Final
 
 from pipeline.runtime.decoding import decode_stage_record
-from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from pipeline.wiring.consumer_group import ConsumerGroup
+from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import topics
 
 if TYPE_CHECKING:
     from pipeline.wiring.context import WiringContext
+
+GROUP: Final = ConsumerGroup(
+    name="merge",
+    reads=(topics.SEGMENTS,),
+    decoder=decode_stage_record,
+    progress=topics.TRANSCRIPTS,
+    budget_bytes=4_000_000,
+)
 
 
 async def run(context: "WiringContext", ready: Ready) -> None:
     from stages.merge.stage import MergeStage
 
     ready()
-    await context.call_runner(WIRING, MergeStage()).run()
+    await context.call_runner(MergeStage(), GROUP).run()
 
 
 WIRING: Final = StageWiring(
     name="merge",
-    groups=(
-        ConsumerGroup(name="merge", reads=(topics.SEGMENTS,), decoder=decode_stage_record, progress=topics.TRANSCRIPTS),
-    ),
+    groups=(GROUP,),
     writes=(Topic(name=topics.TRANSCRIPTS, outside_readers=("consumers",)),),
-    budget_bytes=4_000_000,
     in_order=True,
     run=run,
 )

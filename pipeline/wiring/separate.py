@@ -4,7 +4,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pipeline.runtime.decoding import decode_audio
-from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from pipeline.wiring.consumer_group import ConsumerGroup
+from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import topics
 from schemas.topics import Lane
 
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
     from pipeline.wiring.context import WiringContext
     from stages.separate.speech import VoiceActivityModel
     from stages.separate.stage import SeparateStage
+
+GROUP: Final = ConsumerGroup(
+    name="separate",
+    reads=(topics.AUDIO,),
+    decoder=decode_audio,
+    progress=topics.UTTERANCES,
+    budget_bytes=8_000_000,
+)
 
 
 async def run(context: "WiringContext", ready: Ready) -> None:
@@ -21,8 +30,8 @@ async def run(context: "WiringContext", ready: Ready) -> None:
     vad = await asyncio.to_thread(load_voice_activity_model)
     ready()
     async with asyncio.TaskGroup() as group:
-        for lane in WIRING.lanes:
-            runner = context.call_runner(WIRING, separate_stage(vad, lane), lane)
+        for lane in GROUP.lanes:
+            runner = context.call_runner(separate_stage(vad, lane), GROUP, lane)
             watch = IdleWatch(context.bus, runner, idle_s=context.settings.idle_s)
             group.create_task(runner.run())
             group.create_task(watch.run())
@@ -38,8 +47,7 @@ def separate_stage(vad: "VoiceActivityModel", lane: Lane) -> "SeparateStage":
 
 WIRING: Final = StageWiring(
     name="separate",
-    groups=(ConsumerGroup(name="separate", reads=(topics.AUDIO,), decoder=decode_audio, progress=topics.UTTERANCES),),
+    groups=(GROUP,),
     writes=(Topic(name=topics.UTTERANCES), Topic(name=topics.UTTERANCES_BATCH)),
-    budget_bytes=8_000_000,
     run=run,
 )

@@ -2,11 +2,18 @@
 
 from typing import TYPE_CHECKING, Final
 
-from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring
+from pipeline.wiring.consumer_group import ConsumerGroup
+from pipeline.wiring.stage import Ready, StageWiring
 from schemas import topics
 
 if TYPE_CHECKING:
     from pipeline.wiring.context import WiringContext
+
+GROUP: Final = ConsumerGroup(
+    name="sink",
+    reads=(topics.TRANSCRIPTS, topics.SUMMARIES, topics.STATUS),
+    budget_bytes=8_000_000,
+)
 
 
 async def run(context: "WiringContext", ready: Ready) -> None:
@@ -14,15 +21,14 @@ async def run(context: "WiringContext", ready: Ready) -> None:
 
     warehouse = context.warehouse
     assert warehouse is not None
-    runner = context.batch_runner(WIRING, SinkStage(warehouse.tables), warehouse.writer)
+    runner = context.batch_runner(SinkStage(warehouse.tables), GROUP, warehouse.writer)
     ready()
     await runner.run()
 
 
 WIRING: Final = StageWiring(
     name="sink",
-    groups=(ConsumerGroup(name="sink", reads=(topics.TRANSCRIPTS, topics.SUMMARIES, topics.STATUS)),),
-    budget_bytes=8_000_000,
+    groups=(GROUP,),
     owns_data=True,
     run=run,
 )

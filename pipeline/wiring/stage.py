@@ -6,19 +6,17 @@ A stage is its folder in `stages/`, one file here with its `StageWiring`, and it
 
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipeline.bus.protocol import Subscription
-from pipeline.runtime.decoding import Decoder
 from pipeline.settings import Settings
-from schemas.topics import Lane, in_lane
+from pipeline.wiring.consumer_group import ConsumerGroup
+from schemas.topics import Lane
 
 if TYPE_CHECKING:
     from pipeline.wiring.context import WiringContext
-
-LANES: Final[tuple[Lane, ...]] = ("live", "batch")
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,32 +34,6 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """The longest retention in seconds, whatever the deployment's."""
     outside_readers: tuple[str, ...] = ()
     """Readers that are no stage: `consumers`, `operator`."""
-
-
-class ConsumerGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """What one group of readers of a stage reads, and how its records are decoded.
-
-    `reads` names topics as in the live lane. A group whose topics exist once for each lane has a subscription in each;
-    any other reads the calls of both lanes in one.
-    """
-
-    name: str
-    reads: tuple[str, ...]
-    decoder: Decoder | None = None
-    """None where the stage decodes by itself, as batch stages do."""
-    progress: str | None = None
-    """The topic whose records carry the group's progress: that of the stage's numbered outputs."""
-
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        return LANES if any(in_lane(topic, "batch") != topic for topic in self.reads) else ("live",)
-
-    def subscription(self, lane: Lane) -> Subscription:
-        return Subscription(
-            group=self.name if lane == "live" else f"{self.name}-{lane}",
-            topics=tuple(in_lane(topic, lane) for topic in self.reads),
-            progress_topic=None if self.progress is None else in_lane(self.progress, lane),
-        )
 
 
 Ready = Callable[[], None]
@@ -82,8 +54,6 @@ class StageWiring(msgspec.Struct, frozen=True, kw_only=True):
     run: "Callable[[WiringContext, Ready], Awaitable[None]]"
     """Load what the stage needs, call `Ready`, read until cancelled. Raises what no restart of the stage can mend,
     such as ModelError."""
-    budget_bytes: int
-    """The most that the stage holds, in each lane, of records that it has taken and not finished."""
     writes: tuple[Topic, ...] = ()
     enabled: Callable[[Settings], bool] | None = None
     """None for a stage that every call needs. An optional stage tells here if `up` runs it. Beside other stages it
@@ -103,6 +73,10 @@ class StageWiring(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def lanes(self) -> tuple[Lane, ...]:
         return self.groups[0].lanes
+
+    @property
+    def budget_bytes(self) -> int:
+        return self.groups[0].budget_bytes
 
     def subscription(self, lane: Lane = "live") -> Subscription:
         """What the stage's own group reads in a lane."""

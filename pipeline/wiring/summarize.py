@@ -9,7 +9,8 @@ import msgspec
 
 from pipeline.bus.protocol import Bus
 from pipeline.runtime.decoding import decode_stage_record, decode_transcript
-from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from pipeline.wiring.consumer_group import ConsumerGroup
+from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import topics
 from schemas.summaries import SummaryDeferred
 from schemas.transcripts import COMPLETED_TYPE, TranscriptCompleted
@@ -17,7 +18,16 @@ from schemas.transcripts import COMPLETED_TYPE, TranscriptCompleted
 if TYPE_CHECKING:
     from pipeline.wiring.context import WiringContext
 
-DEFERRED: Final = ConsumerGroup(name="summarize-again", reads=(topics.DEFERRED,), decoder=decode_stage_record)
+GROUP: Final = ConsumerGroup(
+    name="summarize",
+    reads=(topics.TRANSCRIPTS,),
+    decoder=decode_transcript,
+    progress=topics.SUMMARIES,
+    budget_bytes=8_000_000,
+)
+DEFERRED: Final = ConsumerGroup(
+    name="summarize-again", reads=(topics.DEFERRED,), decoder=decode_stage_record, budget_bytes=8_000_000
+)
 
 
 async def run(context: "WiringContext", ready: Ready) -> None:
@@ -30,8 +40,8 @@ async def run(context: "WiringContext", ready: Ready) -> None:
         stage = SummarizeStage(writer, rolling_turns=context.settings.summary_rolling)
         deferred = SummarizeAgainStage(writer, partial(_stored_transcripts, context.bus))
         async with asyncio.TaskGroup() as group:
-            group.create_task(context.call_runner(WIRING, stage).run())
-            group.create_task(context.call_runner(WIRING, deferred, group=DEFERRED).run())
+            group.create_task(context.call_runner(stage, GROUP).run())
+            group.create_task(context.call_runner(deferred, DEFERRED).run())
 
 
 async def _stored_transcripts(bus: Bus, deferred: SummaryDeferred) -> AsyncIterator[TranscriptCompleted]:
@@ -44,14 +54,8 @@ async def _stored_transcripts(bus: Bus, deferred: SummaryDeferred) -> AsyncItera
 
 WIRING: Final = StageWiring(
     name="summarize",
-    groups=(
-        ConsumerGroup(
-            name="summarize", reads=(topics.TRANSCRIPTS,), decoder=decode_transcript, progress=topics.SUMMARIES
-        ),
-        DEFERRED,
-    ),
+    groups=(GROUP, DEFERRED),
     writes=(Topic(name=topics.SUMMARIES, outside_readers=("consumers",)), Topic(name=topics.DEFERRED)),
-    budget_bytes=8_000_000,
     in_order=True,
     run=run,
 )

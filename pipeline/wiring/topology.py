@@ -9,7 +9,8 @@ import msgspec
 
 from pipeline.bus.protocol import Subscription, TopicSpec
 from pipeline.clock import SECONDS_PER_DAY
-from pipeline.wiring.stage import ConsumerGroup, StageWiring, Topic
+from pipeline.wiring.consumer_group import ConsumerGroup
+from pipeline.wiring.stage import StageWiring, Topic
 from pipeline.wiring.stage_list import STAGES
 from schemas import topics
 

@@ -15,7 +15,8 @@ from pipeline.bus.protocol import Bus
 from pipeline.runtime.decoding import decode_stage_record
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
-from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from pipeline.wiring.consumer_group import ConsumerGroup
+from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import envelope, topics
 from schemas.calls import CallRef
 from schemas.topics import Lane
@@ -30,14 +31,22 @@ if TYPE_CHECKING:
 
 _METER_EVERY_S: Final = 1.0
 
+GROUP: Final = ConsumerGroup(
+    name="transcribe",
+    reads=(topics.UTTERANCES,),
+    decoder=decode_stage_record,
+    progress=topics.SEGMENTS,
+    budget_bytes=6_000_000,  # utterances wait as floats at 16 kHz, four times the size of what arrived at 8 kHz
+)
+
 
 async def run(context: "WiringContext", ready: Ready) -> None:
     async with open_scheduler(context) as scheduler:
         ready()
         async with open_speakers(context) as speakers, asyncio.TaskGroup() as group:
-            for lane in WIRING.lanes:
+            for lane in GROUP.lanes:
                 stage = transcribe_stage(context, scheduler, speakers, lane)
-                group.create_task(context.call_runner(WIRING, stage, lane).run())
+                group.create_task(context.call_runner(stage, GROUP, lane).run())
             group.create_task(_meter(scheduler, context.metrics))
 
 
@@ -161,16 +170,11 @@ def _shows(settings: Settings) -> dict[str, str]:
 
 WIRING: Final = StageWiring(
     name="transcribe",
-    groups=(
-        ConsumerGroup(
-            name="transcribe", reads=(topics.UTTERANCES,), decoder=decode_stage_record, progress=topics.SEGMENTS
-        ),
-    ),
+    groups=(GROUP,),
     writes=(
         Topic(name=topics.SEGMENTS),
         Topic(name=topics.PARTIALS, keep_s=3_600.0, outside_readers=("consumers",)),
     ),
-    budget_bytes=6_000_000,  # utterances wait as floats at 16 kHz, four times the size of what arrived at 8 kHz
     in_order=True,
     run=run,
     shows=_shows,

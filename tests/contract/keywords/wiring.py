@@ -3,22 +3,30 @@
 from typing import Final
 
 from pipeline.runtime.decoding import decode_transcript
+from pipeline.wiring.consumer_group import ConsumerGroup
 from pipeline.wiring.context import WiringContext
-from pipeline.wiring.stage import ConsumerGroup, Ready, StageWiring, Topic
+from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import topics
 from tests.contract.keywords.stage import KEYWORDS, KeywordStage
+
+GROUP: Final = ConsumerGroup(
+    name="keywords",
+    reads=(topics.TRANSCRIPTS,),
+    decoder=decode_transcript,
+    progress=KEYWORDS,
+    budget_bytes=1_000_000,
+)
 
 
 async def run(context: WiringContext, ready: Ready) -> None:
     ready()
-    await context.call_runner(WIRING, KeywordStage(("refund", "lawyer"))).run()
+    await context.call_runner(KeywordStage(("refund", "lawyer")), GROUP).run()
 
 
 WIRING: Final = StageWiring(
     name="keywords",
-    groups=(ConsumerGroup(name="keywords", reads=(topics.TRANSCRIPTS,), decoder=decode_transcript, progress=KEYWORDS),),
+    groups=(GROUP,),
     writes=(Topic(name=KEYWORDS, outside_readers=("consumers",)),),
-    budget_bytes=1_000_000,
     in_order=True,
     run=run,
 )
