@@ -1,8 +1,8 @@
-"""What an operator can set, and the only place that reads the environment.
+"""The settings, and the only place that reads the environment.
 
-A setting is a field of `Settings`. Its type, bounds, description and the words of its error stand beside it, once: the
-environment variable (`CALLSTREAM_` and the name in capitals), the key in the TOML file and README's table follow.
-Other code takes values.
+A setting is a field of `Settings`. Its type, bounds, description and expected value stand beside it, once. The
+environment variable (`CALLSTREAM_` and the name in capitals), the key in the TOML file, the error message and the
+tables in `infra/README.md` follow from them. Other code takes values.
 """
 
 import os
@@ -27,7 +27,7 @@ _PREFIX = "CALLSTREAM_"
 
 
 def _about(description: str, expects: str, *, default: str | None = None, none: str | None = None) -> Meta:
-    """Description, and the words of the error. `default`: how a computed one reads; `none`: the word for None."""
+    """Describe a setting: what it is, what its error expects, and the words for a computed default and for None."""
     return Meta(description=description, extra={"expects": expects, "default": default, "none": none})
 
 
@@ -36,71 +36,71 @@ def _cores() -> int:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings of one process. `load` gives one; tests build it directly, only `data` is required."""
+    """All settings of one process. Made by `load`; tests build it directly, and only `data` is required."""
 
     data: Annotated[
         Path,
         _about(
-            "Folder of all that is kept: the bus's store, the DuckDB file, models put together from packages",
-            "a folder",
+            "Directory for everything that is kept: the bus's store, the DuckDB file, models assembled from packages",
+            "a directory",
             default="$XDG_DATA_HOME/callstream, else ~/.local/share/callstream",
         ),
     ]
     bus: Annotated[
         Annotated[str, Meta(pattern=r"^(nats|tls|kafka)://[^\s/@]+$")] | None,
         _about(
-            "Where the bus is; embedded starts a nats-server of its own, tls:// is NATS that must use TLS",
+            "Address of the bus. `embedded` starts a nats-server; tls:// is NATS with TLS required",
             "embedded, nats://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT[,HOST:PORT]",
             none="embedded",
         ),
     ] = None
     bus_user: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        _about("Who this is to the bus; for Kafka it turns SASL on", "a user's name", none="none"),
+        _about("User name for the bus; on Kafka it turns SASL on", "a user name", none="none"),
     ] = None
     bus_password: Annotated[
         Annotated[Secret, Meta()] | None,
-        _about("The user's password; never shown or logged", "a password", none="none"),
+        _about("Password of that user; never shown or logged", "a password", none="none"),
     ] = None
     bus_sasl: Annotated[
         SaslMechanism,
-        _about("How Kafka is shown the password", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN"),
+        _about("SASL mechanism on Kafka", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN"),
     ] = "SCRAM-SHA-512"
     bus_credentials: Annotated[
         Annotated[Path, Meta()] | None,
-        _about("A NATS credentials file (.creds), instead of user and password", "a file", none="none"),
+        _about("NATS credentials file (.creds), instead of user name and password", "a file", none="none"),
     ] = None
     bus_tls: Annotated[
         Literal["off", "on"],
-        _about("Whether the bus must be reached by TLS; with tls:// it is", "off or on"),
+        _about("Require TLS to the bus; tls:// always does", "off or on"),
     ] = "off"
     bus_ca_file: Annotated[
         Annotated[Path, Meta()] | None,
-        _about("Authorities that may vouch for the bus, as PEM", "a file", none="the system's"),
+        _about("Certificate authorities that may sign the bus's certificate, as PEM", "a file", none="the system's"),
     ] = None
     bus_cert_file: Annotated[
         Annotated[Path, Meta()] | None,
-        _about("Certificate that this shows to the bus, as PEM", "a file", none="none"),
+        _about("Client certificate for the bus, as PEM", "a file", none="none"),
     ] = None
     bus_key_file: Annotated[
         Annotated[Path, Meta()] | None,
-        _about("The certificate's key, as PEM, where it is not in the same file", "a file", none="none"),
+        _about("Key of the client certificate, as PEM, if it is not in the same file", "a file", none="none"),
     ] = None
     live_url: Annotated[
         Annotated[str, Meta(pattern=r"^(nats|tls)://[^\s/@]+$")] | None,
         _about(
-            "The NATS server that shows calls as they go on; with Kafka none unless it is set",
+            "NATS server for live updates; with Kafka there are none unless this is set",
             "nats://HOST:PORT or tls://HOST:PORT",
             none="the bus's",
         ),
     ] = None
     live_user: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        _about("Who this is to the server of CALLSTREAM_LIVE_URL", "a user's name", none="none"),
+        _about("User name for the server of CALLSTREAM_LIVE_URL", "a user name", none="none"),
     ] = None
     live_password: Annotated[
         Annotated[Secret, Meta()] | None,
-        _about("That user's password; credentials and TLS files are the bus's", "a password", none="none"),
+        _about("Password of that user; credentials and TLS files are those of the bus", "a password", none="none"),
     ] = None
     partitions: Annotated[
         int,
@@ -110,11 +110,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     replication: Annotated[
         int,
         Meta(ge=1, le=100),
-        _about("Copies of each record on Kafka, where a topic is created by us", "a whole number from 1 to 100"),
+        _about("Replicas of each topic that callstream creates on Kafka", "a whole number from 1 to 100"),
     ] = 1
     sync: Annotated[
         Literal["1s", "always"],
-        _about("When the embedded bus forces records to disk: each second or each record", "1s or always"),
+        _about(
+            "When the embedded bus flushes records to disk: every second, or each record before it is acknowledged",
+            "1s or always",
+        ),
     ] = "always"
     retention_days: Annotated[
         float, Meta(gt=0, le=1e6), _about("How long the bus keeps records", "a number of days above 0")
@@ -123,7 +126,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float,
         Meta(gt=0, le=1e6),
         _about(
-            "The most that the embedded bus's store may hold; past it producers are refused",
+            "Size limit of the embedded bus's store; beyond it, producers are refused",
             "a number of gigabytes above 0",
         ),
     ] = 20.0
@@ -133,21 +136,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _about("Silence on the bus after which a call without an end event is ended", "a number of seconds above 0"),
     ] = 60.0
     model: Annotated[
-        str, Meta(min_length=1), _about("Whisper weights", "a model's name, a directory, or package:NAME")
+        str, Meta(min_length=1), _about("Whisper weights", "a model name, a directory, or package:NAME")
     ] = "base"
     device: Annotated[
         str,
         Meta(pattern=r"^(cpu|auto|cuda|cuda:all|cuda:\d{1,3}(,cuda:\d{1,3})*)$"),
         _about(
-            "What runs the model: cuda is the first GPU that CTranslate2 sees; auto too, or the CPU where none works; "
-            "several take turns at one queue",
+            "Device for the model: `cuda` is the first GPU that CTranslate2 sees, `auto` is that GPU or, if it cannot "
+            "be used, the CPU; several GPUs share one queue",
             "cpu, auto, cuda, cuda:all or cuda:N[,cuda:N…]",
         ),
     ] = "cpu"
     compute_type: Annotated[
         Literal["auto", "int8", "int8_float16", "float16", "float32"],
         _about(
-            "The model's arithmetic; auto is int8 on a CPU and float16 on a GPU",
+            "Arithmetic of the model; `auto` is int8 on a CPU and float16 on a GPU",
             "auto, int8, int8_float16, float16 or float32",
         ),
     ] = "auto"
@@ -155,7 +158,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(ge=1, le=64),
         _about(
-            "Utterances, on a GPU batches, that a device transcribes at a time, one thread each",
+            "Utterances (on a GPU, batches) that a device transcribes in parallel, one thread each",
             "a whole number from 1 to 64",
             default="one per core, at most 4",
         ),
@@ -163,16 +166,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     asr_batch: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
         _about(
-            "Utterances in a batch, half as many with backfill among them; auto is 16 on a GPU and 1 on a CPU",
+            "Utterances in a batch, half as many if backfill is among them; `auto` is 16 on a GPU and 1 on a CPU",
             "auto or a whole number from 1 to 256",
             none="auto",
         ),
     ] = None
-    beam_size: Annotated[int, Meta(ge=1, le=20), _about("Whisper's beam", "a whole number from 1 to 20")] = 5
+    beam_size: Annotated[
+        int, Meta(ge=1, le=20), _about("Beam size of Whisper's decoder", "a whole number from 1 to 20")
+    ] = 5
     language: Annotated[
         Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")] | None,
         _about(
-            "Language of all calls whose start names none; auto detects it per call",
+            "Language of calls whose start names none; `auto` detects it per call",
             "auto or an ISO 639-1 code such as en",
             none="auto",
         ),
@@ -183,8 +188,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hotwords: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         _about(
-            "Names and words that calls are likely to hold and Whisper is likely to miss, of all tenants or of one; "
-            "they come behind those that a call's start names",
+            "Names and words that calls are likely to contain and Whisper is likely to miss, for all tenants or for "
+            "one; they follow those that a call's start names",
             "none, or [TENANT=]WORD,WORD…[;…]",
             none="none",
         ),
@@ -192,8 +197,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     align_model: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         _about(
-            "wav2vec2 weights that time the words: a directory, a hub name or a bundle of torchaudio; a single one is "
-            "for CALLSTREAM_DEFAULT_LANGUAGE; auto takes WhisperX's for each language, from the hub where needed",
+            "wav2vec2 weights for word timestamps: a directory, a hub name or a torchaudio bundle; a single one is "
+            "for CALLSTREAM_DEFAULT_LANGUAGE; `auto` takes WhisperX's for each language, from the hub if needed",
             "off, auto, a model, or LANGUAGE=MODEL[,LANGUAGE=MODEL…]",
             none="off",
         ),
@@ -201,8 +206,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_memory_gb: Annotated[
         Annotated[float, Meta(gt=0, le=1e6)] | None,
         _about(
-            "What alignment models may take of the device's memory together: the one that was not used for longest is "
-            "unloaded, and loaded again when it is needed",
+            "Device memory for all alignment models together; beyond it the least recently used one is evicted, and "
+            "reloaded when needed",
             "none or a number of gigabytes above 0",
             none="none",
         ),
@@ -211,22 +216,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(min_length=1),
         _about(
-            "What tells the speakers of a mono call apart when it ends: auto estimates them by the voice embeddings of "
-            "the package Resemblyzer, where it is installed; else a pipeline of pyannote.audio",
+            "What separates the speakers of a mono call when it ends: `auto` clusters voice embeddings of the package "
+            "Resemblyzer, if installed; a directory or hub name is a pyannote.audio pipeline",
             "auto, off, a directory or a hub name",
         ),
     ] = "auto"
     ollama_url: Annotated[
         str,
         Meta(pattern=r"^https?://\S+$"),
-        _about("Where Ollama answers; without it summaries are extractive", "http://HOST:PORT"),
+        _about("Address of Ollama; without it, summaries are extractive", "http://HOST:PORT"),
     ] = "http://127.0.0.1:11434"
     summary_model: Annotated[
         str,
         Meta(min_length=1),
         _about(
-            "The model that Ollama summarizes with, a name as in `ollama list`; others for calls whose metadata have "
-            "that `call_type`, and `long=` for calls that do not fit the context",
+            "Model that Ollama summarizes with, named as in `ollama list`; TYPE=MODEL is for calls whose metadata has "
+            "that `call_type`, `long=MODEL` for calls that exceed the context",
             "MODEL[,TYPE=MODEL…]",
         ),
     ] = "llama3.2:1b"
@@ -234,30 +239,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(ge=1024, le=1_000_000),
         _about(
-            "Tokens that a prompt and its answer, 1024 of them, may have together; the model's own limit where that "
-            "is less; longer calls are read in parts",
+            "Tokens for a prompt and its answer together, 1024 of them for the answer; at most the model's own limit; "
+            "longer calls are read in parts",
             "a whole number from 1024",
         ),
     ] = 8192
     summary_requests: Annotated[
-        int, Meta(ge=1, le=64), _about("Requests to Ollama at a time, live calls' first", "a whole number from 1 to 64")
+        int,
+        Meta(ge=1, le=64),
+        _about("Concurrent requests to Ollama; live calls go first", "a whole number from 1 to 64"),
     ] = 1
     summary_rolling: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,
         _about(
-            "A live call is summarized while it goes on, whenever so many turns are new; on a CPU that takes time from "
-            "the transcriber",
+            "New turns after which a call in progress gets a rolling summary; on a CPU this takes time from the "
+            "transcriber",
             "off or a number of turns",
             none="off",
         ),
     ] = None
     summary_timeout_s: Annotated[
-        float, Meta(gt=0, le=1e6), _about("The longest wait for a summary from Ollama", "a number of seconds above 0")
+        float, Meta(gt=0, le=1e6), _about("Longest wait for a summary from Ollama", "a number of seconds above 0")
     ] = 120.0
     search: Annotated[
         Literal["auto", "on", "off"],
         _about(
-            "Whether `up` makes what is said in calls searchable; auto does where callstream[search] is installed",
+            "Whether `up` makes calls searchable; `auto` does if callstream[search] is installed",
             "auto, on or off",
         ),
     ] = "auto"
@@ -265,34 +272,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(min_length=1),
         _about(
-            "The sentence embeddings that search rests on; another model needs `callstream search --rebuild`",
+            "Sentence embeddings for search; a change requires `callstream search --rebuild`",
             f"{DEFAULT_EMBEDDING_MODEL}, a directory, or a hub name such as BAAI/bge-large-en-v1.5",
         ),
     ] = DEFAULT_EMBEDDING_MODEL
     qdrant_url: Annotated[
         Annotated[str, Meta(pattern=r"^https?://[^\s/@]+(/\S*)?$")] | None,
         _about(
-            "A Qdrant server that keeps the search index, for more than some 100,000 windows of talk or several index "
-            "workers; else it is a file in the data directory",
+            "Qdrant server for the search index, for more than about 100,000 windows or several index workers; "
+            "otherwise the index is a file in the data directory",
             "http://HOST:PORT",
             none="none",
         ),
     ] = None
     qdrant_api_key: Annotated[
         Annotated[Secret, Meta()] | None,
-        _about("What shows Qdrant who this is; never shown or logged", "a key", none="none"),
+        _about("API key for Qdrant; never shown or logged", "a key", none="none"),
     ] = None
     metrics_port: Annotated[
         Annotated[int, Meta(ge=0, le=65_535)] | None,
-        _about("Port on 127.0.0.1 for Prometheus; 0 takes a free one", "a port number or off", none="off"),
+        _about("Port on 127.0.0.1 for Prometheus; 0 picks a free one", "a port number or off", none="off"),
     ] = 0
     log_format: Annotated[
         Literal["console", "json"],
-        _about("Log lines on standard error: for people, or one JSON object each", "console or json"),
+        _about("Format of log lines on standard error: for people, or one JSON object each", "console or json"),
     ] = "console"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        _about("The least severe line that is logged", "debug, info, warning or error"),
+        _about("Least severe level that is logged", "debug, info, warning or error"),
     ] = "info"
 
     @classmethod
@@ -302,11 +309,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         config_path: Path | None = None,
         overrides: Mapping[str, object] | None = None,
     ) -> "Settings":
-        """The settings in force: `overrides` (None values count as not given), then environment, file, defaults.
+        """Return the settings in force: `overrides` first, then the environment, the file, the defaults.
 
-        `environ` is this process's where None. The file is `config_path`, else what CALLSTREAM_CONFIG names, else
-        `callstream.toml` in the data directory where there is one. An environment variable without text counts as
-        unset. Raises ConfigurationError that names the setting, where its value stands, and what is expected.
+        Args:
+            environ: this process's environment if None. An empty variable counts as unset.
+            config_path: the settings file; else the one that CALLSTREAM_CONFIG names; else `callstream.toml` in the
+                data directory, if it exists.
+            overrides: values of command-line options; None counts as not given.
+
+        Raises:
+            ConfigurationError: names the setting, where its value stands, and what is expected.
         """
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
@@ -329,7 +341,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return cls(**values)
 
     def align_models(self) -> dict[str, str]:
-        """What `align_model` says by language. Raises ConfigurationError."""
+        """Return the models of `align_model` by language. Raises ConfigurationError."""
         if self.align_model in (None, "auto"):
             return {}
         models: dict[str, str] = {}
@@ -349,7 +361,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return int(self.store_gb * 1e9)
 
     def summary_models(self) -> dict[str, str]:
-        """What `summary_model` says by call type; "" is that of all others. Raises ConfigurationError."""
+        """Return the models of `summary_model` by call type, "" for all others. Raises ConfigurationError."""
         models: dict[str, str] = {}
         for part in self.summary_model.split(","):
             named, equals, model = (piece.strip() for piece in part.partition("="))
@@ -366,7 +378,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return models
 
     def tenant_hotwords(self, tenant: str) -> list[str]:
-        """What `hotwords` says of the tenant's calls: its own words, then those of all."""
+        """Return the `hotwords` for the tenant's calls: its own first, then those for all tenants."""
         own: list[str] = []
         everybody: list[str] = []
         for part in (self.hotwords or "").split(";"):
@@ -379,12 +391,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return own + everybody
 
     def bus_security(self) -> BusSecurity:
-        """What the `bus_…` settings say together. Raises ConfigurationError where they contradict each other."""
+        """Return the `bus_…` settings as one object. Raises ConfigurationError if they contradict each other."""
         tls = self.bus_tls == "on" or (self.bus or "").startswith("tls://")
         return self._security(self.bus_user, self.bus_password, tls=tls, of="BUS")
 
     def live_security(self) -> BusSecurity:
-        """The same for the server of `live_url`: a user of its own there, files shared with the bus."""
+        """Return the same for the server of `live_url`: its own user, the bus's files."""
         tls = (self.live_url or "").startswith("tls://")
         return self._security(self.live_user, self.live_password, tls=tls, of="LIVE")
 
@@ -413,7 +425,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One setting as documented: its field's name, and the words beside the field."""
+    """One setting as documented: its field's name, and what `_about` says beside the field."""
 
     name: str
     variable: str
@@ -424,7 +436,7 @@ class Setting(msgspec.Struct, frozen=True):
     kind: Any
 
     def read(self, value: object, source: str, *, strict: bool) -> Any:
-        """`value` as the field's type; text stands for numbers unless `strict`. Raises ConfigurationError."""
+        """Convert `value` to the field's type, text to numbers unless `strict`. Raises ConfigurationError."""
         if self.none is not None and value == self.none:
             return None
         try:
@@ -433,7 +445,7 @@ class Setting(msgspec.Struct, frozen=True):
             raise ConfigurationError(f"{source} is {self._shown(value)}; expected {self.expects}") from error
 
     def _shown(self, value: object) -> str:
-        """A refused value as its error shows it: without what is secret, also where that stands in a URL."""
+        """Return a refused value for its error, without secrets, also those inside a URL."""
         if typing.get_args(self.kind)[:1] == (Secret,):
             return f"of type {type(value).__name__}"
         return re.sub(r"//[^/\s]*@", "//***@", repr(value))
@@ -466,7 +478,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type that text is read as: `None` has a word of its own, which msgspec's "null" is not."""
+    """Return the type that text is read as. `None` has its own word, which is not msgspec's "null"."""
     return next(
         (kind for kind in typing.get_args(typing.get_args(hint)[0]) if typing.get_origin(kind) is Annotated), hint
     )
@@ -505,7 +517,7 @@ SETTINGS: Mapping[str, Setting] = _settings()
 
 
 def markdown_table() -> str:
-    """The settings as README shows them."""
+    """Return all settings as one Markdown table; `infra/README.md` shows its rows, grouped."""
     rows = ["| variable | default | value | what it sets |", "|---|---|---|---|"]
     rows += [f"| `{s.variable}` | {s.default} | {s.expects} | {s.description} |" for s in SETTINGS.values()]
     return "\n".join(rows)

@@ -68,7 +68,7 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
         ("partitions = true", "`partitions` is True"),
         ("idle_s = inf", "`idle_s` is inf; expected a number of seconds above 0"),
         ("[model]\nname = 'base'", "`model` is {'name': 'base'}"),
-        ("data = 3", "`data` is 3; expected a folder"),
+        ("data = 3", "`data` is 3; expected a directory"),
     ],
 )
 def test_a_mistake_in_the_file_names_the_file_the_setting_and_what_is_expected(
@@ -220,12 +220,27 @@ def test_each_setting_has_a_default_that_its_own_reader_accepts() -> None:
         assert setting.read(shown, setting.variable, strict=False) == value
 
 
-def test_readme_shows_every_setting_as_it_is() -> None:
+def test_the_operators_page_shows_every_setting_as_it_is_under_one_heading() -> None:
     assert len(SETTINGS) == len(msgspec.structs.fields(Settings))
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    shown = re.search(r"^\| variable \|.*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)
-    assert shown is not None, "README has no table of settings"
-    assert shown.group() == markdown_table(), "replace README's table by what pipeline.settings.markdown_table() gives"
+    page = (REPOSITORY / "infra" / "README.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^### (.+)\n\n(\| variable \|.*(?:\n\|.*)*)", page, re.MULTILINE)
+    assert [heading for heading, _ in tables] == [
+        "Data",
+        "Bus",
+        "Live updates",
+        "Transcriber",
+        "Summaries",
+        "Search",
+        "Telemetry",
+    ]
+    head, rule, *rows = markdown_table().splitlines()
+    shown: list[str] = []
+    for heading, table in tables:
+        assert table.splitlines()[:2] == [head, rule]
+        group = table.splitlines()[2:]
+        assert [row for row in rows if row in group] == group, f"{heading}: these rows are not markdown_table()'s"
+        shown += group
+    assert sorted(shown) == sorted(rows), f"not shown: {sorted(set(rows) - set(shown))}"
 
 
 def test_hotwords_are_those_of_a_tenant_and_of_all() -> None:
