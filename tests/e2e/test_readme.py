@@ -195,9 +195,7 @@ def test_the_tables_and_views_of_the_operators_page_exist(running: Deployment) -
         running.run("sql", f"SELECT * FROM {name} LIMIT 1", "--format", "json")
 
 
-def test_the_duckdb_client_of_the_operators_page_reads_calls_of_a_running_instance(
-    running: Deployment, tmp_path: Path
-) -> None:
+def test_the_duckdb_client_reads_calls_of_a_running_instance(running: Deployment, tmp_path: Path) -> None:
     running.run("transcribe", str(SAMPLE), "--roles", SAMPLE_ROLES, "--call", "reported", "--quiet")
     programs(tmp_path, OPERATING)
     url = json.loads(running.run("status", "--json").stdout)["quack_url"]
