@@ -120,7 +120,8 @@ def helps() -> dict[str, str]:
     """The help of each command, with that of its own commands; in this process, for each start takes seconds."""
     app = typer.Typer()
     register(app)
-    runner, found = CliRunner(), {}
+    runner = CliRunner()
+    found: dict[str, str] = {}
     for command in COMMANDS:
         for words in ([command], *([command, each] for each in (LETTERS if command == "dead-letters" else []))):
             done = runner.invoke(app, [*words, "--help"], terminal_width=120)
