@@ -23,8 +23,9 @@ SAMPLE_ROLES = "left=agent,right=customer"
 class Deployment:
     """One data directory. `kill` and `terminate` end the whole `up`; `start` begins it again on the same directory."""
 
-    def __init__(self, data: Path, **settings: str) -> None:
+    def __init__(self, data: Path, *, command: str = COMMAND, **settings: str) -> None:
         self.data = data
+        self.command = command
         self.environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith("CALLSTREAM_")},
             "CALLSTREAM_DATA": str(data),
@@ -50,7 +51,7 @@ class Deployment:
         self.data.mkdir(parents=True, exist_ok=True)
         self.starts += 1
         with open(self.log_path(self.starts), "wb") as log:
-            self._process = subprocess.Popen([COMMAND, "up"], env=self.environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen([self.command, "up"], env=self.environment, stdout=log, stderr=log)
 
     def wait_ready(self, timeout_s: float = 120.0) -> None:
         self.run("status", "--wait", "--timeout", str(timeout_s), timeout_s=timeout_s + 20)
@@ -113,7 +114,12 @@ class Deployment:
 
     def run(self, *arguments: str, timeout_s: float = 120.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [COMMAND, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
+            [self.command, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(f"callstream {' '.join(arguments)} exited {done.returncode}:\n{done.stderr}")
@@ -122,7 +128,7 @@ class Deployment:
     def publish(self, path: Path, call: str, *more: str) -> "subprocess.Popen[bytes]":
         """A producer as a process of its own, which outlives the instance."""
         return subprocess.Popen(
-            [COMMAND, "publish", str(path), "--call", call, *more],
+            [self.command, "publish", str(path), "--call", call, *more],
             env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -131,20 +137,26 @@ class Deployment:
     def watch(self, call: str) -> "subprocess.Popen[str]":
         """Who reads a call along, as a process of its own."""
         return subprocess.Popen(
-            [COMMAND, "watch", call], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [self.command, "watch", call],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
-    def show(self, call: str) -> dict[str, Any] | None:
+    def show(self, call: str, *, tenant: str = "default") -> dict[str, Any] | None:
         """The call's document; None while nothing of it is known or nobody answers."""
-        done = self.run("show", call, "--json", check=False)
+        done = self.run("show", call, "--tenant", tenant, "--json", check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
-    def wait_completed(self, call: str, timeout_s: float = 180.0, *, revision: int = 1) -> dict[str, Any]:
+    def wait_completed(
+        self, call: str, timeout_s: float = 180.0, *, revision: int = 1, tenant: str = "default"
+    ) -> dict[str, Any]:
         """The document once the call is completed, in this revision or a later one, and summarized."""
         deadline = time.monotonic() + timeout_s
         document = None
         while time.monotonic() < deadline:
-            document = self.show(call)
+            document = self.show(call, tenant=tenant)
             ended = document is not None and document["status"] == "completed" and document["revision"] >= revision
             if document is not None and ended and document["summary"] and document["summary"]["kind"] == "final":
                 return document

@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.support.processes.deployment import COMMAND, Deployment
+from tests.support.processes.deployment import Deployment
 
 STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
 
@@ -37,7 +37,7 @@ class Workers:
         self._starts[stage] += 1
         with open(self.log_path(stage), "wb") as log:
             self._processes[stage] = subprocess.Popen(
-                [COMMAND, "worker", stage], env=self.deployment.environment, stdout=log, stderr=log
+                [self.deployment.command, "worker", stage], env=self.deployment.environment, stdout=log, stderr=log
             )
 
     def kill(self, stage: str) -> None:
