@@ -1,0 +1,106 @@
+"""A data directory that an older version left, killed in the middle of a call, is read on by this one.
+
+`tests/compatibility/write.py` tells how such a directory was made and what is in it.
+"""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compatibility import calls
+from tests.compatibility.write import SETTINGS, VERSIONS, answers, connected, unpack
+from tests.support.processes.deployment import Deployment, said
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ANOTHER_MACHINE = 0.05
+"""By how much a probability, a time in seconds or a similarity may differ that another processor computed."""
+
+
+class Opened:
+    """What this version made of the directory of another: all in one start, for starts take long."""
+
+    def __init__(self, version: Path, data: Path) -> None:
+        written = json.loads((version / "printed.json").read_text(encoding="utf-8"))
+        self.before: dict[str, list[dict[str, Any]]] = written
+        self.undisturbed: dict[str, Any] = json.loads((version / "on-line.json").read_text(encoding="utf-8"))
+        self.now: dict[str, list[dict[str, Any]]] = {}
+        with Deployment(data, **SETTINGS) as deployment:
+            self.now["on files"] = answers(deployment, _arguments(written["on files"]))
+            deployment.start()
+            deployment.wait_ready()
+            asyncio.run(_send_rest(deployment))
+            self.resumed = deployment.wait_completed(calls.ON_LINE, tenant=calls.TENANT)
+            self.now["on an instance"] = answers(deployment, _arguments(written["on an instance"]))
+            self.exit_code = deployment.terminate()
+            self.log = deployment.log_lines(1)
+
+
+def _arguments(printed: list[dict[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(one["arguments"]) for one in printed)
+
+
+async def _send_rest(deployment: Deployment) -> None:
+    async with connected(deployment) as client:
+        await calls.send_to_nats(client, calls.on_line()[1])
+
+
+@pytest.fixture(scope="module", params=sorted(VERSIONS.iterdir()), ids=lambda path: path.name)
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    data = tmp_path_factory.mktemp("written") / "data"
+    unpack(request.param / "data.tar.xz", data)
+    return Opened(request.param, data)
+
+
+def _printed(text: str) -> Any:
+    """JSON where it is, what is nested in it as text too."""
+    with contextlib.suppress(ValueError):
+        return _inner(json.loads(text))
+    return text
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _inner(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_inner(one) for one in value]
+    return _printed(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+
+
+def test_files_print_what_they_printed(opened: Opened) -> None:
+    for before, now in zip(opened.before["on files"], opened.now["on files"], strict=True):
+        assert _printed(now["prints"]) == _printed(before["prints"]), now["arguments"]
+
+
+def test_an_instance_answers_what_it_answered(opened: Opened) -> None:
+    for before, now in zip(opened.before["on an instance"], opened.now["on an instance"], strict=True):
+        assert _printed(now["prints"]) == _near(_printed(before["prints"])), now["arguments"]
+
+
+def test_the_call_in_progress_is_resumed_and_its_transcript_is_that_of_the_undisturbed_one(opened: Opened) -> None:
+    expected, resumed = opened.undisturbed, opened.resumed
+    assert [turn["turn_id"] for turn in resumed["turns"]] == [turn["turn_id"] for turn in expected["turns"]]
+    assert said(resumed) == _near(said(expected))
+    for name in ("gaps", "metadata", "channels", "language", "duration_s", "reason", "revision", "provisional"):
+        assert resumed[name] == expected[name], name
+    assert resumed["summary"]["text"] == expected["summary"]["text"]
+
+
+def test_it_went_without_failures(opened: Opened) -> None:
+    assert opened.exit_code == 0
+    assert [line for line in opened.log if line["level"] == "error"] == []
+    waiting = {line["group"]: line["waiting"] for line in opened.log if line["event"] == "stage reads"}
+    assert {group for group, count in waiting.items() if count} >= {"separate", "transcribe", "merge"}
+
+
+def _near(value: Any) -> Any:
+    """Numbers to be compared with tolerance: the model's arithmetic is not the same on all processors."""
+    if isinstance(value, dict):
+        return {name: _near(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_near(one) for one in value]
+    return pytest.approx(value, abs=ANOTHER_MACHINE, rel=0) if isinstance(value, float) else value
