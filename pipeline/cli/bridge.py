@@ -1,4 +1,4 @@
-"""`callstream bridge`: an edge's audio to the central bus."""
+"""`callstream bridge`: forward a branch office's audio to the central bus."""
 
 import asyncio
 import contextlib
@@ -29,16 +29,16 @@ _FREE_S = 10.0
 def bridge(
     source: Annotated[
         str | None,
-        typer.Option("--from", help="The edge's bus; embedded runs a nats-server here.", metavar="URL"),
+        typer.Option("--from", help="The branch office's bus; by default an embedded nats-server.", metavar="URL"),
     ] = None,
     target: Annotated[str | None, typer.Option("--to", help="The central bus (CALLSTREAM_BUS).", metavar="URL")] = None,
     source_config: Annotated[
         Path | None,
-        typer.Option("--from-config", help="Settings file with the edge's bus_… settings.", metavar="FILE"),
+        typer.Option("--from-config", help="Settings file with the bus_… settings of --from.", metavar="FILE"),
     ] = None,
     data: options.Data = None,
 ) -> None:
-    """Store the audio that producers of a branch office send, and forward it to the central bus, until Ctrl-C."""
+    """Store a branch office's calls and forward them to the central bus, until Ctrl-C."""
     settings = load_settings(data, bus=None if target is None else SETTINGS["bus"].read(target, "--to", strict=False))
     if settings.bus is None:
         raise ConfigurationError("a bridge needs a bus to forward to: --to URL or CALLSTREAM_BUS")
@@ -73,17 +73,17 @@ async def _forward(settings: Settings, edge: Settings) -> None:
                 break
             except StoreFullError as error:
                 raise ConfigurationError(
-                    f"the edge's store has no room for CALLSTREAM_STORE_GB {settings.store_gb:g}: {error}"
+                    f"the branch office's store has no room for CALLSTREAM_STORE_GB {settings.store_gb:g}: {error}"
                 ) from error
             except BusError as error:
-                screen.print(f"waiting for the edge: {error}")
+                screen.print(f"waiting for the branch office's bus: {error}")
                 await asyncio.sleep(_PAUSE_S)
         topics = ", ".join(topic for subscription in LANES.values() for topic in subscription.topics)
-        screen.print(f"the edge takes {topics}")
+        screen.print(f"producers can send to {topics}")
         target = await await_bus(settings.bus, settings.bus_security(), reconnect_s=_RECONNECT_S)
         stack.push_async_callback(target.close)
         metrics.ready.set(1)
-        screen.print(f"ready: forwards {topics} (Ctrl-C stops)")
+        screen.print(f"ready: forwarding {topics} (Ctrl-C stops)")
         running = Bridge(source, target, metrics=metrics)
         try:
             async with asyncio.TaskGroup() as group:
@@ -91,11 +91,11 @@ async def _forward(settings: Settings, edge: Settings) -> None:
                 if edge.bus is None:
                     group.create_task(_free_forwarded(source_url))
         finally:
-            screen.print(f"stopping: {running.records} records forwarded; the next start goes on from here")
+            screen.print(f"stopping: {running.records} records forwarded; the next start resumes here")
 
 
 async def _free_forwarded(url: str) -> None:
-    """The embedded store is there to be forwarded: what the center has need not be kept, and the room is wanted."""
+    """Delete forwarded records from the embedded store, which nobody else reads, until cancelled."""
     log = structlog.get_logger("callstream.bridge")
     connection = NatsConnection(url, name="callstream bridge", reconnect_s=_RECONNECT_S)
     connected = False
@@ -107,9 +107,9 @@ async def _free_forwarded(url: str) -> None:
                     await connection.connect()
                     connected = True
                 for subscription in LANES.values():
-                    log.debug("freed", records=await drop_acknowledged(connection, subscription))
+                    log.debug("forwarded records deleted", records=await drop_acknowledged(connection, subscription))
             except BusError as error:
-                log.warning("nothing is freed", error=str(error))
+                log.warning("forwarded records not deleted", error=str(error))
     finally:
         await connection.close()
 

@@ -1,4 +1,4 @@
-"""What a person sees while calls run: a live line of figures, the turns as they settle, metrics and summary."""
+"""Terminal display of a call in progress: a live line of figures, settled turns, metrics, summary."""
 
 import time
 
@@ -25,9 +25,9 @@ def clock_text(seconds: float) -> str:
 
 
 class Display:
-    """Draws on standard error what changes, and prints on standard output what stays.
+    """Prints turns, metrics and summary on standard output, and progress on standard error.
 
-    On a terminal the figures stay in one line that is drawn anew; elsewhere a line is printed every two seconds.
+    On a terminal the progress line updates in place; elsewhere a line is printed every two seconds.
     """
 
     def __init__(self, *, name: str, turns: bool = True) -> None:
@@ -53,9 +53,9 @@ class Display:
         self._err.print(text)
 
     def update(self, watch: CallWatch, *, published_s: float, phase: str = "") -> None:
-        """Show the figures, and the turns that settled since the last call."""
+        """Show the figures and the turns settled since the last call."""
         if self._turns:
-            # On one terminal both streams share the screen: only the console of the live line can print above it.
+            # If both streams are one terminal, only the console of the live line can print above it.
             console = self._err if self._live is not None and self._out.is_terminal else self._out
             for turn in watch.new_turns:
                 console.print(turn_line(turn))
@@ -110,7 +110,7 @@ class Display:
 
 
 def _console(*, stderr: bool) -> Console:
-    """Off a terminal nobody says how wide a line may be: wide enough for the table."""
+    """Return a console; without a terminal, one wide enough for the table of metrics."""
     console = Console(stderr=stderr, highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=120)
 

@@ -1,4 +1,4 @@
-"""`callstream fanout`: calls as they go on, on NATS subjects."""
+"""`callstream fanout`: live updates on NATS subjects."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,12 @@ from pipeline.telemetry.metrics import Metrics, served
 
 
 def fanout(
-    bus: Annotated[str | None, typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS).", metavar="URL")] = None,
+    bus: Annotated[
+        str | None, typer.Option("--bus", help="Address of the bus (CALLSTREAM_BUS).", metavar="URL")
+    ] = None,
     data: options.Data = None,
 ) -> None:
-    """Show calls live on NATS subjects, beside workers that share a bus, until Ctrl-C. `up` does it by itself."""
+    """Publish live updates on NATS subjects, beside workers on a shared bus, until Ctrl-C. `up` does so by itself."""
     settings = load_settings(data, bus=bus)
     if settings.bus is None:
         raise ConfigurationError("a fan-out needs a bus to follow: --bus URL or CALLSTREAM_BUS")
@@ -31,7 +33,7 @@ async def _show(settings: Settings) -> None:
     assert settings.bus is not None
     live = live_server(settings, settings.bus)
     if live is None:
-        raise ConfigurationError("CALLSTREAM_LIVE_URL must name the NATS server beside Kafka that shows calls live")
+        raise ConfigurationError("with Kafka, CALLSTREAM_LIVE_URL must name a NATS server for live updates")
     screen = console()
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
@@ -45,5 +47,5 @@ async def _show(settings: Settings) -> None:
         stack.push_async_callback(bus.close)
         running = await stack.enter_async_context(Fanout(bus, live, metrics=metrics))
         metrics.ready.set(1)
-        screen.print("ready: shows live.<tenant>.<call> (Ctrl-C stops)")
+        screen.print("ready: publishing live.<tenant>.<call> (Ctrl-C stops)")
         await running.run()

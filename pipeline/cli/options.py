@@ -16,7 +16,7 @@ def _language(code: str | None) -> str | None:
 
 
 def words(text: str | None) -> list[str]:
-    """`A, B` as its words."""
+    """Split `A, B` into words."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
@@ -26,18 +26,20 @@ Data = Annotated[
 ]
 BusUrl = Annotated[
     str | None,
-    typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS); else the running instance's.", metavar="URL"),
+    typer.Option(
+        "--bus", help="Address of the bus (CALLSTREAM_BUS); by default the running instance's.", metavar="URL"
+    ),
 ]
 Roles = Annotated[
     str | None,
-    typer.Option("--roles", help="Who speaks on which channel: left=agent,right=customer or 0=…,1=….", metavar="LIST"),
+    typer.Option("--roles", help="Role of each channel: left=agent,right=customer or 0=…,1=….", metavar="LIST"),
 ]
 Language = Annotated[
     str | None,
-    typer.Option("--language", help="ISO 639-1 code; detected where not given.", metavar="CODE", callback=_language),
+    typer.Option("--language", help="ISO 639-1 code; by default detected.", metavar="CODE", callback=_language),
 ]
 Hotwords = Annotated[
     str | None,
-    typer.Option("--hotwords", help="Names and words that the call is likely to hold: A,B,…", metavar="LIST"),
+    typer.Option("--hotwords", help="Names and words likely in the call: A,B,…", metavar="LIST"),
 ]
-Tenant = Annotated[str, typer.Option("--tenant", help="Whose call it is.")]
+Tenant = Annotated[str, typer.Option("--tenant", help="Tenant of the call.")]

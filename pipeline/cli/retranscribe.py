@@ -1,4 +1,4 @@
-"""`callstream transcribe --again`: a finished call heard again, and how it differs from what is stored."""
+"""`callstream transcribe --again`: transcribe a finished call again, and compare with the stored transcript."""
 
 import asyncio
 import contextlib
@@ -22,11 +22,11 @@ from schemas.calls import CallRef
 from schemas.transcripts import TranscriptCompleted
 
 _PLAIN_EVERY_S = 60.0
-"""Where there is no terminal a line is printed whenever so much more of the call is heard."""
+"""Without a terminal, a progress line is printed after each such part of the call."""
 
 
 class DifferingTurn(msgspec.Struct, frozen=True):
-    """A stored turn and its words, those that were heard otherwise included."""
+    """A stored turn with the runs of equal and differing words."""
 
     start_s: float
     speaker: str
@@ -37,7 +37,7 @@ class DifferingTurn(msgspec.Struct, frozen=True):
 async def transcribe_again(
     settings: Settings, call: CallRef, language: str | None, outs: list[Path], *, diff: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Prints the turns, or with `diff` those that differ. Raises InputError, ModelError and what the bus raises."""
+    """Print the turns, or with `diff` those that differ. Raises InputError, ModelError and BusError."""
     stored = completed_call(settings, call)
     from pipeline.client.retranscribe import retranscribe
 
@@ -48,7 +48,7 @@ async def transcribe_again(
 
         def progress(heard_s: float) -> None:
             nonlocal plain_s
-            text = f"{call.call_id}: heard {clock_text(heard_s)} of {whole}"
+            text = f"{call.call_id}: transcribed {clock_text(heard_s)} of {whole}"
             status.update(text)
             if not console.is_terminal and heard_s - plain_s >= _PLAIN_EVERY_S:
                 plain_s = heard_s
@@ -73,7 +73,7 @@ async def transcribe_again(
 
 @contextlib.asynccontextmanager
 async def _bus(settings: Settings) -> AsyncIterator[Bus]:
-    """The bus that holds the audio: one that is set, the running instance's, or the embedded one, started for this."""
+    """The bus that holds the audio: the one set, the running instance's, or the embedded one, started here."""
     if settings.bus is not None or find_instance(settings.data) is not None:
         async with connect(bus_url(settings), settings) as bus:
             yield bus
@@ -83,7 +83,7 @@ async def _bus(settings: Settings) -> AsyncIterator[Bus]:
 
 
 def differing_turns(stored: Document, document: Document) -> tuple[list[DifferingTurn], Counts]:
-    """The stored turns that are heard otherwise now, each channel by itself, and how many words that are."""
+    """Return the stored turns that differ, channel by channel, and the counts of words."""
     found: list[DifferingTurn] = []
     total = Counts()
     channels = sorted({turn["channel"] for turn in [*stored["turns"], *document["turns"]]})
@@ -101,7 +101,7 @@ def differing_turns(stored: Document, document: Document) -> tuple[list[Differin
 
 
 def show_difference(stored: Document, document: Document) -> None:
-    """For people: a line for each turn that differs, and the counts."""
+    """Print a line for each turn that differs, and the counts."""
     console = stdout_console()
     turns, total = differing_turns(stored, document)
     for turn in turns:
@@ -117,7 +117,7 @@ def _difference_json(stored: Document, document: Document) -> bytes:
 
 
 def _document(stored: Document, transcript: TranscriptCompleted) -> Document:
-    """The call's document with what was heard now; a summary of the other words would not belong to it."""
+    """Return the call's document with the new turns, and without the summary of the stored ones."""
     heard: dict[str, Any] = msgspec.to_builtins(transcript)
     return {
         **stored,

@@ -1,4 +1,4 @@
-"""`--roles left=agent,right=customer` as a list by channel."""
+"""Parse `--roles left=agent,right=customer`."""
 
 from pipeline.errors import InputError
 
@@ -6,9 +6,9 @@ _SIDES = {"left": 0, "right": 1, "mono": 0}
 
 
 def parse_roles(text: str | None) -> list[str]:
-    """The role of each channel, in channel order; channels that are not named keep `channel-<index>`.
+    """Return the role of each channel, in channel order. Channels without a role are called `channel-<index>`.
 
-    Takes `left=agent,right=customer`, `0=agent,1=customer` or `agent,customer`. Raises InputError.
+    Accepts `left=agent,right=customer`, `0=agent,1=customer` or `agent,customer`. Raises InputError.
     """
     if not text:
         return []

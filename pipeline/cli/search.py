@@ -1,4 +1,4 @@
-"""`callstream search` and `callstream ask`: what was said, in which call and when."""
+"""`callstream search` and `callstream ask`: find what was said, in which call and when."""
 
 import asyncio
 import contextlib
@@ -30,20 +30,24 @@ _MAX_SNIPPET_LINES = 6
 _SERVED_WITHIN_S = 60.0
 
 From = Annotated[
-    str | None, typer.Option("--from", help="Only calls that began then or later: an ISO date or time.", metavar="DATE")
+    str | None,
+    typer.Option("--from", help="Only calls that started at or after this ISO date or time.", metavar="DATE"),
 ]
 To = Annotated[
-    str | None, typer.Option("--to", help="Only calls that began until then, a date included.", metavar="DATE")
+    str | None,
+    typer.Option(
+        "--to", help="Only calls that started before this ISO time, or on or before this date.", metavar="DATE"
+    ),
 ]
-Agent = Annotated[str | None, typer.Option("--agent", help="Only calls with this `agent` in their metadata.")]
+Agent = Annotated[str | None, typer.Option("--agent", help="Only calls whose metadata name this `agent`.")]
 Call = Annotated[str | None, typer.Option("--call", help="Only this call.", metavar="ID")]
 AnyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's calls.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def search(
-    words: Annotated[list[str] | None, typer.Argument(help="A question, or some words.", metavar="WORDS")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=50, help="The most to show.")] = 10,
+    words: Annotated[list[str] | None, typer.Argument(help="A question or words.", metavar="WORDS")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=50, help="Maximum number of results.")] = 10,
     tenant: AnyTenant = None,
     since: From = None,
     until: To = None,
@@ -53,16 +57,16 @@ def search(
         bool,
         typer.Option(
             "--rebuild",
-            help="First make the index anew from the warehouse; unless it is in Qdrant, no instance may run.",
+            help="Rebuild the index from the warehouse first. No instance may run, unless the index is in Qdrant.",
         ),
     ] = False,
     as_json: Json = False,
     data: options.Data = None,
 ) -> None:
-    """Find what was said, by its meaning and by its words."""
+    """Find what was said, by meaning and by words."""
     text = " ".join(words or []).strip()
     if not text and not rebuild:
-        raise InputError("what shall be found? callstream search WORDS")
+        raise InputError("no search query: callstream search WORDS")
     settings = load_settings(data, log_level="warning")
     asyncio.run(_search(settings, text, _filters(tenant, since, until, agent, call), limit, rebuild, as_json))
 
@@ -75,12 +79,12 @@ def ask(
     agent: Agent = None,
     call: Call = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="A name as in `ollama list` (CALLSTREAM_SUMMARY_MODEL).")
+        str | None, typer.Option("--model", help="Model name as in `ollama list` (CALLSTREAM_SUMMARY_MODEL).")
     ] = None,
     as_json: Json = False,
     data: options.Data = None,
 ) -> None:
-    """Answer a question from what was said, and say in which call and when."""
+    """Answer a question from the calls, and cite them with their times."""
     settings = load_settings(data, log_level="warning", summary_model=model)
     asyncio.run(_ask(settings, " ".join(question), _filters(tenant, since, until, agent, call), as_json))
 
@@ -103,7 +107,9 @@ def _time(option: str, text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise InputError(f"{option} {text!r}: expected a date such as 2026-11-26, or a time behind it") from None
+        raise InputError(
+            f"{option} {text!r}: expected an ISO date such as 2026-11-26, optionally with a time"
+        ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
@@ -124,7 +130,7 @@ async def _search(settings: Settings, text: str, filters: "Filters", limit: int,
         typer.echo(msgspec.json.encode(list(map(_described, hits))).decode())
         return
     if not hits:
-        console.print("nothing was found")
+        console.print("no results")
     for hit in hits:
         _print(hit)
 
@@ -162,7 +168,7 @@ async def _ask(settings: Settings, question: str, filters: "Filters", as_json: b
 async def _index(
     settings: Settings, console: Console, *, rebuild: bool = False
 ) -> AsyncIterator[tuple["Searcher", "QuestionEmbedder"]]:
-    """What can be asked, with all in it that the bus holds."""
+    """Open the index once it holds everything that the bus holds."""
     from pipeline.client import search as searching
 
     if not index.searchable(msgspec.structs.replace(settings, search="auto")):
@@ -177,17 +183,17 @@ async def _index(
     if rebuild:
         embedder = await asyncio.to_thread(load)
         with (
-            console.status("making the search index anew") as status,
+            console.status("rebuilding the search index") as status,
             contextlib.closing(open_warehouse(settings)) as reader,
         ):
 
             def show(done: int, of: int) -> None:
-                status.update(f"making the search index anew: {done} of {of} calls")
+                status.update(f"rebuilding the search index: {done} of {of} calls")
 
             windows = await asyncio.to_thread(searching.rebuild, settings, reader, embedder, on_call=show)
         console.print(f"the search index has {windows} windows")
     elif find_instance(settings.data) is None and settings.bus is None and store_folder(settings).exists():
-        with console.status("catching up with the calls since the last time"):
+        with console.status("indexing new calls"):
             await _catch_up(settings)
     elif find_instance(settings.data) is not None:
         with console.status("waiting for the running instance's search index"):
@@ -197,21 +203,21 @@ async def _index(
 
 
 async def _until_served(settings: Settings) -> None:
-    """An instance that has just started loads its models first. One that makes nothing searchable never will."""
+    """Wait for the index of an instance that is still loading models. Raises InstanceError if it serves none."""
     from pipeline.client.search import is_served
 
     deadline = asyncio.get_running_loop().time() + _SERVED_WITHIN_S
     while not is_served(settings):
         if asyncio.get_running_loop().time() > deadline:
             raise InstanceError(
-                f"the instance on {settings.data} makes nothing searchable: its log says why; beside workers on a bus "
-                "`callstream worker index` does it"
+                f"search is not enabled on the instance on {settings.data} (see its log); with separate workers, run "
+                "`callstream worker index`"
             )
         await asyncio.sleep(0.2)
 
 
 async def _catch_up(settings: Settings) -> None:
-    """Index what an instance left on the embedded bus."""
+    """Index the calls that the embedded bus still holds."""
     async with Embedded(settings, stages=(index.WIRING,)) as own:
         await Session(own.bus, own.instance, settings, own).guard(_until_read(own.bus))
 

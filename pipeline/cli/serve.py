@@ -34,26 +34,28 @@ def worker(
     stage: Annotated[
         str, typer.Argument(help=f"One of {', '.join(wiring.name for wiring in STAGES)}.", metavar="STAGE")
     ],
-    bus: Annotated[str | None, typer.Option("--bus", help="Where the bus is (CALLSTREAM_BUS).", metavar="URL")] = None,
+    bus: Annotated[
+        str | None, typer.Option("--bus", help="Address of the bus (CALLSTREAM_BUS).", metavar="URL")
+    ] = None,
     data: options.Data = None,
 ) -> None:
-    """Run one stage on a bus that others share, until Ctrl-C."""
+    """Run one stage on a shared bus, until Ctrl-C."""
     wiring = stage_named(stage)
     settings = load_settings(data, bus=bus)
     if settings.bus is None:
         raise ConfigurationError(
-            "a worker needs a bus to share: --bus nats://HOST:PORT or kafka://HOST:PORT, or CALLSTREAM_BUS"
+            "a worker needs a shared bus: --bus nats://HOST:PORT or kafka://HOST:PORT, or CALLSTREAM_BUS"
         )
     asyncio.run(until_stopped(_serve(settings, (wiring,))))
 
 
 def status(
-    wait: Annotated[bool, typer.Option("--wait", help="Return when everything is ready.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", help="The longest wait, in seconds.")] = 600.0,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is ready.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", help="Longest wait in seconds.")] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     data: options.Data = None,
 ) -> None:
-    """Say whether an instance runs on the data directory, and where it can be reached. Exits 3 if none does."""
+    """Print the addresses of the instance that runs on the data directory. Exits 3 if there is none."""
     settings = load_settings(data, log_level="warning")
     deadline = time.monotonic() + timeout
     instance = read_instance(settings.data)
@@ -99,7 +101,7 @@ async def _serve(settings: Settings, stages: tuple[StageWiring, ...]) -> None:
                 await asyncio.wait({ending, failing}, return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
                 failing.result()
-            console.print("stopping: what is not finished goes on at the next start")
+            console.print("stopping: unfinished work resumes at the next start")
         finally:
             for task in (ending, failing, ready):
                 task.cancel()

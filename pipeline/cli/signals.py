@@ -1,4 +1,4 @@
-"""Commands that run until they are stopped."""
+"""Run a command until Ctrl-C or SIGTERM."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ def console() -> Console:
 
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until Ctrl-C or SIGTERM, which cancel it, or until it fails: then raise why."""
+    """Run `work` until Ctrl-C or SIGTERM cancels it. Raises its error if it fails."""
     task = asyncio.create_task(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""Rows of a query as a table for people, JSON or CSV."""
+"""Render rows as a table, JSON or CSV."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ _UNLIMITED_WIDTH = 100_000
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
-    """Without a newline at the end. `form` is table, json (a list of objects) or csv (with a header)."""
+    """Render without a trailing newline. `form` is table, json (a list of objects) or csv (with a header)."""
     match form:
         case "json":
             objects = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
@@ -33,7 +33,7 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> 
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types: times as ISO 8601, numbers as numbers, what JSON has no number for as null."""
+    """Convert to JSON's types: times to ISO 8601, numbers to numbers, NaN and infinity to null."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -70,7 +70,7 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """As wide as the terminal; as wide as its content where the output is no terminal, so that nothing is cut."""
+    """Render as wide as the terminal, or as wide as the content if the output is not a terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, column in enumerate(columns):
         numbers = bool(rows) and all(

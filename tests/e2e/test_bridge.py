@@ -193,7 +193,7 @@ async def test_an_hour_of_audio_waits_for_the_center_and_arrives_complete_whatev
         NatsProcess(tmp_path / "edge") as edge,
         BridgeProcess(tmp_path / "data", "--from", edge.url, "--to", address(center)) as bridge,
     ):
-        bridge.wait_until_it_says("ready: forwards")
+        bridge.wait_until_it_says("ready: forwarding")
         await produce(edge.url, 0, 50)
         await until_acknowledged(edge.url)
         center.kill()
@@ -219,14 +219,14 @@ async def test_an_hour_of_audio_waits_for_the_center_and_arrives_complete_whatev
         finally:
             await target.close()
         assert bridge.terminate() == 0
-        assert "the next start goes on from here" in bridge.said()
+        assert "the next start resumes here" in bridge.said()
 
 
 async def test_a_branch_office_needs_one_process_and_a_center_that_comes_later(tmp_path: Path) -> None:
     center = NatsProcess(tmp_path / "center", {"authorization": {"user": "branch", "password": "hunter2"}})
     settings = {"bus": center.url, "bus_user": "branch", "bus_password": "hunter2"}
     with BridgeProcess(tmp_path / "data", **settings) as bridge:
-        bridge.wait_until_it_says("the edge takes calls.audio, calls.audio.batch")
+        bridge.wait_until_it_says("producers can send to calls.audio, calls.audio.batch")
         url = next(line for line in bridge.said().splitlines() if line.startswith("  from")).split()[1]
         await produce(url, 0, 3)
         bridge.kill()
