@@ -25,7 +25,7 @@ from stages.adapters.embedding import Vectors
 from stages.errors import StageError
 from stages.index.ranking import CANDIDATES, Filters, Hit, Update, fused, standing
 from stages.index.windows import Window
-from stages.index.words import LEAST_COVERED, Stemmer, by_weight, idf
+from stages.index.words import LEAST_COVERED, by_weight, idf, stems
 
 TIMEOUT_S: Final = 60
 SEARCH_EF: Final = 128
@@ -58,14 +58,12 @@ class QdrantIndex:
         self._client: Any = client or QdrantClient(
             url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False
         )
-        self._stemmer = Stemmer()
         self._making = threading.Lock()
         self._made = False
         self._seen = False
 
     def close(self) -> None:
         self._client.close()
-        self._stemmer.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -100,15 +98,14 @@ class QdrantIndex:
         if gone:
             operations = [models.DeleteOperation(delete=models.FilterSelector(filter=one)) for one in gone]
             self._client.batch_update_points(self.collection, update_operations=operations, wait=True)
-        stems = self._stemmer.stems([window.text for window, _ in entries])
         self._upsert(
             [
                 models.PointStruct(
                     id=window.window_id,
-                    vector={_MEANING: vector.tolist(), _WORDS: _sparse(words)},
+                    vector={_MEANING: vector.tolist(), _WORDS: _sparse(stems(window.text))},
                     payload=_payload(window),
                 )
-                for (window, vector), words in zip(entries, stems, strict=True)
+                for window, vector in entries
             ]
         )
 
@@ -175,14 +172,14 @@ class QdrantIndex:
             if not self._exists():
                 return []
             wanted = _filter(filters)
-            [stems] = self._stemmer.stems([words])
+            asked = stems(words)
             near, *rarest = self._client.query_batch_points(
                 self.collection,
-                requests=[self._near(vector, wanted), *map(_with_word, stems)],
+                requests=[self._near(vector, wanted), *map(_with_word, asked)],
             )
             # The product of a word with one that has it is its weight.
             weights = [response.points[0].score if response.points else None for response in rarest]
-            rankings = [_ids(near), *self._worded(stems, weights, wanted)]
+            rankings = [_ids(near), *self._worded(asked, weights, wanted)]
             best = fused(rankings)[:limit]
             if not best:
                 return []
@@ -214,7 +211,7 @@ class QdrantIndex:
         )
 
     def _worded(
-        self, stems: Sequence[str], weights: Sequence[float | None], wanted: models.Filter | None
+        self, asked: Sequence[str], weights: Sequence[float | None], wanted: models.Filter | None
     ) -> list[list[str]]:
         known = [weight for weight in weights if weight is not None]
         if not known:
@@ -227,7 +224,7 @@ class QdrantIndex:
             return []
         found = self._client.query_points(
             self.collection,
-            query=_sparse([stem for stem, weight in zip(stems, weights, strict=True) if weight is not None]),
+            query=_sparse([stem for stem, weight in zip(asked, weights, strict=True) if weight is not None]),
             using=_WORDS,
             query_filter=wanted,
             score_threshold=LEAST_COVERED * whole,
@@ -256,9 +253,9 @@ def _digest(text: str, size: int) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=size).digest()
 
 
-def _sparse(stems: Sequence[str]) -> models.SparseVector:
+def _sparse(words: Sequence[str]) -> models.SparseVector:
     """Words as ones. Two of four thousand million numbers meet once among a hundred thousand different words."""
-    numbers = sorted({int.from_bytes(_digest(stem, 4), "big") for stem in stems})
+    numbers = sorted({int.from_bytes(_digest(word, 4), "big") for word in words})
     return models.SparseVector(indices=numbers, values=[1.0] * len(numbers))
 
 

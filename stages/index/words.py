@@ -1,27 +1,19 @@
 """Which words of a question count in search, how much, and how windows are ranked by them."""
 
 import math
-import threading
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+import re
+from collections.abc import Iterable
+from typing import Final
+from unicodedata import category, normalize
 
-import duckdb
-
-from stages.adapters.duckdb_file.files import load_extensions
 from stages.index.ranking import CANDIDATES
-from stages.text import word_set
+from stages.text import COMMON_WORDS, porter_stem, word_set
 
 WORD: Final = r"[\p{L}\p{N}]+"
 """As a regular expression of RE2, which DuckDB has."""
 
-STOPWORDS: Final = word_set(
-    """a about after again all an and any are as at be because been before being but by call called caller calls can
-    could customer agent did do does doing down during each for from had has have having he her here hers him his how
-    i if in into is it its just me more most my no nor not now of off on once only or other our out over own said same
-    say says she should so some such than that the their them then there these they this those through to too under
-    until up very was we were what when where which while who whom whose why will with would you your"""
-)
-"""English words that say nothing of what is asked for, and who speaks in every call: neither asked for nor indexed."""
+STOPWORDS: Final = COMMON_WORDS | word_set("call called calls same")
+"""Words that are neither searched for nor indexed."""
 STOPWORDS_SQL: Final = ", ".join(f"'{word}'" for word in sorted(STOPWORDS))
 
 LEAST_COVERED: Final = 0.6
@@ -49,25 +41,12 @@ def by_weight(covered: Iterable[tuple[str, float]], whole: float) -> list[list[s
     ]
 
 
-class Stemmer:
-    """The stems of words by Porter's algorithm, as DuckDB's text index makes them. Safe in several threads."""
+def stems(text: str) -> list[str]:
+    """Return the stems of the words that say something, sorted, each once; as DuckDB's text index makes them."""
+    words = (word for word in re.findall(r"[^\W_]+", text.lower()) if word not in STOPWORDS)
+    return sorted({stem for word in words if (stem := porter_stem(_without_accents(word)))})
 
-    def __init__(self) -> None:
-        """Raises StageError where DuckDB's `fts` is not installed."""
-        self._connection: Any = duckdb.connect()
-        load_extensions(self._connection, ("fts",))
-        self._lock = threading.Lock()
 
-    def stems(self, texts: Sequence[str]) -> list[list[str]]:
-        """Of each text the stems of the words that say something, each once."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT list_sort(list_distinct(list_transform(list_filter("
-                f"regexp_extract_all(lower(text), '{WORD}'), lambda word: word NOT IN ({STOPWORDS_SQL})), "
-                "lambda word: stem(strip_accents(word), 'porter')))) FROM (SELECT unnest(?::VARCHAR[]) AS text)",
-                [list(texts)],
-            ).fetchall()
-        return [[stem for stem in stems if stem] for (stems,) in rows]
-
-    def close(self) -> None:
-        self._connection.close()
+def _without_accents(word: str) -> str:
+    """Return what DuckDB's `strip_accents` does."""
+    return "".join(char for char in normalize("NFD", word) if not category(char).startswith("M"))

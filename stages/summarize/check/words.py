@@ -4,23 +4,18 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from stages.text import word_set
+from stages.text import COMMON_WORDS, porter_stem, word_set
 
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,:]\d+)*")
 
-
-FUNCTION_WORDS: Final = word_set(
-    """a about above after again all also am an and another any anybody anyone anything are as at be because
-    been before being below between both but by can could did do does doing done down during each either
-    else even ever every everybody everyone everything few for from further get gets getting going got had
-    has have having he her here hers him his how i if in into is it its itself just let like made make many
-    may me might more most much must my near neither no nobody none nor not nothing now of off on once one
-    only or other our ours out over own per please quite rather really she should since so some somebody
-    someone something still such than that the their them then there these they this those though through to
-    today too towards under until up upon us very was we well were what when where which while who whom
-    whose why will with within without would yes you your yours ok okay said say says tell told state states
-    stated mention mentions mentioned customer customers caller agent representative"""
+FUNCTION_WORDS: Final = COMMON_WORDS | word_set(
+    """above also am another anybody anyone anything below between both customers done either else even ever every
+    everybody everyone everything few further get gets getting going got itself let like made make many may
+    mention mentioned mentions might much must near neither nobody none nothing ok okay one ours per please
+    quite rather really representative since somebody someone something state stated states still tell though
+    today told towards upon us well within without yes yours"""
 )
+"""Words in which a claim and what was said need not agree."""
 
 _IRREGULAR: Final = {
     form: base
@@ -33,12 +28,14 @@ _IRREGULAR: Final = {
         "see": "saw seen", "send": "sent", "speak": "spoke spoken", "stand": "stood", "take": "took taken",
         "tell": "told",
         "think": "thought", "write": "wrote written", "begin": "began begun", "choose": "chose chosen",
-        "fly": "flew flown", "steal": "stole stolen", "build": "built", "spend": "spent", "hold": "held",
+        "fly": "flies flew flown", "steal": "stole stolen", "build": "built", "spend": "spent", "hold": "held",
         "grow": "grew grown",
         "drink": "drank drunk", "catch": "caught", "understand": "understood", "wake": "woke woken",
+        "cry": "cries cried", "dry": "dries dried", "try": "tries tried",
     }.items()
     for form in forms.split()
 }  # fmt: skip
+"""Forms that a stemmer does not lead back to their verb."""
 
 
 def words(text: str) -> list[str]:
@@ -62,16 +59,8 @@ def _words(text: str) -> Iterator[str]:
 
 
 def stem(word: str) -> str:
-    """A form that most inflections of an English word share; not itself a word."""
-    word = _IRREGULAR.get(word, word)
-    for suffix in ("ations", "ation", "ments", "ment", "ings", "ing", "ied", "ies", "ed", "es", "ly", "s"):
-        if word.endswith(suffix) and len(word) - len(suffix) >= 3 and not word.endswith(("ss", "ply")):
-            word = word[: -len(suffix)] + ("y" if suffix in ("ied", "ies") else "")
-            break
-    if len(word) > 3 and word[-1] == word[-2]:
-        word = word[:-1]
-    word = word.removesuffix("e") if len(word) > 3 else word
-    return word[:-1] + "i" if len(word) > 2 and word.endswith("y") else word
+    """Return a form that most inflections of an English word share, those of irregular verbs included."""
+    return porter_stem(_IRREGULAR.get(word, word))
 
 
 def content_stems(text: str) -> list[str]:
