@@ -28,8 +28,7 @@ from schemas.calls import CallRef
 from stages.adapters.embedding import SentenceEmbedder
 from stages.adapters.llm.ollama import OllamaClient
 from stages.adapters.llm.protocol import Answer, LlmError, Message
-from stages.summarize.check.support import SupportCheck
-from stages.summarize.claims import judged_by_support
+from stages.summarize.check.support import SupportCheck, judged_by_support
 from stages.summarize.writer import SummaryWriter
 
 CALL: Final = CallRef("default", "long")

@@ -26,7 +26,8 @@ from benchmarks.harness.report import write_report
 from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
 from stages.adapters.embedding import Embedder, SentenceEmbedder
-from stages.summarize.check.support import Claim, Support, SupportCheck
+from stages.summarize.check.support import Support, SupportCheck
+from stages.summarize.claims import Claim
 
 CLAIMS: Final = Path(__file__).parent / "claims"
 SPLITS: Final = ("dev", "test", "fresh", "all")

@@ -14,8 +14,7 @@ from stages.adapters.llm.ollama import OllamaClient
 from stages.adapters.llm.protocol import LlmClient
 from stages.adapters.llm.resilient import STATES, Circuit, SteadyLlm
 from stages.errors import StageError
-from stages.summarize.check.support import SupportCheck
-from stages.summarize.claims import judged_by_support
+from stages.summarize.check.support import SupportCheck, judged_by_support
 from stages.summarize.writer import PROMPT, SummaryWriter
 
 LONG: Final = "long"

@@ -1,57 +1,30 @@
-"""What a summary claims and the turns that it says it rests on, and who judges whether they do."""
+"""What a summary claims, and the interface of what judges whether the cited turns support it."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import msgspec
 
 from schemas.summaries import Doubt
 from schemas.transcripts import Turn
-from stages.summarize.check import support
-from stages.summarize.citations import segment_ids
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A sentence and the turns that it cites, as far as they exist; who is to do it, where it is an action."""
+    """A key point or an action item of a summary.
+
+    `segment_ids` are those of the turns that it cites, as far as they exist. `owner` is the speaker who is to do it,
+    where it is an action item and one is named.
+    """
 
     text: str
-    turns: list[Turn]
+    segment_ids: Sequence[str] = ()
     owner: str | None = None
 
 
 Judge = Callable[[Sequence[Claim], Sequence[Turn], str], list[Doubt | None]]
-"""From claims, the call's turns and its language to why each claim is not believed, None where it is. May take seconds
-of CPU; called from a thread."""
+"""Takes claims, the call's turns and its language. Returns for each claim why it is not believed; None where it is.
+Called in a thread: it may take seconds of CPU."""
 
 
 def judged_by_citation(claims: Sequence[Claim], _turns: Sequence[Turn], _language: str) -> list[Doubt | None]:
-    """Only whether a claim cites anything of the call."""
-    return [None if claim.turns else "citation" for claim in claims]
-
-
-_DOUBTS: Final[dict[support.Reason, Doubt]] = {
-    "number": "number",
-    "name": "name",
-    "speaker": "speaker",
-    "negation": "negation",
-    "unlike": "unlike",
-    "nothing cited": "citation",
-}
-
-
-def judged_by_support(check: Callable[[], support.SupportCheck]) -> Judge:
-    """Whether what a claim cites says so too. `check` makes the check when it is first needed."""
-
-    def judge(claims: Sequence[Claim], turns: Sequence[Turn], language: str) -> list[Doubt | None]:
-        cited = [claim for claim in claims if claim.turns]
-        found = check().judge(
-            [support.Claim(claim.text, segment_ids(claim.turns)) for claim in cited], turns, language=language
-        )
-        doubts = map(_doubt, found)
-        return [next(doubts) if claim.turns else "citation" for claim in claims]
-
-    return judge
-
-
-def _doubt(found: support.Support) -> Doubt | None:
-    return None if found.supported or found.reason is None else _DOUBTS[found.reason]
+    """Believe every claim that cites a turn of the call."""
+    return [None if claim.segment_ids else "citation" for claim in claims]

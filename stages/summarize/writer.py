@@ -132,9 +132,15 @@ class SummaryWriter:
     async def _checked(
         self, draft: Draft, citations: Citations, language: str, model: str, windows: int
     ) -> WrittenSummary:
-        points = _once(Claim(point.text.strip(), citations.cited(point.segments)) for point in draft.key_points)
+        points = _once(
+            Claim(point.text.strip(), segment_ids(citations.cited(point.segments))) for point in draft.key_points
+        )
         actions = _once(
-            Claim(action.text.strip(), citations.cited(action.segments), _speaker(action.owner, citations.speakers))
+            Claim(
+                action.text.strip(),
+                segment_ids(citations.cited(action.segments)),
+                _speaker(action.owner, citations.speakers),
+            )
             for action in draft.actions
         )
         doubts = await asyncio.to_thread(self._judge, [*points, *actions], citations.turns, language)
@@ -144,17 +150,17 @@ class SummaryWriter:
         )
         return WrittenSummary(
             text=draft.summary.strip(),
-            key_points=[KeyPoint(text=claim.text, segment_ids=segment_ids(claim.turns)) for claim in believed_points],
+            key_points=[KeyPoint(text=claim.text, segment_ids=list(claim.segment_ids)) for claim in believed_points],
             sentiment=draft.sentiment,
             sentiments=_sentiments(draft, citations.speakers),
             action_items=[
-                ActionItem(text=claim.text, owner=claim.owner, segment_ids=segment_ids(claim.turns))
+                ActionItem(text=claim.text, owner=claim.owner, segment_ids=list(claim.segment_ids))
                 for claim in believed_actions
             ],
             topics=_lines(draft.topics),
             outcome=draft.outcome.strip() or None,
             doubted=[
-                DoubtedClaim(text=claim.text, segment_ids=segment_ids(claim.turns), doubt=doubt)
+                DoubtedClaim(text=claim.text, segment_ids=list(claim.segment_ids), doubt=doubt)
                 for claim, doubt in judged
                 if doubt is not None
             ],

@@ -13,20 +13,22 @@ are looked for where the transcript writes figures at all.
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
 import numpy as np
 
+from schemas.summaries import Doubt
+from schemas.transcripts import Turn
 from stages.adapters.embedding import Embedder
 from stages.summarize.check.attribution import Line, Side, lines_of, misattributed, names_of, other, side_of
 from stages.summarize.check.negation import answered, negates
 from stages.summarize.check.quantities import Quantities
 from stages.summarize.check.words import content_stems
+from stages.summarize.claims import Claim, Judge
 from stages.text import sentences, word_set
 
-Reason = Literal["number", "name", "speaker", "negation", "unlike", "nothing cited"]
 Signal = Literal["numbers", "names", "speakers", "negation", "embedding", "words"]
 
 LIKE: Final = 0.48
@@ -67,18 +69,11 @@ class Spoken(Protocol):
     def segment_ids(self) -> list[str]: ...
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """A key point or an action, and the segments that it cites: none means the turns nearest to it."""
-
-    text: str
-    segment_ids: Sequence[str] = ()
-
-
 class Support(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a claim. `reason` and `detail` say why it is not supported, `signals` what it was held against."""
 
     supported: bool
-    reason: Reason | None
+    reason: Doubt | None
     detail: str
     score: float
     """How like what was said the claim is, from 0 to 1: of claims that a rule objects to by their words alone."""
@@ -92,7 +87,8 @@ class SupportCheck:
         self._embedder = embedder
 
     def judge(self, claims: Sequence[Claim], turns: Sequence[Spoken], *, language: str = "en") -> list[Support]:
-        """One answer for each claim, in order; `language` is an ISO 639-1 code.
+        """One answer for each claim, in order; `language` is an ISO 639-1 code. A claim that cites nothing is held
+        against the turns nearest to it.
 
         Blocks, for ten claims about half a second of one core. Only what claims cite is embedded, all of it at once,
         and only where no rule objects. The same input gives the same answer. Raises what the embedder raises.
@@ -118,7 +114,7 @@ class SupportCheck:
             for case in cases
         ]
 
-    def _objected(self, case: "_Case", reason: Reason, detail: str) -> Support:
+    def _objected(self, case: "_Case", reason: Doubt, detail: str) -> Support:
         score = round(case.in_common, 3)
         return Support(supported=False, reason=reason, detail=detail, score=score, signals=(*case.rules, "words"))
 
@@ -134,6 +130,16 @@ class SupportCheck:
             score=score,
             signals=(*case.rules, "words" if self._embedder is None else "embedding"),
         )
+
+
+def judged_by_support(check: Callable[[], SupportCheck]) -> Judge:
+    """Return a judge that believes a claim if what it cites supports it. `check` is called at its first use."""
+
+    def judge(claims: Sequence[Claim], turns: Sequence[Turn], language: str) -> list[Doubt | None]:
+        answers = iter(check().judge([claim for claim in claims if claim.segment_ids], turns, language=language))
+        return [next(answers).reason if claim.segment_ids else "citation" for claim in claims]
+
+    return judge
 
 
 class _Call:
@@ -207,10 +213,10 @@ class _Case:
         places = sorted(range(len(passages)), key=lambda place: (-much[place], place))[:MAX_PASSAGES]
         return [passages[place] for place in sorted(places)]
 
-    def objection(self) -> tuple[Reason, str] | None:
+    def objection(self) -> tuple[Doubt, str] | None:
         """The first rule that speaks against the claim."""
         if not self._cited:
-            return "nothing cited", "no turn has anything to do with it"
+            return "citation", "no turn has anything to do with it"
         said = Quantities(self._said)
         missing = Quantities(self.text).missing_from(said)
         if missing and (self.call.english or re.search(r"\d", self._said)):

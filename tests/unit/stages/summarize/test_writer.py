@@ -10,8 +10,8 @@ from schemas.summaries import ActionItem, Doubt, SpeakerSentiment
 from schemas.transcripts import Turn
 from stages.adapters.llm.priority import Urgency
 from stages.adapters.llm.protocol import LlmError, LlmOverflow
-from stages.summarize.check.support import SupportCheck
-from stages.summarize.claims import Claim, judged_by_support
+from stages.summarize.check.support import SupportCheck, judged_by_support
+from stages.summarize.claims import Claim
 from stages.summarize.writer import PROMPT, SummaryWriter
 from tests.unit.stages.summarize.calls import NotingLlm, ScriptedLlm, answer, turn, turns, writer
 

@@ -16,8 +16,9 @@ from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
 from schemas.transcripts import Turn
 from stages.adapters.embedding import SentenceEmbedder, Vectors
-from stages.summarize.check.support import MAX_PASSAGES, Claim, Support, SupportCheck
+from stages.summarize.check.support import MAX_PASSAGES, Support, SupportCheck
 from stages.summarize.check.words import content_stems
+from stages.summarize.claims import Claim
 from tests.unit.stages.summarize.calls import turns
 
 BILL = (
@@ -116,12 +117,12 @@ def test_names_of_the_call_may_stand_in_another_turn_and_be_written_otherwise() 
 def test_a_claim_without_citations_is_held_against_the_nearest_turns() -> None:
     assert judged("Remove the $12 fee and email a new bill before Friday.").supported
     assert judged("Remove the $13 fee and email a new bill before Friday.").reason == "number"
-    assert judged("Xylophones buzz quickly.").reason == "nothing cited"
+    assert judged("Xylophones buzz quickly.").reason == "citation"
 
 
 def test_citations_of_no_turn_support_nothing() -> None:
     [answer] = SupportCheck().judge([Claim("The fee will be removed.", ["elsewhere"])], turns(BILL))
-    assert (answer.supported, answer.reason, answer.score) == (False, "nothing cited", 0.0)
+    assert (answer.supported, answer.reason, answer.score) == (False, "citation", 0.0)
 
 
 def test_without_an_embedder_the_words_in_common_decide_and_the_answer_says_so() -> None:
