@@ -1,7 +1,7 @@
 """The language of a call: a vote of its utterances on all channels, then fixed.
 
 Never per utterance: Whisper takes a short "ja" or "si" for another language, and a call does not change its language
-for one word. A producer that knows better says so in the middle of the call (see `decoding_settings`).
+for one word. A producer that knows better says so in the middle of the call (see `decoding_context`).
 """
 
 from collections.abc import Mapping

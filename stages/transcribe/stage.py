@@ -31,7 +31,7 @@ from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.transcribe import guards
 from stages.transcribe.audio import audio_from, begin_s, voiced, voiced_from, voiced_s
-from stages.transcribe.decoding_settings import Hearing, followed, in_force, needed
+from stages.transcribe.decoding_context import Hearing, followed, in_force, needed
 from stages.transcribe.engine.protocol import LanguageChoice, Row, Transcription
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
 from stages.transcribe.hard_cuts import NO_SEAM, Seam, divided

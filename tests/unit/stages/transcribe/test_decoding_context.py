@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.transcribe.decoding_settings import MAX_HEARINGS, Hearing, followed, in_force, needed
+from stages.transcribe.decoding_context import MAX_HEARINGS, Hearing, followed, in_force, needed
 
 moments = st.lists(st.floats(0, 100), max_size=6).map(lambda times: [Hearing(), *map(Hearing, sorted(times))])
 
