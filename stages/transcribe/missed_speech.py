@@ -34,15 +34,8 @@ def rest_of(row: Row, heard: Transcription) -> Row | None:
 
 def joined(heard: Transcription, row: Row, rest: Transcription) -> Transcription | None:
     """Both as one; None where what was heard in the rest's `row` are no words that a guard lets pass."""
-    verdict = guards.judge(
-        voiced_s=sum(end - start for start, end in row.voiced),
-        text=rest.text,
-        average_logprob=rest.average_logprob,
-        no_speech_probability=rest.no_speech_probability,
-        word_probabilities=[word.probability for word in rest.words],
-        repeats=rest.repeats,
-    )
-    if rest.error is not None or not rest.words or verdict.guard is not None or verdict.flags:
+    verdict = guards.judge(rest, voiced_s=sum(end - start for start, end in row.voiced))
+    if not rest.words or verdict.guard is not None or verdict.flags:
         return None
     from_s = heard.words[-1].end_s
     words = [

@@ -464,18 +464,9 @@ class TranscribeProcessor:
         done = transcription or Transcription.failed(vote.language(self._default_language), "")
         if not done.text.startswith(settled.text):
             done = _from_settled(utterance, settled, done)
-        verdict = guards.Verdict("short" if transcription is None else "error", [])
-        if transcription is not None and transcription.error is None:
-            verdict = guards.judge(
-                voiced_s=voiced_s(utterance),
-                text=done.text,
-                average_logprob=done.average_logprob,
-                no_speech_probability=done.no_speech_probability,
-                word_probabilities=[word.probability for word in done.words],
-                repeats=done.repeats,
-            )
-        if settled.text and verdict.guard is not None:
-            verdict = guards.Verdict(None, [*verdict.flags, verdict.guard])  # what viewers were shown stays
+        verdict = guards.Verdict("short", [])
+        if transcription is not None:
+            verdict = guards.judge(done, voiced_s=voiced_s(utterance), shown=bool(settled.text))
         places = Places(utterance)
         words = places.timed(done.words) if verdict.guard is None else []
         probability = sum(word.probability for word in words) / len(words) if words else 0.0

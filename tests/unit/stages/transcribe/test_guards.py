@@ -2,6 +2,8 @@
 
 import pytest
 
+from schemas.segments import Word
+from stages.transcribe.engine.protocol import Transcription
 from stages.transcribe.guards import Verdict, judge, repeats, too_short
 
 
@@ -13,15 +15,17 @@ def verdict(
     no_speech: float = 0.1,
     words: tuple[float, ...] = (0.9, 0.9),
     repeats: bool = False,
+    shown: bool = False,
 ) -> Verdict:
-    return judge(
-        voiced_s=voiced_s,
+    decoded = Transcription(
         text=text,
+        words=[Word(text="word", start_s=0.0, end_s=0.1, probability=probability) for probability in words],
+        language="en",
         average_logprob=logprob,
         no_speech_probability=no_speech,
-        word_probabilities=words,
         repeats=repeats,
     )
+    return judge(decoded, voiced_s=voiced_s, shown=shown)
 
 
 def test_speech_that_the_model_is_sure_of_passes_without_flags() -> None:
@@ -86,6 +90,17 @@ def test_doubts_are_flagged_and_the_text_is_kept() -> None:
     assert verdict("Qi.", logprob=-1.01) == Verdict(None, ["low_probability"])
     assert verdict("Qi.", words=(0.2, 0.4)) == Verdict(None, ["low_probability"])
     assert verdict("no no no no", repeats=True) == Verdict(None, ["repeat"])
+
+
+def test_text_that_viewers_were_shown_is_flagged_in_place_of_being_dropped() -> None:
+    assert verdict("Thank you.", no_speech=0.9, shown=True) == Verdict(None, ["no_speech"])
+    assert verdict("Qi.", logprob=-1.01, shown=True) == Verdict(None, ["low_probability"])
+
+
+def test_a_row_that_the_engine_could_not_decode_has_no_text() -> None:
+    failed = Transcription.failed("en", "no memory")
+    assert judge(failed, voiced_s=2.0) == Verdict("error", [])
+    assert judge(failed, voiced_s=2.0, shown=True) == Verdict(None, ["error"])
 
 
 @pytest.mark.parametrize(

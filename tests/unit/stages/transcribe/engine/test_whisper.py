@@ -79,14 +79,7 @@ def sound(make: Callable[[Times], Times], seconds: float) -> Row:
 
 def passed(row: Row, done: Transcription) -> str:
     """The text after the guards."""
-    verdict = guards.judge(
-        voiced_s=sum(end - start for start, end in row.voiced),
-        text=done.text,
-        average_logprob=done.average_logprob,
-        no_speech_probability=done.no_speech_probability,
-        word_probabilities=[word.probability for word in done.words],
-        repeats=done.repeats,
-    )
+    verdict = guards.judge(done, voiced_s=sum(end - start for start, end in row.voiced))
     return "" if verdict.guard else done.text
 
 
