@@ -6,12 +6,12 @@ the event's number: publishing a file again after a crash continues where the fi
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from pipeline.bus.protocol import Bus, Outgoing
-from pipeline.telemetry import traces
 from schemas import cloudevents
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import CallRef
@@ -95,11 +95,13 @@ class _Sender:
     """Numbers a call's events and keeps at most `WINDOW` of them in flight."""
 
     def __init__(self, bus: Bus, call: CallRef, topic: str) -> None:
+        from pipeline.telemetry import traces  # not with the module: see there
+
         self.events = 0
         self._bus = bus
         self._call = call
         self._topic = topic
-        self._trace = traces.root(f"{call.tenant}/{call.call_id}")
+        self._traceparent = partial(traces.continued, traces.header_of(traces.root(f"{call.tenant}/{call.call_id}")))
         self._flying: set[asyncio.Task[None]] = set()
 
     async def send(self, event: AudioEvent) -> None:
@@ -113,7 +115,7 @@ class _Sender:
                 key=self._call.call_id.encode(),
                 value=value,
                 event_id=headers["ce_id"],
-                headers={**headers, "traceparent": self._trace.child(headers["ce_id"]).header},
+                headers={**headers, "traceparent": self._traceparent(headers["ce_id"])},
             )
         )
         self._flying.add(asyncio.ensure_future(storing))

@@ -25,7 +25,6 @@ from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.decoding import Decoded, Decoder
 from pipeline.runtime.publisher import TRACE_HEADER, Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
-from pipeline.telemetry import traces
 from pipeline.telemetry.logs import bind_call, bind_event
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
@@ -310,10 +309,11 @@ class CallWork:
             await self._finish(await self._started.get())
 
     async def _finish(self, started: _Started) -> None:
+        from pipeline.telemetry import traces  # not with the module: see there
+
         metrics, stage = self._runner.metrics, self._runner.stage.name
-        trace = traces.parse(started.taken.record.headers.get(TRACE_HEADER, ""))
         event_id = started.taken.decoded.event_id
-        bind_event(event_id, trace.trace_id if trace else None)
+        bind_event(event_id, traces.trace_id_of(started.taken.record.headers.get(TRACE_HEADER, "")))
         began = perf_counter()
         try:
             await self._publish_outputs(started)

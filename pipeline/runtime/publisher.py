@@ -11,7 +11,6 @@ import structlog
 from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Outgoing, Partition, Progress, Record
 from pipeline.errors import StoreFullError
-from pipeline.telemetry import traces
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics
 from schemas.calls import CallRef
@@ -60,6 +59,8 @@ class Publisher:
             source=f"callstream/{self._stage}",
             content_type=content_type,
         )
+        from pipeline.telemetry import traces  # not with the module: see there
+
         headers[TRACE_HEADER] = traces.continued(traceparent, output.event_id)
         topic = topics.in_lane(output.topic, self._lane)
         publish = self._bus.publish if source is None else partial(source.publish, progress=progress)
