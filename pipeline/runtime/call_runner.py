@@ -9,7 +9,7 @@ as after a crash.
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -184,35 +184,51 @@ class StageRunner:
             await asyncio.wait(self._ending)
 
 
-class _Taken(msgspec.Struct, frozen=True):
+class _Queued(msgspec.Struct, frozen=True):
     record: Record
     decoded: Decoded
 
 
 class _Started(msgspec.Struct, frozen=True):
-    """`seq` is the input's number in the call, or for one that has none the number of the next."""
+    """An input that the processor has taken. `seq` is its number, or without one that of the next numbered input."""
 
-    taken: _Taken
+    record: Record
+    decoded: Decoded
     seq: int
     outputs: AsyncIterator[Output]
 
     @property
-    def is_aside(self) -> bool:
-        return self.taken.decoded.seq is None
+    def is_numbered(self) -> bool:
+        return self.decoded.seq is not None
 
 
-class _Open(msgspec.Struct, frozen=True):
-    """An input that is done and not acknowledged."""
+class _Unreleased(msgspec.Struct, frozen=True):
+    """An input whose outputs are published, not acknowledged yet."""
 
-    seq: int
-    is_aside: bool
     position: int
+    seq: int
+    is_numbered: bool
 
 
 class CallWork:
-    """One call in one stage: two tasks, one that starts records in order and one that publishes their outputs.
+    """One call in one stage, while it is in memory. The states of an input:
 
-    A record without a number has a task of its own for its outputs.
+        put()              _start()              _publish_outputs()          _acknowledge()
+          │                    │                         │                         │
+          ▼                    ▼                         ▼                         ▼
+        queued ────────────► started ──────────────► unreleased ────────────► acknowledged
+                               │                                                   ▲
+                               └──── RejectedInput ────► dead letter ──────────────┘
+
+    - Queued: one task submits the inputs to the processor in the order of the bus.
+    - Started: a second task publishes the outputs of numbered inputs, of one input before those of the next. An input
+      without a number has a task of its own for its outputs, so that it holds up no other.
+    - Unreleased: its outputs are on the bus, but after a crash the processor would need it again, because no published
+      checkpoint releases it.
+    - Acknowledged: the bus need not deliver it again.
+
+    Queued and started inputs hold their bytes of the runner's budget. `cancel` gives them back, and the bus delivers
+    every input again that was not acknowledged. An exception in any task fails the runner, which cancels all work.
     """
 
     def __init__(self, runner: StageRunner, call: CallRef, partition: Partition) -> None:
@@ -223,45 +239,48 @@ class CallWork:
         self.last_record: Record | None = None
         self.processor: CallProcessor[Any] | None = None
         self._runner = runner
-        self._inbox: asyncio.Queue[_Taken] = asyncio.Queue()
+        self._queued: asyncio.Queue[_Queued] = asyncio.Queue()
         self._started: asyncio.Queue[_Started] = asyncio.Queue()
-        self._unfinished = 0
-        self._asides: set[asyncio.Task[None]] = set()
-        self._unreleased: deque[_Open] = deque()
+        self._unpublished = 0
+        """Inputs that are queued or started."""
+        self._unreleased: deque[_Unreleased] = deque()
         self._next_seq = 0
         self._published_seq = -1
+        """The number of the last output on the bus."""
         self._released = 0
+        """Inputs below this number are released by the last checkpoint on the bus."""
         self._state = b""
-        self._log = structlog.get_logger("callstream.runner").bind(stage=runner.stage.name)
+        """The checkpoint that the next output carries, unless it is the last one of its input."""
         self._tasks = [
             asyncio.create_task(self._guarded(self._start)),
             asyncio.create_task(self._guarded(self._publish)),
         ]
+        self._unnumbered: set[asyncio.Task[None]] = set()
 
     def put(self, record: Record, decoded: Decoded) -> None:
-        self._unfinished += 1
+        self._unpublished += 1
         self.last_taken_at = asyncio.get_running_loop().time()
         if decoded.seq is not None:
             self.last_numbered_at = self.last_taken_at
         self.last_record = record
-        self._inbox.put_nowait(_Taken(record, decoded))
+        self._queued.put_nowait(_Queued(record, decoded))
 
     async def cancel(self) -> None:
+        """Stop all tasks and give back what the inputs hold of the budget."""
         self.ended = True
-        current = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not current]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancelled(self._tasks)
         await asyncio.sleep(0)  # a task that is cancelled before its first step gives nothing back
-        asides = [task for task in self._asides if task is not current]
-        for task in asides:
-            task.cancel()
-        await asyncio.gather(*asides, return_exceptions=True)
-        while not self._inbox.empty():
-            self._runner.budget.give(self._inbox.get_nowait().record.size_bytes)
+        await _cancelled(self._unnumbered)
+        while not self._queued.empty():
+            self._runner.budget.give(self._queued.get_nowait().record.size_bytes)
         while not self._started.empty():
             await self._abandon(self._started.get_nowait())
+
+    def droppable(self, *, idle_for_s: float) -> bool:
+        """Return True if the call was quiet for that long and its checkpoint on the bus holds everything of it."""
+        quiet_s = asyncio.get_running_loop().time() - self.last_taken_at
+        finished = self.processor is not None and self.processor.finished
+        return finished and not self._unpublished and not self._unreleased and quiet_s >= idle_for_s
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -272,6 +291,7 @@ class CallWork:
             self._runner.fail(error)
 
     async def _start(self) -> None:
+        """Open the processor from the checkpoint on the bus, and submit the queued inputs to it."""
         bind_call(self.call, stage=self._runner.stage.name)
         progress = await self.partition.progress(self.call.key) if self._runner.subscription.progress_topic else None
         if progress is not None:
@@ -279,31 +299,33 @@ class CallWork:
             self._next_seq = progress.released
         self.processor = self._runner.stage.open(self.call, self._state or None)
         while True:
-            taken = await self._inbox.get()
-            seq = taken.decoded.seq
-            if seq is None:
-                seq = self._next_seq
-            else:
-                self._next_seq = max(self._next_seq, seq + 1)
-            outputs: AsyncIterator[Output]
-            if self._runner.given_up(taken.decoded.event_id):
-                outputs = _raising(RejectedInput(f"failed {MAX_ATTEMPTS} times"))
-            else:
-                try:
-                    outputs = self.processor.submit(taken.decoded.content, taken.decoded.event(taken.record, seq))
-                except RejectedInput as error:
-                    outputs = _raising(error)
-                except Exception as error:
-                    raise ProcessingError(taken.decoded.event_id, error) from error
-            started = _Started(taken, seq, outputs)
-            if started.is_aside:
-                aside = asyncio.create_task(self._guarded(partial(self._finish, started)))
-                self._asides.add(aside)
-                aside.add_done_callback(self._asides.discard)
-            else:
+            started = self._submit(self.processor, await self._queued.get())
+            if started.is_numbered:
                 self._started.put_nowait(started)
+            else:
+                task = asyncio.create_task(self._guarded(partial(self._finish, started)))
+                self._unnumbered.add(task)
+                task.add_done_callback(self._unnumbered.discard)
+
+    def _submit(self, processor: CallProcessor[Any], queued: _Queued) -> _Started:
+        record, decoded = queued.record, queued.decoded
+        seq = self._next_seq if decoded.seq is None else decoded.seq
+        if decoded.seq is not None:
+            self._next_seq = max(self._next_seq, seq + 1)
+        outputs: AsyncIterator[Output]
+        if self._runner.given_up(decoded.event_id):
+            outputs = _raising(RejectedInput(f"failed {MAX_ATTEMPTS} times"))
+        else:
+            try:
+                outputs = processor.submit(decoded.content, decoded.event(record, seq))
+            except RejectedInput as error:
+                outputs = _raising(error)
+            except Exception as error:
+                raise ProcessingError(decoded.event_id, error) from error
+        return _Started(record, decoded, seq, outputs)
 
     async def _publish(self) -> None:
+        """Finish the numbered inputs that are started, one after the other."""
         bind_call(self.call, stage=self._runner.stage.name)
         while True:
             await self._finish(await self._started.get())
@@ -312,8 +334,8 @@ class CallWork:
         from pipeline.telemetry import traces  # not with the module: see there
 
         metrics, stage = self._runner.metrics, self._runner.stage.name
-        event_id = started.taken.decoded.event_id
-        bind_event(event_id, traces.trace_id_of(started.taken.record.headers.get(TRACE_HEADER, "")))
+        event_id = started.decoded.event_id
+        bind_event(event_id, traces.trace_id_of(started.record.headers.get(TRACE_HEADER, "")))
         began = perf_counter()
         try:
             await self._publish_outputs(started)
@@ -326,50 +348,51 @@ class CallWork:
                 raise
             raise ProcessingError(event_id, error) from error
         metrics.stage_seconds.labels(stage).observe(perf_counter() - began)
-        self._runner.budget.give(started.taken.record.size_bytes)
+        self._runner.budget.give(started.record.size_bytes)
         metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
-        self._unfinished -= 1
+        self._unpublished -= 1
 
     async def _publish_outputs(self, started: _Started) -> None:
-        record, decoded = started.taken.record, started.taken.decoded
+        """Publish an input's outputs. The last numbered one waits for the checkpoint that it carries."""
+        record, decoded = started.record, started.decoded
         assert self.processor is not None
-        trace = record.headers.get(TRACE_HEADER)
-        held: Output | None = None
+        traceparent = record.headers.get(TRACE_HEADER)
+        last: Output | None = None
         try:
             async for output in started.outputs:
                 if output.seq is None:
                     source = self.partition if output.beside else None
-                    await self._runner.publisher.send(output, self.call, source=source, traceparent=trace)
+                    await self._runner.publisher.send(output, self.call, source=source, traceparent=traceparent)
                     continue
-                if held is not None:
-                    await self._send_numbered(held, trace)
-                held = output
+                if last is not None:
+                    await self._send_numbered(last, traceparent)
+                last = output
         except RejectedInput as error:
             attempts = MAX_ATTEMPTS if self._runner.given_up(decoded.event_id) else 1
             await self._runner.publisher.reject(record, self.call, error, attempts=attempts)
             self._runner.forget(decoded.event_id)
             self.partition.ack(record.position)
             return
-        self._unreleased.append(_Open(started.seq, started.is_aside, record.position))
-        if started.is_aside:
-            assert held is None, "an input without a number gave a numbered output"
-        elif held is not None:
+        self._unreleased.append(_Unreleased(record.position, started.seq, started.is_numbered))
+        if not started.is_numbered:
+            assert last is None, "an input without a number gave a numbered output"
+        elif last is not None:
             checkpoint = self.processor.checkpoint()
-            self._state, released = checkpoint.state, checkpoint.released
-            await self._send_numbered(held, trace, released=released)
+            self._state = checkpoint.state
+            await self._send_numbered(last, traceparent, released=checkpoint.released)
         elif self._published_seq < 0 and not (checkpoint := self.processor.checkpoint()).state:
-            # Nothing is on the bus and nothing is to be remembered: what is released needs no checkpoint to carry it.
+            # Nothing is on the bus and there is nothing to restore: no output has to carry what is released.
             self._released = checkpoint.released
         self._acknowledge()
 
-    async def _send_numbered(self, output: Output, trace: str | None, *, released: int | None = None) -> None:
-        """Publish with the checkpoint in `_state`, unless the bus has that number already: then this is a replay."""
+    async def _send_numbered(self, output: Output, traceparent: str | None, *, released: int | None = None) -> None:
+        """Publish an output with the checkpoint in `_state`, unless it is a replay: the bus has its number already."""
         assert output.seq is not None
         released = self._released if released is None else released
         if output.seq > self._published_seq:
             progress = Progress(seq=output.seq, released=released, state=self._state)
             await self._runner.publisher.send(
-                output, self.call, source=self.partition, progress=progress, traceparent=trace
+                output, self.call, source=self.partition, progress=progress, traceparent=traceparent
             )
             self._published_seq = output.seq
         elif output.seq < self._published_seq:
@@ -377,34 +400,36 @@ class CallWork:
         self._released = released
 
     def _acknowledge(self) -> None:
-        """Acknowledge what the checkpoint on the bus releases.
+        """Acknowledge the inputs that the checkpoint on the bus releases.
 
-        While the processor is not finished the call's last record stays open, so that after a restart the call is in
-        memory again even if nobody sends any more for it: the idle limit must find it.
+        While the processor is not finished the call's last record stays unacknowledged: after a restart it brings the
+        call back into memory, where the idle limit finds it, even if its producer sends nothing more.
         """
         assert self.processor is not None
-        keep = 0 if self.processor.finished else 1
-        held: deque[_Open] = deque()
-        while len(self._unreleased) > keep:
+        finished = self.processor.finished
+        still_unreleased: deque[_Unreleased] = deque()
+        while len(self._unreleased) > (0 if finished else 1):
             done = self._unreleased.popleft()
-            if done.seq < self._released or (done.is_aside and self.processor.finished):
+            if done.seq < self._released or (finished and not done.is_numbered):
                 self.partition.ack(done.position)
             else:
-                held.append(done)
-        self._unreleased.extendleft(reversed(held))
-
-    def droppable(self, *, idle_for_s: float) -> bool:
-        """Whether nothing of this call is open and it has been quiet: its checkpoint on the bus holds everything."""
-        quiet_s = asyncio.get_running_loop().time() - self.last_taken_at
-        settled = self.processor is not None and self.processor.finished
-        return settled and not self._unfinished and not self._unreleased and quiet_s >= idle_for_s
+                still_unreleased.append(done)
+        self._unreleased.extendleft(reversed(still_unreleased))
 
     async def _abandon(self, started: _Started) -> None:
-        self._runner.budget.give(started.taken.record.size_bytes)
+        self._runner.budget.give(started.record.size_bytes)
         close = getattr(started.outputs, "aclose", None)
         if close is not None:
             with contextlib.suppress(Exception):
                 await close()
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
 
 
 async def _raising(error: Exception) -> AsyncIterator[Output]:
