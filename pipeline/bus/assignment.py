@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
-
-import msgspec
+from typing import NamedTuple, Protocol
 
 from pipeline.bus.protocol import Handler, Outgoing, Partition, Progress, Record
 from pipeline.errors import BusError
 
 
-class Place(msgspec.Struct, frozen=True):
-    """A partition of a topic. Workers share *numbers*: who holds one reads it of every topic of the subscription."""
+class TopicPartition(NamedTuple):
+    """A partition of a topic; equal to the tuple of the same name that Kafka clients use.
+
+    Workers share partition *numbers*: a worker that holds one reads it of every topic of the subscription.
+    """
 
     topic: str
     partition: int
@@ -39,13 +40,13 @@ class Shares(Protocol):
     """Which partitions this worker holds. Gives up the ones that it no longer holds only after `release`."""
 
     @property
-    def held(self) -> frozenset[Place]: ...
+    def held(self) -> frozenset[TopicPartition]: ...
 
     async def changed(self) -> None:
         """Returns when `held` is not what it was when this was last called."""
         ...
 
-    async def release(self, places: set[Place]) -> None:
+    async def release(self, partitions: set[TopicPartition]) -> None:
         """These are no longer read; they had left `held` before."""
         ...
 
@@ -60,19 +61,19 @@ def revoked(partition: Partition) -> BusError:
 
 
 async def read_shared(
-    shares: Shares, open_partition: Callable[[Place], Awaitable[HeldPartition]], handler: Handler
+    shares: Shares, open_partition: Callable[[TopicPartition], Awaitable[HeldPartition]], handler: Handler
 ) -> None:
     """Read what `shares` holds until cancelled. Raises what a handler or a partition raised, when all have stopped."""
-    readers: dict[Place, _Reader] = {}
+    readers: dict[TopicPartition, _Reader] = {}
     watch = asyncio.create_task(shares.changed())
     try:
         while True:
             held = shares.held
-            for place in held - readers.keys():
-                readers[place] = _Reader(place, open_partition, handler)
+            for tp in held - readers.keys():
+                readers[tp] = _Reader(tp, open_partition, handler)
             lost = readers.keys() - held
             if lost:
-                await _stop([readers.pop(place) for place in lost])
+                await _stop([readers.pop(tp) for tp in lost])
                 await shares.release(set(lost))
                 continue
             await asyncio.wait(
@@ -93,19 +94,19 @@ async def read_shared(
 
 class _Reader:
     def __init__(
-        self, place: Place, open_partition: Callable[[Place], Awaitable[HeldPartition]], handler: Handler
+        self, tp: TopicPartition, open_partition: Callable[[TopicPartition], Awaitable[HeldPartition]], handler: Handler
     ) -> None:
         self._partition: HeldPartition | None = None
-        self.task = asyncio.create_task(self._read(place, open_partition, handler), name=f"read {place}")
+        self.task = asyncio.create_task(self._read(tp, open_partition, handler), name=f"read {tp.topic} {tp.partition}")
 
     def revoke(self) -> None:
         if self._partition is not None:
             self._partition.revoke()
 
     async def _read(
-        self, place: Place, open_partition: Callable[[Place], Awaitable[HeldPartition]], handler: Handler
+        self, tp: TopicPartition, open_partition: Callable[[TopicPartition], Awaitable[HeldPartition]], handler: Handler
     ) -> None:
-        partition = self._partition = await open_partition(place)
+        partition = self._partition = await open_partition(tp)
         try:
             await handler.on_assigned(partition)
             async for record in partition.records():

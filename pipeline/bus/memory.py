@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from pipeline.bus.assignment import Place, Store, read_shared, revoked
+from pipeline.bus.assignment import Store, TopicPartition, read_shared, revoked
 from pipeline.bus.feed import QueueFeed
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
@@ -66,11 +66,13 @@ class MemoryBus:
         topics = [self._topic(name) for name in subscription.topics]
         progress_topic = None if subscription.progress_topic is None else self._topic(subscription.progress_topic)
 
-        async def open_partition(place: Place) -> _MemoryPartition:
-            return _MemoryPartition(self._topic(place.topic), place.partition, group, progress_topic, self._store)
+        async def open_partition(tp: TopicPartition) -> _MemoryPartition:
+            return _MemoryPartition(self._topic(tp.topic), tp.partition, group, progress_topic, self._store)
 
-        places = [Place(topic.spec.name, number) for topic in topics for number in range(topic.spec.partitions)]
-        await read_shared(group.join(places), open_partition, handler)
+        partitions = [
+            TopicPartition(topic.spec.name, number) for topic in topics for number in range(topic.spec.partitions)
+        ]
+        await read_shared(group.join(partitions), open_partition, handler)
 
     async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> Feed:
         return _MemoryFeed([self._topic(name) for name in topics], key)
@@ -94,7 +96,7 @@ class MemoryBus:
     async def lag(self, subscription: Subscription) -> int:
         floors = self._groups.setdefault(subscription.group, _Group()).floors
         return sum(
-            len(log) - 1 - floors.get(Place(name, number), -1)
+            len(log) - 1 - floors.get(TopicPartition(name, number), -1)
             for name in subscription.topics
             for number, log in enumerate(self._topic(name).logs)
         )
@@ -185,7 +187,7 @@ class _MemoryPartition:
             return
         floor = self._tracker.ack(position)
         if floor is not None:
-            self._group.floors[Place(self.topic, self.number)] = floor
+            self._group.floors[TopicPartition(self.topic, self.number)] = floor
 
     async def publish(self, record: Outgoing, *, progress: Progress | None = None) -> None:
         if self._revoked:
@@ -196,7 +198,7 @@ class _MemoryPartition:
         return None if self._progress_topic is None else self._progress_topic.progress.get(key)
 
     async def records(self) -> AsyncIterator[Record]:
-        position = self._group.floors.get(Place(self.topic, self.number), -1) + 1
+        position = self._group.floors.get(TopicPartition(self.topic, self.number), -1) + 1
         while True:
             record = await self._log.read(self.number, position)
             self._tracker.deliver(position)
@@ -214,50 +216,50 @@ class _Group:
     """The workers of a group: what each holds, and the floors that they have reached together."""
 
     def __init__(self) -> None:
-        self.floors: dict[Place, int] = {}
+        self.floors: dict[TopicPartition, int] = {}
         self.members: list[_Member] = []
 
-    def join(self, places: list[Place]) -> "_Member":
-        member = _Member(self, places)
+    def join(self, partitions: list[TopicPartition]) -> "_Member":
+        member = _Member(self, partitions)
         self.members.append(member)
         self.share_out()
         return member
 
     def share_out(self) -> None:
-        """Partition numbers go round robin; a place moves when its holder has released it."""
+        """Partition numbers go round robin; a partition moves when its holder has released it."""
         for index, member in enumerate(self.members):
-            member.wanted = {place for place in member.places if place.partition % len(self.members) == index}
+            member.wanted = {tp for tp in member.partitions if tp.partition % len(self.members) == index}
         for member in self.members:
-            others = {place for other in self.members if other is not member for place in other.reading}
+            others = {tp for other in self.members if other is not member for tp in other.reading}
             held = member.wanted - others
             member.reading |= held
             member.hold(frozenset(held))
 
 
 class _Member:
-    def __init__(self, group: _Group, places: list[Place]) -> None:
-        self.places = places
-        self.wanted: set[Place] = set()
-        self.reading: set[Place] = set()
-        self._held: frozenset[Place] = frozenset()
+    def __init__(self, group: _Group, partitions: list[TopicPartition]) -> None:
+        self.partitions = partitions
+        self.wanted: set[TopicPartition] = set()
+        self.reading: set[TopicPartition] = set()
+        self._held: frozenset[TopicPartition] = frozenset()
         self._group = group
         self._change = asyncio.Event()
 
     @property
-    def held(self) -> frozenset[Place]:
+    def held(self) -> frozenset[TopicPartition]:
         return self._held
 
-    def hold(self, places: frozenset[Place]) -> None:
-        if places != self._held:
-            self._held = places
+    def hold(self, partitions: frozenset[TopicPartition]) -> None:
+        if partitions != self._held:
+            self._held = partitions
             self._change.set()
 
     async def changed(self) -> None:
         await self._change.wait()
         self._change.clear()
 
-    async def release(self, places: set[Place]) -> None:
-        self.reading -= places
+    async def release(self, partitions: set[TopicPartition]) -> None:
+        self.reading -= partitions
         self._group.share_out()
 
     async def close(self) -> None:

@@ -164,7 +164,7 @@ class KafkaBus:
 
     async def _has_leaders(self, topic: str) -> bool:
         found = (await self._open_admin.describe_topics([topic]))[0]
-        return not found["error_code"] and all(place["leader"] >= 0 for place in found["partitions"])
+        return not found["error_code"] and all(partition["leader"] >= 0 for partition in found["partitions"])
 
     async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
         """See `Bus.publish`. Kafka cannot tell a repeated event id."""
@@ -207,51 +207,51 @@ class KafkaBus:
         self, topic: str, *, key: bytes | None = None, start: tuple[int, int] | None = None
     ) -> AsyncIterator[Record]:
         numbers = range(await self._partitions_of(topic)) if start is None else [start[0]]
-        places = [TopicPartition(topic, number) for number in numbers]
+        partitions = [TopicPartition(topic, number) for number in numbers]
         with bus_errors(f"reading {topic}"):
             async with self._clients.reading() as reader:
-                starts, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
+                starts, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
                 if start is not None:
-                    starts = {place: min(ends[place], max(starts[place], start[1])) for place in places}
+                    starts = {tp: min(ends[tp], max(starts[tp], start[1])) for tp in partitions}
                 async for record in read_to_end(reader, starts, ends, timeout_s=self._reconnect_s):
                     if key is None or record.key == key:
                         yield stored_record(record, record.timestamp / 1000)
 
     async def read(self, topic: str, partition: int, position: int) -> Record | None:
-        place = TopicPartition(topic, partition)
+        tp = TopicPartition(topic, partition)
         if partition >= await self._partitions_of(topic):
             return None
         with bus_errors(f"reading {topic}"):
             async with self._clients.reading() as reader:
-                begin, end = await reader.beginning_offsets([place]), await reader.end_offsets([place])
-                if not begin[place] <= position < end[place]:
+                begin, end = await reader.beginning_offsets([tp]), await reader.end_offsets([tp])
+                if not begin[tp] <= position < end[tp]:
                     return None
-                wanted = {place: position + 1}
-                async for record in read_to_end(reader, {place: position}, wanted, timeout_s=self._reconnect_s):
+                wanted = {tp: position + 1}
+                async for record in read_to_end(reader, {tp: position}, wanted, timeout_s=self._reconnect_s):
                     return stored_record(record, record.timestamp / 1000)
         return None
 
     async def lag(self, subscription: Subscription) -> int:
         total = 0
         for topic in subscription.topics:
-            places = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
+            partitions = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
             with bus_errors(f"asking how far {subscription.group} has come"):
                 async with asyncio.timeout(self._reconnect_s):
-                    done = await self._committed(subscription.group, places)
-                    begins = await self._open_looker.beginning_offsets(places)
-                    ends = await self._open_looker.end_offsets(places)
-            total += sum(ends[place] - max(begins[place], done.get(place, 0)) for place in places)
+                    done = await self._committed(subscription.group, partitions)
+                    begins = await self._open_looker.beginning_offsets(partitions)
+                    ends = await self._open_looker.end_offsets(partitions)
+            total += sum(ends[tp] - max(begins[tp], done.get(tp, 0)) for tp in partitions)
         return total
 
-    async def _committed(self, group: str, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+    async def _committed(self, group: str, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """Where the group goes on. A new cluster first has to make the topic in which it keeps that."""
         while True:
             try:
-                done = await self._open_admin.list_consumer_group_offsets(group, partitions=places)
+                done = await self._open_admin.list_consumer_group_offsets(group, partitions=partitions)
             except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError, GroupLoadInProgressError):
                 await asyncio.sleep(_COORDINATOR_PAUSE_S)
             else:
-                return {place: committed.offset for place, committed in done.items()}
+                return {tp: committed.offset for tp, committed in done.items()}
 
     async def describe(self, topics: tuple[str, ...]) -> list[TopicState]:
         with bus_errors("describing topics"):
@@ -263,17 +263,18 @@ class KafkaBus:
         found: Any = (await self._open_admin.describe_topics([topic]))[0]
         [answer] = await self._open_admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
         config = {entry[0]: entry[1] for entry in answer.resources[0][4]}
-        places = [TopicPartition(topic, place["partition"]) for place in found["partitions"]]
-        begins, ends = await self._open_looker.beginning_offsets(places), await self._open_looker.end_offsets(places)
+        partitions = [TopicPartition(topic, partition["partition"]) for partition in found["partitions"]]
+        begins = await self._open_looker.beginning_offsets(partitions)
+        ends = await self._open_looker.end_offsets(partitions)
         retention_ms = int(config["retention.ms"])
         return TopicState(
             name=topic,
-            partitions=len(places),
+            partitions=len(partitions),
             retention_s=None if retention_ms < 0 else retention_ms / 1000,
             max_bytes=None,
-            replicas=min(len(place["replicas"]) for place in found["partitions"]),
+            replicas=min(len(partition["replicas"]) for partition in found["partitions"]),
             compacted="compact" in config["cleanup.policy"],
-            records=sum(ends[place] - begins[place] for place in places),
+            records=sum(ends[tp] - begins[tp] for tp in partitions),
             size_bytes=None,
         )
 

@@ -44,13 +44,11 @@ _SEEK_PAUSE_S: Final = 0.2
 _NEVER_S: Final = 86_400.0
 _NEVER_FULL: Final = 1_000_000
 
-Place = tuple[str, int]
-
 
 class Floors(Protocol):
     """What may be committed."""
 
-    def floors(self) -> tuple[int, Mapping[Place, int]]:
+    def floors(self) -> tuple[int, Mapping[tuple[str, int], int]]:
         """The generation in which partitions are held, and for each the position up to which everything that was
         delivered is acknowledged; -1 where nothing is.
         """
@@ -106,10 +104,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def seek_to_committed(self) -> Any:
         """Also where nothing was committed yet: there aiokafka leaves the position behind what it has handed out."""
         committed = await super().seek_to_committed()
-        fresh = [place for place, position in committed.items() if not position or position < 0]
+        fresh = [tp for tp, position in committed.items() if not position or position < 0]
         if fresh:
             await self.call_thread(self._ensure_consumer().seek_to_beginning, *fresh)
-        self._committed = {place: position or 0 for place, position in committed.items()}
+        self._committed = {tp: position or 0 for tp, position in committed.items()}
         return committed
 
     async def _fetch_records(self, consumer: Any, *arguments: Any, **options: Any) -> _Fetched:
@@ -118,26 +116,26 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if fetched.generation != self._last_generation:
             self._last_generation = fetched.generation
             self.last_fetched.clear()
-        for place, records in fetched.items():
-            self.last_fetched[place] = (records[-1].offset, 0)
-        for place, (last, _) in self.last_fetched.items():
-            self.last_fetched[place] = (last, _next_position(consumer, place) or 0)
+        for tp, records in fetched.items():
+            self.last_fetched[tp] = (records[-1].offset, 0)
+        for tp, (last, _) in self.last_fetched.items():
+            self.last_fetched[tp] = (last, _next_position(consumer, tp) or 0)
         return fetched
 
-    async def commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
+    async def commit_floors(self, generation: int, floors: Mapping[tuple[str, int], int]) -> None:
         """Raises TimeoutError also where the thread has ended: then nobody answers. Without floors it only raises what
         reading has failed with.
         """
         async with asyncio.timeout(2 * _COMMIT_WITHIN_S):
             await self.call_thread(self._commit_floors, generation, floors)
 
-    async def _commit_floors(self, generation: int, floors: Mapping[Place, int]) -> None:
+    async def _commit_floors(self, generation: int, floors: Mapping[tuple[str, int], int]) -> None:
         """Raises what aiokafka raises; unlike Faust's own commit it does not end the app, and tries once.
 
         Raises GroupError for what aiokafka's reading of groups failed with, which Faust never asks for.
 
-        Where everything that was fetched is acknowledged, what follows up to the next fetch are no records (the
-        markers of transactions, places that compaction emptied), and is committed too: it would count as lag for ever.
+        Once everything that was fetched is acknowledged, the positions up to the next fetch hold no records (they are
+        markers of transactions, or compaction removed theirs). They are committed too: else they count as lag for ever.
         """
         consumer = self._ensure_consumer()
         try:
@@ -147,18 +145,18 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if generation != consumer._coordinator.generation:
             return
         positions = {}
-        for place, floor in floors.items():
+        for tp, floor in floors.items():
             position = floor + 1
-            last = self.last_fetched.get(place)
+            last = self.last_fetched.get(tp)
             if generation == self._last_generation and last is not None and floor >= last[0]:
                 position = max(position, last[1])
-            if position > self._committed.get(place, position):
-                positions[TopicPartition(*place)] = OffsetAndMetadata(position, "")
+            if position > self._committed.get(tp, position):
+                positions[TopicPartition(*tp)] = OffsetAndMetadata(position, "")
         if not positions:
             return
         async with asyncio.timeout(_COMMIT_WITHIN_S):
             await consumer._coordinator._do_commit_offsets(None, positions)
-        self._committed |= {place: committed.offset for place, committed in positions.items()}
+        self._committed |= {tp: committed.offset for tp, committed in positions.items()}
 
     async def on_thread_stop(self) -> None:
         """Leave the group, if the broker answers: if not, the group's session runs out.
@@ -175,13 +173,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                     await end()
 
 
-def _next_position(consumer: Any, place: Any) -> int | None:
+def _next_position(consumer: Any, tp: Any) -> int | None:
     """Where the next fetch begins; everything before it was handed out. None where that is not known."""
     subscription = consumer._subscription.subscription
     assignment = None if subscription is None else subscription.assignment
-    if assignment is None or place not in assignment.tps:
+    if assignment is None or tp not in assignment.tps:
         return None
-    state = assignment.state_value(TopicPartition(*place))
+    state = assignment.state_value(TopicPartition(*tp))
     return state.position if state.has_valid_position else None
 
 
@@ -238,7 +236,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             self.buffer.full or not self.app.flow_control.is_active() or self.app.topics._tp_to_callback_lock.locked()
         )
 
-    def verify_event_path(self, _now: float, _place: Any) -> None:
+    def verify_event_path(self, _now: float, _tp: Any) -> None:
         """Faust's warning of slow streams, which ends the app where it meets a partition that was just assigned."""
 
     def ack(self, _message: Any) -> bool:
@@ -260,10 +258,10 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     def unheard_s(self) -> float:
         return time.monotonic() - self._thread.heard_at_s
 
-    def behind(self, place: Any, position: int) -> int:
+    def behind(self, tp: Any, position: int) -> int:
         """How many positions of the partition are behind a record, as of the last fetch."""
-        last, following = self._thread.last_fetched.get(place, (-1, 0))
-        return max(0, (self.highwater(place) or 0) - (following if position == last else position + 1))
+        last, following = self._thread.last_fetched.get(tp, (-1, 0))
+        return max(0, (self.highwater(tp) or 0) - (following if position == last else position + 1))
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]

@@ -229,18 +229,18 @@ class ProgressIndex:
         await _all(self._claim(number, generation) for number in numbers)
 
     async def _read_index(self, reader: Any, numbers: list[int]) -> None:
-        places = {TopicPartition(progress_topic(self.group), number): number for number in numbers}
+        partitions = {TopicPartition(progress_topic(self.group), number): number for number in numbers}
         async with asyncio.timeout(_READ_S):
             await _partitions(reader, progress_topic(self.group))
-            begins, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
-        for tp, number in places.items():
+            begins, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
+        for tp, number in partitions.items():
             known = self._parts.get(number)
             if known is None or max(known.read_to, known.written_to) > ends[tp]:  # the topic was made anew
                 self._parts[number] = _Part()
-        starts = {tp: max(begins[tp], self._parts[number].read_to) for tp, number in places.items()}
+        starts = {tp: max(begins[tp], self._parts[number].read_to) for tp, number in partitions.items()}
         async for record in read_to_end(reader, starts, ends, timeout_s=_READ_S):
             self._parts[record.partition].apply(record)
-        for tp, number in places.items():
+        for tp, number in partitions.items():
             self._parts[number].read_to = ends[tp]
 
     async def _read_outputs(self, reader: Any, numbers: list[int], count: int) -> None:
@@ -266,8 +266,8 @@ class ProgressIndex:
         with bus_errors(f"searching the progress of {key!r}"):
             async with self._clients.reading() as reader:
                 async with asyncio.timeout(_READ_S):
-                    place = TopicPartition(self.topic, number % len(await _partitions(reader, self.topic)))
-                    begins, ends = await reader.beginning_offsets([place]), await reader.end_offsets([place])
+                    tp = TopicPartition(self.topic, number % len(await _partitions(reader, self.topic)))
+                    begins, ends = await reader.beginning_offsets([tp]), await reader.end_offsets([tp])
                 async for record in read_to_end(reader, begins, ends, timeout_s=_READ_S):
                     if record.key == key:
                         self._note(record, [part])
@@ -385,8 +385,8 @@ class _Part:
             return {}
         self.entries[key] = entry
         gathered = self._gathered.get(key, {})
-        for place in [place for place in gathered if place[0] < entry.seq]:
-            del gathered[place]
+        for seq, writer in [output for output in gathered if output[0] < entry.seq]:
+            del gathered[seq, writer]
         if not gathered:
             self._gathered.pop(key, None)
         states = self.states.get(key, {})

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import structlog
 
-from pipeline.bus.assignment import Place, Store, read_shared
+from pipeline.bus.assignment import Store, TopicPartition, read_shared
 from pipeline.bus.kafka.clients import KafkaClients
 from pipeline.bus.kafka.faust_app import REBALANCE_S, ReaderApp, reader_app
 from pipeline.bus.kafka.partition import KafkaPartition
@@ -39,9 +39,9 @@ class FaustReading:
         self._subscription = subscription
         self._index = index
         self._store = store
-        self._partitions: dict[Place, KafkaPartition] = {}
-        self._held: frozenset[Place] = frozenset()
-        self._reading: set[Place] = set()
+        self._partitions: dict[TopicPartition, KafkaPartition] = {}
+        self._held: frozenset[TopicPartition] = frozenset()
+        self._reading: set[TopicPartition] = set()
         self._generation = -1
         self._change = asyncio.Event()
         self._step = asyncio.Event()
@@ -115,26 +115,26 @@ class FaustReading:
     # -- the shares ----------------------------------------------------------------------------------------------------
 
     @property
-    def held(self) -> frozenset[Place]:
+    def held(self) -> frozenset[TopicPartition]:
         return self._held
 
     async def changed(self) -> None:
         await self._change.wait()
         self._change.clear()
 
-    async def release(self, places: set[Place]) -> None:
-        self._reading -= places
+    async def release(self, partitions: set[TopicPartition]) -> None:
+        self._reading -= partitions
         self._step.set()
 
     async def close(self) -> None:
         self._reading.clear()
         self._step.set()
 
-    async def _open(self, place: Place) -> KafkaPartition:
-        self._reading.add(place)
-        partition = self._partitions[place] = KafkaPartition(
-            place.topic,
-            place.partition,
+    async def _open(self, tp: TopicPartition) -> KafkaPartition:
+        self._reading.add(tp)
+        partition = self._partitions[tp] = KafkaPartition(
+            tp.topic,
+            tp.partition,
             generation=self._generation,
             prefetch_bytes=self._subscription.prefetch_bytes,
             is_member=lambda: self._app.is_member,
@@ -154,8 +154,8 @@ class FaustReading:
         self._partitions.clear()
         if self._index is not None and assigned:
             self._index.begin({tp.partition for tp in assigned}, self._generation)
-        self._held = frozenset(Place(tp.topic, tp.partition) for tp in assigned)
-        self._log.info("partitions assigned", held=sorted((place.topic, place.partition) for place in self._held))
+        self._held = frozenset(TopicPartition(tp.topic, tp.partition) for tp in assigned)
+        self._log.info("partitions assigned", held=sorted((tp.topic, tp.partition) for tp in self._held))
         self._change.set()
         self._step.set()
 
@@ -178,13 +178,13 @@ class FaustReading:
 
     async def _take(self, message: Any) -> None:
         """Give a message to its partition; one of an earlier generation will come again."""
-        place = Place(message.topic, message.partition)
+        tp = TopicPartition(message.topic, message.partition)
         while message.generation_id == self._app.consumer_generation_id and (
-            message.generation_id != self._generation or (place in self._held and place not in self._partitions)
+            message.generation_id != self._generation or (tp in self._held and tp not in self._partitions)
         ):
             self._step.clear()
             await self._step.wait()
-        partition = self._partitions.get(place)
+        partition = self._partitions.get(tp)
         if partition is None or message.generation_id != partition.generation:
             return
         behind = self._app.behind(message.topic, message.partition, message.offset)
@@ -192,5 +192,5 @@ class FaustReading:
 
     def floors(self) -> tuple[int, dict[tuple[str, int], int]]:
         return self._generation, {
-            (place.topic, place.partition): partition.floor for place, partition in self._partitions.items()
+            (tp.topic, tp.partition): partition.floor for tp, partition in self._partitions.items()
         }

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pipeline.bus.assignment import Place, read_shared
+from pipeline.bus.assignment import TopicPartition, read_shared
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.nats.feed import JetStreamFeed
@@ -65,7 +65,7 @@ class JetStreamBus:
             url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s, security=security
         )
         self._partitions: dict[str, int] = {}
-        self._large_states: set[_KeyPlace] = set()
+        self._large_states: set[_KeyLocation] = set()
         self._runs = 0
 
     async def connect(self) -> None:
@@ -106,7 +106,7 @@ class JetStreamBus:
         if progress is not None:
             headers |= progress_to_wire(progress)
         header_bytes = _header_bytes(headers)
-        place = await self._place(record.topic, record.key, partition)
+        location = await self._location(record.topic, record.key, partition)
 
         async def send(session: Session) -> None:
             limit = session.max_payload_bytes
@@ -116,37 +116,44 @@ class JetStreamBus:
                 raise RecordTooLargeError(record.topic, header_bytes, _HEADER_LIMIT)
             try:
                 if partition is None or progress is not None or record.topic in PRODUCER_TOPICS:
-                    await self._send(session, place, record.value, headers, progress)
+                    await self._send(session, location, record.value, headers, progress)
                 else:
-                    await self._put_back(session, place, record.value, headers)
+                    await self._put_back(session, location, record.value, headers)
             except ApiError as error:
                 raise _refusal(error, record.topic) from error
 
         await self._connection.retrying(send)
 
     async def _send(
-        self, session: Session, place: "_KeyPlace", value: bytes, headers: dict[str, str], progress: Progress | None
+        self,
+        session: Session,
+        location: "_KeyLocation",
+        value: bytes,
+        headers: dict[str, str],
+        progress: Progress | None,
     ) -> None:
         """A large state goes before the output that it belongs to, and is dropped behind one that needs it no more."""
         large = progress is not None and progress.is_large
         if progress is not None and large:
-            self._large_states.add(place)
-            await write_state(session, *place, progress)
-        check_publish(await session.request(place.publish_subject, value, headers=headers))
-        if progress is not None and not large and place in self._large_states:
-            await drop_states(session, *place)
-            self._large_states.discard(place)
+            self._large_states.add(location)
+            await write_state(session, *location, progress)
+        check_publish(await session.request(location.publish_subject, value, headers=headers))
+        if progress is not None and not large and location in self._large_states:
+            await drop_states(session, *location)
+            self._large_states.discard(location)
 
-    async def _put_back(self, session: Session, place: "_KeyPlace", value: bytes, headers: dict[str, str]) -> None:
+    async def _put_back(
+        self, session: Session, location: "_KeyLocation", value: bytes, headers: dict[str, str]
+    ) -> None:
         """Store a record that has no progress of its own where others have: it repeats that of its key's last record,
         and is stored right behind that one or not at all.
         """
         while True:
-            last = (await session.request(place.last_record_subject)).headers or {}
+            last = (await session.request(location.last_record_subject)).headers or {}
             kept = {name: text for name, text in last.items() if name in PROGRESS_HEADERS}
             expected = {_EXPECTED_LAST: last.get("Nats-Sequence", "0")}
             try:
-                check_publish(await session.request(place.publish_subject, value, headers=headers | kept | expected))
+                check_publish(await session.request(location.publish_subject, value, headers=headers | kept | expected))
                 return
             except ApiError as error:
                 if error.code != _ANOTHER_CAME_BEFORE:
@@ -161,8 +168,8 @@ class JetStreamBus:
             self._connection,
             group=subscription.group,
             member=f"{self._worker_id}-{self._runs}",
-            places={
-                number: frozenset(Place(topic, number) for topic, count in counts.items() if number < count)
+            partitions={
+                number: frozenset(TopicPartition(topic, number) for topic, count in counts.items() if number < count)
                 for number in range(max(counts.values()))
             },
         )
@@ -170,13 +177,13 @@ class JetStreamBus:
         async def read_progress(number: int, key: bytes) -> Progress | None:
             return await self._progress(subscription.progress_topic, number, key)
 
-        async def open_partition(place: Place) -> PulledPartition:
+        async def open_partition(tp: TopicPartition) -> PulledPartition:
             return PulledPartition(
                 self._connection,
-                stream=stream_name(place.topic),
-                consumer=_consumer(subscription.group, place.partition),
-                topic=place.topic,
-                number=place.partition,
+                stream=stream_name(tp.topic),
+                consumer=_consumer(subscription.group, tp.partition),
+                topic=tp.topic,
+                number=tp.partition,
                 prefetch_bytes=subscription.prefetch_bytes,
                 read_progress=read_progress,
                 store=self._store,
@@ -227,21 +234,21 @@ class JetStreamBus:
     async def _progress(self, topic: str | None, partition: int, key: bytes) -> Progress | None:
         if topic is None:
             return None
-        place = await self._place(topic, key, partition)
+        location = await self._location(topic, key, partition)
 
         async def read(session: Session) -> Progress | None:
-            stored = progress_from_wire((await session.request(place.last_record_subject)).headers)
+            stored = progress_from_wire((await session.request(location.last_record_subject)).headers)
             if stored is None:
                 return None
             progress, complete = stored
             if complete:
                 return progress
-            self._large_states.add(place)
-            return msgspec.structs.replace(progress, state=await read_state(session, *place, progress.seq))
+            self._large_states.add(location)
+            return msgspec.structs.replace(progress, state=await read_state(session, *location, progress.seq))
 
         return await self._connection.retrying(read)
 
-    async def _place(self, topic: str, key: bytes, partition: int | None = None) -> "_KeyPlace":
+    async def _location(self, topic: str, key: bytes, partition: int | None = None) -> "_KeyLocation":
         """Where the key's records are: in `partition`, if it is given.
 
         The server decides on the partition of what producers publish, so there the key needs a spelling that it puts
@@ -250,10 +257,10 @@ class JetStreamBus:
         count = await self._partitions_of(topic)
         token = key_token(key)
         if partition is not None and topic not in PRODUCER_TOPICS:
-            return _KeyPlace(topic, partition % count, token)
+            return _KeyLocation(topic, partition % count, token)
         spellings = key_spellings(topic, key)
         token = next((text for text in spellings if partition_of(text.encode(), count) == partition), token)
-        return _KeyPlace(topic, partition_of(token.encode(), count), token)
+        return _KeyLocation(topic, partition_of(token.encode(), count), token)
 
     async def _partitions_of(self, topic: str) -> int:
         """As the stream was created. Raises BusError where there is no such topic."""
@@ -272,7 +279,7 @@ class JetStreamBus:
         return found
 
 
-class _KeyPlace(NamedTuple):
+class _KeyLocation(NamedTuple):
     """Where a key's records are."""
 
     topic: str

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from pipeline.bus.assignment import Place
+from pipeline.bus.assignment import TopicPartition
 from pipeline.bus.nats.connection import (
     NANOSECONDS,
     ApiError,
@@ -42,13 +42,18 @@ class LeaseShares:
     """One worker's share of a group's partitions: the `Shares` that `read_shared` reads by."""
 
     def __init__(
-        self, connection: NatsConnection, *, group: str, member: str, places: Mapping[int, frozenset[Place]]
+        self,
+        connection: NatsConnection,
+        *,
+        group: str,
+        member: str,
+        partitions: Mapping[int, frozenset[TopicPartition]],
     ) -> None:
         self._connection = connection
         self._group = group
         self._member = member
-        self._places = places
-        self._share = FairShare(member, places)
+        self._partitions = partitions
+        self._share = FairShare(member, partitions)
         self._known: tuple[frozenset[str], dict[int, str]] = (frozenset(), {})
         self._entry: tuple[Entry, int] | None = None
         self._change = asyncio.Event()
@@ -60,8 +65,8 @@ class LeaseShares:
         self._log = structlog.get_logger("callstream.leases").bind(group=group, member=member)
 
     @property
-    def held(self) -> frozenset[Place]:
-        return frozenset().union(*(self._places[number] for number in self._share.held))
+    def held(self) -> frozenset[TopicPartition]:
+        return frozenset().union(*(self._partitions[number] for number in self._share.held))
 
     async def start(self) -> None:
         """Take a first share. Raises BusError when the broker does not answer."""
@@ -72,8 +77,8 @@ class LeaseShares:
         await self._change.wait()
         self._change.clear()
 
-    async def release(self, places: set[Place]) -> None:
-        self._share.release({place.partition for place in places})
+    async def release(self, partitions: set[TopicPartition]) -> None:
+        self._share.release({tp.partition for tp in partitions})
         self._wake.set()
 
     async def close(self) -> None:
