@@ -27,10 +27,10 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from benchmarks.chaos.brokers import broker_of
-from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
-from benchmarks.chaos.workers import Fleet, WorkerProcess
+from benchmarks.harness.brokers import broker_of
+from benchmarks.harness.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.harness.report import write_report
+from benchmarks.harness.workers import Fleet, WorkerProcess
 from pipeline.wiring.stage_list import REQUIRED_NAMES, stage_named
 from tests.support.processes.deployment import Deployment
 
@@ -93,7 +93,7 @@ class Setup:
         self.broker.kill()
 
     def produce(self) -> None:
-        command = [sys.executable, "-m", "benchmarks.chaos.producer", self.broker.url, "--every", "0:1"]
+        command = [sys.executable, "-m", "benchmarks.harness.producer", self.broker.url, "--every", "0:1"]
         command += ["--concurrent", str(self._given.calls), "--speed", str(self._given.speed), "--seconds", "30", "65"]
         with self._sent.open("wb") as out, self._log.open("wb") as log:
             self._producer = subprocess.Popen(command, stdout=out, stderr=log, stdin=subprocess.DEVNULL)

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from benchmarks.chaos.clients import PlainClient, Seen
+from benchmarks.harness.clients import PlainClient, Seen
 from pipeline.wiring.topology import topic_rows
 from pipeline.wiring.warehouse import DATABASE_FILE
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from benchmarks.chaos.brokers import Broker
-from benchmarks.chaos.clients import AWAY, PlainClient
 from benchmarks.chaos.disk import Disk
-from benchmarks.chaos.workers import Fleet, WorkerProcess
+from benchmarks.harness.brokers import Broker
+from benchmarks.harness.clients import AWAY, PlainClient
+from benchmarks.harness.workers import Fleet, WorkerProcess
 from pipeline.wiring.stage_list import REQUIRED_NAMES, stage_named
 
 MOST_WORKERS = 3

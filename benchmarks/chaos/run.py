@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.chaos.brokers import broker_of
-from benchmarks.chaos.clients import AWAY, PlainClient, connect, unacknowledged
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.evidence import Evidence, read_evidence
 from benchmarks.chaos.faults import Done, FaultPlan, Faults
-from benchmarks.chaos.workers import Fleet
+from benchmarks.harness.brokers import broker_of
+from benchmarks.harness.clients import AWAY, PlainClient, connect, unacknowledged
+from benchmarks.harness.workers import Fleet
 from pipeline.wiring.stage_list import REQUIRED_NAMES
 from tests.support.processes.deployment import Deployment
 
@@ -171,7 +171,7 @@ class Run:
     def _producer(self, which: list[str], process: int) -> "subprocess.Popen[bytes]":
         load = self._load
         concurrent = load.concurrent // PRODUCERS + (process < load.concurrent % PRODUCERS)
-        command = [sys.executable, "-m", "benchmarks.chaos.producer", self._broker.url, *which]
+        command = [sys.executable, "-m", "benchmarks.harness.producer", self._broker.url, *which]
         command += ["--concurrent", str(concurrent), "--seed", str(load.seed)]
         command += ["--seconds", *map(str, load.seconds)]
         out = self._stack.enter_context((self._folder / f"producer-{process}.jsonl").open("wb"))

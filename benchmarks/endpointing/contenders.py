@@ -1,22 +1,5 @@
-"""Channel seconds per CPU second of voice activity detection, and of the whole separate stage around it.
+"""Ways to find speech on channels of telephone audio, and how many channel seconds each does in a CPU second."""
 
-    python -m benchmarks.endpointing [FILE] [--channels 1 2 16 100] [--chunk-s 0.2] [--runs 5] [--json FILE]
-
-| kind | what it is |
-|---|---|
-| `silero-vad` | the package as it comes (`load_silero_vad(onnx=True)`): a call for each 32 ms of each channel |
-| `in lockstep` | the same with all channels as the rows of one call; calls that begin at different times cannot |
-| `model` | our model: eight frames of a channel a run, each channel for itself |
-| `stage` | our separate stage without a bus: μ-law chunks of two-leg calls to utterances, checkpoints included |
-
-The legs of FILE (the sample call) are repeated, each channel from another place on. All kinds hear the same samples,
-take turns, run one thread, and are measured by the CPU time of this process after a run that does not count. That our
-model says what the package says is checked in the same run.
-
-What it does not show: the bus, resampling (FILE must have 8 kHz), or what a channel costs that is hardly ever silent.
-"""
-
-import argparse
 import asyncio
 import sys
 import time
@@ -27,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.report import spread, write_report
+from benchmarks.harness.report import spread
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.utterances import Utterance
@@ -43,7 +26,6 @@ from stages.separate.speech import (
 )
 from stages.separate.stage import SeparateStage
 from tests.calls import bad
-from tests.support.processes.deployment import SAMPLE
 
 KINDS: Final = ("silero-vad", "in lockstep", "model", "stage")
 CHANNEL_S: Final = 600
@@ -51,24 +33,6 @@ CHANNEL_S: Final = 600
 LEAST_S: Final = 12
 TARGET: Final = 500
 _ORIGIN: Final = Origin("", 0, 0, b"")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.endpointing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE")
-    parser.add_argument("--channels", type=int, nargs="+", default=[1, 2, 16, 100])
-    parser.add_argument("--chunk-s", type=float, default=0.2, help="length of the stage's chunks (0.2)")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    given = parser.parse_args()
-    rows = {n: measured(channels_of(given.file, n), given.chunk_s, given.runs) for n in given.channels}
-    show(rows)
-    figures: dict[str, Any] = {"input": given.file.name, "chunk_s": given.chunk_s, "target": TARGET, "channels": rows}
-    write_report("endpointing", figures, given.json)
 
 
 def channels_of(path: Path, n_channels: int) -> Samples:
@@ -162,18 +126,3 @@ async def by_stage(stage: SeparateStage, calls: list[list[AudioEvent]]) -> int:
                 separator.checkpoint()
             n_utterances += sum(isinstance(one, Utterance) for one in numbered)
     return n_utterances
-
-
-def show(rows: dict[int, dict[str, Any]]) -> None:
-    print("| channels | " + " | ".join(f"`{kind}`" for kind in KINDS) + " |")
-    print("|---" * (len(KINDS) + 1) + "|")
-    for n_channels, row in rows.items():
-        speeds = [row["per_cpu_s"][kind] for kind in KINDS]
-        cells = [f"{speed['median']:.0f} ({speed['min']:.0f} – {speed['max']:.0f})" for speed in speeds]
-        print(f"| {n_channels} | " + " | ".join(cells) + " |")
-    far = max(row["largest_difference"] for row in rows.values())
-    print(f"\nthe model's probabilities and the package's differ by {far:.2g} at most; asked of the stage: {TARGET}")
-
-
-if __name__ == "__main__":
-    main()

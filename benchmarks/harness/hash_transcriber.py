@@ -3,7 +3,7 @@
 A lost, doubled or shifted sample, a wrong stretch of speech or a forgotten language vote shows in the text, and a
 worker is up in a second. Each utterance takes a random moment, so that utterances overtake each other.
 
-    python -m benchmarks.chaos.transcriber        # as `callstream worker transcribe`
+    python -m benchmarks.harness.hash_transcriber        # as `callstream worker transcribe`
 """
 
 import hashlib

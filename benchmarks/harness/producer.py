@@ -5,7 +5,7 @@ broker takes it). It writes a line of JSON when it is connected, and one for eac
 SIGTERM it finishes the calls that it has begun, begins no more, and ends; from one SIGUSR1 to the next it begins none
 either.
 
-    python -m benchmarks.chaos.producer URL --every 0:2 --concurrent 3
+    python -m benchmarks.harness.producer URL --every 0:2 --concurrent 3
 """
 
 import argparse
@@ -16,8 +16,8 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 
-from benchmarks.chaos.calls import ProducedCall, ProducedEvent, produced_call
-from benchmarks.chaos.clients import PlainClient, Unsent, connect
+from benchmarks.harness.clients import PlainClient, Unsent, connect
+from benchmarks.harness.produced_calls import ProducedCall, ProducedEvent, produced_call
 
 WINDOW = 4
 """Records of a call from the oldest unacknowledged one on: so many may arrive in another order."""

@@ -29,7 +29,7 @@ class WorkerProcess:
         self._ready = False
         command = [COMMAND, "worker", stage]
         if stage == "transcribe" and not real_model:
-            command = [sys.executable, "-m", "benchmarks.chaos.transcriber"]
+            command = [sys.executable, "-m", "benchmarks.harness.hash_transcriber"]
         with log.open("wb") as out:
             self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
 

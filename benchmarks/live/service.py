@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from benchmarks.chaos.brokers import broker_of
-from benchmarks.chaos.workers import Fleet
+from benchmarks.harness.brokers import broker_of
+from benchmarks.harness.workers import Fleet
 from pipeline.instance import read_instance
 from tests.support.processes.deployment import Deployment
 

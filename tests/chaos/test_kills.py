@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills import calm, disturbed
+from benchmarks.kills.runs import calm, disturbed
 from tests.calls import bad
 from tests.support.processes.deployment import SAMPLE, said
 

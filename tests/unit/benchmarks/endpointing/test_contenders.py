@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.endpointing import CHANNEL_S, by_model, by_stage, channels_of, events_of
+from benchmarks.endpointing.contenders import CHANNEL_S, by_model, by_stage, channels_of, events_of
 from schemas.audio import AudioChunk
 from stages.separate.speech import FRAME_SAMPLES, VAD_RATE_HZ, SpeechState
 from stages.separate.stage import SeparateStage

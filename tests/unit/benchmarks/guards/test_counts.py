@@ -1,6 +1,6 @@
 import numpy as np
 
-from benchmarks.guards import PIECES_OF_EACH, PIECES_S, answered, pieces, taken
+from benchmarks.guards.counts import PIECES_OF_EACH, PIECES_S, answered, pieces, taken
 from benchmarks.speech.corpus import Call, TruthLine, TruthWord
 from schemas.calls import CallRef
 from schemas.segments import Segment, Word

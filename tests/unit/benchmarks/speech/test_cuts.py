@@ -7,7 +7,7 @@ from benchmarks.speech.cuts import CutErrors, Place, cut_errors
 from benchmarks.speech.monologues import INNER_PAUSE_S, fluent
 from benchmarks.speech.telephone import RATE_HZ
 from schemas.utterances import Utterance
-from tests.unit.benchmarks.test_guards import segment
+from tests.unit.benchmarks.guards.test_counts import segment
 from tests.unit.stages.transcribe.records import CALL
 
 WORDS = ["one", "fine", "day", "the", "old", "man", "went", "down", "to", "the", "sea"]

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import support
-from benchmarks.support import KINDS, SUPPORTED, Judged, labelled_calls, rates
+from benchmarks.support import labelled
+from benchmarks.support.labelled import KINDS, SUPPORTED, Judged, labelled_calls, rates
 from stages.summarize.check.support import Support, SupportCheck
 
 
@@ -28,7 +28,7 @@ def test_a_label_or_a_line_that_does_not_exist_is_refused(
     claim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.toml").write_text(f'split = "dev"\nlines = [["agent", "Hello."]]\nclaims = [{claim}]\n')
-    monkeypatch.setattr(support, "CLAIMS", tmp_path)
+    monkeypatch.setattr(labelled, "CLAIMS", tmp_path)
     with pytest.raises(ValueError, match=r"a\.toml"):
         labelled_calls()
 
@@ -47,5 +47,5 @@ def test_rates_of_both_answers() -> None:
 
 def test_figures_come_for_each_check() -> None:
     calls = labelled_calls("fresh")[:1]
-    figures = support.measured(calls, {"words": None})["words"]
-    assert figures["claims"] == len(calls[0].claims) == len(support.judge(SupportCheck(), calls[0]))
+    figures = labelled.measured(calls, {"words": None})["words"]
+    assert figures["claims"] == len(calls[0].claims) == len(labelled.judge(SupportCheck(), calls[0]))

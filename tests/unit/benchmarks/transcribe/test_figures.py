@@ -1,8 +1,8 @@
 import pytest
 
 from benchmarks.speech.corpus import Call, TruthLine
-from benchmarks.transcribe.__main__ import accuracy, disagreement, speed
 from benchmarks.transcribe.contenders import Measurement
+from benchmarks.transcribe.figures import accuracy, disagreement, speed
 
 
 def measured(cpu_s: float, *legs: str) -> Measurement:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.support import judge, labelled_calls, rates
+from benchmarks.support.labelled import judge, labelled_calls, rates
 from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
 from schemas.transcripts import Turn
