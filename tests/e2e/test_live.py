@@ -1,4 +1,4 @@
-"""Watching calls as they go on with a plain NATS client: what README promises of the live subjects."""
+"""Watching calls in progress with a plain NATS client: what schemas/README.md promises of the live subjects."""
 
 import asyncio
 import contextlib

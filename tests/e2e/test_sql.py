@@ -1,4 +1,4 @@
-"""SQL for analysts as README promises it: `callstream sql` and any DuckDB client, while calls are coming in."""
+"""SQL for analysts as infra/README.md promises it: `callstream sql` and any DuckDB client, while calls come in."""
 
 import csv
 import io
