@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from stages.adapters.embedding import Embedder
-from stages.summarize.check.support import Claim, Support, SupportCheck
+from stages.summarize.check.support import Support, SupportCheck
 from stages.summarize.claims import Claim
 
 CLAIMS: Final = Path(__file__).parent / "claims"
