@@ -1,18 +1,181 @@
-"""What a call's utterances are decoded with, where a producer changes it in the middle of the call.
+"""The context that a call's utterances are decoded in: the language, hotwords, and words before a hard cut.
 
-Utterances that began before a change may come behind it, so what was in force before is kept until none of them can
-come any more.
+A producer may change the language and the hotwords during the call. Records of utterances that began before a change
+may follow it, so earlier settings are kept until no such utterance can arrive any more.
+
+An utterance is decoded with the language vote and the overlap that earlier utterances leave. It may be queued before
+these are known, so it gets `Pending` values.
 """
 
-from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
+from msgspec import UnsetType
 
-from stages.transcribe.language import LanguageVote
+from schemas.utterances import CallChanged, CallOpened, CallProgress, InterimUtterance, Utterance
+from stages.transcribe.hard_cuts import NO_OVERLAP, Overlap
+from stages.transcribe.language import LanguageVote, language_code
 
-MAX_HEARINGS: Final = 8
-"""A producer that changes its mind more often while somebody speaks on has the oldest forgotten: states stay small."""
+MAX_SETTINGS: Final = 8
+"""More changes than this during one utterance drop the oldest settings, so that states stay small."""
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """A value that is set once. Several tasks may wait for it; cancelling one of them does not affect the others."""
+
+    def __init__(self) -> None:
+        self._values: list[T] = []
+        self._is_set = asyncio.Event()
+
+    @classmethod
+    def of(cls, value: T) -> "Pending[T]":
+        """Return one that is set already."""
+        pending = cls()
+        pending.set(value)
+        return pending
+
+    def set(self, value: T) -> None:
+        """Give the value to all that wait for it. Of several values the first stays."""
+        if not self._values:
+            self._values.append(value)
+            self._is_set.set()
+
+    def known(self, default: T) -> T:
+        """Return the value, or `default` as long as it is not set."""
+        return self._values[0] if self._values else default
+
+    async def get(self) -> T:
+        """Wait for the value."""
+        await self._is_set.wait()
+        return self._values[0]
+
+
+class DecodingSettings(msgspec.Struct, frozen=True):
+    """The language vote and the hotwords for speech that begins at `from_s` or later, until the next settings begin."""
+
+    from_s: float = 0.0
+    vote: LanguageVote = LanguageVote()
+    hotwords: tuple[str, ...] = ()
+
+
+class PendingSettings(msgspec.Struct, frozen=True):
+    """`DecodingSettings` whose vote may still wait for an utterance that is being decoded."""
+
+    from_s: float
+    vote: Pending[LanguageVote]
+    hotwords: tuple[str, ...]
+
+    def known(self) -> DecodingSettings:
+        """Return the settings, with an empty vote as long as it is not known."""
+        return DecodingSettings(self.from_s, self.vote.known(LanguageVote()), self.hotwords)
+
+
+class UtteranceContext(msgspec.Struct, frozen=True):
+    """The context of one utterance, and the values that it must set for later ones, even if its decoding fails."""
+
+    hotwords: tuple[str, ...]
+    vote: Pending[LanguageVote]
+    next_vote: Pending[LanguageVote]
+    overlap: Pending[Overlap]
+    """That which the utterance before leaves. It need not be at the start of this one."""
+    next_overlap: Pending[Overlap]
+
+
+class PendingContext(msgspec.Struct, frozen=True):
+    """A call's context after one input, of which some values may not be known until the input is answered."""
+
+    pending_settings: tuple[PendingSettings, ...]
+    pending_overlaps: dict[int, Pending[Overlap]]
+
+    def settings(self) -> list[DecodingSettings]:
+        return [settings.known() for settings in self.pending_settings]
+
+    def overlaps(self) -> dict[int, Overlap]:
+        """Return the overlaps that are not empty, by channel."""
+        overlaps = {channel: overlap.known(NO_OVERLAP) for channel, overlap in self.pending_overlaps.items()}
+        return {channel: overlap for channel, overlap in overlaps.items() if overlap != NO_OVERLAP}
+
+
+class CallContext:
+    """The context of one call's next utterances, as of the last submitted input."""
+
+    def __init__(
+        self,
+        settings: Sequence[DecodingSettings],
+        overlaps: Mapping[int, Overlap],
+        *,
+        languages: frozenset[str],
+        language: str | None,
+        hotwords: Sequence[str],
+    ) -> None:
+        """
+        Args:
+        - `settings`: those of the checkpoint, in order, at least one.
+        - `overlaps`: those of the checkpoint, by channel.
+        - `languages`: those that the model knows.
+        - `language`: the deployment's, for a call that names none.
+        - `hotwords`: the deployment's, which come after those that the call names.
+        """
+        self._settings = [PendingSettings(one.from_s, Pending.of(one.vote), one.hotwords) for one in settings]
+        self._overlaps = {channel: Pending.of(overlap) for channel, overlap in overlaps.items()}
+        self._languages = languages
+        self._language = language
+        self._hotwords = hotwords
+
+    def open(self, opened: CallOpened) -> None:
+        """Set the first settings of the call."""
+        vote, hotwords = self._named_vote(opened.language), self._named_hotwords(opened.hotwords)
+        self._settings = [msgspec.structs.replace(self._settings[0], vote=Pending.of(vote), hotwords=hotwords)]
+
+    def change(self, changed: CallChanged) -> None:
+        """Add the settings from `changed.from_s` on. They must not begin before the last ones."""
+        newest = msgspec.structs.replace(self._settings[-1], from_s=changed.from_s)
+        if not isinstance(changed.language, UnsetType):
+            newest = msgspec.structs.replace(newest, vote=Pending.of(self._named_vote(changed.language)))
+        if not isinstance(changed.hotwords, UnsetType):
+            newest = msgspec.structs.replace(newest, hotwords=self._named_hotwords(changed.hotwords))
+        self._settings = with_newest(self._settings, newest)
+
+    def forget(self, progress: CallProgress) -> None:
+        """Drop the settings that no utterance can need any more."""
+        self._settings = still_needed(self._settings, progress.heard_to_s)
+
+    def take(self, utterance: Utterance) -> UtteranceContext:
+        """Return the context of the next utterance. Later ones get the values that it sets."""
+        index = in_force(self._settings, begin_s(utterance))
+        settings, next_vote = self._settings[index], Pending[LanguageVote]()
+        self._settings[index] = msgspec.structs.replace(settings, vote=next_vote)
+        overlap, next_overlap = self._overlaps.pop(utterance.channel, Pending.of(NO_OVERLAP)), Pending[Overlap]()
+        if utterance.behind:
+            self._overlaps[utterance.channel] = next_overlap
+        return UtteranceContext(settings.hotwords, settings.vote, next_vote, overlap, next_overlap)
+
+    def settings_of(self, interim: InterimUtterance) -> DecodingSettings:
+        """Return the settings of an open utterance, as far as they are known."""
+        return self._settings[in_force(self._settings, begin_s(interim))].known()
+
+    async def overlap_of(self, interim: InterimUtterance) -> Overlap:
+        """Wait for the overlap at the start of an open utterance."""
+        return (await self._overlaps.get(interim.channel, Pending.of(NO_OVERLAP)).get()).at_start_of(interim)
+
+    def snapshot(self) -> PendingContext:
+        return PendingContext(tuple(self._settings), dict(self._overlaps))
+
+    def _named_vote(self, language: str | None) -> LanguageVote:
+        """Return a vote that is locked if the producer, or else the deployment, names a language of the model."""
+        if len(self._languages) == 1:
+            return LanguageVote(min(self._languages))
+        code = language_code(language, self._languages) or language_code(self._language, self._languages)
+        return LanguageVote(code)
+
+    def _named_hotwords(self, named: Sequence[str] | UnsetType) -> tuple[str, ...]:
+        own = () if isinstance(named, UnsetType) else named
+        words = (word.strip() for word in (*own, *self._hotwords))
+        return tuple(dict.fromkeys(word for word in words if word))
 
 
 class Timed(Protocol):
@@ -20,27 +183,24 @@ class Timed(Protocol):
     def from_s(self) -> float: ...
 
 
-T = TypeVar("T", bound=Timed)
+Settings = TypeVar("Settings", bound=Timed)
 
 
-class Hearing(msgspec.Struct, frozen=True):
-    """The language and the words to expect where speech begins at `from_s` or later, up to the next one's."""
-
-    from_s: float = 0.0
-    vote: LanguageVote = LanguageVote()
-    hotwords: tuple[str, ...] = ()
+def begin_s(utterance: Utterance | InterimUtterance) -> float:
+    """Return where its speech begins, in seconds from the call's start. All versions of an utterance have the same."""
+    return utterance.voiced[0][0] if utterance.voiced else utterance.start_s
 
 
-def in_force(hearings: Sequence[T], begin_s: float) -> int:
-    """Which of `hearings`, in order and at least one, is that of speech that begins then."""
-    return max(0, sum(hearing.from_s <= begin_s for hearing in hearings) - 1)
+def in_force(settings: Sequence[Settings], begin_s: float) -> int:
+    """Return the index of the settings of speech that begins then. `settings`: in order, at least one."""
+    return max(0, sum(one.from_s <= begin_s for one in settings) - 1)
 
 
-def followed(hearings: Sequence[T], newest: T) -> list[T]:
-    """With one more, which must not begin before the last."""
-    return [*hearings, newest][-MAX_HEARINGS:]
+def with_newest(settings: Sequence[Settings], newest: Settings) -> list[Settings]:
+    """Return `settings` with one more, which must not begin before the last."""
+    return [*settings, newest][-MAX_SETTINGS:]
 
 
-def needed(hearings: Sequence[T], heard_to_s: Sequence[float]) -> list[T]:
-    """Those in force for what is still to come, on channels that were heard so far."""
-    return list(hearings[in_force(hearings, min(heard_to_s, default=0.0)) :])
+def still_needed(settings: Sequence[Settings], heard_to_s: Sequence[float]) -> list[Settings]:
+    """Return the settings of speech that is still to come. `heard_to_s`: how far each channel has been heard."""
+    return list(settings[in_force(settings, min(heard_to_s, default=0.0)) :])

@@ -1,10 +1,10 @@
 """The language of a call: a vote of its utterances on all channels, then fixed.
 
-Never per utterance: Whisper takes a short "ja" or "si" for another language, and a call does not change its language
-for one word. A producer that knows better says so in the middle of the call (see `decoding_context`).
+It is never chosen for one utterance alone: Whisper takes a short "ja" or "si" for another language, and a call does not
+change its language for one word. A producer that knows the language says so during the call (see `decoding_context`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -17,16 +17,18 @@ SURE_VOICED_S: Final = 1.5
 SURE_UTTERANCES: Final = 2
 ENOUGH_VOICED_S: Final = 8.0
 LONG_VOICED_S: Final = 30.0
-"""After this much speech the leader stays, however unsure: the alternative is another language every few seconds."""
+"""After this much speech the leader is locked, however unsure: a language that changes every few seconds is worse."""
 
-_REMEMBERED: Final = 3
+_CANDIDATES: Final = 3
+"""Languages of one utterance that get votes, the most probable first."""
 
 
 class LanguageVote(msgspec.Struct, frozen=True):
-    """The votes of a call so far: part of its checkpoint, so small.
+    """The votes of a call so far. They are part of its checkpoint, so they stay small.
 
-    `votes`: per language the seconds of speech times the probability, of the languages that led an utterance's
-    detection (its best three). `sure`: per language the utterances that were sure of it.
+    `locked`: the language that the call keeps, once it is known. `votes`: seconds of speech times probability, by
+    language. `sure`: the number of utterances that were sure of a language, by language. `voiced_s`: the speech of all
+    utterances that voted.
     """
 
     locked: str | None = None
@@ -34,11 +36,11 @@ class LanguageVote(msgspec.Struct, frozen=True):
     sure: dict[str, int] = {}
     voiced_s: float = 0.0
 
-    def heard(self, detected: Mapping[str, float], voiced_s: float) -> "LanguageVote":
-        """The vote after one more utterance. `detected`: the probability of each language in it."""
+    def counting(self, detected: Mapping[str, float], voiced_s: float) -> "LanguageVote":
+        """Return the vote with one more utterance. `detected`: the probability of each language in its audio."""
         if self.locked is not None or not detected:
             return self
-        best = sorted(detected.items(), key=lambda item: (-item[1], item[0]))[:_REMEMBERED]
+        best = sorted(detected.items(), key=lambda item: (-item[1], item[0]))[:_CANDIDATES]
         votes = dict(self.votes)
         for language, probability in best:
             votes[language] = votes.get(language, 0.0) + probability * voiced_s
@@ -46,28 +48,32 @@ class LanguageVote(msgspec.Struct, frozen=True):
         language, probability = best[0]
         if probability >= SURE_PROBABILITY and voiced_s >= SURE_VOICED_S:
             sure[language] = sure.get(language, 0) + 1
-        return LanguageVote(None, votes, sure, self.voiced_s + voiced_s)._settled()
+        return LanguageVote(None, votes, sure, self.voiced_s + voiced_s)._locked_if_decided()
 
     def language(self, default: str) -> str:
-        """What to decode in: the locked language, else the leader if it is likely, else `default`."""
+        """Return the language to decode in: the locked one, else the leader if it is likely, else `default`."""
         if self.locked is not None:
             return self.locked
         leader, share = self._leader()
         return leader if leader is not None and share >= SURE_PROBABILITY else default
 
-    def _settled(self) -> "LanguageVote":
+    def choice(self, voiced_s: float, default: str) -> str | Callable[[Mapping[str, float]], str]:
+        """Return the locked language, or else how to choose one for an utterance that is not counted in the vote."""
+        return self.locked or (lambda detected: self.counting(detected, voiced_s).language(default))
+
+    def _locked_if_decided(self) -> "LanguageVote":
         leader, share = self._leader()
         if leader is None:
             return self
-        settled = (
+        decided = (
             self.sure.get(leader, 0) >= SURE_UTTERANCES
             or (self.voiced_s >= ENOUGH_VOICED_S and share >= SURE_PROBABILITY)
             or self.voiced_s >= LONG_VOICED_S
         )
-        return LanguageVote(leader) if settled else self
+        return LanguageVote(leader) if decided else self
 
     def _leader(self) -> tuple[str | None, float]:
-        """The language with the most votes and its mean probability."""
+        """Return the language with the most votes and its mean probability."""
         if self.voiced_s <= 0:
             return None, 0.0
         leader, votes = min(self.votes.items(), key=lambda item: (-item[1], item[0]))
@@ -75,7 +81,7 @@ class LanguageVote(msgspec.Struct, frozen=True):
 
 
 def language_code(name: str | None, known: frozenset[str]) -> str | None:
-    """`name` as one of the `known` codes (`en-US` is `en`), or None if it is none of them and has to be heard."""
+    """Return `name` as one of the `known` codes (`en-US` is `en`); None for any other language, which is detected."""
     if name is None:
         return None
     code = primary_code(name)

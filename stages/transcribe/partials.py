@@ -1,60 +1,51 @@
 """Live text of one call: interim utterances in, partials and commitments out.
 
-That an interim comes is the sign that it is wanted: its call asked for partials, or is watched.
+An interim is decoded whenever one arrives: its call asked for partials, or somebody watches it.
 
-Committed text never changes, also not through a crash. It begins every later hypothesis and the final text because
-these are decoded behind it; and it is committed only when a `Commitment` has been read back from the topic that every
-replay reads (see there), so every replay decodes the final behind the same text.
+Committed text never changes, not even through a crash. Every later hypothesis and the final text are decoded with it as
+their prefix. It is committed only when its `Commitment` has been read back from the topic that every replay reads (see
+there), so every replay decodes the final text with the same prefix.
 
-One interim of a channel is worked on at a time, from its decoding until what it commits is shown. Of those that come
-meanwhile the newest waits, the others are dropped.
+Of each channel one interim is in progress at a time, from its decoding until its text is shown. Of the interims that
+arrive meanwhile the newest waits and the others are dropped.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 from zlib import crc32
 
 import msgspec
 
-from schemas.calls import CallRef
 from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment
 from schemas.topics import PARTIALS, UTTERANCES
 from schemas.utterances import Channel, InterimUtterance, Utterance
 from stages.protocol import Output, no_outputs
-from stages.transcribe.agreement import agreed
-from stages.transcribe.audio import audio_from, voiced_from
-from stages.transcribe.engine.protocol import LanguageChoice, Row, Transcription
+from stages.transcribe.agreement import NOTHING_COMMITTED, CommittedText, agreed
+from stages.transcribe.audio import row_of, voiced_s
+from stages.transcribe.decoding_context import CallContext
+from stages.transcribe.engine.protocol import Transcription
 from stages.transcribe.engine.words import UNSPACED
-from stages.transcribe.hard_cuts import Seam
-from stages.transcribe.scheduling.scheduler import Scheduler
+from stages.transcribe.scheduling.call_decoder import CallDecoder
 
 _MAX_NO_SPEECH: Final = 0.6
 _MIN_LOGPROB: Final = -1.0
 
-Dropped = Callable[[str], None]
-"""Told of every interim that is not shown, with the reason: `newer`, `final` or `doubt`."""
-
-
-class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is committed of the utterance of a channel that begins at `first_sample`, of which an interim was heard."""
-
-    first_sample: int = -1
-    text: str = ""
-    language: str = ""
+InterimDropped = Callable[[str], None]
+"""Called for every interim that is not shown, with the reason: `newer`, `final` or `doubt`."""
 
 
 class PartialsState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Part of a live call's checkpoint. By channel; behind a final an empty one.
+    """The live text's part of a checkpoint. `speakers` are the roles of the channels.
 
-    `asked`: the call's producer wants partials, so that each utterance has a last one, and not only those of which an
-    interim was heard.
+    `committed`: by channel, of its newest utterance; after a final one an empty text that begins later.
+    `asked`: the producer wants partials, so each utterance has a last one, not only those of which an interim arrived.
     """
 
     speakers: list[str]
-    settled: dict[int, Settled] = {}
+    committed: dict[int, CommittedText] = msgspec.field(name="settled", default_factory=dict)
     asked: bool = True
 
 
@@ -62,278 +53,248 @@ def opening_state(channels: list[Channel], *, asked: bool) -> PartialsState:
     return PartialsState([channel.role for channel in channels], asked=asked)
 
 
-class _Open:
-    """An open utterance: the interim that waits, what is being done, and the hypothesis before."""
+class _OpenUtterance:
+    """An utterance that is still being spoken."""
 
     def __init__(self, first_sample: int) -> None:
         self.first_sample = first_sample
         self.revision = 0
-        self.next: InterimUtterance | None = None
+        """Of the newest interim."""
+        self.waiting: InterimUtterance | None = None
         self.busy = False
+        """An interim is in progress, or its commitment has not been read back yet."""
         self.decoding: asyncio.Future[Transcription] | None = None
         self.committing = False
-        self.over = False
-        self.older: Transcription | None = None
+        self.closed = False
+        self.hypothesis: Transcription | None = None
+        """That of the newest interim which no cut can shorten."""
 
 
 class LivePartials:
-    """The open utterances of one call. The iterators that it gives do not wait for each other's end."""
+    """The open utterances of one call. Its iterators do not wait for each other to end."""
 
     def __init__(
-        self,
-        call: CallRef,
-        state: PartialsState,
-        scheduler: Scheduler,
-        *,
-        language: Callable[[InterimUtterance], str | LanguageChoice],
-        hotwords: Callable[[InterimUtterance], tuple[str, ...]],
-        dropped: Dropped,
-        seam: Callable[[InterimUtterance], Awaitable[Seam]],
+        self, decoder: CallDecoder, context: CallContext, state: PartialsState, *, dropped: InterimDropped
     ) -> None:
-        """`language` is asked for where nothing of the interim's utterance is committed yet, `seam` for the words
-        before a hard cut that the interim begins at.
-        """
         self.state = state
-        self._call = call
-        self._scheduler = scheduler
-        self._language = language
-        self._hotwords = hotwords
+        self._call = decoder.call
+        self._decoder = decoder
+        self._context = context
         self._dropped = dropped
-        self._seam = seam
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, _OpenUtterance] = {}
         self._showing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def ask(self, asked: bool) -> None:
-        """The producer wants partials from here on, or none."""
+        """Note whether the producer wants partials from here on."""
         self.state = msgspec.structs.replace(self.state, asked=asked)
 
-    def hear(self, interim: InterimUtterance) -> AsyncIterator[Output]:
-        """A newer version of an open utterance. One that is not open any more, or not newer, gives nothing."""
-        if interim.first_sample < self._settled(interim.channel).first_sample:
-            return no_outputs()
-        utterance = self._open.get(interim.channel)
-        if utterance is None or utterance.first_sample < interim.first_sample:
-            self._close(interim.channel)
-            utterance = self._open[interim.channel] = _Open(interim.first_sample)
-            if self._settled(interim.channel).first_sample < interim.first_sample:
-                self._set(interim.channel, Settled(interim.first_sample))
-        if (interim.first_sample, interim.revision) <= (utterance.first_sample, utterance.revision):
-            return no_outputs()
-        utterance.revision = interim.revision
-        if utterance.next is not None:
-            self._dropped("newer")
-        utterance.next = interim
-        if utterance.busy:
-            if utterance.decoding is not None:
-                self._scheduler.withdraw_interim(utterance.decoding)
-            return no_outputs()
-        utterance.busy = True
-        return self._work(utterance)
+    def submit(self, record: InterimUtterance | Commitment) -> AsyncIterator[Output]:
+        return self._add(record) if isinstance(record, InterimUtterance) else self._commit(record)
 
-    def settle(self, commitment: Commitment) -> AsyncIterator[Output]:
-        """A commitment as it is read: it holds if it goes on from what is committed of an utterance not yet final."""
-        settled = self._settled(commitment.channel)
-        goes_on = commitment.first_sample > settled.first_sample or (
-            commitment.first_sample == settled.first_sample
-            and commitment.committed.startswith(settled.text)
-            and commitment.committed != settled.text
-            and (not settled.text or commitment.language == settled.language)
-        )
-        if goes_on:
-            settled = Settled(commitment.first_sample, commitment.committed, commitment.language)
-            self._set(commitment.channel, settled)
-        utterance = self._open.get(commitment.channel)
-        resumed = utterance is not None and utterance.committing and utterance.first_sample == commitment.first_sample
-        if utterance is not None and resumed:
-            utterance.committing = False
-        return self._settled_and_on(commitment if goes_on else None, utterance if resumed else None)
+    def close(self, utterance: Utterance) -> CommittedText:
+        """End an open utterance, and return what is committed of it: the beginning of its final text.
 
-    def close(self, utterance: Utterance) -> Settled:
-        """The utterance is final: what is committed of it, for its text to begin with. No more will be.
-
-        It has the utterance's `first_sample` if an interim of it was heard.
+        The result has the utterance's `first_sample` if an interim of it arrived.
         """
         self._close(utterance.channel)
-        settled = self._settled(utterance.channel)
-        if settled.first_sample <= utterance.first_sample:
-            self._set(utterance.channel, Settled(utterance.first_sample + 1))
-        return settled if settled.first_sample == utterance.first_sample else Settled()
+        committed = self._committed(utterance.channel)
+        if committed.first_sample <= utterance.first_sample:
+            self._set_committed(utterance.channel, CommittedText(utterance.first_sample + 1))
+        return committed if committed.first_sample == utterance.first_sample else NOTHING_COMMITTED
 
     async def last(self, utterance: Utterance, segment: Segment) -> AsyncIterator[Output]:
-        """The last partial of an utterance, behind any that is being stored."""
+        """Yield the last partial of an utterance, after any that is being published."""
         async with self._showing[utterance.channel]:
-            yield self._partial(
-                utterance.channel,
-                utterance.first_sample,
+            final = Commitment(
+                call=self._call,
+                channel=utterance.channel,
+                first_sample=utterance.first_sample,
                 revision=FINAL_REVISION,
                 committed=segment.text,
                 tail="",
                 start_s=segment.start_s,
                 end_s=segment.end_s,
                 language=segment.language,
-                final=True,
             )
+            yield self._partial(final, final=True)
 
     # -- one utterance -----------------------------------------------------------------------------------------------
 
-    async def _work(self, utterance: _Open) -> AsyncIterator[Output]:
-        """Until no interim waits, or text is to be committed: then `settle` goes on."""
-        while (interim := utterance.next) is not None:
-            utterance.next = None
-            heard = await self._decode(utterance, interim)
-            if heard is None:
-                continue
-            settled = self._settled_of(interim.channel, utterance)
-            committed = settled.text
-            if utterance.older is not None and utterance.older.language == heard.language:
-                spaced = heard.language not in UNSPACED
-                committed = agreed(settled.text, utterance.older.text, heard.text, spaced=spaced)
-            if interim.certain:
-                utterance.older = heard
-            said = self._said(interim, committed, heard)
-            if committed != settled.text:
-                utterance.committing = True
-                yield self._commitment(said)
-                return
-            async with self._showing[interim.channel]:
-                if not utterance.over:
-                    yield self._shown(said)
-        utterance.busy = False
+    def _add(self, interim: InterimUtterance) -> AsyncIterator[Output]:
+        """Take a newer version of an open utterance. One that is closed, or not newer, gives nothing."""
+        if interim.first_sample < self._committed(interim.channel).first_sample:
+            return no_outputs()
+        utterance = self._open.get(interim.channel)
+        if utterance is None or utterance.first_sample < interim.first_sample:
+            self._close(interim.channel)
+            utterance = self._open[interim.channel] = _OpenUtterance(interim.first_sample)
+            if self._committed(interim.channel).first_sample < interim.first_sample:
+                self._set_committed(interim.channel, CommittedText(interim.first_sample))
+        if (interim.first_sample, interim.revision) <= (utterance.first_sample, utterance.revision):
+            return no_outputs()
+        utterance.revision = interim.revision
+        if utterance.waiting is not None:
+            self._dropped("newer")
+        utterance.waiting = interim
+        if utterance.busy:
+            if utterance.decoding is not None:
+                self._decoder.withdraw_interim(utterance.decoding)
+            return no_outputs()
+        utterance.busy = True
+        return self._work(utterance)
 
-    async def _settled_and_on(self, commitment: Commitment | None, utterance: _Open | None) -> AsyncIterator[Output]:
+    def _commit(self, commitment: Commitment) -> AsyncIterator[Output]:
+        """Take a commitment that was read back. It holds if it extends the committed text of an open utterance."""
+        committed = self._committed(commitment.channel)
+        extends = commitment.first_sample > committed.first_sample or (
+            commitment.first_sample == committed.first_sample
+            and commitment.committed.startswith(committed.text)
+            and commitment.committed != committed.text
+            and (not committed.text or commitment.language == committed.language)
+        )
+        if extends:
+            committed = CommittedText(commitment.first_sample, commitment.committed, commitment.language)
+            self._set_committed(commitment.channel, committed)
+        utterance = self._open.get(commitment.channel)
+        if utterance is not None and utterance.committing and utterance.first_sample == commitment.first_sample:
+            utterance.committing = False
+        else:
+            utterance = None
+        return self._show_and_resume(commitment if extends else None, utterance)
+
+    async def _show_and_resume(
+        self, commitment: Commitment | None, utterance: _OpenUtterance | None
+    ) -> AsyncIterator[Output]:
+        """Yield the partial of a commitment, then those of the interims that waited for it."""
         if commitment is not None:
             async with self._showing[commitment.channel]:
-                if self._settled(commitment.channel).first_sample == commitment.first_sample:
-                    yield self._shown(commitment)
+                if self._committed(commitment.channel).first_sample == commitment.first_sample:
+                    yield self._partial(commitment)
         if utterance is not None:
             async for output in self._work(utterance):
                 yield output
 
-    async def _decode(self, utterance: _Open, interim: InterimUtterance) -> Transcription | None:
-        """The hypothesis, None where it came to nothing: overtaken, failed, or no speech for sure."""
-        seam = await self._seam(interim)
-        if utterance.over:
+    async def _work(self, utterance: _OpenUtterance) -> AsyncIterator[Output]:
+        """Decode interims until none waits, or until text is to be committed: `_commit` resumes the work then."""
+        while (interim := utterance.waiting) is not None:
+            utterance.waiting = None
+            transcription = await self._decode(utterance, interim)
+            if transcription is None:
+                continue
+            committed = self._committed_of(interim.channel, utterance)
+            text = committed.text
+            if utterance.hypothesis is not None and utterance.hypothesis.language == transcription.language:
+                spaced = transcription.language not in UNSPACED
+                text = agreed(text, utterance.hypothesis.text, transcription.text, spaced=spaced)
+            if interim.certain:
+                utterance.hypothesis = transcription
+            commitment = self._commitment(interim, text, transcription)
+            if text != committed.text:
+                utterance.committing = True
+                event_id = self._event_id("commitment", commitment)
+                yield Output(topic=UTTERANCES, record=commitment, event_id=event_id, beside=True)
+                return
+            async with self._showing[interim.channel]:
+                if not utterance.closed:
+                    yield self._partial(commitment)
+        utterance.busy = False
+
+    async def _decode(self, utterance: _OpenUtterance, interim: InterimUtterance) -> Transcription | None:
+        """Return the hypothesis; None if the interim was overtaken, the engine failed, or the text is in doubt."""
+        overlap = await self._context.overlap_of(interim)
+        if utterance.closed:
             self._dropped("final")
             return None
-        settled = self._settled_of(interim.channel, utterance)
-        start_s = seam.heard_from_s(interim)
-        row = Row(
-            audio=audio_from(interim, start_s),
-            voiced=voiced_from(interim, start_s),
-            language=settled.language or self._language(interim),
-            prefix=seam.prefix(settled.text, spaced=settled.language not in UNSPACED),
-            hotwords=self._hotwords(interim),
-            interim=True,
+        committed = self._committed_of(interim.channel, utterance)
+        settings = self._context.settings_of(interim)
+        row = row_of(
+            interim,
+            overlap.audio_start_s(interim),
+            language=committed.language or settings.vote.choice(voiced_s(interim), self._decoder.default_language),
+            prefix=overlap.prefix(committed),
+            hotwords=settings.hotwords,
         )
-        utterance.decoding = self._scheduler.submit(row, call=self._call, live=True)
+        utterance.decoding = self._decoder.decode(row)
         try:
             await asyncio.wait([utterance.decoding])
-            if utterance.decoding.cancelled() or utterance.over:
-                self._dropped("final" if utterance.over else "newer")
+            if utterance.decoding.cancelled() or utterance.closed:
+                self._dropped("final" if utterance.closed else "newer")
                 return None
-            heard = utterance.decoding.result()
-            heard = msgspec.structs.replace(heard, text=seam.behind(heard.text))
+            transcription = utterance.decoding.result()
         finally:
             utterance.decoding.cancel()
             utterance.decoding = None
+        transcription = msgspec.structs.replace(transcription, text=overlap.removed_from(transcription.text))
         doubtful = (
-            heard.error is not None
-            or heard.repeats
-            or not heard.text.startswith(settled.text)
-            or heard.no_speech_probability >= _MAX_NO_SPEECH
-            or heard.average_logprob < _MIN_LOGPROB
+            transcription.error is not None
+            or transcription.repeats
+            or not transcription.text.startswith(committed.text)
+            or transcription.no_speech_probability >= _MAX_NO_SPEECH
+            or transcription.average_logprob < _MIN_LOGPROB
         )
         if doubtful:
             self._dropped("doubt")
-        return None if doubtful else heard
+        return None if doubtful else transcription
 
     def _close(self, channel: int) -> None:
         utterance = self._open.pop(channel, None)
         if utterance is None:
             return
-        utterance.over = True
+        utterance.closed = True
         if utterance.decoding is not None:
-            self._scheduler.withdraw_interim(utterance.decoding)
-        if utterance.next is not None:
-            utterance.next = None
+            self._decoder.withdraw_interim(utterance.decoding)
+        if utterance.waiting is not None:
+            utterance.waiting = None
             self._dropped("final")
 
-    # -- what is committed -------------------------------------------------------------------------------------------
+    # -- committed text ----------------------------------------------------------------------------------------------
 
-    def _settled(self, channel: int) -> Settled:
-        return self.state.settled.get(channel, Settled())
+    def _committed(self, channel: int) -> CommittedText:
+        return self.state.committed.get(channel, NOTHING_COMMITTED)
 
-    def _settled_of(self, channel: int, utterance: _Open) -> Settled:
-        settled = self._settled(channel)
-        return settled if settled.first_sample == utterance.first_sample else Settled()
+    def _committed_of(self, channel: int, utterance: _OpenUtterance) -> CommittedText:
+        committed = self._committed(channel)
+        return committed if committed.first_sample == utterance.first_sample else NOTHING_COMMITTED
 
-    def _set(self, channel: int, settled: Settled) -> None:
-        self.state = msgspec.structs.replace(self.state, settled={**self.state.settled, channel: settled})
+    def _set_committed(self, channel: int, committed: CommittedText) -> None:
+        self.state = msgspec.structs.replace(self.state, committed={**self.state.committed, channel: committed})
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
-    def _said(self, interim: InterimUtterance, committed: str, heard: Transcription) -> Commitment:
-        """What an interim's text is, and how much of it is committed."""
+    def _commitment(self, interim: InterimUtterance, committed: str, transcription: Transcription) -> Commitment:
+        """Return the text of an interim and how much of it is committed."""
         return Commitment(
             call=self._call,
             channel=interim.channel,
             first_sample=interim.first_sample,
             revision=interim.revision,
             committed=committed,
-            tail=heard.text[len(committed) :],
+            tail=transcription.text[len(committed) :],
             start_s=interim.start_s,
             end_s=interim.end_s,
-            language=heard.language,
+            language=transcription.language,
         )
 
-    def _commitment(self, said: Commitment) -> Output:
-        event_id = self._event_id("commitment", said.channel, said.first_sample, said.revision, said)
-        return Output(topic=UTTERANCES, record=said, event_id=event_id, beside=True)
-
-    def _shown(self, said: Commitment) -> Output:
-        return self._partial(
-            said.channel,
-            said.first_sample,
-            revision=said.revision,
-            committed=said.committed,
-            tail=said.tail,
-            start_s=said.start_s,
-            end_s=said.end_s,
-            language=said.language,
-        )
-
-    def _partial(
-        self,
-        channel: int,
-        first_sample: int,
-        *,
-        revision: int,
-        committed: str,
-        tail: str,
-        start_s: float,
-        end_s: float,
-        language: str,
-        final: bool = False,
-    ) -> Output:
-        speakers = self.state.speakers
+    def _partial(self, text: Commitment, *, final: bool = False) -> Output:
+        speakers, channel = self.state.speakers, text.channel
         record = Partial(
             tenant=self._call.tenant,
             call_id=self._call.call_id,
             channel=channel,
             speaker=speakers[channel] if channel < len(speakers) else f"channel-{channel}",
-            utterance_id=str(self._call.derived_id("segment", channel, first_sample)),
-            revision=revision,
-            committed=committed,
-            tail=tail,
-            start_s=round(start_s, 3),
-            end_s=round(end_s, 3),
-            language=language,
+            utterance_id=str(self._call.derived_id("segment", channel, text.first_sample)),
+            revision=text.revision,
+            committed=text.committed,
+            tail=text.tail,
+            start_s=round(text.start_s, 3),
+            end_s=round(text.end_s, 3),
+            language=text.language,
             final=final,
         )
-        event_id = self._event_id("partial", channel, first_sample, revision, record)
+        event_id = self._event_id("partial", text)
         return Output(topic=PARTIALS, record=record, event_id=event_id, event_type=PARTIAL_TYPE, beside=True)
 
-    def _event_id(self, kind: str, channel: int, first_sample: int, revision: int, record: Partial | Commitment) -> str:
-        """With a digest of the text: a worker that goes on after a crash may hear the same audio otherwise."""
-        digest = crc32(f"{record.language}\0{record.committed}\0{record.tail}".encode())
-        return self._call.event_id("transcribe", kind, channel, first_sample, revision, f"{digest:08x}")
+    def _event_id(self, kind: str, text: Commitment) -> str:
+        """Return an id with a digest of the text: a worker that resumes after a crash may decode different text."""
+        digest = crc32(f"{text.language}\0{text.committed}\0{text.tail}".encode())
+        return self._call.event_id("transcribe", kind, text.channel, text.first_sample, text.revision, f"{digest:08x}")

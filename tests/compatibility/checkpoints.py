@@ -15,7 +15,7 @@ from msgspec import inspect
 from stages.merge import state as merge_state
 from stages.separate.state import CallState as SeparateState
 from stages.summarize.stage import SummarizeState
-from stages.transcribe.stage import CallState as TranscribeState
+from stages.transcribe.stage import TranscribeState
 
 STATES: dict[str, type[msgspec.Struct]] = {
     "separate": SeparateState,

@@ -1,4 +1,4 @@
-"""Word times: what an aligner measured, turned into a start and an end for every word."""
+"""Word times: a start and an end for every word, from what an aligner measured."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -9,21 +9,21 @@ from schemas.segments import Word
 
 _OPENING: Final = "\"'“¿([{-"
 _CLOSING: Final = "\"'.。,，!！?？:：”)]}、"
-"""Punctuation that belongs to the word behind it, and to the word before it, as in Whisper's own word timestamps."""
+"""Punctuation that belongs to the word after it (`_OPENING`) or before it, as in Whisper's own word timestamps."""
 
 UNSPACED: Final = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Languages without spaces between words: there each character that the tokenizer can tell apart counts as a word."""
+"""Languages without spaces between words. In them each character that the tokenizer can tell apart counts as a word."""
 
 _ROOM_S: Final = 0.01
-"""A word that is shorter got no room from the aligner: Whisper's frames are 0.02 s."""
+"""A shorter word was given no room by the aligner: Whisper's frames are 0.02 s."""
 
 Span = tuple[float, float]
 
 
 class MeasuredWord(msgspec.Struct, frozen=True, kw_only=True):
-    """A word as an aligner gives it, in seconds from the audio's start. `text` keeps its leading space.
+    """A word with the times of an aligner, in seconds from the audio's start. `text` keeps its leading space.
 
-    `interpolated`: the aligner did not hear the word itself, only where it must be.
+    `interpolated`: the aligner did not find the word itself, only where it must be.
     """
 
     text: str
@@ -36,11 +36,14 @@ class MeasuredWord(msgspec.Struct, frozen=True, kw_only=True):
 def timed_words(
     measured: Sequence[MeasuredWord], voiced: Sequence[Span], audio_s: float, *, spaced: bool = True
 ) -> list[Word]:
-    """Every word with a time inside [0, audio_s], in rising order. `spaced`: the language puts spaces between words.
+    """Return every word with a time inside [0, audio_s], in rising order.
 
-    `voiced` are the stretches of detected speech: a word is clipped to them, so the pause before a word is no part of
-    it. Words without room share that of the next word (the last ones: of the word before) in proportion to their
-    letters, and all who share are marked `interpolated`.
+    Args:
+    - `voiced`: the stretches of detected speech. Words are clipped to them, so a pause before a word is no part of it.
+    - `spaced`: the language puts spaces between words.
+
+    Words without room share that of the next word (the last ones: of the word before) in proportion to their letters.
+    All words that share are marked `interpolated`.
     """
     words = list(_whole_words(measured, spaced))
     spans: list[Span | None] = []
@@ -67,9 +70,19 @@ def timed_words(
     return timed
 
 
+def spread_words(text: str, voiced: Sequence[Span], audio_s: float, *, spaced: bool) -> list[Word]:
+    """Return the words of a text without measured times, spread over the speech and marked `interpolated`."""
+    texts = [f" {word}" for word in text.split()] if spaced else list(text)
+    unmeasured = [MeasuredWord(text=word, start_s=0.0, end_s=0.0, probability=0.0) for word in texts]
+    words = timed_words(unmeasured, voiced, audio_s, spaced=spaced)
+    return [msgspec.structs.replace(word, interpolated=True) for word in words]
+
+
 def _whole_words(measured: Sequence[MeasuredWord], spaced: bool) -> Iterator[MeasuredWord]:
-    """Words with what belongs to them: punctuation, whose time and probability do not count because nobody speaks it,
-    and, where words are spaced, whatever follows without a space (`high` and `-end`, `3` and `.5`).
+    """Yield words joined with what belongs to them.
+
+    That is punctuation, whose time and probability do not count because nobody speaks it, and, in spaced languages,
+    whatever follows without a space (`high` and `-end`, `3` and `.5`).
     """
     opening = ""
     pending: MeasuredWord | None = None
@@ -103,7 +116,7 @@ def _joined(word: MeasuredWord, more: MeasuredWord) -> MeasuredWord:
 
 
 def _clipped(span: Span, voiced: Sequence[Span]) -> Span:
-    """The part of `span` from the first to the last speech in it; `span` itself if it meets no speech."""
+    """Return the part of `span` from the first to the last speech in it; `span` itself if it meets no speech."""
     start, end = span
     overlaps = [(max(start, begin), min(end, stop)) for begin, stop in voiced]
     met = [(begin, stop) for begin, stop in overlaps if stop - begin > _ROOM_S]
@@ -111,7 +124,7 @@ def _clipped(span: Span, voiced: Sequence[Span]) -> Span:
 
 
 def _groups(spans: Sequence[Span | None], whole: Span) -> list[tuple[int, int, Span]]:
-    """(first, behind last, span) of words that share one span: those without room and the next one that has some."""
+    """Return (first, end, span) of the words that share a span: those without room and the next one that has some."""
     groups: list[tuple[int, int, Span]] = []
     first = 0
     for index, span in enumerate(spans):

@@ -1,11 +1,11 @@
-"""An utterance of several parts, from the call into its audio and back."""
+"""A packed utterance: times in the call, in its audio and back."""
 
 import pytest
 
 from schemas.segments import Word
 from schemas.utterances import Part, Utterance
 from stages.transcribe import audio
-from stages.transcribe.packed_times import Places
+from stages.transcribe.audio import PackedTimes
 from tests.unit.stages.transcribe.records import CALL
 
 RATE_HZ = 8_000
@@ -28,18 +28,18 @@ def word(start_s: float, end_s: float) -> Word:
 
 
 def timed(start_s: float, end_s: float) -> tuple[float, float]:
-    (found,) = Places(PACK).timed([word(start_s, end_s)])
+    (found,) = PackedTimes(PACK).timed([word(start_s, end_s)])
     return found.start_s, found.end_s
 
 
-def test_the_speech_of_each_part_lies_behind_the_parts_before_it() -> None:
+def test_the_speech_of_each_part_follows_the_parts_before_it() -> None:
     spans = audio.voiced_from(PACK, PACK.start_s)
     assert [time_s for span in spans for time_s in span] == pytest.approx([0.3, 1.7, 2.3, 3.0, 3.5, 4.7, 5.3, 5.7])
     assert len(audio.audio_from(PACK, PACK.start_s)) == 6 * 16_000
 
 
 @pytest.mark.parametrize(
-    ("heard", "said"),
+    ("in_audio", "in_call"),
     [
         ((0.5, 1.0), (10.5, 11.0)),
         ((2.5, 2.9), (20.5, 20.9)),
@@ -53,18 +53,18 @@ def test_the_speech_of_each_part_lies_behind_the_parts_before_it() -> None:
     ids=["first", "second", "third", "into a pause", "out of a pause", "before speech", "in a pause", "at the end"],
 )
 def test_a_word_lies_in_the_part_whose_speech_it_reaches_last(
-    heard: tuple[float, float], said: tuple[float, float]
+    in_audio: tuple[float, float], in_call: tuple[float, float]
 ) -> None:
-    assert timed(*heard) == pytest.approx(said, abs=0.001)
+    assert timed(*in_audio) == pytest.approx(in_call, abs=0.001)
 
 
 def test_the_times_of_an_utterance_in_one_piece_are_only_shifted() -> None:
     (alone, *_) = audio.parts(PACK)
-    (found,) = Places(alone).timed([word(0.1, 1.9)])
+    (found,) = PackedTimes(alone).timed([word(0.1, 1.9)])
     assert (found.start_s, found.end_s) == (10.1, 11.9)
 
 
-def test_each_part_is_an_utterance_of_its_own_too() -> None:
+def test_each_part_is_an_utterance_of_its_own() -> None:
     apart = audio.parts(PACK)
     assert [(part.start_s, part.end_s, part.pcm[0]) for part in apart] == [(10, 12, 1), (20, 23, 2), (30, 31, 3)]
     assert [part.voiced for part in apart] == [[(10.3, 11.7)], [(20.3, 21.0), (21.5, 22.7)], [(30.3, 30.7)]]

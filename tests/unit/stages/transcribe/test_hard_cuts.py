@@ -14,7 +14,7 @@ from schemas.utterances import InterimUtterance, Utterance, UtteranceRecord
 from stages.transcribe.audio import audio_from, voiced_from
 from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
-from stages.transcribe.hard_cuts import NO_SEAM, Seam, divided
+from stages.transcribe.hard_cuts import NO_OVERLAP, Overlap, trim
 from tests.unit.stages.transcribe.engines import FakeEngine
 from tests.unit.stages.transcribe.records import CALL
 from tests.unit.stages.transcribe.test_partials import assert_nothing_flipped, call, opened
@@ -186,19 +186,19 @@ def transcription(text: str, times: Sequence[tuple[float, float]]) -> Transcript
 
 
 def test_what_closes_the_last_word_before_the_cut_begins_no_text() -> None:
-    seam = Seam(first_sample=int(6.2 * RATE_HZ), start_s=5.2, text="to Chicago")
+    overlap = Overlap(first_sample=int(6.2 * RATE_HZ), start_s=5.2, text="to Chicago")
     text = transcription("to Chicago. She came", [(0, 0.3), (0.3, 1.0), (1.0, 1.4), (1.4, 2.0)])
-    own, behind = divided(utterance(2, 6.2, 8.0, before=True), seam, text, committed="")
-    assert own.text == seam.behind(text.text) == "She came"
+    own, behind = trim(utterance(2, 6.2, 8.0, before=True), overlap, text, committed="")
+    assert own.text == overlap.removed_from(text.text) == "She came"
     assert [word.text for word in own.words] == ["She", "came"]
-    assert behind == NO_SEAM
+    assert behind == NO_OVERLAP
 
 
 def test_what_is_committed_stays_though_its_time_is_behind_the_cut() -> None:
     text = transcription("one two three four", [(0, 1), (1, 2), (2.1, 2.5), (2.5, 3)])
     cut = utterance(1, 1.0, 3.0, behind=True)
-    assert divided(cut, NO_SEAM, text, committed="")[0].text == "one two"
-    own, behind = divided(cut, NO_SEAM, text, committed="one two three")
+    assert trim(cut, NO_OVERLAP, text, committed="")[0].text == "one two"
+    own, behind = trim(cut, NO_OVERLAP, text, committed="one two three")
     assert own.text == "one two three"
     assert own.words[-1].end_s == 2.0
     assert behind.text == "two three"
@@ -206,9 +206,9 @@ def test_what_is_committed_stays_though_its_time_is_behind_the_cut() -> None:
 
 def test_text_whose_words_are_not_known_is_left_as_it_is() -> None:
     text = msgspec.structs.replace(transcription("one two", [(0, 1), (1, 2)]), text="other text")
-    assert divided(utterance(1, 1.0, 3.0, behind=True), NO_SEAM, text, committed="") == (text, NO_SEAM)
+    assert trim(utterance(1, 1.0, 3.0, behind=True), NO_OVERLAP, text, committed="") == (text, NO_OVERLAP)
     failed = Transcription.failed("en", "no memory")
-    assert divided(utterance(1, 1.0, 3.0, behind=True), NO_SEAM, failed, committed="") == (failed, NO_SEAM)
+    assert trim(utterance(1, 1.0, 3.0, behind=True), NO_OVERLAP, failed, committed="") == (failed, NO_OVERLAP)
 
 
 def test_a_row_reaches_beyond_cuts_from_where_it_is_heard() -> None:

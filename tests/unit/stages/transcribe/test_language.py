@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from stages.transcribe.language import LONG_VOICED_S, LanguageVote, language_code
 
 
-def vote(*heard: tuple[dict[str, float], float]) -> LanguageVote:
+def vote(*utterances: tuple[dict[str, float], float]) -> LanguageVote:
     result = LanguageVote()
-    for detected, voiced_s in heard:
-        result = result.heard(detected, voiced_s)
+    for detected, voiced_s in utterances:
+        result = result.counting(detected, voiced_s)
     return result
 
 
@@ -19,23 +19,23 @@ def test_the_default_holds_until_a_language_leads() -> None:
     assert vote(({"de": 0.8, "nl": 0.1}, 1.0)).language("en") == "de"
 
 
-def test_one_short_clip_never_settles_a_call() -> None:
+def test_short_clips_never_lock_the_language() -> None:
     assert vote(({"cy": 0.99}, 0.6)).locked is None
     assert vote(({"cy": 0.99}, 0.6), ({"cy": 0.99}, 0.6)).locked is None
 
 
-def test_two_sure_utterances_settle_a_call() -> None:
+def test_two_sure_utterances_lock_the_language() -> None:
     assert vote(({"de": 0.9}, 2.0)).locked is None
     assert vote(({"de": 0.9}, 2.0), ({"de": 0.9}, 2.0)).locked == "de"
 
 
-def test_eight_seconds_with_a_clear_leader_settle_a_call() -> None:
+def test_eight_seconds_with_a_clear_leader_lock_the_language() -> None:
     assert vote(({"de": 0.9}, 7.9)).locked is None
     assert vote(({"de": 0.9}, 8.0)).locked == "de"
     assert vote(({"de": 0.5, "nl": 0.4}, 8.0)).locked is None
 
 
-def test_a_long_unsure_call_stays_with_its_leader() -> None:
+def test_a_long_unsure_call_keeps_its_leader() -> None:
     assert vote(({"de": 0.4, "nl": 0.35}, LONG_VOICED_S)).locked == "de"
 
 
@@ -43,11 +43,11 @@ def test_a_short_clip_in_another_language_does_not_outweigh_a_long_one() -> None
     assert vote(({"en": 0.9}, 4.0), ({"cy": 0.95}, 0.5)).language("xx") == "en"
 
 
-def test_a_settled_language_does_not_change() -> None:
-    assert LanguageVote("de").heard({"en": 1.0}, 60.0) == LanguageVote("de")
+def test_a_locked_language_does_not_change() -> None:
+    assert LanguageVote("de").counting({"en": 1.0}, 60.0) == LanguageVote("de")
 
 
-def test_names_are_taken_in_their_usual_spellings() -> None:
+def test_language_names_are_accepted_in_their_usual_spellings() -> None:
     known = frozenset({"en", "pt", "yue"})
     assert language_code("en-US", known) == "en"
     assert language_code("pt_BR", known) == "pt"
@@ -56,13 +56,13 @@ def test_names_are_taken_in_their_usual_spellings() -> None:
     assert language_code(None, known) is None
 
 
-heard = st.tuples(
+utterance = st.tuples(
     st.dictionaries(st.sampled_from(["en", "de", "nl", "cy"]), st.floats(0.0, 1.0), min_size=1), st.floats(0.2, 14.0)
 )
 
 
-@given(st.lists(heard, max_size=20))
-def test_the_vote_stays_small_and_settles_at_the_latest_after_half_a_minute(
+@given(st.lists(utterance, max_size=20))
+def test_the_vote_stays_small_and_locks_within_half_a_minute(
     utterances: list[tuple[dict[str, float], float]],
 ) -> None:
     result = vote(*utterances)

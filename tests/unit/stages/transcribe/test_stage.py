@@ -18,7 +18,7 @@ from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, P
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Origin, Output
 from stages.transcribe.scheduling.scheduler import Scheduler
-from stages.transcribe.stage import TranscribeProcessor, TranscribeStage
+from stages.transcribe.stage import TranscribeProcessor, TranscribeStage, TranscribeState
 from tests.unit.stages.transcribe.engines import FakeEngine, until
 from tests.unit.stages.transcribe.records import CALL, closed
 
@@ -384,6 +384,29 @@ async def test_the_checkpoint_of_a_call_is_small() -> None:
         processor = open_call(None)
         await process(processor, [opened(), *(utterance(n, n, voiced_s=0.3) for n in range(1, 20))])
         assert len(processor.checkpoint().state) < 300
+
+
+def test_checkpoints_keep_the_field_names_of_earlier_releases() -> None:
+    stored = {
+        "released": 3,
+        "vote": {"locked": "en", "votes": {}, "sure": {}, "voiced_s": 0.0},
+        "utterances": 2,
+        "dropped": {"no_speech": 1},
+        "audio_s": 4.0,
+        "partials": {
+            "speakers": ["agent"],
+            "settled": {0: {"first_sample": 8000, "text": "so far", "language": "en"}},
+            "asked": False,
+        },
+        "since_s": 5.0,
+        "earlier": [
+            {"from_s": 0.0, "vote": {"locked": "de", "votes": {}, "sure": {}, "voiced_s": 0.0}, "hotwords": []}
+        ],
+        "seams": {1: {"first_sample": 16000, "start_s": 1.5, "text": "on and"}},
+    }
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(stored), type=TranscribeState)
+    assert state.overlaps[1].text == "on and"
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(state)) == stored
 
 
 def stamped(outputs: Sequence[Output]) -> list[tuple[str, bytes]]:

@@ -1,0 +1,134 @@
+"""One utterance's way through the stage, from its record to its segment.
+
+The work begins at once, so several utterances of a call can be in the engine together.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UNSET
+
+from schemas.segments import Segment
+from schemas.utterances import Utterance
+from stages.transcribe import guards
+from stages.transcribe.agreement import CommittedText
+from stages.transcribe.audio import PackedTimes, row_of, voiced_from, voiced_s
+from stages.transcribe.decoding_context import UtteranceContext
+from stages.transcribe.engine.protocol import LanguageChoice, Transcription
+from stages.transcribe.engine.words import UNSPACED, spread_words
+from stages.transcribe.hard_cuts import NO_OVERLAP, trim
+from stages.transcribe.language import LanguageVote
+from stages.transcribe.missed_speech import decode_whole
+from stages.transcribe.scheduling.call_decoder import CallDecoder
+
+
+class UtteranceWork:
+    """The work on one utterance, in a task of its own."""
+
+    def __init__(
+        self, utterance: Utterance, committed: CommittedText, decoder: CallDecoder, context: UtteranceContext
+    ) -> None:
+        """Begin to work, as soon as the values in `context` are known."""
+        self.utterance = utterance
+        self.committed = committed
+        self.error: str | None = None
+        """The reason why the engine could not decode the utterance; None if it could."""
+        self._decoder = decoder
+        self._context = context
+        self._vote_before = self._vote = LanguageVote()
+        self._task = asyncio.create_task(self._run())
+
+    async def segment(self) -> Segment:
+        """Wait for the segment. The work is cancelled if the caller is."""
+        try:
+            return await self._task
+        finally:
+            self._task.cancel()
+
+    async def _run(self) -> Segment:
+        self._vote_before = self._vote = await self._context.vote.get()
+        if self._vote.locked is not None:  # later utterances need not wait for this one's text
+            self._context.next_vote.set(self._vote)
+        try:
+            transcription = await self._decoded()
+        finally:  # also after a failure: later utterances wait for both
+            self._context.next_vote.set(self._vote)
+            self._context.next_overlap.set(NO_OVERLAP)
+        return self._segment(transcription)
+
+    async def _decoded(self) -> Transcription | None:
+        """Return the utterance's text, without the words beyond hard cuts; None if there is too little speech."""
+        utterance, committed = self.utterance, self.committed
+        if guards.too_short(voiced_s(utterance)) and not committed.text:
+            return None
+        language: str | LanguageChoice = self._choose_language
+        if self._vote.locked is not None:
+            language = committed.language or self._vote.locked
+        overlap = (await self._context.overlap.get()).at_start_of(utterance)
+        row = row_of(
+            utterance,
+            overlap.audio_start_s(utterance),
+            language=language,
+            prefix=overlap.prefix(committed),
+            hotwords=self._context.hotwords,
+        )
+        transcription = await decode_whole(row, self._decoder.decode)
+        if utterance.parts:
+            return transcription
+        transcription, next_overlap = trim(utterance, overlap, transcription, committed=committed.text)
+        self._context.next_overlap.set(next_overlap)
+        return transcription
+
+    def _choose_language(self, detected: Mapping[str, float]) -> str:
+        """Count the utterance in the vote. The engine may ask twice: a batch that failed is decoded row by row."""
+        self._vote = self._vote_before.counting(detected, voiced_s(self.utterance))
+        return self.committed.language or self._language
+
+    @property
+    def _language(self) -> str:
+        return self._vote.language(self._decoder.default_language)
+
+    def _segment(self, transcription: Transcription | None) -> Segment:
+        """Return the segment of a text, judged by the guards. A text that they drop is kept aside, without words."""
+        utterance, call = self.utterance, self._decoder.call
+        verdict = guards.Verdict("short", [])
+        if transcription is None:
+            transcription = Transcription.failed(self._language, "")
+        else:
+            self.error = transcription.error
+            transcription = self._with_committed(transcription)
+            verdict = guards.judge(transcription, voiced_s=voiced_s(utterance), shown=bool(self.committed.text))
+        dropped = verdict.guard is not None
+        times = PackedTimes(utterance)
+        words = [] if dropped else times.timed(transcription.words)
+        probability = sum(word.probability for word in words) / len(words) if words else 0.0
+        return Segment(
+            call=call,
+            seq=utterance.seq,
+            segment_id=str(call.derived_id("segment", utterance.channel, utterance.first_sample)),
+            channel=utterance.channel,
+            start_s=utterance.start_s,
+            end_s=utterance.end_s,
+            text="" if dropped else transcription.text,
+            words=words,
+            voiced=utterance.voiced,
+            language=transcription.language or self._language,
+            model=self._decoder.model_name,
+            word_source=transcription.word_source,
+            probability=round(probability, 4),
+            no_speech_probability=transcription.no_speech_probability,
+            guard=verdict.guard,
+            dropped_text=transcription.text if dropped else "",
+            flags=verdict.flags,
+            parts=times.in_call if utterance.parts else UNSET,
+        )
+
+    def _with_committed(self, transcription: Transcription) -> Transcription:
+        """Return the committed text alone if the engine failed to continue it: words without measured times."""
+        committed, utterance = self.committed, self.utterance
+        if transcription.text.startswith(committed.text):
+            return transcription
+        voiced = voiced_from(utterance, utterance.start_s)
+        words = spread_words(committed.text, voiced, utterance.audio_s, spaced=committed.language not in UNSPACED)
+        return msgspec.structs.replace(transcription, text=committed.text, words=words, language=committed.language)
