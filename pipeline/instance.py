@@ -15,6 +15,7 @@ from pipeline.errors import InstanceError
 
 LOCK_FILE: Final = "lock"
 INSTANCE_FILE: Final = "instance.json"
+DATABASE_FILE: Final = "callstream.duckdb"
 
 STARTING_S: Final = 30.0
 """The longest time between an owner's lock and its first announcement: it opens the bus and the warehouse."""

@@ -8,8 +8,8 @@ import duckdb
 import msgspec
 
 from benchmarks.harness.clients import PlainClient, Seen
+from pipeline.instance import DATABASE_FILE
 from pipeline.wiring.topology import topic_rows
-from pipeline.wiring.warehouse import DATABASE_FILE
 
 CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "completed_at", "updated_at"}
 """Times of day: of a record on the bus, so they differ from run to run."""

@@ -32,9 +32,9 @@ from benchmarks.harness.offline import Hearing, settings_of
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
+from pipeline.instance import DATABASE_FILE
 from pipeline.settings import Settings
 from pipeline.wiring.embedded import Embedded
-from pipeline.wiring.warehouse import DATABASE_FILE
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
 from stages.separate.files import open_audio_file

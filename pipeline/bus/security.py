@@ -1,13 +1,15 @@
 """How a process shows a broker who it is, and how it knows that the broker is the right one."""
 
-import ssl
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from pipeline.errors import ConfigurationError
 from pipeline.secret import Secret
+
+if TYPE_CHECKING:
+    import ssl
 
 SaslMechanism = Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"]
 
@@ -29,10 +31,12 @@ class BusSecurity(msgspec.Struct, frozen=True, kw_only=True):
     key_file: Path | None = None
     sasl: SaslMechanism = "SCRAM-SHA-512"
 
-    def tls_context(self) -> ssl.SSLContext | None:
+    def tls_context(self) -> "ssl.SSLContext | None":
         """The context of TLS connections, None without `tls`. Raises ConfigurationError that names the bad file."""
         if not self.tls:
             return None
+        import ssl
+
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.commands import plain
 from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.tables import render
 from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
@@ -30,14 +31,8 @@ Topic = Annotated[str | None, typer.Option("--topic", help="Only records of this
 
 
 def app() -> typer.Typer:
-    commands = typer.Typer(
-        help="Records that a stage could not use: list, show, put back or give up.", no_args_is_help=True
-    )
-    commands.command("list")(list_)
-    commands.command("show")(show)
-    commands.command("replay")(replay)
-    commands.command("drop")(drop)
-    return commands
+    """Records that a stage could not use: list, show, put back or give up."""
+    return plain(help=app.__doc__, commands={"list": list_, "show": show, "replay": replay, "drop": drop})
 
 
 def list_(

@@ -59,14 +59,6 @@ def new_call_id(path: Path) -> str:
     return f"{stem}-{secrets.token_hex(4)}"
 
 
-def call_ref(tenant: str, call_id: str) -> CallRef:
-    """A call that a person named. Raises InputError."""
-    try:
-        return CallRef.checked(tenant, call_id)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
 def refuse_finished(reader: Reader, call: CallRef) -> None:
     """Raises InputError where the call has ended: it would take no more audio. Closes the reader."""
     with contextlib.closing(reader):

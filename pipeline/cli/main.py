@@ -6,15 +6,18 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.commands import LazyGroup
 from pipeline.errors import CallstreamError, ConfigurationError
 from stages.errors import StageError
 
 app = typer.Typer(
     name="callstream",
+    cls=LazyGroup,
     help="Telephone calls to speaker-labelled, word-timed transcripts, summaries and metrics, on your own machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -38,9 +41,6 @@ def root(
 
 def main() -> None:
     """Run the command; an error that callstream raises on purpose is one line on standard error, never a trace."""
-    from pipeline.cli import commands
-
-    commands.register(app)
     try:
         app()
     except (CallstreamError, StageError) as error:

@@ -6,10 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.file_calls import call_ref
-from pipeline.cli.session import load_settings, open_warehouse
+from pipeline.cli.reading import call_ref, open_warehouse, read_settings
 from pipeline.cli.tables import render
-from pipeline.client.exports import to_json, to_txt
 from pipeline.errors import InputError
 from schemas.calls import DEFAULT_TENANT
 
@@ -21,7 +19,7 @@ def calls(
     data: options.Data = None,
 ) -> None:
     """List the calls, newest first."""
-    with contextlib.closing(open_warehouse(load_settings(data, log_level="warning"))) as reader:
+    with contextlib.closing(open_warehouse(read_settings(data))) as reader:
         columns, rows = reader.calls()
     typer.echo(render(columns, rows, "json" if as_json else "table"))
 
@@ -33,8 +31,10 @@ def show(
     data: options.Data = None,
 ) -> None:
     """Show one call: its turns, summary and metrics."""
-    with contextlib.closing(open_warehouse(load_settings(data, log_level="warning"))) as reader:
+    with contextlib.closing(open_warehouse(read_settings(data))) as reader:
         document = reader.show(call_ref(tenant, call))
+    from pipeline.client.exports import to_json, to_txt
+
     typer.echo(to_json(document) if as_json else to_txt(document))
 
 
@@ -46,6 +46,6 @@ def sql(
     """Run read-only SQL over the calls, also while they come in."""
     if output not in _FORMATS:
         raise InputError(f"--format {output!r}: it is one of {', '.join(_FORMATS)}")
-    with contextlib.closing(open_warehouse(load_settings(data, log_level="warning"))) as reader:
+    with contextlib.closing(open_warehouse(read_settings(data))) as reader:
         columns, rows = reader.query(query)
     typer.echo(render(columns, rows, output))

@@ -14,7 +14,8 @@ from rich.text import Text
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.display import clock_text, stderr_console, stdout_console
-from pipeline.cli.session import Session, load_settings, open_warehouse
+from pipeline.cli.reading import open_warehouse
+from pipeline.cli.session import Session, load_settings
 from pipeline.errors import InputError, InstanceError, SummaryError
 from pipeline.instance import find_instance
 from pipeline.settings import Settings

@@ -1,27 +1,22 @@
-"""`callstream up`, `callstream worker` and `callstream status`."""
+"""`callstream up` and `callstream worker`."""
 
 import asyncio
 import contextlib
 import signal
-import time
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
-from pipeline.bus.opening import KAFKA
 from pipeline.cli import options
 from pipeline.cli.session import load_settings
 from pipeline.cli.signals import until_stopped
-from pipeline.errors import ConfigurationError, InstanceError
-from pipeline.instance import InstanceInfo, read_instance
+from pipeline.errors import ConfigurationError
+from pipeline.instance import InstanceInfo
 from pipeline.settings import Settings
 from pipeline.wiring.embedded import Embedded
 from pipeline.wiring.stage import StageWiring
 from pipeline.wiring.stage_list import STAGES, enabled_stages, stage_named
-
-_WAIT_PAUSE_S = 0.2
 
 
 def up(data: options.Data = None) -> None:
@@ -47,40 +42,6 @@ def worker(
             "a worker needs a shared bus: --bus nats://HOST:PORT or kafka://HOST:PORT, or CALLSTREAM_BUS"
         )
     asyncio.run(until_stopped(_serve(settings, (wiring,))))
-
-
-def status(
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is ready.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", help="Longest wait in seconds.")] = 600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    data: options.Data = None,
-) -> None:
-    """Print the addresses of the instance that runs on the data directory. Exits 3 if there is none."""
-    settings = load_settings(data, log_level="warning")
-    deadline = time.monotonic() + timeout
-    instance = read_instance(settings.data)
-    while wait and (instance is None or not instance.ready):
-        if time.monotonic() > deadline:
-            raise InstanceError(f"not ready on {settings.data} after {timeout:.0f} s")
-        time.sleep(_WAIT_PAUSE_S)
-        instance = read_instance(settings.data)
-    if instance is None:
-        raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
-    shown = {
-        "ready": instance.ready,
-        "pid": instance.pid,
-        "bus_url": instance.bus_url,
-        "nats_url": None if instance.bus_url.startswith(KAFKA) else instance.bus_url,
-        "quack_url": instance.quack_url,
-        "live_url": instance.live_url,
-        "metrics_url": instance.metrics_url,
-        "data": str(settings.data),
-    }
-    if as_json:
-        typer.echo(msgspec.json.encode(shown).decode())
-        return
-    for name, value in shown.items():
-        typer.echo(f"{name:<12} {value}")
 
 
 async def _serve(settings: Settings, stages: tuple[StageWiring, ...]) -> None:

@@ -12,14 +12,14 @@ import structlog
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
+from pipeline.cli.reading import open_warehouse
 from pipeline.client.exports import Document
 from pipeline.client.warehouse import Reader, open_reader
 from pipeline.errors import InputError, InstanceError
-from pipeline.instance import InstanceInfo, find_instance
+from pipeline.instance import DATABASE_FILE, InstanceInfo, find_instance
 from pipeline.settings import Settings
 from pipeline.telemetry import logs
 from pipeline.wiring.embedded import Embedded
-from pipeline.wiring.warehouse import DATABASE_FILE
 from schemas.calls import CallRef
 
 T = TypeVar("T")
@@ -106,8 +106,3 @@ def completed_call(settings: Settings, call: CallRef) -> Document:
         state = document["status"].replace("_", " ")
         raise InputError(f"the call {call.call_id} is {state}: it must be completed")
     return document
-
-
-def open_warehouse(settings: Settings) -> Reader:
-    """SQL over the data directory, through the running instance where there is one."""
-    return open_reader(settings.data / DATABASE_FILE, find_instance(settings.data))

@@ -11,12 +11,11 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len
 
-_UNLIMITED_WIDTH = 100_000
+_APART = " " * 3
+_CONTROL = dict.fromkeys(map(ord, "\a\b\v\f\r"))
+"""What rich leaves out of a text."""
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
@@ -71,20 +70,50 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Render as wide as the terminal, or as wide as the content if the output is not a terminal."""
+    numeric = [bool(rows) and all(map(_is_number, column)) for column in zip(*rows, strict=True)]
+    numeric = numeric or [False] * len(columns)
+    cells = [[_cell(value) for value in row] for row in rows]
+    lines = (_folded if sys.stdout.isatty() else _whole)(columns, cells, numeric)
+    count = f"{len(rows)} row" + ("" if len(rows) == 1 else "s")
+    return "\n".join([*(line.rstrip() for line in lines), count])
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool))
+
+
+def _whole(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
+    """Return the lines of `_folded` for an unlimited width. Importing rich's tables takes as much CPU as DuckDB."""
+    table = [[cell.translate(_CONTROL).expandtabs().split("\n") for cell in row] for row in (columns, *cells)]
+    widths = [max(cell_len(line) for row in table for line in row[index]) for index in range(len(columns))]
+    lines = []
+    heads = max((len(cell) for cell in table[0]), default=0)
+    table[0] = [[""] * (heads - len(cell)) + cell for cell in table[0]]
+    for row in table:
+        for level in range(max((len(cell) for cell in row), default=0)):
+            texts = [cell[level] if level < len(cell) else "" for cell in row]
+            spaces = [" " * (width - cell_len(text)) for width, text in zip(widths, texts, strict=True)]
+            parts = zip(texts, spaces, numeric, strict=True)
+            lines.append(_APART.join(space + text if right else text + space for text, space, right in parts))
+    rule = "─" * (sum(widths) + len(_APART) * max(len(widths) - 1, 0))
+    return [*lines[:heads], rule, *lines[heads:]]
+
+
+def _folded(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], width: int | None = None
+) -> list[str]:
+    """Return the lines of a table that is at most as wide as the terminal: long cells continue on further lines."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for index, column in enumerate(columns):
-        numbers = bool(rows) and all(
-            isinstance(row[index], int | float | Decimal) and not isinstance(row[index], bool)
-            for row in rows
-            if row[index] is not None
-        )
-        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    width = None if sys.stdout.isatty() else _UNLIMITED_WIDTH
+    for column, right in zip(columns, numeric, strict=True):
+        table.add_column(Text(column), justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
         console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    count = f"{len(rows)} row" + ("" if len(rows) == 1 else "s")
-    return "\n".join([*lines, count])
+    return capture.get().splitlines()

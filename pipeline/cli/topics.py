@@ -10,6 +10,7 @@ import typer
 
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
+from pipeline.cli.commands import plain
 from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.tables import render
 from pipeline.clock import SECONDS_PER_DAY
@@ -23,11 +24,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def app() -> typer.Typer:
-    commands = typer.Typer(help="Topics on the bus: create, describe, and how much waits.", no_args_is_help=True)
-    commands.command("create")(create)
-    commands.command("describe")(describe)
-    commands.command("lag")(lag)
-    return commands
+    """Topics on the bus: create, describe, and how much waits."""
+    return plain(help=app.__doc__, commands={"create": create, "describe": describe, "lag": lag})
 
 
 def create(as_json: AsJson = False, bus: options.BusUrl = None, data: options.Data = None) -> None:

@@ -10,7 +10,8 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.display import Display
-from pipeline.cli.file_calls import FileCall, call_ref, check_audio, new_call_id, refuse_finished, run_file
+from pipeline.cli.file_calls import FileCall, check_audio, new_call_id, refuse_finished, run_file
+from pipeline.cli.reading import call_ref
 from pipeline.cli.retranscribe import transcribe_again
 from pipeline.cli.roles import parse_roles
 from pipeline.cli.session import Session, load_settings, open_session

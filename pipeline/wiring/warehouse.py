@@ -11,11 +11,11 @@ import msgspec
 import structlog
 
 from pipeline.errors import InstanceError
+from pipeline.instance import DATABASE_FILE
 
 if TYPE_CHECKING:
     from stages.sink.tables import Tables
 
-DATABASE_FILE: Final = "callstream.duckdb"
 TOKEN_FILE: Final = "quack.token"
 FILE_PATIENCE_S: Final = 20.0
 """A command that read the file while no instance ran may have it open for a moment longer."""

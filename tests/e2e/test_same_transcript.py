@@ -16,12 +16,13 @@ from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
+from pipeline.instance import DATABASE_FILE
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import topology
 from pipeline.wiring.context import WiringContext
 from pipeline.wiring.stage_list import REQUIRED
-from pipeline.wiring.warehouse import DATABASE_FILE, Warehouse
+from pipeline.wiring.warehouse import Warehouse
 from pipeline.wiring.worker import Worker
 from schemas import envelope, topics
 from schemas.calls import CallRef

@@ -239,16 +239,21 @@ def test_what_the_dockerfile_copies_exists_and_is_let_in() -> None:
 IMPORTING = """
 import pkgutil, sys
 
-class Missing:
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in absent:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None if name.partition(".")[0] in absent else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
 
 stages, absent = sys.argv[1].split(","), set(sys.argv[2].split(","))
-sys.meta_path.insert(0, Missing())
-import pipeline.cli.commands, pipeline.wiring.worker
+sys.meta_path[:] = map(Without, sys.meta_path)
+import pipeline.cli as commands, pipeline.wiring.worker
 import pipeline.bus.kafka as bus
-packages = [bus, *(__import__(f"stages.{stage}", fromlist=["_"]) for stage in stages)]
+packages = [commands, bus, *(__import__(f"stages.{stage}", fromlist=["_"]) for stage in stages)]
 for package in packages:
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         __import__(module.name)

@@ -6,10 +6,11 @@ import json
 import uuid
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from pipeline.cli.tables import render
+from pipeline.cli.tables import _cell, _folded, _whole, render
 
 COLUMNS = ["name", "n"]
 ROWS = [('a [b]bold[/b], "q"\nline', 1), (None, 20)]
@@ -54,3 +55,19 @@ def test_no_rows_still_have_columns() -> None:
 def test_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="xml"):
         render([], [], "xml")
+
+
+WIDE = [
+    ("名前", -1.5, "ab", True),
+    ("x\ny", None, 'bell\a, "é"\r', None),
+    ("", Decimal("2.50"), "👍🏽 ok", False),
+]
+
+
+@pytest.mark.parametrize("rows", [WIDE, WIDE[:1], [], [(None,) * 4]])
+def test_a_table_that_goes_to_no_terminal_is_rich_s_on_an_unlimited_width(rows: list[tuple[Any, ...]]) -> None:
+    columns = ["name", "a long header", "text\nof two", "flag"]
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [False, bool(rows), False, False]
+    plain = [line.rstrip() for line in _whole(columns, cells, numeric)]
+    assert plain == [line.rstrip() for line in _folded(columns, cells, numeric, width=1000)]

@@ -17,10 +17,10 @@ import pytest
 from pipeline.client import search
 from pipeline.client.warehouse import open_reader
 from pipeline.errors import InputError
+from pipeline.instance import DATABASE_FILE
 from pipeline.settings import Settings
 from pipeline.wiring import embedding
 from pipeline.wiring.index import FOLDER, open_index
-from pipeline.wiring.warehouse import DATABASE_FILE
 from stages.adapters.embedding import Vectors
 from stages.index.ranking import Filters
 from stages.index.store import FILE, WindowStore

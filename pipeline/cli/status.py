@@ -1,0 +1,49 @@
+"""`callstream status`."""
+
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+
+from pipeline.cli import options
+from pipeline.cli.reading import read_settings
+from pipeline.errors import InstanceError
+from pipeline.instance import read_instance
+
+_KAFKA = "kafka://"
+_WAIT_PAUSE_S = 0.2
+
+
+def status(
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is ready.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", help="Longest wait in seconds.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    data: options.Data = None,
+) -> None:
+    """Print the addresses of the instance that runs on the data directory. Exits 3 if there is none."""
+    settings = read_settings(data)
+    deadline = time.monotonic() + timeout
+    instance = read_instance(settings.data)
+    while wait and (instance is None or not instance.ready):
+        if time.monotonic() > deadline:
+            raise InstanceError(f"not ready on {settings.data} after {timeout:.0f} s")
+        time.sleep(_WAIT_PAUSE_S)
+        instance = read_instance(settings.data)
+    if instance is None:
+        raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
+    shown = {
+        "ready": instance.ready,
+        "pid": instance.pid,
+        "bus_url": instance.bus_url,
+        "nats_url": None if instance.bus_url.startswith(_KAFKA) else instance.bus_url,
+        "quack_url": instance.quack_url,
+        "live_url": instance.live_url,
+        "metrics_url": instance.metrics_url,
+        "data": str(settings.data),
+    }
+    if as_json:
+        typer.echo(msgspec.json.encode(shown).decode())
+        return
+    for name, value in shown.items():
+        typer.echo(f"{name:<12} {value}")
