@@ -44,14 +44,14 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     certain: bool
 
 
-class LaneState(msgspec.Struct, frozen=True, array_like=True):
+class ChannelState(msgspec.Struct, frozen=True, array_like=True):
     """A channel between two chunks: some kilobytes, and the open utterance's audio if there is one.
 
     What waits in a pack is not in it.
     """
 
-    down: ResamplerState | None
-    heard: ResamplerState | None
+    to_base_rate: ResamplerState | None
+    to_model_rate: ResamplerState | None
     speech: SpeechState
     endpointer: EndpointerState
     audio: bytes
@@ -59,7 +59,7 @@ class LaneState(msgspec.Struct, frozen=True, array_like=True):
     pending: bytes
 
 
-class ChannelLane:
+class ChannelSeparator:
     """Audio of one channel in, utterances out. Deterministic: only the samples matter, not how they are cut."""
 
     def __init__(
@@ -67,17 +67,19 @@ class ChannelLane:
         source_rate_hz: int,
         model: VoiceActivityModel,
         settings: EndpointingSettings,
-        state: LaneState | None = None,
+        state: ChannelState | None = None,
     ) -> None:
         self.rate_hz = min(source_rate_hz, MAX_RATE_HZ)
         self._source_rate_hz = source_rate_hz
         self._model = model
-        given = state or LaneState(None, None, SpeechState(), EndpointerState(), b"", 0, b"")
-        self._down = (
-            StreamingResampler(source_rate_hz, MAX_RATE_HZ, given.down) if source_rate_hz > MAX_RATE_HZ else None
+        given = state or ChannelState(None, None, SpeechState(), EndpointerState(), b"", 0, b"")
+        self._to_base_rate = (
+            StreamingResampler(source_rate_hz, MAX_RATE_HZ, given.to_base_rate)
+            if source_rate_hz > MAX_RATE_HZ
+            else None
         )
-        self._heard = (
-            StreamingResampler(self.rate_hz, VAD_RATE_HZ, given.heard) if self.rate_hz != VAD_RATE_HZ else None
+        self._to_model_rate = (
+            StreamingResampler(self.rate_hz, VAD_RATE_HZ, given.to_model_rate) if self.rate_hz != VAD_RATE_HZ else None
         )
         self._speech = given.speech
         self._endpointer = Endpointer(settings, given.endpointer.copy())
@@ -96,12 +98,12 @@ class ChannelLane:
     @property
     def n_cut(self) -> int:
         """Utterances that were cut."""
-        return self._packer.taken
+        return self._packer.n_added
 
     @property
     def n_sent(self) -> int:
         """Utterances that have gone out; those cut since then wait in a pack."""
-        return self._packer.given
+        return self._packer.n_released
 
     def blocks_after(self, n_samples: int) -> int:
         """How many runs of the voice activity model so many more samples make enough audio for."""
@@ -115,11 +117,11 @@ class ChannelLane:
         heard_to = self._sample(self._endpointer.heard_to) if waiting is None else waiting
         return heard_to / self.rate_hz
 
-    def snapshot(self) -> LaneState:
+    def snapshot(self) -> ChannelState:
         self._join()
-        return LaneState(
-            self._down.snapshot() if self._down else None,
-            self._heard.snapshot() if self._heard else None,
+        return ChannelState(
+            self._to_base_rate.snapshot() if self._to_base_rate else None,
+            self._to_model_rate.snapshot() if self._to_model_rate else None,
             self._speech,
             self._endpointer.state.copy(),
             self._audio.astype("<i2").tobytes(),
@@ -129,14 +131,14 @@ class ChannelLane:
 
     def take(self, samples: Samples) -> None:
         """Mono int16 of shape (n,) at the source rate. Cheap: the model runs in `run`."""
-        base = self._down.push(samples) if self._down else samples
+        base = self._to_base_rate.push(samples) if self._to_base_rate else samples
         self._append(base)
 
     def run(self) -> list[Speech]:
         """Hear all whole blocks of frames; returns the utterances, or packs of them, that they complete, in order."""
-        return self._hear(self.blocks_after(0) * BLOCK_FRAMES)
+        return self._process(self.blocks_after(0) * BLOCK_FRAMES)
 
-    def _hear(self, n_frames: int) -> list[Speech]:
+    def _process(self, n_frames: int) -> list[Speech]:
         self._join()
         if not n_frames:
             return []
@@ -177,7 +179,7 @@ class ChannelLane:
 
         More audio may follow; an utterance in it may repeat the last, incomplete frame.
         """
-        cuts = self._hear(len(self._pending) // FRAME_SAMPLES)
+        cuts = self._process(len(self._pending) // FRAME_SAMPLES)
         boundary = self._endpointer.flush()
         if boundary is not None:
             speech = self._cut(boundary, self._audio_start + len(self._audio))
@@ -190,10 +192,10 @@ class ChannelLane:
 
     def finish(self) -> list[Speech]:
         """The last utterances: hear what is still in the filters and the last, incomplete frame."""
-        if self._down:
-            self._append(self._down.finish())
-        if self._heard:
-            self._pending = np.concatenate([self._pending, self._heard.finish()])
+        if self._to_base_rate:
+            self._append(self._to_base_rate.finish())
+        if self._to_model_rate:
+            self._pending = np.concatenate([self._pending, self._to_model_rate.finish()])
         self._pending = np.concatenate([self._pending, np.zeros(-len(self._pending) % FRAME_SAMPLES, np.int16)])
         return self.flush()
 
@@ -204,7 +206,7 @@ class ChannelLane:
         """
         if self.is_open or self.n_sent < self.n_cut:
             return False
-        for resampler in (self._down, self._heard):
+        for resampler in (self._to_base_rate, self._to_model_rate):
             if resampler:
                 resampler.skip_silence(seconds)
         self._audio_start += seconds * self.rate_hz
@@ -213,7 +215,7 @@ class ChannelLane:
 
     def _append(self, base: Samples) -> None:
         self._fresh.append(base)
-        self._pending = np.concatenate([self._pending, self._heard.push(base) if self._heard else base])
+        self._pending = np.concatenate([self._pending, self._to_model_rate.push(base) if self._to_model_rate else base])
 
     def _join(self) -> None:
         """Not at each chunk: an open utterance's audio is long."""

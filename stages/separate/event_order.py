@@ -37,7 +37,7 @@ class Missing(msgspec.Struct, frozen=True, array_like=True):
     frames: int
 
 
-class Sequence:
+class EventOrder:
     """`cursor` is the number of the next event to be handed out, `highest` of the furthest that has arrived."""
 
     def __init__(

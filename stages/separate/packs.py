@@ -29,7 +29,7 @@ class Packer:
     """The pack of one channel that is being filled. What it gives depends on the utterances and the frames alone.
 
     `limit` samples of audio fit a pack; 0: each utterance goes alone. A pack is given at the latest `span` frames
-    behind its start. `taken` and `given` count utterances.
+    behind its start. `n_added` and `n_released` count utterances.
     """
 
     def __init__(self, *, limit: int, span: int) -> None:
@@ -37,8 +37,8 @@ class Packer:
         self._span = span
         self._waiting: list[Speech] = []
         self._due_frame = 0
-        self.taken = 0
-        self.given = 0
+        self.n_added = 0
+        self.n_released = 0
 
     @property
     def first_sample(self) -> int | None:
@@ -53,7 +53,7 @@ class Packer:
         alone = bool(speech.before or speech.behind)
         n_samples = sum(len(waiting.pcm) for waiting in self._waiting) // 2 + len(speech.pcm) // 2
         complete = self.release() if alone or n_samples > self._limit else []
-        self.taken += 1
+        self.n_added += 1
         if not self._waiting:
             self._due_frame = start_frame + self._span
         self._waiting.append(speech)
@@ -70,7 +70,7 @@ class Packer:
         if not self._waiting:
             return []
         waiting, self._waiting = self._waiting, []
-        self.given = self.taken
+        self.n_released = self.n_added
         return [waiting[0] if len(waiting) == 1 else _joined(waiting)]
 
 

@@ -72,7 +72,7 @@ class SileroModel:
             feed = {"input": inputs[first : first + BLOCK_FRAMES], "state": memory, "length": length}
             block, memory = self._session.run(None, feed)
             found.append(block[:, 0])
-        return np.concatenate(found)[:n_frames], _behind(frames, memory)
+        return np.concatenate(found)[:n_frames], _state_after(frames, memory)
 
 
 class PublishedSileroModel:
@@ -91,7 +91,7 @@ class PublishedSileroModel:
             feed = {"input": inputs[index : index + 1], "state": memory, "sr": self._rate}
             probability, memory = self._session.run(None, feed)
             probabilities[index] = probability[0, 0]
-        return probabilities, _behind(frames, memory)
+        return probabilities, _state_after(frames, memory)
 
 
 def load_voice_activity_model() -> VoiceActivityModel:
@@ -146,5 +146,5 @@ def _fill(inputs: NDArray[np.float32], frames: Samples, state: SpeechState) -> N
     inputs[1:n_frames, :_CONTEXT_SAMPLES] = inputs[: n_frames - 1, -_CONTEXT_SAMPLES:]
 
 
-def _behind(frames: Samples, memory: NDArray[np.float32]) -> SpeechState:
+def _state_after(frames: Samples, memory: NDArray[np.float32]) -> SpeechState:
     return SpeechState(memory.tobytes(), frames[-1, -_CONTEXT_SAMPLES:].astype("<i2").tobytes())

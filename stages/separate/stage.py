@@ -41,15 +41,15 @@ from schemas.utterances import (
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.separate import ledger
-from stages.separate.channels import Lanes
+from stages.separate.channels import CallChannels
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
 from stages.separate.endpointing import EndpointingSettings
-from stages.separate.event_order import MAX_AHEAD, Held, Missing, Sequence
+from stages.separate.event_order import MAX_AHEAD, EventOrder, Held, Missing
 from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
 from stages.separate.interims import interim
 from stages.separate.packs import Speech
 from stages.separate.speech import VoiceActivityModel
-from stages.separate.state import CallState
+from stages.separate.state import SeparateState
 
 PROGRESS_S: Final = 2.0
 MAX_GAPS: Final = 500
@@ -92,18 +92,18 @@ class SeparateStage:
         self.spool = spool
 
     def open(self, call: CallRef, state: bytes | None) -> "CallSeparator":
-        return CallSeparator(self, call, msgspec.msgpack.decode(state, type=CallState) if state else None)
+        return CallSeparator(self, call, msgspec.msgpack.decode(state, type=SeparateState) if state else None)
 
 
 class CallSeparator:
     """One call in the separate stage. See `stages.protocol.CallProcessor`."""
 
-    def __init__(self, stage: SeparateStage, call: CallRef, state: CallState | None) -> None:
+    def __init__(self, stage: SeparateStage, call: CallRef, state: SeparateState | None) -> None:
         self._stage = stage
         self._call = call
         self._state = state
-        self._sequence = Sequence()
-        self._lanes: Lanes | None = None
+        self._order = EventOrder()
+        self._channels: CallChannels | None = None
         self._carry = b""
         self._spool: BinaryIO | None = None
         self._watched_until_s = 0.0
@@ -111,19 +111,19 @@ class CallSeparator:
             return
         self._watched_until_s = state.watched_until_s
         cursor = self._released
-        self._sequence = Sequence(
+        self._order = EventOrder(
             cursor=cursor, fresh_from=state.next_seq, highest=state.highest_seq, missing=state.missing
         )
-        if state.lanes:
-            self._lanes = self._open_lanes()
-            self._carry = next((resume.carry for resume in state.lanes if resume.seq == cursor), b"")
+        if state.channels:
+            self._channels = self._open_channels()
+            self._carry = next((resume.carry for resume in state.channels if resume.seq == cursor), b"")
 
     # -- the stage's protocol ----------------------------------------------------------------------------------------
 
     @property
     def next_seq(self) -> int:
         """One more than the highest number that has arrived: what a `CallIdle` says about how far the call was."""
-        return self._sequence.highest + 1
+        return self._order.highest + 1
 
     @property
     def idle_position(self) -> int:
@@ -131,12 +131,12 @@ class CallSeparator:
 
     @property
     def finished(self) -> bool:
-        return (self._state is None or self._state.end != "open") and not self._sequence.has_held
+        return (self._state is None or self._state.end != "open") and not self._order.has_held
 
     def checkpoint(self) -> Checkpoint:
         """An empty state stands for a call that has not begun: `released` then counts what was rejected for good."""
         if self._state is None:
-            return Checkpoint(state=b"", released=0 if self._sequence.has_held else self.next_seq)
+            return Checkpoint(state=b"", released=0 if self._order.has_held else self.next_seq)
         if self._spool is not None:
             return Checkpoint(state=b"", released=0)
         return Checkpoint(state=msgspec.msgpack.encode(self._state), released=self._released)
@@ -146,7 +146,7 @@ class CallSeparator:
         assert self._state is not None
         if self._state.end == "final":
             return self._state.highest_seq + 1
-        return min([self._state.next_seq, *(resume.seq for resume in self._state.lanes)])
+        return min([self._state.next_seq, *(resume.seq for resume in self._state.channels)])
 
     def submit(self, record: AudioRecord, event: Event) -> AsyncIterator[Output]:
         """A request to read along changes at once until when that is; it has no outputs."""
@@ -160,7 +160,7 @@ class CallSeparator:
             work = self._take_idle(record, event.timestamp_s)
         else:
             self._check(record, event.seq)
-            if self._is_over or self._sequence.is_repeat(event.seq):
+            if self._is_over or self._order.is_repeat(event.seq):
                 return
             work = self._take(record, event)
         if self._is_light(record):
@@ -180,48 +180,48 @@ class CallSeparator:
     def _check(self, record: AudioEvent, seq: int) -> None:
         if isinstance(record, CallStarted) != (seq == 0):
             raise RejectedInput(f"event {seq} is a {type(record).__name__}: a call's start, and only it, has number 0")
-        if self._sequence.is_late(seq):
+        if self._order.is_late(seq):
             raise RejectedInput(f"event {seq} came after its place was filled with silence")
-        if self._is_over and seq >= self._sequence.cursor:
+        if self._is_over and seq >= self._order.cursor:
             raise RejectedInput(f"event {seq} came after the call's end")
-        if seq > self._sequence.cursor + MAX_AHEAD:
-            raise RejectedInput(f"event {seq} is more than {MAX_AHEAD} ahead of event {self._sequence.cursor}")
+        if seq > self._order.cursor + MAX_AHEAD:
+            raise RejectedInput(f"event {seq} is more than {MAX_AHEAD} ahead of event {self._order.cursor}")
 
     def _is_light(self, record: AudioEvent) -> bool:
         """Whether taking the event is too little work for a thread."""
-        if self._sequence.has_held or not isinstance(record, AudioChunk):
+        if self._order.has_held or not isinstance(record, AudioChunk):
             return False
-        if self._lanes is None or self._state is None:
+        if self._channels is None or self._state is None:
             return True
         start = self._state.start
         n_frames = len(record.data) // frame_bytes(start.encoding, start.channels) + 1
-        return self._lanes.blocks_after(n_frames) <= LIGHT_BLOCKS
+        return self._channels.blocks_after(n_frames) <= LIGHT_BLOCKS
 
     def _take(self, record: AudioEvent, event: Event) -> Iterator[Output]:
         at = event.timestamp_s
-        self._sequence.hold(record, event)
+        self._order.hold(record, event)
         yield from self._drain(at)
-        while self._sequence.is_full or (isinstance(record, CallEnded) and self._sequence.has_held):
+        while self._order.is_full or (isinstance(record, CallEnded) and self._order.has_held):
             yield from self._stop_waiting(at)
         self._settle()
 
     def _take_idle(self, idle: CallIdle, at: float) -> Iterator[Output]:
         if idle.next_seq != self.next_seq:
             return
-        while self._sequence.has_held:
+        while self._order.has_held:
             yield from self._stop_waiting(at)
         if self._state is not None and self._state.end == "open":
             yield from self._close(at, reason="idle", provisional=self._spool is None)
         self._settle()
 
     def _drain(self, at: float) -> Iterator[Output]:
-        for item in self._sequence.ready():
+        for item in self._order.ready():
             if isinstance(item, Missing):
                 yield from self._fill(item, at)
             elif isinstance(item.record, CallStarted):
                 yield from self._start(item.record, item.event.timestamp_s)
             elif isinstance(item.record, AudioChunk):
-                yield from self._hear_chunk(item.record, item.event.timestamp_s)
+                yield from self._take_chunk(item.record, item.event.timestamp_s)
             elif isinstance(item.record, CallUpdated | UnusableUpdate):
                 yield from self._update(item)
             elif isinstance(item.record, CallEnded):
@@ -231,12 +231,12 @@ class CallSeparator:
         """Give up the next hole; without a start there is nothing that what is held could be understood by."""
         state = self._state
         if state is None:
-            yield from ledger.rejections(self._call, self._sequence.release_held(), "the call has no start")
+            yield from ledger.rejections(self._call, self._order.release_held(), "the call has no start")
             return
-        chunk = self._sequence.next_held_chunk()
+        chunk = self._order.next_held_chunk()
         if state.chunk_frames == 0 and chunk is not None and self._spool is None:
             state.chunk_frames = len(chunk.data) // frame_bytes(state.start.encoding, state.start.channels)
-        self._sequence.give_up_next(state.chunk_frames)
+        self._order.give_up_next(state.chunk_frames)
         yield from self._drain(at)
 
     def _settle(self) -> None:
@@ -244,21 +244,21 @@ class CallSeparator:
         state = self._state
         if state is None:
             return
-        state.next_seq = max(state.next_seq, self._sequence.cursor)
-        state.highest_seq = self._sequence.highest
-        state.missing = self._sequence.missing
+        state.next_seq = max(state.next_seq, self._order.cursor)
+        state.highest_seq = self._order.highest
+        state.missing = self._order.missing
         state.watched_until_s = self._watched_until_s
-        if self._lanes is not None:
-            self._lanes.settle(self._sequence.cursor, self._carry)
-            state.lanes = self._lanes.resumes
+        if self._channels is not None:
+            self._channels.settle(self._order.cursor, self._carry)
+            state.channels = self._channels.resumes
 
     def _start(self, start: CallStarted, at: float) -> Iterator[Output]:
-        self._state = CallState(start=start, opened_at=at)
+        self._state = SeparateState(start=start, opened_at=at)
         yield ledger.entry(self._call, "started", self._description(), at=at, what="started")
         if start.encoding == "container":
             self._spool = self._stage.spool()
             return
-        self._lanes = self._open_lanes()
+        self._channels = self._open_channels()
         yield self._opened()
 
     def _update(self, held: Held) -> Iterator[Output]:
@@ -266,11 +266,11 @@ class CallSeparator:
         state, update = self._state, held.record
         assert state is not None
         if isinstance(update, UnusableUpdate):
-            if self._sequence.is_fresh:
+            if self._order.is_fresh:
                 yield from ledger.rejections(self._call, [held], update.error)
             return
-        waiting = [] if self._lanes is None else self._lanes.release(held.seq)
-        if not self._sequence.is_fresh:
+        waiting = [] if self._channels is None else self._channels.release(held.seq)
+        if not self._order.is_fresh:
             return
         if waiting:
             yield from self._sent(waiting)
@@ -287,17 +287,17 @@ class CallSeparator:
             state.start = msgspec.structs.replace(state.start, partials=update.partials)
         yield self._numbered(CallChanged(call=self._call, seq=state.next_output, from_s=from_s, **changes))
 
-    def _hear_chunk(self, chunk: AudioChunk, at: float) -> Iterator[Output]:
+    def _take_chunk(self, chunk: AudioChunk, at: float) -> Iterator[Output]:
         state = self._state
         assert state is not None
         if self._spool is not None:
             self._spool.write(chunk.data)
             return
         frames, self._carry = decode_frames(state.start.encoding, state.start.channels, self._carry, chunk.data)
-        if self._sequence.is_fresh:
+        if self._order.is_fresh:
             state.end = "open"
             state.chunk_frames = len(frames) or state.chunk_frames
-        yield from self._hear(frames, at)
+        yield from self._take_audio(frames, at)
 
     def _fill(self, gap: Missing, at: float) -> Iterator[Output]:
         """Silence in the place of events that never came, so that what follows keeps its time.
@@ -307,16 +307,16 @@ class CallSeparator:
         state = self._state
         assert state is not None
         self._carry = b""
-        fresh = self._sequence.is_fresh
+        fresh = self._order.is_fresh
         if fresh:
             rate_hz = state.start.sample_rate_hz
             start_s, end_s = state.frames / rate_hz, (state.frames + gap.frames) / rate_hz
             self._note_gap(Gap(start_s=start_s, end_s=end_s, events=gap.events))
             detail = {"start_s": start_s, "end_s": end_s, "events": gap.events, "first_event": gap.first_seq}
             yield ledger.entry(self._call, "gap", detail, at=at, what=f"gap/{gap.first_seq}")
-        if self._lanes is None:
+        if self._channels is None:
             return
-        cuts = self._lanes.hear_silence(self._sequence.cursor, gap.frames)
+        cuts = self._channels.take_silence(self._order.cursor, gap.frames)
         if fresh:
             state.frames += gap.frames
             yield from self._sent(cuts)
@@ -348,12 +348,12 @@ class CallSeparator:
                     failed, reason = True, f"undecodable: {error.reason}"
                     yield self._opened()
             self._spool = None
-        if self._lanes is not None:
-            yield from self._sent(self._lanes.flush() if provisional else self._lanes.finish())
+        if self._channels is not None:
+            yield from self._sent(self._channels.flush() if provisional else self._channels.finish())
         if not provisional:
-            left = self._sequence.release_held()
+            left = self._order.release_held()
             yield from ledger.rejections(self._call, left, "it came after the call's end")
-            self._lanes, state.lanes = None, []
+            self._channels, state.channels = None, []
         state.end = "provisional" if provisional else "final"
         state.revision += 1
         closed = CallClosed(
@@ -382,11 +382,11 @@ class CallSeparator:
 
     # -- audio -------------------------------------------------------------------------------------------------------
 
-    def _open_lanes(self) -> Lanes:
+    def _open_channels(self) -> CallChannels:
         assert self._state is not None
         start = self._state.start
-        resumes = self._state.lanes
-        return Lanes(start.sample_rate_hz, start.channels, self._stage.model, self._stage.endpointing, resumes)
+        resumes = self._state.channels
+        return CallChannels(start.sample_rate_hz, start.channels, self._stage.model, self._stage.endpointing, resumes)
 
     def _decode(self, audio: AudioFile, at: float) -> Generator[Output, None, bool]:
         """All of a container, as it is and not as its producer said; returns whether it broke off."""
@@ -396,35 +396,35 @@ class CallSeparator:
             state.start = msgspec.structs.replace(
                 state.start, channels=audio.channels, sample_rate_hz=audio.sample_rate_hz
             )
-            self._lanes = self._open_lanes()
+            self._channels = self._open_channels()
             yield ledger.entry(self._call, "started", self._description(), at=at, what="started/decoded")
             yield self._opened()
             for block in audio:
-                yield from self._hear(np.frombuffer(block, "<i2").reshape(-1, audio.channels), at)
+                yield from self._take_audio(np.frombuffer(block, "<i2").reshape(-1, audio.channels), at)
         finally:
             audio.close()
         return audio.truncated
 
-    def _hear(self, frames: Samples, at: float) -> Iterator[Output]:
+    def _take_audio(self, frames: Samples, at: float) -> Iterator[Output]:
         """Audio of an event stored `at` that time, shape (n, channels); in a replay nothing comes out of it."""
         state = self._state
         assert state is not None
-        assert self._lanes is not None
-        cuts = self._lanes.hear(self._sequence.cursor, frames)
-        if self._sequence.is_fresh:
+        assert self._channels is not None
+        cuts = self._channels.take(self._order.cursor, frames)
+        if self._order.is_fresh:
             state.frames += len(frames)
             state.received_frames += len(frames)
             yield from self._sent(cuts)
             wanted = state.start.partials or at < self._watched_until_s
             if wanted and self._stage.lane == "live" and state.start.encoding != "container":
-                for channel, growth in self._lanes.growths():
-                    yield interim(self._call, channel, growth, self._lanes.rate_hz)
+                for channel, growth in self._channels.growths():
+                    yield interim(self._call, channel, growth, self._channels.rate_hz)
 
     def _sent(self, cuts: list[tuple[int, Speech]]) -> Iterator[Output]:
         """The utterances, and how far the channels were heard where nothing else has said so for a while."""
         state = self._state
         assert state is not None
-        assert self._lanes is not None
+        assert self._channels is not None
         for channel, speech in cuts:
             state.utterances += 1
             state.speech_s += sum(end_s - start_s for start_s, end_s in speech.voiced)
@@ -434,7 +434,7 @@ class CallSeparator:
                     seq=state.next_output,
                     channel=channel,
                     first_sample=speech.first_sample,
-                    sample_rate_hz=self._lanes.rate_hz,
+                    sample_rate_hz=self._channels.rate_hz,
                     pcm=speech.pcm,
                     voiced=speech.voiced,
                     cut=speech.cut,
@@ -444,7 +444,7 @@ class CallSeparator:
                 )
             )
         if state.frames - state.output_frame >= PROGRESS_S * state.start.sample_rate_hz:
-            heard_to_s = self._lanes.heard_to_s
+            heard_to_s = self._channels.heard_to_s
             yield self._numbered(CallProgress(call=self._call, seq=state.next_output, heard_to_s=heard_to_s))
 
     def _opened(self) -> Output:

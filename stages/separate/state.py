@@ -6,13 +6,13 @@ import msgspec
 
 from schemas.audio import CallStarted
 from schemas.utterances import Gap
-from stages.separate.channels import LaneResume
+from stages.separate.channels import ChannelResume
 from stages.separate.event_order import Missing
 
 End = Literal["open", "provisional", "final"]
 
 
-class CallState(msgspec.Struct, kw_only=True, tag="separate.1"):
+class SeparateState(msgspec.Struct, kw_only=True, tag="separate.1"):
     """A call behind event `next_seq - 1`. Counts are of frames at the source's rate, silence in gaps included.
 
     `output_frame` is where the last numbered output was, `chunk_frames` the length of the last chunk. `start` says
@@ -34,5 +34,5 @@ class CallState(msgspec.Struct, kw_only=True, tag="separate.1"):
     missing: list[Missing] = []
     revision: int = 0
     end: End = "open"
-    lanes: list[LaneResume] = []
+    channels: list[ChannelResume] = msgspec.field(default_factory=list, name="lanes")
     watched_until_s: float = 0.0

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import inspect
 
 from stages.merge import state as merge_state
-from stages.separate.state import CallState as SeparateState
+from stages.separate.state import SeparateState
 from stages.summarize.stage import SummarizeState
 from stages.transcribe.stage import TranscribeState
 

@@ -1,36 +1,36 @@
 from schemas.audio import AudioChunk
 from stages.protocol import Event, Origin
-from stages.separate.event_order import MAX_HELD_EVENTS, Held, Missing, Sequence
+from stages.separate.event_order import MAX_HELD_EVENTS, EventOrder, Held, Missing
 
 
-def offer(sequence: Sequence, *seqs: int, n_bytes: int = 1) -> list[int | Missing]:
+def offer(order: EventOrder, *seqs: int, n_bytes: int = 1) -> list[int | Missing]:
     """Hold each event that is new and hand out what is ready: numbers of events, and holes."""
     given: list[int | Missing] = []
     for seq in seqs:
-        if not sequence.is_repeat(seq):
+        if not order.is_repeat(seq):
             event = Event(seq=seq, event_id=str(seq), origin=Origin("in", 0, seq, b"call"), timestamp_s=0.0)
-            sequence.hold(AudioChunk(data=bytes(n_bytes)), event)
-        given += [item.seq if isinstance(item, Held) else item for item in sequence.ready()]
+            order.hold(AudioChunk(data=bytes(n_bytes)), event)
+        given += [item.seq if isinstance(item, Held) else item for item in order.ready()]
     return given
 
 
 def test_events_come_out_in_order_and_once() -> None:
-    assert offer(Sequence(), 0, 2, 2, 1, 0, 4, 3, 1) == [0, 1, 2, 3, 4]
+    assert offer(EventOrder(), 0, 2, 2, 1, 0, 4, 3, 1) == [0, 1, 2, 3, 4]
 
 
 def test_a_hole_is_waited_for_until_it_is_given_up() -> None:
-    sequence = Sequence()
-    assert offer(sequence, 0, 3, 4) == [0]
-    sequence.give_up_next(160)
-    assert offer(sequence, 6) == [Missing(1, 2, 320), 3, 4]
-    assert sequence.is_late(1)
-    assert sequence.is_late(2)
-    assert not sequence.is_late(3)
-    assert not sequence.is_late(5)
+    order = EventOrder()
+    assert offer(order, 0, 3, 4) == [0]
+    order.give_up_next(160)
+    assert offer(order, 6) == [Missing(1, 2, 320), 3, 4]
+    assert order.is_late(1)
+    assert order.is_late(2)
+    assert not order.is_late(3)
+    assert not order.is_late(5)
 
 
 def test_only_so_many_events_and_bytes_are_held() -> None:
-    by_number, by_bytes = Sequence(), Sequence()
+    by_number, by_bytes = EventOrder(), EventOrder()
     offer(by_number, 0, *range(2, MAX_HELD_EVENTS + 2))
     assert not by_number.is_full
     offer(by_number, MAX_HELD_EVENTS + 2)
@@ -42,32 +42,32 @@ def test_only_so_many_events_and_bytes_are_held() -> None:
 
 
 def test_a_replay_hands_out_again_what_was_decided_before() -> None:
-    sequence = Sequence(cursor=3, fresh_from=8, highest=9, missing=[Missing(5, 2, 10)])
-    assert not sequence.is_fresh
-    assert offer(sequence, 9, 3, 4) == [3, 4, Missing(5, 2, 10)]
-    assert sequence.is_late(5)
-    assert offer(sequence, 7) == [7]
-    assert sequence.is_fresh
-    assert offer(sequence, 8) == [8, 9]
+    order = EventOrder(cursor=3, fresh_from=8, highest=9, missing=[Missing(5, 2, 10)])
+    assert not order.is_fresh
+    assert offer(order, 9, 3, 4) == [3, 4, Missing(5, 2, 10)]
+    assert order.is_late(5)
+    assert offer(order, 7) == [7]
+    assert order.is_fresh
+    assert offer(order, 8) == [8, 9]
 
 
 def test_a_replay_never_counts_as_full() -> None:
-    sequence = Sequence(cursor=1, fresh_from=200)
-    offer(sequence, *range(2, 190))
-    assert not sequence.is_full
+    order = EventOrder(cursor=1, fresh_from=200)
+    offer(order, *range(2, 190))
+    assert not order.is_full
 
 
 def test_a_hole_ends_where_the_replay_ends() -> None:
-    sequence = Sequence(cursor=3, fresh_from=5)
-    offer(sequence, 9)
-    sequence.give_up_next(1)
-    assert offer(sequence) == []
-    assert sequence.missing == [Missing(3, 2, 2)]
+    order = EventOrder(cursor=3, fresh_from=5)
+    offer(order, 9)
+    order.give_up_next(1)
+    assert offer(order) == []
+    assert order.missing == [Missing(3, 2, 2)]
 
 
 def test_what_is_held_can_be_taken_out() -> None:
-    sequence = Sequence()
-    offer(sequence, 7, 5)
-    assert [held.seq for held in sequence.release_held()] == [5, 7]
-    assert not sequence.has_held
-    assert sequence.highest == 7
+    order = EventOrder()
+    offer(order, 7, 5)
+    assert [held.seq for held in order.release_held()] == [5, 7]
+    assert not order.has_held
+    assert order.highest == 7
