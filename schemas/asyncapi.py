@@ -55,7 +55,7 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
 
     summary: str
     content_type: str = JSON_TYPE
-    numbered: bool = True
+    has_callseq: bool = True
     of_a_call: bool = True
 
 
@@ -77,21 +77,21 @@ _EVENTS: Final = {
     WATCHED_TYPE: _Event(
         summary="A viewer's: the live call gets partials for so many seconds, whatever its start says. It may be "
         "repeated, and does nothing for a call that has not begun or is over",
-        numbered=False,
+        has_callseq=False,
     ),
     PARTIAL_TYPE: _Event(
-        summary="What an utterance says so far: its committed text only grows, the tail may change", numbered=False
+        summary="What an utterance says so far: its committed text only grows, the tail may change", has_callseq=False
     ),
     SEGMENT_TYPE: _Event(summary="The words of an utterance, before its turn has settled"),
     TURN_TYPE: _Event(summary="What one speaker says until another takes over, once it can no longer change"),
     COMPLETED_TYPE: _Event(summary="The whole call; a long one comes in numbered parts"),
     SUMMARY_TYPE: _Event(summary="Summary of a call, each point with the segments that it rests on"),
-    JOB_TYPE: _Event(summary="An entry of a call's ledger: a job's start, end or failure, or a gap", numbered=False),
+    JOB_TYPE: _Event(summary="An entry of a call's ledger: a job's start, end or failure, or a gap", has_callseq=False),
     DEAD_LETTER_TYPE: _Event(
-        summary="A record that no stage could use, where it came from, and why", numbered=False, of_a_call=False
+        summary="A record that no stage could use, where it came from, and why", has_callseq=False, of_a_call=False
     ),
     RESOLVED_TYPE: _Event(
-        summary="An operator put a dead letter's record back, or gave it up", numbered=False, of_a_call=False
+        summary="An operator put a dead letter's record back, or gave it up", has_callseq=False, of_a_call=False
     ),
 }
 
@@ -366,7 +366,7 @@ def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
             "default": DEFAULT_TENANT,
         }
         required += [] if from_producer else ["subject", "tenant"]
-    if event.numbered:
+    if event.has_callseq:
         attributes["callseq"] = {
             "type": "string",
             "pattern": "^[0-9]{1,18}$",
@@ -431,7 +431,7 @@ def _structured_event() -> dict[str, Any]:
         "oneOf": [
             {
                 "properties": {"type": {"const": event_type}, **properties},
-                "required": [*(["callseq"] if _EVENTS[event_type].numbered else []), *properties],
+                "required": [*(["callseq"] if _EVENTS[event_type].has_callseq else []), *properties],
             }
             for event_type, properties in data.items()
         ],

@@ -90,7 +90,7 @@ def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequenc
         for call, turns in calls.items():
             found = windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
             call_of |= {window.window_id: call.call_id for window in found}
-            index.update([Update(call, 1, 1, found, embedder.passages([window.said for window in found]))])
+            index.update([Update(call, 1, 1, found, embedder.passages([window.spoken_text for window in found]))])
         ranks: dict[str, dict[str, list[int]]] = {kind: defaultdict(list) for kind in _KINDS}
         answerable: list[float] = []
         unanswerable: list[float] = []
@@ -186,7 +186,7 @@ class Corpus:
             for turns in calls.values()
             for window in windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
         ]
-        self._real_vectors = embedder.passages([window.said for window in self._real])
+        self._real_vectors = embedder.passages([window.spoken_text for window in self._real])
         self._made: list[Vectors] = []
         self._ids: list[str] = []
 

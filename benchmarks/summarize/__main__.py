@@ -27,7 +27,7 @@ from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef
 from stages.adapters.embedding import SentenceEmbedder
 from stages.adapters.llm.ollama import OllamaClient
-from stages.adapters.llm.protocol import Answer, LlmError, Message
+from stages.adapters.llm.protocol import Completion, LlmError, Message
 from stages.summarize.check.support import SupportCheck, judged_by_support
 from stages.summarize.writer import SummaryWriter
 
@@ -53,7 +53,7 @@ class Listening:
     def answer_tokens(self) -> int:
         return self._client.answer_tokens
 
-    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
         try:
             answer = await self._client.chat(messages, schema=schema)
         except LlmError:

@@ -114,7 +114,7 @@ def _whole_call(reader: Reader, call: CallRef, embedder: Embedder) -> Update:
         agent=agent if isinstance(agent, str) else "",
         started_at=_unix_s(document["uploaded_at"] or document["processed_at"]),
     )
-    return Update(call, document["revision"], 1, windows, embedder.passages([window.said for window in windows]))
+    return Update(call, document["revision"], 1, windows, embedder.passages([window.spoken_text for window in windows]))
 
 
 def _unix_s(time: str) -> float:

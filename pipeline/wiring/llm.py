@@ -12,7 +12,7 @@ from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from stages.adapters.llm.ollama import OllamaClient
 from stages.adapters.llm.protocol import LlmClient
-from stages.adapters.llm.resilient import STATES, Circuit, SteadyLlm
+from stages.adapters.llm.resilient import STATES, Circuit, ResilientLlm
 from stages.errors import StageError
 from stages.summarize.check.support import SupportCheck, judged_by_support
 from stages.summarize.writer import PROMPT, SummaryWriter
@@ -98,4 +98,4 @@ def _client(settings: Settings, model: str, circuit: Circuit) -> LlmClient:
         context_tokens=settings.summary_context,
         answer_tokens=min(ANSWER_TOKENS, settings.summary_context // 2),
     )
-    return SteadyLlm(client, circuit)
+    return ResilientLlm(client, circuit)

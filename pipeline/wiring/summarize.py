@@ -32,13 +32,13 @@ DEFERRED: Final = ConsumerGroup(
 
 async def run(context: "WiringContext", ready: Ready) -> None:
     from pipeline.wiring.llm import open_writer
-    from stages.summarize.deferred import SummarizeAgainStage
+    from stages.summarize.deferred import DeferredSummaryStage
     from stages.summarize.stage import SummarizeStage
 
     async with open_writer(context.settings, context.metrics) as writer:
         ready()
         stage = SummarizeStage(writer, rolling_turns=context.settings.summary_rolling)
-        deferred = SummarizeAgainStage(writer, partial(_stored_transcripts, context.bus))
+        deferred = DeferredSummaryStage(writer, partial(_stored_transcripts, context.bus))
         async with asyncio.TaskGroup() as group:
             group.create_task(context.call_runner(stage, GROUP).run())
             group.create_task(context.call_runner(deferred, DEFERRED).run())

@@ -23,7 +23,7 @@ from qdrant_client.http.exceptions import ApiException
 from schemas.calls import CallRef
 from stages.adapters.embedding import Vectors
 from stages.errors import StageError
-from stages.index.ranking import CANDIDATES, Filters, Hit, Update, fused, standing
+from stages.index.ranking import CANDIDATES, Filters, Hit, Update, fused, without_outdated
 from stages.index.windows import Window
 from stages.index.words import LEAST_COVERED, by_weight, idf, stems
 
@@ -72,7 +72,7 @@ class QdrantIndex:
         with self._asking():
             self._make()
             known = self._newest({update.call for update in updates})
-            wanted = [one for one in standing(updates) if one.standing >= known.get(one.call, one.standing)]
+            wanted = [one for one in without_outdated(updates) if one.version >= known.get(one.call, one.version)]
             last = {(one.call, one.part): one for one in wanted}
             entries = {
                 window.window_id: (window, vector)
@@ -80,7 +80,7 @@ class QdrantIndex:
                 if one.part == 0 or one is last[one.call, one.part]
                 for window, vector in zip(one.windows, one.vectors, strict=True)
             }
-            newest = {one.call: one.standing for one in wanted}
+            newest = {one.call: one.version for one in wanted}
             parts: dict[CallRef, set[int]] = {}
             for call, part in last:
                 parts.setdefault(call, set()).add(part)

@@ -36,7 +36,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     similarity: float
 
 
-class Found(msgspec.Struct, frozen=True):
+class RecordWindows(msgspec.Struct, frozen=True):
     """The windows of one record: of a turn of a call that goes on (part 0), or a part of a completed transcript."""
 
     call: CallRef
@@ -45,12 +45,12 @@ class Found(msgspec.Struct, frozen=True):
     windows: list[Window]
 
     @property
-    def standing(self) -> tuple[int, bool]:
+    def version(self) -> tuple[int, bool]:
         """What orders the records of a call: one that is greater replaces those before it."""
         return self.revision, self.part > 0
 
 
-class Update(Found, frozen=True):
+class Update(RecordWindows, frozen=True):
     """New windows of one call, with their vectors. They replace what is there of the call from older revisions and,
     of the same one, from the same part; a completed transcript (part 1 and higher) also replaces part 0.
     """
@@ -58,15 +58,15 @@ class Update(Found, frozen=True):
     vectors: Vectors
 
 
-AnyFound = TypeVar("AnyFound", bound=Found)
+AnyRecordWindows = TypeVar("AnyRecordWindows", bound=RecordWindows)
 
 
-def standing(records: Sequence[AnyFound]) -> list[AnyFound]:
+def without_outdated(records: Sequence[AnyRecordWindows]) -> list[AnyRecordWindows]:
     """Without those that others among them, of the same call and a greater standing, replace."""
     newest: dict[CallRef, tuple[int, bool]] = {}
     for record in records:
-        newest[record.call] = max(newest.get(record.call, record.standing), record.standing)
-    return [record for record in records if record.standing == newest[record.call]]
+        newest[record.call] = max(newest.get(record.call, record.version), record.version)
+    return [record for record in records if record.version == newest[record.call]]
 
 
 class Searcher(Protocol):

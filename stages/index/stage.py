@@ -12,7 +12,7 @@ from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 from stages.adapters.embedding import Embedder, Vectors
 from stages.errors import RejectedInput
-from stages.index.ranking import Found, SearchIndex, Update, standing
+from stages.index.ranking import RecordWindows, SearchIndex, Update, without_outdated
 from stages.index.windows import windows_of, windows_of_turn
 from stages.protocol import Output
 
@@ -36,7 +36,7 @@ class IndexStage:
         self._failed: dict[str, Vectors] = {}
         """What was embedded in vain: the same comes again and again until the index takes it."""
 
-    def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Found | None:
+    def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> RecordWindows | None:
         """None for a turn of a recorded call: its transcript is complete in a moment. Raises RejectedInput."""
         record_type = headers.get("ce_type", "")
         kind = _KINDS.get(record_type)
@@ -55,18 +55,18 @@ class IndexStage:
                 agent=record.agent,
                 started_at=timestamp_s - record.duration_s,
             )
-            return Found(call, record.revision, record.part, windows)
+            return RecordWindows(call, record.revision, record.part, windows)
         if record.lane != "live":
             return None
-        return Found(call, record.revision, 0, windows_of_turn(record, at_s=timestamp_s))
+        return RecordWindows(call, record.revision, 0, windows_of_turn(record, at_s=timestamp_s))
 
-    def write(self, records: list[Found | None]) -> list[Output]:
+    def write(self, records: list[RecordWindows | None]) -> list[Output]:
         """Embeds and stores what stands of it; on return it is durable. Called from one thread.
 
         Who catches up need not embed turns whose transcript is there in the same moment.
         """
-        found = standing([record for record in records if record is not None])
-        vectors = self._embedded([window.said for record in found for window in record.windows])
+        found = without_outdated([record for record in records if record is not None])
+        vectors = self._embedded([window.spoken_text for record in found for window in record.windows])
         ends = list(accumulate(len(record.windows) for record in found))
         self._index.update(
             [

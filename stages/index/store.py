@@ -159,7 +159,7 @@ class WindowStore(ServedFile):
             "SELECT revision, complete FROM newest_revisions WHERE tenant = ? AND call_id = ?", call
         ).fetchone()
         complete = update.part > 0
-        if known is not None and known > update.standing:
+        if known is not None and known > update.version:
             return set()  # a newer revision is there, or the completed transcript of this one
         gone = execute(
             "SELECT window_id::VARCHAR FROM windows WHERE tenant = ? AND call_id = ? "

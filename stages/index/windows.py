@@ -43,7 +43,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
         return CallRef(self.tenant, self.call_id)
 
     @property
-    def said(self) -> str:
+    def spoken_text(self) -> str:
         """The text without the speakers: what embeddings are made of."""
         return "\n".join(line.partition(": ")[2] for line in self.text.splitlines())
 

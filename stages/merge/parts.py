@@ -13,18 +13,18 @@ _ROUNDED_S = 0.001
 """Words' times are rounded, those of parts are not."""
 
 
-class Part(NamedTuple):
+class SegmentPart(NamedTuple):
     """The segment as if only this part had been said. `first_word` is the index of its first word in the whole."""
 
     segment: Segment
     first_word: int
 
 
-def parts_of(segment: Segment) -> Iterator[Part]:
+def parts_of(segment: Segment) -> Iterator[SegmentPart]:
     """The parts with words, in order; the segment itself where it is in one piece or has no words."""
     places = segment.parts
     if isinstance(places, UnsetType) or not segment.words:
-        yield Part(segment, 0)
+        yield SegmentPart(segment, 0)
         return
     found: dict[int, int] = {}
     place = 0
@@ -38,4 +38,4 @@ def parts_of(segment: Segment) -> Iterator[Part]:
         start_s, end_s = places[place]
         words = segment.words[first:last]
         part = msgspec.structs.replace(segment, start_s=start_s, end_s=end_s, text=text, words=words, parts=UNSET)
-        yield Part(part, first)
+        yield SegmentPart(part, first)

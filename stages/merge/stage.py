@@ -60,7 +60,7 @@ class MergeProcessor:
         self._call = call
         self._topic = topic
         self._state = unpack(state) if state else MergeState()
-        self._checkpoint = Checkpoint(state=state or b"", released=self._state.taken + 1)
+        self._checkpoint = Checkpoint(state=state or b"", released=self._state.last_input_seq + 1)
         self._ordering = Ordering(0)
         self._builder = TurnBuilder(call, [])
         if self._state.opened is not None:
@@ -80,10 +80,10 @@ class MergeProcessor:
 
     async def submit(self, record: SegmentRecord, event: Event) -> AsyncIterator[Output]:
         """Raises RejectedInput for records before the call was opened or after it is over, or that do not fit it."""
-        if event.seq <= self._state.taken:
+        if event.seq <= self._state.last_input_seq:
             return
         self._check(record)
-        self._state.taken = event.seq
+        self._state.last_input_seq = event.seq
         for output in self._outputs(record, event):
             yield output
 
@@ -126,7 +126,7 @@ class MergeProcessor:
             return
         if opened is None:
             raise RejectedInput("the call was not opened")
-        if self._state.over:
+        if self._state.final:
             raise RejectedInput("the call is over")
         n_channels = len(opened.channels)
         if isinstance(record, CallProgress) and len(record.heard_to_s) != n_channels:
@@ -170,8 +170,8 @@ class MergeProcessor:
         return self._numbered(turn, TURN_TYPE)
 
     def _numbered(self, record: Turn | TranscriptCompleted, event_type: str) -> Output:
-        seq = self._state.numbered
-        self._state.numbered += 1
+        seq = self._state.next_output_seq
+        self._state.next_output_seq += 1
         event_id = self._call.event_id("merge", seq)
         return Output(topic=self._topic, record=record, event_id=event_id, event_type=event_type, seq=seq)
 
@@ -210,14 +210,14 @@ class MergeProcessor:
         state.heard_s = self._ordering.heard_s
         state.revision = closed.revision + 1
         transcript = self._transcript(closed, opened, turns)
-        state.complete, state.over = True, not closed.provisional
-        if state.over:
+        state.complete, state.final = True, not closed.provisional
+        if state.final:
             state.turns, state.lengths, state.voiced = [], [], [[] for _ in opened.channels]
         batches = self._batches(transcript)
         for part, turns in enumerate(batches, start=1):
             record = msgspec.structs.replace(transcript, part=part, parts=len(batches), turns=turns)
             yield self._numbered(record, COMPLETED_TYPE)
-        self._checkpoint = Checkpoint(state=pack(state), released=state.taken + 1)
+        self._checkpoint = Checkpoint(state=pack(state), released=state.last_input_seq + 1)
 
     def _transcript(self, closed: CallClosed, opened: CallOpened, spoken: list[Turn]) -> TranscriptCompleted:
         state = self._state
@@ -249,8 +249,8 @@ class MergeProcessor:
             provisional=closed.provisional,
             speaker_source=closed.speaker_source,
             lane=opened.lane or "live",
-            call_type=_said(opened, "call_type"),
-            agent=_said(opened, "agent"),
+            call_type=_metadata_text(opened, "call_type"),
+            agent=_metadata_text(opened, "agent"),
         )
 
     def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:
@@ -272,7 +272,7 @@ class MergeProcessor:
         return ledger_entry(self._call, "merge", status, detail, at=event.timestamp_s, event_id=event_id)
 
 
-def _said(opened: CallOpened, name: str) -> str:
+def _metadata_text(opened: CallOpened, name: str) -> str:
     """What the producer's metadata say; a name that is none counts as not given."""
     text = opened.metadata.get(name)
     return text[:MAX_NAME_CHARACTERS] if isinstance(text, str) else ""

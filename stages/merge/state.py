@@ -19,19 +19,19 @@ from schemas.utterances import CallOpened
 class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     """A call without the pieces and the turn still in work: all there is once it is complete.
 
-    `taken` is the number of the last input, `numbered` that of the next output, `revision` that of the next
-    completed transcript. `complete` says that nothing came since the last one, `over` that nothing may come.
+    `revision` is that of the next completed transcript. `complete` says that nothing came since the last one, `final`
+    that nothing may come.
     `voiced` are the detected stretches of speech per channel in seconds. `turns` are by channel, also where the end of
     the call told several speakers on it apart; `lengths` are how many words of each of their segments
     are in them.
     """
 
     opened: CallOpened | None = None
-    taken: int = -1
-    numbered: int = 0
+    last_input_seq: int = -1
+    next_output_seq: int = 0
     revision: int = 1
     complete: bool = False
-    over: bool = False
+    final: bool = False
     heard_s: list[float] = []
     turns: list[Turn] = []
     voiced: list[list[tuple[float, float]]] = []

@@ -29,7 +29,7 @@ StoredTranscripts = Callable[[SummaryDeferred], AsyncIterator[TranscriptComplete
 """The parts of the call's completed transcripts that the bus holds, in order, from the deferred one's first on."""
 
 
-class SummarizeAgainStage:
+class DeferredSummaryStage:
     """Opens the processors of calls. `ask_every_s` is how long to wait, about, until the model is asked for again."""
 
     name = NAME
@@ -44,7 +44,7 @@ class SummarizeAgainStage:
 
     def open(self, call: CallRef, state: bytes | None) -> CallProcessor[SummaryDeferred]:
         del state  # there is none
-        return SummarizeAgainProcessor(call, self)
+        return DeferredSummaryProcessor(call, self)
 
     async def until_available(self, call_type: str) -> None:
         """However many calls wait, one of them asks."""
@@ -62,13 +62,13 @@ class SummarizeAgainStage:
                     return
 
 
-class SummarizeAgainProcessor:
+class DeferredSummaryProcessor:
     """One call. It keeps nothing: every input stands alone."""
 
     finished = True
     idle_position = None
 
-    def __init__(self, call: CallRef, stage: SummarizeAgainStage) -> None:
+    def __init__(self, call: CallRef, stage: DeferredSummaryStage) -> None:
         self._call = call
         self._stage = stage
 
@@ -88,7 +88,7 @@ class SummarizeAgainProcessor:
                 return  # it has a summary of its own
             call_type = transcript.call_type
             try:
-                summary = await llm_summary(self._stage.writer, self._call, transcript, urgency=Urgency.AGAIN)
+                summary = await llm_summary(self._stage.writer, self._call, transcript, urgency=Urgency.DEFERRED)
             except LlmUnavailable:
                 continue
             except LlmError as error:

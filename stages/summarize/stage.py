@@ -34,10 +34,10 @@ NAME: Final = "summarize"
 
 
 class SummarizeState(msgspec.Struct, array_like=True, tag="summarize.1"):
-    """`taken` is the number of the last input that a summary rests on, `numbered` that of the next summary."""
+    """What is left of a call once its summary is published. Inputs up to `last_input_seq` are in it."""
 
-    taken: int = -1
-    numbered: int = 0
+    last_input_seq: int = -1
+    next_output_seq: int = 0
 
 
 class SummarizeStage:
@@ -112,8 +112,8 @@ class SummarizeProcessor:
     def __init__(self, call: CallRef, state: SummarizeState, stage: SummarizeStage) -> None:
         self._call = call
         self._stage = stage
-        self._numbered = state.numbered
-        self._taken = state.taken
+        self._next_output_seq = state.next_output_seq
+        self._last_input_seq = state.last_input_seq
         self._parts: dict[int, TranscriptCompleted] = {}
         self._first: Origin | None = None
         self._rolling = _Rolling(call, stage)
@@ -125,7 +125,7 @@ class SummarizeProcessor:
 
     @property
     def finished(self) -> bool:
-        return self._taken >= 0 and self._checkpoint.released == self._taken + 1
+        return self._last_input_seq >= 0 and self._checkpoint.released == self._last_input_seq + 1
 
     def checkpoint(self) -> Checkpoint:
         """The state at the last summary: the inputs since then are replayed on top of it."""
@@ -133,11 +133,11 @@ class SummarizeProcessor:
 
     async def submit(self, record: TranscriptRecord, event: Event) -> AsyncIterator[Output]:
         """Raises RejectedInput for a part whose number cannot be."""
-        if event.seq <= self._taken:
+        if event.seq <= self._last_input_seq:
             return
         if isinstance(record, TranscriptCompleted) and not 1 <= record.part <= record.parts:
             raise RejectedInput(f"part {record.part} of {record.parts}")
-        self._taken = event.seq
+        self._last_input_seq = event.seq
         if not isinstance(record, TranscriptCompleted):
             rolled = self._rolling.take(record)
             if rolled is not None:
@@ -154,7 +154,9 @@ class SummarizeProcessor:
         async for output in self._final(joined(list(self._parts.values())), record.parts, event):
             yield output
         self._parts = {}
-        self._checkpoint = _checkpoint(SummarizeState(taken=self._taken, numbered=self._numbered))
+        self._checkpoint = _checkpoint(
+            SummarizeState(last_input_seq=self._last_input_seq, next_output_seq=self._next_output_seq)
+        )
 
     async def _final(self, transcript: TranscriptCompleted, n_parts: int, event: Event) -> AsyncIterator[Output]:
         """`n_parts`: how many parts the transcript has, of which some may be missing."""
@@ -184,8 +186,8 @@ class SummarizeProcessor:
             yield self._job("failed", {**detail, "reason": failure}, event)
         else:
             yield self._job("completed", detail, event)
-        seq = self._numbered
-        self._numbered += 1
+        seq = self._next_output_seq
+        self._next_output_seq += 1
         event_id = self._call.event_id(NAME, seq)
         yield Output(topic=self._stage.topic, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, seq=seq)
 
@@ -265,8 +267,8 @@ class _Rolling:
             structlog.get_logger("callstream.summarize").info("no rolling summary", reason=str(error))
             return None
         self._summary = rolled.text
-        self._covered += rolled.taken
-        del self._new[: rolled.taken]
+        self._covered += rolled.n_turns
+        del self._new[: rolled.n_turns]
         summary = Summary(
             tenant=self._call.tenant,
             call_id=self._call.call_id,
@@ -292,6 +294,6 @@ def unnumbered(call: CallRef, summary: Summary) -> Output:
 
 
 def _checkpoint(state: SummarizeState) -> Checkpoint:
-    if state.taken < 0:
+    if state.last_input_seq < 0:
         return Checkpoint(state=b"", released=0)
-    return Checkpoint(state=msgspec.msgpack.encode(state), released=state.taken + 1)
+    return Checkpoint(state=msgspec.msgpack.encode(state), released=state.last_input_seq + 1)

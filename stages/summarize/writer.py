@@ -15,7 +15,7 @@ import structlog
 
 from schemas.summaries import ActionItem, DoubtedClaim, KeyPoint, Sentiment, SpeakerSentiment
 from schemas.transcripts import Turn
-from stages.adapters.llm.priority import TurnTaking, Urgency
+from stages.adapters.llm.priority import PrioritySemaphore, Urgency
 from stages.adapters.llm.protocol import LlmClient, LlmError, LlmOverflow, Message, json_schema, prompt_text
 from stages.adapters.llm.token_budget import TokenBudget
 from stages.summarize.citations import Citations, segment_ids
@@ -50,11 +50,11 @@ class WrittenSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolledSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A call so far. Of the turns that were given only the first `taken` went in: the others did not fit."""
+    """A call so far. Of the turns that were given only the first `n_turns` went in: the others did not fit."""
 
     text: str
     topics: list[str]
-    taken: int
+    n_turns: int
     model: str
 
 
@@ -78,7 +78,7 @@ class SummaryWriter:
     ) -> None:
         self._choose = choose
         self._judge = judge
-        self._turns = TurnTaking(limit)
+        self._requests = PrioritySemaphore(limit)
         self._prompt_name = prompt_name
         self._prompt = prompt if prompt is not None else prompt_text(_PACKAGE, prompt_name)
         self._budgets: dict[str, TokenBudget] = {}
@@ -118,16 +118,18 @@ class SummaryWriter:
         lines = [f"{turn.speaker}: {turn.text}" for turn in turns]
         prompt = prompt_text(_PACKAGE, _ROLLING_PROMPT)
         room = asking.room(prompt) - asking.budget.tokens(before)
-        taken = asking.budget.fitting(lines, room=room)
+        n_turns = asking.budget.fitting(lines, room=room)
         while True:
             try:
-                draft = await asking.ask(prompt, [*before, *lines[:taken]], RollingDraft)
+                draft = await asking.ask(prompt, [*before, *lines[:n_turns]], RollingDraft)
             except LlmOverflow:
-                if taken == 1:
+                if n_turns == 1:
                     raise
-                taken //= 2
+                n_turns //= 2
                 continue
-            return RolledSummary(text=draft.summary.strip(), topics=_lines(draft.topics), taken=taken, model=llm.model)
+            return RolledSummary(
+                text=draft.summary.strip(), topics=_lines(draft.topics), n_turns=n_turns, model=llm.model
+            )
 
     async def _checked(
         self, draft: Draft, citations: Citations, language: str, model: str, windows: int
@@ -176,7 +178,7 @@ class SummaryWriter:
 
     async def chat(self, llm: LlmClient, messages: list[Message], schema: dict[str, Any], urgency: Urgency) -> str:
         budget = self.budget_of(llm)
-        async with self._turns.turn(urgency):
+        async with self._requests.slot(urgency):
             began = time.monotonic()
             try:
                 answer = await llm.chat(messages, schema=schema)

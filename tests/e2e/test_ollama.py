@@ -21,7 +21,7 @@ import pytest
 
 from schemas.summaries import Summary
 from stages.adapters.llm.ollama import OllamaClient
-from stages.adapters.llm.protocol import Answer, LlmError, LlmOverflow, Message
+from stages.adapters.llm.protocol import Completion, LlmError, LlmOverflow, Message
 from stages.summarize.stage import SummarizeStage
 from stages.summarize.writer import SummaryWriter
 from tests.support.processes.deployment import Deployment
@@ -207,7 +207,7 @@ async def test_a_call_longer_than_the_context_is_read_whole_by_a_real_model(serv
         model, context_tokens, answer_tokens = client.model, client.context_tokens, client.answer_tokens
         check, close = client.check, client.close
 
-        async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+        async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
             answer = await client.chat(messages, schema=schema)
             asked.append((messages, answer.prompt_tokens))
             return answer

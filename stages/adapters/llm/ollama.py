@@ -7,7 +7,7 @@ from typing import Any, Final
 import httpx
 import ollama
 
-from stages.adapters.llm.protocol import Answer, LlmMissing, LlmOverflow, LlmUnavailable, Message
+from stages.adapters.llm.protocol import Completion, LlmMissing, LlmOverflow, LlmUnavailable, Message
 
 CHECK_TIMEOUT_S: Final = 3.0
 _AWAY = (ConnectionError, httpx.HTTPError)
@@ -56,7 +56,7 @@ class OllamaClient:
         self.answer_tokens = min(self.answer_tokens, self.context_tokens // 2)
         self._checked_context = True
 
-    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
         try:
             response = await self._client.chat(
                 model=self.model,
@@ -75,7 +75,7 @@ class OllamaClient:
         prompt_tokens, room = response.prompt_eval_count or 0, self.context_tokens - self.answer_tokens
         if prompt_tokens > room:
             raise LlmOverflow(tokens=prompt_tokens, room=room)
-        return Answer(
+        return Completion(
             text=response.message.content or "",
             prompt_tokens=prompt_tokens,
             answer_tokens=response.eval_count or 0,

@@ -14,10 +14,10 @@ class Urgency(IntEnum):
     LIVE = 0
     ROLLING = 1
     BATCH = 2
-    AGAIN = 3
+    DEFERRED = 3
 
 
-class TurnTaking:
+class PrioritySemaphore:
     """At most `limit` inside at a time. Of those who wait the most urgent goes first, of equals the one who came first.
 
     asyncio has a semaphore and a priority queue and nothing that is both.
@@ -29,7 +29,7 @@ class TurnTaking:
         self._arrivals = count()
 
     @asynccontextmanager
-    async def turn(self, urgency: Urgency) -> AsyncIterator[None]:
+    async def slot(self, urgency: Urgency) -> AsyncIterator[None]:
         await self._enter(urgency)
         try:
             yield

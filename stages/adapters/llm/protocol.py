@@ -32,7 +32,7 @@ class Message(msgspec.Struct, frozen=True):
     content: str
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """What a model wrote; it may be cut. `prompt_tokens` is the prompt's length by the model's own tokenizer, 0 where
     the server does not tell.
     """
@@ -90,7 +90,7 @@ class LlmClient(Protocol):
         """Raises LlmUnavailable, with the reason, within a few seconds if the server or the model cannot be used."""
         ...
 
-    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
         """The model's answer, asked to follow the JSON Schema.
 
         Raises LlmUnavailable, and LlmOverflow for a prompt of which the model did not read everything.

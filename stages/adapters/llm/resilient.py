@@ -10,7 +10,7 @@ from purgatory.domain.messages.events import ContextChanged
 from purgatory.domain.model import OpenedState
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from stages.adapters.llm.protocol import Answer, LlmClient, LlmMissing, LlmOverflow, LlmUnavailable, Message
+from stages.adapters.llm.protocol import Completion, LlmClient, LlmMissing, LlmOverflow, LlmUnavailable, Message
 
 ATTEMPTS: Final = 3
 LONGEST_PAUSE_S: Final = 8.0
@@ -66,7 +66,7 @@ class Circuit:
             self._changed(event.state)
 
 
-class SteadyLlm:
+class ResilientLlm:
     """An `LlmClient` that repeats what failed in passing, after a random and growing pause."""
 
     def __init__(self, client: LlmClient, circuit: Circuit, *, first_pause_s: float = 0.5) -> None:
@@ -86,7 +86,7 @@ class SteadyLlm:
     async def check(self) -> None:
         await self._circuit.call(self._client.check)
 
-    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, LlmUnavailable) and error.passing),
             wait=wait_random_exponential(multiplier=self._first_pause_s, max=LONGEST_PAUSE_S),
@@ -95,7 +95,7 @@ class SteadyLlm:
         )
         async for attempt in retrying:
             with attempt:
-                answer: Answer = await self._circuit.call(lambda: self._client.chat(messages, schema=schema))
+                answer: Completion = await self._circuit.call(lambda: self._client.chat(messages, schema=schema))
         return answer
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from stages.adapters.llm.protocol import Answer, Message
+from stages.adapters.llm.protocol import Completion, Message
 
 BYTES_PER_TOKEN: Final = 3.0
 """The first estimate: English has about four bytes of UTF-8 to a token, a line's label and speaker fewer."""
@@ -32,7 +32,7 @@ class TokenBudget:
     def tokens(self, texts: Sequence[str]) -> int:
         return FRAME_TOKENS + round(sum(len(text.encode()) + 1 for text in texts) / self._bytes_per_token)
 
-    def observe(self, messages: Sequence[Message], answer: Answer) -> None:
+    def observe(self, messages: Sequence[Message], answer: Completion) -> None:
         if answer.prompt_tokens >= LEAST_SAMPLE_TOKENS:
             n_bytes = sum(len(message.content.encode()) for message in messages)
             self._densest = min(self._densest, n_bytes / (answer.prompt_tokens - FRAME_TOKENS))

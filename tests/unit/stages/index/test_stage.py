@@ -10,7 +10,7 @@ from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 from stages.adapters.embedding import Vectors
 from stages.errors import RejectedInput, StageError
-from stages.index.ranking import Filters, Found, Hit, Update
+from stages.index.ranking import Filters, Hit, RecordWindows, Update
 from stages.index.stage import IndexStage
 from tests.unit.stages.summarize.calls import CALL, completed, turns
 
@@ -55,7 +55,7 @@ def stage() -> IndexStage:
     return IndexStage(KeptIndex(), CountingEmbedder())
 
 
-def found(stage: IndexStage, *records: Turn | TranscriptCompleted) -> list[Found | None]:
+def found(stage: IndexStage, *records: Turn | TranscriptCompleted) -> list[RecordWindows | None]:
     kinds = {Turn: TURN_TYPE, TranscriptCompleted: COMPLETED_TYPE}
     return [
         stage.decode(TRANSCRIPTS, {"ce_type": kinds[type(record)]}, msgspec.json.encode(record), 3.0)
@@ -79,7 +79,7 @@ def test_live_turns_and_completed_transcripts_are_embedded_together(stage: Index
     ]
     assert embedder.batches == [6]  # one of them is the same
     for update in index.updates:
-        assert update.vectors[:, 0].tolist() == [len(window.said.split()) for window in update.windows]
+        assert update.vectors[:, 0].tolist() == [len(window.spoken_text.split()) for window in update.windows]
     assert [update.windows[0].started_at for update in index.updates] == [3.0, 3.0 - whole.duration_s]
     assert index.updates[1].windows[0].agent == "Anna"
 
@@ -107,7 +107,7 @@ def test_what_an_index_that_is_away_did_not_take_is_not_embedded_again(stage: In
     stage.write(found(stage, completed(turns()), other))
     assert [batch for batch in embedder.batches if batch] == [6, 1]
     for update in index.updates:
-        assert update.vectors[:, 0].tolist() == [len(window.said.split()) for window in update.windows]
+        assert update.vectors[:, 0].tolist() == [len(window.spoken_text.split()) for window in update.windows]
     stage.write(found(stage, other))
     assert embedder.batches[-1] == 1
 

@@ -26,7 +26,8 @@ def test_short_turns_share_a_window_and_the_next_begins_with_the_last_of_it() ->
 
 
 def test_embeddings_are_made_of_what_is_said_without_who_says_it() -> None:
-    assert made([turn(0, "agent", "Note: call back."), turn(1, "customer", "Yes.")])[0].said == "Note: call back.\nYes."
+    [window] = made([turn(0, "agent", "Note: call back."), turn(1, "customer", "Yes.")])
+    assert window.spoken_text == "Note: call back.\nYes."
 
 
 @given(TEXTS)
@@ -34,11 +35,11 @@ def test_every_word_is_in_a_window_and_no_window_is_too_long(texts: list[str]) -
     spoken = [turn(number, ("agent", "customer")[number % 2], text.strip()) for number, text in enumerate(texts)]
     found = made(spoken)
     for window in found:
-        assert len(window.said.split()) <= MOST_WORDS
+        assert len(window.spoken_text.split()) <= MOST_WORDS
         assert window.start_s < window.end_s
-        assert len(window.said.split()) <= MAX_WORDS or "\n" not in window.text
+        assert len(window.spoken_text.split()) <= MAX_WORDS or "\n" not in window.text
     said = [word for each in spoken for word in each.text.split()]
-    kept = [word for window in found for word in window.said.split()]
+    kept = [word for window in found for word in window.spoken_text.split()]
     assert len(kept) >= len(said)
     assert {*said} == {*kept}
     assert len({window.window_id for window in found}) == len(found)

@@ -42,8 +42,8 @@ def turn(number: int, spoken: list[Word]) -> Turn:
 def test_a_state_comes_back_as_it_was(spoken: list[list[Word]]) -> None:
     state = MergeState(
         opened=opened("agent", "customer"),
-        taken=7,
-        numbered=3,
+        last_input_seq=7,
+        next_output_seq=3,
         revision=2,
         complete=True,
         heard_s=[1 / 3, 2.5],

@@ -10,7 +10,7 @@ from schemas.calls import CallRef
 from schemas.segments import Word
 from schemas.transcripts import CallMetrics, TranscriptCompleted, TranscriptRecord, Turn
 from schemas.utterances import Channel
-from stages.adapters.llm.protocol import Answer, LlmOverflow, LlmUnavailable, Message
+from stages.adapters.llm.protocol import Completion, LlmOverflow, LlmUnavailable, Message
 from stages.protocol import CallProcessor, Event, Origin, Output
 from stages.summarize.writer import SummaryWriter
 
@@ -127,14 +127,14 @@ class ScriptedLlm:
         if self.missing is not None:
             raise LlmUnavailable(self.missing)
 
-    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Answer:
+    async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
         self.asked.append(messages)
         self.schemas.append(schema)
         tokens = round(self._tokens_per_word * sum(len(message.content.split()) for message in messages))
         room = self.context_tokens - self.answer_tokens
         if tokens > room:
             raise LlmOverflow(tokens=min(tokens, self.context_tokens), room=room)
-        return Answer(text=await self.written(messages, schema), prompt_tokens=tokens)
+        return Completion(text=await self.written(messages, schema), prompt_tokens=tokens)
 
     async def written(self, messages: list[Message], schema: dict[str, Any]) -> str:
         given = self._answers.pop(0)

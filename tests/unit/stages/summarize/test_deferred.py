@@ -11,22 +11,22 @@ from schemas.topics import SUMMARIES
 from schemas.transcripts import TranscriptCompleted
 from stages.adapters.llm.protocol import LlmUnavailable
 from stages.protocol import Event, Origin, Output
-from stages.summarize.deferred import SummarizeAgainStage
+from stages.summarize.deferred import DeferredSummaryStage
 from tests.unit.stages.summarize.calls import CALL, ScriptedLlm, answer, completed, turns, writer
 
 DEFERRED = SummaryDeferred(call=CALL, revision=1, partition=0, position=7, reason="away")
 
 
-def stage_of(llm: ScriptedLlm, parts: Sequence[TranscriptCompleted]) -> SummarizeAgainStage:
+def stage_of(llm: ScriptedLlm, parts: Sequence[TranscriptCompleted]) -> DeferredSummaryStage:
     async def stored(deferred: SummaryDeferred) -> AsyncIterator[TranscriptCompleted]:
         assert deferred == DEFERRED
         for part in parts:
             yield part
 
-    return SummarizeAgainStage(writer(llm), stored, ask_every_s=0.01)
+    return DeferredSummaryStage(writer(llm), stored, ask_every_s=0.01)
 
 
-async def again(stage: SummarizeAgainStage) -> list[Output]:
+async def again(stage: DeferredSummaryStage) -> list[Output]:
     event = Event(seq=0, event_id="deferred", origin=Origin("in", 0, 0, CALL.key), timestamp_s=1_700_000_000.0)
     return [output async for output in stage.open(CALL, None).submit(DEFERRED, event)]
 

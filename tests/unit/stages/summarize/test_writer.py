@@ -157,7 +157,7 @@ async def test_a_rolling_summary_is_asked_for_with_the_one_before_and_what_is_ne
         '{"summary": "The internet is down.", "topics": ["outage"]}', '{"summary": "More.", "topics": []}'
     )
     first = await writer(llm).roll("", turns()[:2], language="en")
-    assert (first.text, first.topics, first.taken) == ("The internet is down.", ["outage"], 2)
+    assert (first.text, first.topics, first.n_turns) == ("The internet is down.", ["outage"], 2)
     await writer(llm).roll(first.text, turns()[2:4], language="en")
     assert llm.asked[0][1].content.splitlines()[0].startswith("agent: Thank you for calling")
     assert llm.asked[1][1].content.splitlines() == [
@@ -170,8 +170,8 @@ async def test_a_rolling_summary_is_asked_for_with_the_one_before_and_what_is_ne
 async def test_of_more_turns_than_fit_a_rolling_summary_takes_the_first() -> None:
     llm = ScriptedLlm(*['{"summary": "So far.", "topics": []}'] * 2, context_tokens=2_048, tokens_per_word=1.3)
     rolled = await writer(llm).roll("", LONG, language="en")
-    assert 5 < rolled.taken < 100
-    assert len(llm.asked[0][1].content.splitlines()) == rolled.taken
+    assert 5 < rolled.n_turns < 100
+    assert len(llm.asked[0][1].content.splitlines()) == rolled.n_turns
 
 
 async def test_requests_of_several_calls_go_by_urgency() -> None:
@@ -183,6 +183,6 @@ async def test_requests_of_several_calls_go_by_urgency() -> None:
         await summaries.write(turns(), language="en", urgency=urgency)
         done.append(name)
 
-    order = [("first", Urgency.BATCH), ("batch", Urgency.BATCH), ("again", Urgency.AGAIN), ("live", Urgency.LIVE)]
+    order = [("first", Urgency.BATCH), ("batch", Urgency.BATCH), ("again", Urgency.DEFERRED), ("live", Urgency.LIVE)]
     await asyncio.gather(*(one(name, urgency) for name, urgency in order))
     assert done == ["first", "live", "batch", "again"]

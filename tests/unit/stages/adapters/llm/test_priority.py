@@ -3,20 +3,20 @@
 import asyncio
 import random
 
-from stages.adapters.llm.priority import TurnTaking, Urgency
+from stages.adapters.llm.priority import PrioritySemaphore, Urgency
 
 
 async def test_the_most_urgent_goes_first_and_of_equals_the_one_who_came_first() -> None:
-    turns, order = TurnTaking(), list[str]()
+    semaphore, order = PrioritySemaphore(), list[str]()
 
     async def ask(name: str, urgency: Urgency) -> None:
-        async with turns.turn(urgency):
+        async with semaphore.slot(urgency):
             order.append(name)
             await asyncio.sleep(0)
 
     waiting = [
-        ("first", Urgency.AGAIN),
-        ("again", Urgency.AGAIN),
+        ("first", Urgency.DEFERRED),
+        ("again", Urgency.DEFERRED),
         ("batch 1", Urgency.BATCH),
         ("batch 2", Urgency.BATCH),
     ]
@@ -27,12 +27,12 @@ async def test_the_most_urgent_goes_first_and_of_equals_the_one_who_came_first()
 
 async def test_whoever_gives_up_is_passed_over_and_nobody_is_forgotten() -> None:
     chance = random.Random(1)
-    turns = TurnTaking(2)
+    semaphore = PrioritySemaphore(2)
     inside = most = done = 0
 
     async def ask() -> None:
         nonlocal inside, most, done
-        async with turns.turn(chance.choice(list(Urgency))):
+        async with semaphore.slot(chance.choice(list(Urgency))):
             inside += 1
             most = max(most, inside)
             try:
@@ -49,5 +49,5 @@ async def test_whoever_gives_up_is_passed_over_and_nobody_is_forgotten() -> None
         results = await asyncio.gather(*tasks, return_exceptions=True)
     assert most == 2
     assert done == sum(result is None for result in results) >= 140
-    async with turns.turn(Urgency.AGAIN), turns.turn(Urgency.AGAIN):
+    async with semaphore.slot(Urgency.DEFERRED), semaphore.slot(Urgency.DEFERRED):
         pass

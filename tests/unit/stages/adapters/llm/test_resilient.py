@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from stages.adapters.llm.protocol import LlmError, LlmMissing, LlmOverflow, LlmUnavailable, Message
-from stages.adapters.llm.resilient import ATTEMPTS, Circuit, SteadyLlm
+from stages.adapters.llm.resilient import ATTEMPTS, Circuit, ResilientLlm
 from tests.unit.stages.summarize.calls import ScriptedLlm, answer
 
 ASKED = [Message("user", "hello")]
@@ -13,20 +13,20 @@ BUSY = LlmUnavailable("busy", passing=True)
 SLOW = LlmUnavailable("took too long")
 
 
-def steady(llm: ScriptedLlm, circuit: Circuit | None = None) -> SteadyLlm:
-    return SteadyLlm(llm, circuit or Circuit("Ollama", failures=100), first_pause_s=0.001)
+def resilient(llm: ScriptedLlm, circuit: Circuit | None = None) -> ResilientLlm:
+    return ResilientLlm(llm, circuit or Circuit("Ollama", failures=100), first_pause_s=0.001)
 
 
 async def test_what_fails_in_passing_is_repeated() -> None:
     llm = ScriptedLlm(BUSY, BUSY, answer())
-    assert (await steady(llm).chat(ASKED, schema={})).text == answer()
+    assert (await resilient(llm).chat(ASKED, schema={})).text == answer()
     assert len(llm.asked) == 3
 
 
 async def test_it_is_not_repeated_for_ever() -> None:
     llm = ScriptedLlm(*[BUSY] * 10)
     with pytest.raises(LlmUnavailable, match="busy"):
-        await steady(llm).chat(ASKED, schema={})
+        await resilient(llm).chat(ASKED, schema={})
     assert len(llm.asked) == ATTEMPTS
 
 
@@ -34,7 +34,7 @@ async def test_it_is_not_repeated_for_ever() -> None:
 async def test_what_would_end_the_same_is_not_repeated(error: LlmError) -> None:
     llm = ScriptedLlm(error, answer())
     with pytest.raises(type(error)):
-        await steady(llm).chat(ASKED, schema={})
+        await resilient(llm).chat(ASKED, schema={})
     assert len(llm.asked) == 1
 
 
@@ -42,7 +42,7 @@ async def test_after_failures_in_a_row_the_server_is_left_alone_and_then_tried_a
     states: list[str] = []
     circuit = Circuit("Ollama", failures=2, rest_s=0.1, changed=states.append)
     llm = ScriptedLlm(SLOW, SLOW, answer(), SLOW, answer())
-    client = steady(llm, circuit)
+    client = resilient(llm, circuit)
     for _ in range(2):
         with pytest.raises(LlmUnavailable, match=r"^took too long$"):
             await client.chat(ASKED, schema={})
@@ -60,7 +60,7 @@ async def test_after_failures_in_a_row_the_server_is_left_alone_and_then_tried_a
 async def test_a_missing_model_or_a_long_prompt_is_no_failure_of_the_server() -> None:
     circuit = Circuit("Ollama", failures=1)
     llm = ScriptedLlm(LlmMissing("no such model"), LlmOverflow(tokens=10, room=5), answer())
-    client = steady(llm, circuit)
+    client = resilient(llm, circuit)
     for error in (LlmMissing, LlmOverflow):
         with pytest.raises(error):
             await client.chat(ASKED, schema={})
@@ -69,7 +69,7 @@ async def test_a_missing_model_or_a_long_prompt_is_no_failure_of_the_server() ->
 
 async def test_a_request_that_is_given_up_is_no_failure_of_the_server() -> None:
     circuit = Circuit("Ollama", failures=1)
-    client = steady(ScriptedLlm(5.0, answer()), circuit)
+    client = resilient(ScriptedLlm(5.0, answer()), circuit)
     asking = asyncio.create_task(client.chat(ASKED, schema={}))
     await asyncio.sleep(0.01)
     asking.cancel()

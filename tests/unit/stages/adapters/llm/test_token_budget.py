@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.adapters.llm.protocol import Answer, Message
+from stages.adapters.llm.protocol import Completion, Message
 from stages.adapters.llm.token_budget import FRAME_TOKENS, TokenBudget
 
 
@@ -14,16 +14,16 @@ def test_the_first_estimate_is_three_bytes_to_a_token() -> None:
 def test_what_the_server_counted_corrects_it() -> None:
     budget = TokenBudget()
     messages = [Message("user", "x" * 4_000)]
-    budget.observe(messages, Answer(text="", prompt_tokens=1_000 + FRAME_TOKENS))
+    budget.observe(messages, Completion(text="", prompt_tokens=1_000 + FRAME_TOKENS))
     assert 1_050 < budget.tokens(["x" * 4_000]) - FRAME_TOKENS < 1_150  # 4 bytes to a token, and a margin
-    budget.observe(messages, Answer(text="", prompt_tokens=2_000 + FRAME_TOKENS))
-    budget.observe(messages, Answer(text="", prompt_tokens=1_000 + FRAME_TOKENS))
+    budget.observe(messages, Completion(text="", prompt_tokens=2_000 + FRAME_TOKENS))
+    budget.observe(messages, Completion(text="", prompt_tokens=1_000 + FRAME_TOKENS))
     assert 2_150 < budget.tokens(["x" * 4_000]) - FRAME_TOKENS < 2_300  # the densest text counts
 
 
 def test_a_server_that_does_not_count_changes_nothing() -> None:
     budget = TokenBudget()
-    budget.observe([Message("user", "x" * 4_000)], Answer(text=""))
+    budget.observe([Message("user", "x" * 4_000)], Completion(text=""))
     assert budget.tokens(["x" * 299]) == FRAME_TOKENS + 100
 
 
