@@ -45,7 +45,7 @@ class SentenceEmbedder:
     Texts longer than the model's window (256 tokens for all-MiniLM-L6-v2, some 190 English words) are cut there.
     """
 
-    def __init__(self, weights: Path | str, *, name: str, device: str = "cpu") -> None:
+    def __init__(self, weights: Path | str, *, name: str) -> None:
         """Raises EmbeddingError where the library or the weights cannot be loaded."""
         try:
             with torch_imports():
@@ -59,7 +59,7 @@ class SentenceEmbedder:
         try:
             with torch_imports():
                 self._model: Any = SentenceTransformer(
-                    str(weights), device=device, local_files_only=isinstance(weights, Path)
+                    str(weights), device="cpu", local_files_only=isinstance(weights, Path)
                 )
         except Exception as error:  # the library lets through whatever its own libraries raise
             raise EmbeddingError(f"the embedding model {name} cannot be loaded from {weights}: {error}") from error

@@ -31,6 +31,8 @@ from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
 
+NAME: Final = "merge"
+
 PART_BYTES: Final = 700_000
 """The most JSON in one part of a completed transcript: brokers take records up to 1 MB by default."""
 
@@ -44,21 +46,19 @@ UNDETERMINED: Final = "und"
 class MergeStage:
     """Opens the processors of calls."""
 
-    def __init__(self, name: str = "merge", topic: str = TRANSCRIPTS) -> None:
-        self.name = name
-        self.topic = topic
+    name = NAME
+    topic = TRANSCRIPTS
 
     def open(self, call: CallRef, state: bytes | None) -> CallProcessor[SegmentRecord]:
         """Raises msgspec.DecodeError or zlib.error for a state that this stage did not write."""
-        return MergeProcessor(call, state, topic=self.topic)
+        return MergeProcessor(call, state)
 
 
 class MergeProcessor:
     """Merges one call."""
 
-    def __init__(self, call: CallRef, state: bytes | None, *, topic: str) -> None:
+    def __init__(self, call: CallRef, state: bytes | None) -> None:
         self._call = call
-        self._topic = topic
         self._state = unpack(state) if state else MergeState()
         self._checkpoint = Checkpoint(state=state or b"", released=self._state.last_input_seq + 1)
         self._ordering = Ordering(0)
@@ -172,8 +172,8 @@ class MergeProcessor:
     def _numbered(self, record: Turn | TranscriptCompleted, event_type: str) -> Output:
         seq = self._state.next_output_seq
         self._state.next_output_seq += 1
-        event_id = self._call.event_id("merge", seq)
-        return Output(topic=self._topic, record=record, event_id=event_id, event_type=event_type, seq=seq)
+        event_id = self._call.event_id(NAME, seq)
+        return Output(topic=TRANSCRIPTS, record=record, event_id=event_id, event_type=event_type, seq=seq)
 
     def _complete(self, closed: CallClosed, event: Event) -> Iterator[Output]:
         state, opened = self._state, self._state.opened
@@ -268,8 +268,8 @@ class MergeProcessor:
         return batches
 
     def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:
-        event_id = self._call.event_id("merge", status, event.seq)
-        return ledger_entry(self._call, "merge", status, detail, at=event.timestamp_s, event_id=event_id)
+        event_id = self._call.event_id(NAME, status, event.seq)
+        return ledger_entry(self._call, NAME, status, detail, at=event.timestamp_s, event_id=event_id)
 
 
 def _metadata_text(opened: CallOpened, name: str) -> str:

@@ -5,8 +5,7 @@ A record's path: `CallSeparator.submit` puts the event into the call's order (`s
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Generator, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, Final, cast
 
@@ -58,8 +57,6 @@ MAX_GAPS: Final = 500
 LIGHT_BLOCKS: Final = 2
 """So many runs of the voice activity model, some 0.15 ms each, cost less than to hand them to a thread."""
 
-SpoolFactory = Callable[[], BinaryIO]
-
 
 def _spool() -> BinaryIO:
     return cast(BinaryIO, SpooledTemporaryFile(max_size=4_000_000))
@@ -68,9 +65,8 @@ def _spool() -> BinaryIO:
 class SeparateStage:
     """Makes a separator for each call; they share the voice activity model. See `stages.protocol.CallStage`.
 
-    Voice activity runs in `executor` (None: the event loop's own). `spool` opens a temporary file for the bytes of a
-    `container` call. In the live `lane` calls that ask for partials, or are watched, get interim versions of their
-    utterances. `endpointing` is by default that of live calls.
+    In the live `lane` calls that ask for partials, or are watched, get interim versions of their utterances.
+    `endpointing` is by default that of live calls.
     """
 
     name = ledger.NAME
@@ -81,15 +77,11 @@ class SeparateStage:
         model: VoiceActivityModel,
         endpointing: EndpointingSettings | None = None,
         *,
-        executor: Executor | None = None,
-        spool: SpoolFactory = _spool,
         lane: Lane = "live",
     ) -> None:
         self.model = model
         self.lane = lane
         self.endpointing = endpointing or EndpointingSettings()
-        self.executor = executor
-        self.spool = spool
 
     def open(self, call: CallRef, state: bytes | None) -> "CallSeparator":
         return CallSeparator(self, call, msgspec.msgpack.decode(state, type=SeparateState) if state else None)
@@ -168,7 +160,7 @@ class CallSeparator:
                 yield output
             return
         loop = asyncio.get_running_loop()
-        while (given := await loop.run_in_executor(self._stage.executor, next, work, None)) is not None:
+        while (given := await loop.run_in_executor(None, next, work, None)) is not None:
             yield given
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -256,7 +248,7 @@ class CallSeparator:
         self._state = SeparateState(start=start, opened_at=at)
         yield ledger.entry(self._call, "started", self._description(), at=at, what="started")
         if start.encoding == "container":
-            self._spool = self._stage.spool()
+            self._spool = _spool()
             return
         self._channels = self._open_channels()
         yield self._opened()

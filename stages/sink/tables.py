@@ -21,6 +21,7 @@ from stages.errors import StageError
 from stages.sink.batch import Changes, Stored
 from stages.sink.rows import JobRow, PartRow, Row, SessionRow, SummaryRow
 
+_CONFIG: Final = {"memory_limit": "1GB", "threads": 2, "autoinstall_known_extensions": False}
 _ROWS_PER_STATEMENT: Final = 500
 _MIGRATION_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
@@ -34,18 +35,17 @@ class FileInUse(StageError):
 class Tables(ServedFile):
     """The owner's connection. Not thread-safe: all calls from one thread, or one after the other."""
 
-    def __init__(self, path: Path, *, memory_limit: str = "1GB", threads: int = 2) -> None:
+    def __init__(self, path: Path) -> None:
         """Open or create the file and bring it to the newest schema.
 
         Raises FileInUse when another process has it open, StageError when its schema is newer than this code.
         """
         self._path = path
-        self._config = {"memory_limit": memory_limit, "threads": threads, "autoinstall_known_extensions": False}
         super().__init__()
 
     def _open(self) -> None:
         try:
-            self.connection = duckdb.connect(str(self._path), config=self._config)
+            self.connection = duckdb.connect(str(self._path), config=_CONFIG)
         except duckdb.IOException as error:
             raise FileInUse(str(error)) from error
         try:
