@@ -326,7 +326,7 @@ def _changed(record: object, **values: object) -> bytes:
             _changed(CallScript("c").completed(CallScript("other").turns(1))[0]),
         ),
         (STATUS, _headers("callstream.job"), _changed(CallScript("c").started(), at=1e300)),
-        (STATUS, _headers("callstream.job"), _changed(CallScript("c").started(), job="cook")),
+        (STATUS, _headers("callstream.job"), _changed(CallScript("c").started(), job=7)),
         (SUMMARIES, _headers("callstream.summary"), _changed(CallScript("c").summary(), revision=-1)),
     ],
 )
