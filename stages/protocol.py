@@ -12,7 +12,7 @@ How the runner (`pipeline.runtime.call_runner`) uses these, and what makes the r
 - The last output of an event carries `checkpoint()`, taken after the event; earlier ones carry the one before it.
   So the last output on the bus always holds a state that, with the inputs not released in it, gives everything after.
 - An output without `seq` (ledger entries) goes to a topic that others write too. It has a deterministic id and may
-  be published again. With `beside` it is stored in the partition of the call's numbered records.
+  be published again. With `same_partition` it is stored in the partition of the call's numbered records.
 - An input without a number (`submit` is called for it in its turn) holds up no other: its outputs have no `seq` either,
   and are published beside those of the other inputs. What it changes in the state must be in the checkpoint of the
   next numbered input; until that is on the bus, or the processor is finished, it is delivered again after a crash.
@@ -57,7 +57,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str
     event_type: str = "callstream.stage"
     seq: int | None = None
-    beside: bool = False
+    same_partition: bool = False
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -361,7 +361,7 @@ class CallWork:
         try:
             async for output in started.outputs:
                 if output.seq is None:
-                    source = self.partition if output.beside else None
+                    source = self.partition if output.same_partition else None
                     await self._runner.publisher.send(output, self.call, source=source, traceparent=traceparent)
                     continue
                 if last is not None:

@@ -23,4 +23,4 @@ def interim(call: CallRef, channel: int, growth: Growth, rate_hz: int) -> Output
         before=speech.before,
     )
     event_id = call.event_id(ledger.NAME, "interim", channel, speech.first_sample, growth.revision)
-    return Output(topic=topics.UTTERANCES, record=record, event_id=event_id, beside=True)
+    return Output(topic=topics.UTTERANCES, record=record, event_id=event_id, same_partition=True)

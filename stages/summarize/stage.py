@@ -221,7 +221,7 @@ class SummarizeProcessor:
             reason=reason,
         )
         event_id = self._call.event_id(NAME, "deferred", transcript.revision)
-        return Output(topic=DEFERRED, record=record, event_id=event_id, beside=True)
+        return Output(topic=DEFERRED, record=record, event_id=event_id, same_partition=True)
 
     def _job(self, status: JobState, detail: dict[str, Any], event: Event) -> Output:
         event_id = self._call.event_id(NAME, status, event.seq)
@@ -290,7 +290,7 @@ def unnumbered(call: CallRef, summary: Summary) -> Output:
     """A summary beside the call's numbered ones. A model may write another after a crash: that one has another id."""
     version = zlib.crc32(msgspec.json.encode(summary))
     event_id = call.event_id(NAME, summary.kind, summary.revision, f"{version:08x}")
-    return Output(topic=SUMMARIES, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, beside=True)
+    return Output(topic=SUMMARIES, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, same_partition=True)
 
 
 def _checkpoint(state: SummarizeState) -> Checkpoint:

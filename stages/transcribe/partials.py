@@ -192,7 +192,7 @@ class LivePartials:
             if text != committed.text:
                 utterance.committing = True
                 event_id = self._event_id("commitment", commitment)
-                yield Output(topic=UTTERANCES, record=commitment, event_id=event_id, beside=True)
+                yield Output(topic=UTTERANCES, record=commitment, event_id=event_id, same_partition=True)
                 return
             async with self._showing[interim.channel]:
                 if not utterance.closed:
@@ -292,7 +292,7 @@ class LivePartials:
             final=final,
         )
         event_id = self._event_id("partial", text)
-        return Output(topic=PARTIALS, record=record, event_id=event_id, event_type=PARTIAL_TYPE, beside=True)
+        return Output(topic=PARTIALS, record=record, event_id=event_id, event_type=PARTIAL_TYPE, same_partition=True)
 
     def _event_id(self, kind: str, text: Commitment) -> str:
         """Return an id with a digest of the text: a worker that resumes after a crash may decode different text."""

@@ -42,7 +42,7 @@ async def test_it_waits_until_the_model_is_there_and_then_summarizes_the_stored_
     assert isinstance(job.record, JobStatus)
     assert (job.record.status, job.record.detail["method"]) == ("completed", "llm")
     assert isinstance(summary.record, Summary)
-    assert (summary.topic, summary.seq, summary.beside) == (SUMMARIES, None, True)
+    assert (summary.topic, summary.seq, summary.same_partition) == (SUMMARIES, None, True)
     assert (summary.record.method, summary.record.kind, summary.record.revision) == ("llm", "final", 1)
     assert len(llm.asked[0][1].content.splitlines()) == len(turns())
 
