@@ -1,4 +1,4 @@
-"""Errors that stages raise. The whole tree is in `pipeline.errors`; these are here because stages import no pipeline.
+"""Errors that stages raise. The whole tree is drawn in `pipeline.errors`, which stages do not import.
 
 StageError
 └── RejectedInput      never retried: the record becomes a dead letter; the operator looks at its producer
@@ -6,8 +6,8 @@ StageError
 
 
 class StageError(Exception):
-    """Base of what a stage raises on purpose."""
+    """Base of the errors that stages raise on purpose."""
 
 
 class RejectedInput(StageError):
-    """The input cannot be used, whatever is retried. Raised before the processor's state has changed."""
+    """The input is unusable and no retry can change that. Raised before the processor's state has changed."""

@@ -1,4 +1,4 @@
-"""A call's ledger, as every stage writes it: entries on `calls.status`."""
+"""A call's ledger: the entries that every stage publishes on `calls.status`."""
 
 from typing import Any
 
@@ -11,6 +11,8 @@ from stages.protocol import Output
 def ledger_entry(
     call: CallRef, job: Job, status: JobState, detail: dict[str, Any], *, at: float, event_id: str
 ) -> Output:
-    """One entry. `at` is the time of the record that caused it, `event_id` follows from it: a replay repeats both."""
+    """Return one entry. For a replay to repeat it, `at` must be the time of the record that caused it, in Unix
+    seconds, and `event_id` must follow from the inputs.
+    """
     record = JobStatus(tenant=call.tenant, call_id=call.call_id, job=job, status=status, detail=detail, at=at)
     return Output(topic=STATUS, record=record, event_id=event_id, event_type=JOB_TYPE)

@@ -1,21 +1,30 @@
-"""What a stage is, seen from the runner: per call, events in and outputs out, and when an input need not be replayed.
+"""The contract of a stage: what the runner (`pipeline.runtime.call_runner`) calls and when, and what it relies on.
 
-How the runner (`pipeline.runtime.call_runner`) uses these, and what makes the result exact:
+Inputs
+- The events of one call arrive in the order of the bus. Calls run concurrently.
+- An event may arrive more than once: after a crash the runner opens the call again from the checkpoint on the bus and
+  submits every input that this checkpoint does not release.
+- A numbered event has a number within its call, counted from 0 on the topic that it was read from. Numbers are not
+  promised to be consecutive: a producer's event may be lost or late.
 
-- Events of one call arrive in the order of the bus, at least once. Different calls run concurrently.
-- `CallProcessor.submit` is called once for each event, in order; its outputs are published in order, and the outputs
-  of one event before those of the next. `submit` itself may start work at once (the transcriber queues the utterance
-  and awaits the text while iterating) or be an async generator that works while it is iterated.
-- An output on the stage's own topic (`Output.seq` is a number) is one of the call's sequence 0, 1, 2, … there. The
-  same inputs must give the same sequence of outputs, because after a crash a processor is restored from a checkpoint,
-  gets every input again that was not released, and the runner drops the outputs whose number is already on the bus.
-- The last output of an event carries `checkpoint()`, taken after the event; earlier ones carry the one before it.
-  So the last output on the bus always holds a state that, with the inputs not released in it, gives everything after.
-- An output without `seq` (ledger entries) goes to a topic that others write too. It has a deterministic id and may
-  be published again. With `same_partition` it is stored in the partition of the call's numbered records.
-- An input without a number (`submit` is called for it in its turn) holds up no other: its outputs have no `seq` either,
-  and are published beside those of the other inputs. What it changes in the state must be in the checkpoint of the
-  next numbered input; until that is on the bus, or the processor is finished, it is delivered again after a crash.
+Numbered outputs (`Output.seq` is set)
+- They go to the stage's own topic and count 0, 1, 2, … within the call.
+- The same inputs must give the same numbered outputs, whatever clock, random numbers or other calls do. The runner
+  relies on this in a replay: it drops outputs whose number is already on the bus.
+- Each carries a checkpoint. The last output of an event carries the one taken after that event; the outputs before it
+  carry the previous one. So the last output on the bus always holds a state from which, with the inputs that it does
+  not release, everything after it follows.
+
+Unnumbered outputs (`Output.seq` is None): ledger entries, live text
+- They go to topics to which other stages may publish too.
+- They may be published again after a crash. An id must follow from the inputs, or name what it differs in.
+- They carry no checkpoint. With `same_partition` they are stored in the partition of the call's numbered records.
+
+Unnumbered inputs
+- They are submitted in their turn but finished at any time: their outputs are published while those of other inputs
+  wait, and must be unnumbered.
+- A change that they make to the state must be in the checkpoint of the next numbered input. Until that checkpoint is on
+  the bus, or the processor is finished, a crash delivers them again.
 """
 
 from collections.abc import AsyncIterator
@@ -29,7 +38,7 @@ Input = TypeVar("Input", contravariant=True)
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where an input record lies on the bus."""
+    """The position of an input record on the bus."""
 
     topic: str
     partition: int
@@ -38,10 +47,10 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and when an input record was read; the decoded record travels beside it."""
+    """The metadata of an input record. The decoded record is passed separately."""
 
     seq: int
-    """Its number in the call, on the topic that it was read from; without one of its own, that of the next record."""
+    """Its number in the call, on the topic that it was read from; of an unnumbered input, that of the next record."""
     event_id: str
     origin: Origin
     timestamp_s: float
@@ -50,7 +59,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """One record to publish. `record` is a stage record (msgpack) or a published one (JSON), see `schemas`."""
+    """A record to publish: `record` is a stage record (msgpack) or a published one (JSON), see `schemas`."""
 
     topic: str
     record: object
@@ -61,50 +70,69 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A call's state in a stage. Inputs numbered below `released` are in it and need no replay."""
+    """A call's state in a stage. It contains the inputs numbered below `released`: they need no replay."""
 
     state: bytes
     released: int
 
 
 class CallProcessor(Protocol[Input]):
-    """A stage's work on one call. Not shared between calls; never called from two tasks at once."""
+    """A stage's work on one call. It is not shared between calls, and never called from two tasks at once."""
 
     def submit(self, record: Input, event: Event) -> AsyncIterator[Output]:
-        """Take the next input. A repeat of an input that was taken before gives no outputs.
+        """Take the next input and return its outputs, in order.
 
-        Raises stages.errors.RejectedInput (before any change of state) for input that no retry can make usable.
+        Called once for each input, in the order of the bus. May return before the work is done: the transcriber queues
+        the utterance here and awaits its text while it is iterated. Iterators of numbered inputs are exhausted one
+        after the other, so `submit` is usually called again before the last one has ended.
+
+        A repeat of an input that the state already contains must give no outputs.
+
+        Raises stages.errors.RejectedInput, here or in the iterator, for an input that no retry can make usable. The
+        state must not have changed. Any other error restarts the stage from the last checkpoint.
         """
         ...
 
     def checkpoint(self) -> Checkpoint:
-        """The state after all inputs whose iterators have ended."""
+        """Return the state after all inputs whose iterators have ended.
+
+        Called after each numbered input that gave numbered outputs. Not promised to be called for any other.
+        """
         ...
 
     @property
     def idle_position(self) -> int | None:
-        """The number of the event that the call waits for; None where calls of the stage do not end by being idle."""
+        """The number of the event that the call waits for; None if calls of the stage do not end by being idle."""
         ...
 
     @property
     def finished(self) -> bool:
-        """Whether the processor may be dropped from memory, to be restored from its checkpoint if needed again."""
+        """True if the processor may be dropped from memory. Should the call go on, it is opened from its checkpoint.
+
+        While False, the last input stays unacknowledged, so that a restart brings the call back into memory.
+        """
         ...
 
 
 class CallStage(Protocol[Input]):
-    """A stage: makes processors. `name` is stable, it is part of consumer names and event ids."""
+    """A stage: opens a processor for each call.
+
+    `name` is part of consumer groups and event ids, so it must never change.
+    """
 
     name: str
     topic: str
-    """The topic of its numbered outputs, where its checkpoints are kept."""
+    """The topic of its numbered outputs, and so of its checkpoints."""
 
     def open(self, call: CallRef, state: bytes | None) -> CallProcessor[Input]:
-        """A processor for `call`, from the state of its last checkpoint or from nothing."""
+        """Return a processor that continues from `state`, the call's last checkpoint; None if there is none.
+
+        A call may be opened again and again, in this process or another.
+        """
         ...
 
 
 async def no_outputs() -> AsyncIterator[Output]:
-    """What a processor answers to a record that nothing follows from."""
+    """Return the outputs of an input that has none."""
     return
     yield

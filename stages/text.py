@@ -1,4 +1,4 @@
-"""What several stages need to know of text: sentences, where words stand, stems, words without meaning."""
+"""Text tools that several stages share: word lists, sentences, positions of words, stems."""
 
 import re
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ _SENTENCE_END: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 
 def in_order(text: str) -> list[str]:
-    """Return the words of a list that is written as text."""
+    """Return the words of a list written as text, in order."""
     return text.split()
 
 
 def word_set(text: str) -> frozenset[str]:
-    """Return the same words as a set."""
+    """Return the words of a list written as text, as a set."""
     return frozenset(text.split())
 
 
@@ -25,21 +25,21 @@ COMMON_WORDS: Final = word_set(
     should so some such than that the their them then there these they this those through to too under until up
     very was we were what when where which while who whom whose why will with would you your"""
 )
-"""English words that say nothing of what a call is about, and who speaks in every call. Stages add their own."""
+"""English words that do not tell calls apart: function words, and the speakers of every call. Stages add their own."""
 
 
 def sentences(text: str) -> list[str]:
-    """Split text after `.`, `!`, `?` and `…` before white space, and after the full-width forms of the first three.
+    """Split text after `.`, `!`, `?` or `…` followed by white space, and after the full-width `。`, `！` and `？`.
 
-    The sentences are stripped; empty ones are left out.
+    Sentences are stripped; empty ones are left out.
     """
     return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
 
 
 def word_spans(text: str, words: Iterable[str]) -> list[tuple[int, int]] | None:
-    """Find each word in the text, from the end of the word before it on.
+    """Find each word in the text, searching from the end of the previous one.
 
-    Returns the start and end of each as indexes into `text`; None if a word is not there.
+    Returns the start and end of each as indexes into `text`; None if any word is missing.
     """
     spans: list[tuple[int, int]] = []
     end = 0
@@ -54,11 +54,11 @@ def word_spans(text: str, words: Iterable[str]) -> list[tuple[int, int]] | None:
 
 @lru_cache(maxsize=65_536)
 def porter_stem(word: str) -> str:
-    """Return the stem of a word in lower case by Porter's algorithm; empty for some single letters.
+    """Return the stem of a lower-case word by Porter's algorithm; it is empty for some single letters.
 
-    For 102,000 words it is the one that DuckDB's `stem(word, 'porter')` gives, accents and made-up suffixes included.
+    Equal to DuckDB's `stem(word, 'porter')` for all of 102,000 words tried, accents and made-up suffixes included.
     """
     import snowballstemmer
 
-    stem: str = snowballstemmer.stemmer("porter").stemWord(word)  # keeps a state: not to be shared between threads
+    stem: str = snowballstemmer.stemmer("porter").stemWord(word)  # a stemmer has state: threads cannot share one
     return stem
