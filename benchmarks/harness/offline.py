@@ -142,6 +142,12 @@ class Hearing:
         return list(await asyncio.gather(*(one(path) for path in paths)))
 
 
+def texts_of(segments: list[Segment], channels: int = 2) -> list[str]:
+    """What was written for each leg."""
+    ordered = sorted(segments, key=lambda segment: segment.start_s)
+    return [" ".join(one.text for one in ordered if one.channel == channel and one.text) for channel in range(channels)]
+
+
 def settings_of(folder: Path, changes: Iterable[str] = (), **given: Any) -> Settings:
     """Settings for a benchmark; `changes` are written as on a command line: `beam_size=1`."""
     written: dict[str, Any] = dict(change.split("=", 1) for change in changes)

@@ -9,13 +9,13 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.speech.script import AGENT, CUSTOMER, ROLES, SETTINGS, ScriptLine, ScriptWriter
+from benchmarks.speech.script import AGENT, CUSTOMER, SETTINGS, ScriptLine, ScriptWriter
+from benchmarks.speech.turns import spoken
 from schemas.calls import CallRef
 from schemas.transcripts import Turn
 
 QUESTIONS: Final = Path(__file__).parent / "questions.toml"
 CALL_WORDS: Final = 200
-SECONDS_PER_WORD: Final = 0.4
 _LEADS: Final = (
     "Is there anything else?",
     "Tell me what happened.",
@@ -69,28 +69,3 @@ def corpus(*, seed: int, calls: int) -> tuple[dict[CallRef, list[Turn]], list[As
 
 def _words(text: str) -> set[str]:
     return {*re.findall(r"[a-z]{3,}", text.lower())}
-
-
-def spoken(call: CallRef, lines: list[ScriptLine]) -> list[Turn]:
-    turns: list[Turn] = []
-    start_s = 0.0
-    for number, line in enumerate(lines):
-        end_s = start_s + SECONDS_PER_WORD * len(line.text.split())
-        turns.append(
-            Turn(
-                tenant=call.tenant,
-                call_id=call.call_id,
-                turn_id=str(call.derived_id("turn", number)),
-                revision=1,
-                speaker=ROLES[line.channel],
-                channel=line.channel,
-                start_s=round(start_s, 3),
-                end_s=round(end_s, 3),
-                text=line.text,
-                words=[],
-                segment_ids=[f"segment-{number}"],
-                language="en",
-            )
-        )
-        start_s = end_s + 0.3
-    return turns

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.clock import Clock
-from benchmarks.harness.offline import Hearing, settings_of
+from benchmarks.harness.offline import Hearing, settings_of, texts_of
 from benchmarks.harness.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
 from benchmarks.speech.cuts import CutErrors, cut_errors
@@ -36,7 +36,6 @@ from benchmarks.speech.monologues import N_MONOLOGUES, monologues
 from benchmarks.speech.monologues import VARIANTS as MONOLOGUE_VARIANTS
 from benchmarks.speech.scoring import Errors, difference, errors, places
 from benchmarks.speech.timing import TimingErrors
-from benchmarks.transcribe.contenders import texts_of
 
 QUICK_CALLS = 9
 

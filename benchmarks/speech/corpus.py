@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.speech.script import CUSTOMER, ROLES, SCRIPTS, SETTINGS, ScriptLine, ScriptWriter
+from benchmarks.speech.script import CUSTOMER, ROLES, SETTINGS, ScriptLine, ScriptWriter, drawn_key
 from benchmarks.speech.telephone import (
     RATE_HZ,
     Float,
@@ -138,7 +138,7 @@ def corpus(
 
     `on_progress` is told, before each call that is made, how many are there and how many there will be.
     """
-    made = folder / _key(seed)
+    made = folder / drawn_key(_FORM, seed, WORDS_PER_CALL)
     made.mkdir(parents=True, exist_ok=True)
     writer = ScriptWriter(seed)
     calls = []
@@ -152,13 +152,6 @@ def corpus(
             _make(truth, script, variant, seed * 1000 + number)
         calls.append(msgspec.json.decode(truth.read_bytes(), type=Call))
     return Corpus(made, calls)
-
-
-def _key(seed: int) -> str:
-    digest = hashlib.sha256(f"{_FORM} {seed} {WORDS_PER_CALL}".encode())
-    for path in sorted(SCRIPTS.glob("*.toml")):
-        digest.update(path.read_bytes())
-    return f"{digest.hexdigest()[:12]}-{seed}"
 
 
 def _make(truth: Path, script: list[ScriptLine], variant: Variant, seed: int) -> None:

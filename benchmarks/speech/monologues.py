@@ -5,7 +5,6 @@ divide them. Every second monologue has noise 15 dB below speech. Sentences whos
 split ("fifteen dollars", "don't") are left out, so that each word that is compared has a time.
 """
 
-import hashlib
 import itertools
 import random
 import re
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.speech.corpus import Call, Corpus, TruthLine, TruthWord, Variant, keep
-from benchmarks.speech.script import SCRIPTS, ScriptWriter
+from benchmarks.speech.script import ScriptWriter, drawn_key
 from benchmarks.speech.telephone import RATE_HZ, Float, coded, line_noise, surroundings, telephone_voice
 from benchmarks.speech.voice import Spoken, Voice
 from tests.calls.wording import comparable
@@ -47,7 +46,7 @@ def monologues(
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Corpus:
     """The first `n` of `seed`, on one leg each. Those that are not there yet are made, as `corpus.corpus` does."""
-    made = folder / f"monologues-{_key(seed)}"
+    made = folder / f"monologues-{drawn_key(_FORM, seed, LENGTH_S, PAUSE_S, INNER_PAUSE_S, SNR_DB)}"
     made.mkdir(parents=True, exist_ok=True)
     sentences = _sentences(ScriptWriter(seed))
     calls = []
@@ -62,13 +61,6 @@ def monologues(
             _make(truth, texts, length_s, variant, rng)
         calls.append(msgspec.json.decode(truth.read_bytes(), type=Call))
     return Corpus(made, calls)
-
-
-def _key(seed: int) -> str:
-    digest = hashlib.sha256(f"{_FORM} {seed} {LENGTH_S} {PAUSE_S} {INNER_PAUSE_S} {SNR_DB}".encode())
-    for path in sorted(SCRIPTS.glob("*.toml")):
-        digest.update(path.read_bytes())
-    return f"{digest.hexdigest()[:12]}-{seed}"
 
 
 def _sentences(writer: ScriptWriter) -> Iterator[str]:

@@ -6,6 +6,7 @@ says exactly the words that stand there. Drawing goes through a shuffled deck, s
 everything was said once.
 """
 
+import hashlib
 import random
 import re
 import tomllib
@@ -99,6 +100,14 @@ class ScriptWriter:
 
         filled = re.sub(r"\{(\w+)\}", fill, text)
         return filled[0].upper() + filled[1:]
+
+
+def drawn_key(form: int, seed: int, *parameters: object) -> str:
+    """Return a name for what is made from the sentences: another one when they, `form` or `parameters` change."""
+    digest = hashlib.sha256(" ".join(map(str, (form, seed, *parameters))).encode())
+    for path in sorted(SCRIPTS.glob("*.toml")):
+        digest.update(path.read_bytes())
+    return f"{digest.hexdigest()[:12]}-{seed}"
 
 
 def _exchange(said: Sequence[str]) -> list[ScriptLine]:

@@ -20,8 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.harness.report import write_report
-from benchmarks.search.corpus import spoken
 from benchmarks.speech.script import SETTINGS, ScriptLine, ScriptWriter
+from benchmarks.speech.turns import spoken
 from pipeline.settings import DEFAULT_EMBEDDING_MODEL
 from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef

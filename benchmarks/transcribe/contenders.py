@@ -28,7 +28,7 @@ import soxr
 from numpy.typing import NDArray
 
 from benchmarks.harness.clock import Clock
-from benchmarks.harness.offline import Hearing, settings_of
+from benchmarks.harness.offline import Hearing, settings_of, texts_of
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
@@ -229,12 +229,6 @@ async def _run_stages(job: Job) -> list[Measurement]:
                 )
             )
     return measured
-
-
-def texts_of(segments: list[Segment], channels: int = 2) -> list[str]:
-    """What was written for each leg."""
-    ordered = sorted(segments, key=lambda segment: segment.start_s)
-    return [" ".join(one.text for one in ordered if one.channel == channel and one.text) for channel in range(channels)]
 
 
 async def _run_pipeline(job: Job) -> list[Measurement]:
