@@ -11,7 +11,7 @@ the loops take turns. After each run what was published is read back: every reco
 CPU seconds are the loop's process, user and system, all threads; the broker's are beside them. With one key each
 record waits for the answer to the one before: the wall clock is the broker's, the CPU time is still the loop's.
 
-What this does not show: latency, several workers, a network between loop and broker, brokers of more than one node.
+What it does not show: latency, several workers, a network between loop and broker, brokers of more than one node.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.bus.load import Client, Figures, Load, check_output, fill, make_output
-from benchmarks.harness.report import spread, write_report
+from benchmarks.harness.command import add_outputs, benchmark_parser
+from benchmarks.harness.report import spread, spread_text, write_report
 from pipeline.bus.nats.server import NatsServer
 from tests.support.brokers.kafka import KafkaServer
 
@@ -127,10 +128,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         for client, figures in row["clients"].items():
-            rate = figures["per_cpu_s"]
             print(
                 f"| {row['bus']} | {row['size_bytes']} | {row['keys']} | {client} "
-                f"| {rate['median']:.0f} ({rate['min']:.0f} – {rate['max']:.0f}) | {row['of_raw'][client]:.2f} "
+                f"| {spread_text(figures['per_cpu_s'])} | {row['of_raw'][client]:.2f} "
                 f"| {figures['per_wall_s']['median']:.0f} | {figures['broker_cpu_s_per_1000']['median']:.2f} |"
             )
 
@@ -155,21 +155,26 @@ async def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("bus", __doc__)
+    made.add_argument("--runs", type=int, default=5, help="of each loop (5)")
+    made.add_argument("--records", type=int, default=8000, help="of a run with more than one key (8000)")
+    made.add_argument("--bus", nargs="+", choices=tuple(CLIENTS), default=list(CLIENTS), help="which (both)")
+    made.add_argument("--size", nargs="+", type=int, default=list(SIZES), metavar="BYTES", help="of a record")
+    made.add_argument("--keys", nargs="+", type=int, default=list(KEYS), metavar="N", help="calls at a time")
+    add_outputs(made)
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--records", type=int, default=8000)
-    parser.add_argument("--bus", nargs="+", choices=tuple(CLIENTS), default=list(CLIENTS))
-    parser.add_argument("--size", nargs="+", type=int, default=list(SIZES), metavar="BYTES")
-    parser.add_argument("--keys", nargs="+", type=int, default=list(KEYS), metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    arguments = parser.parse_args()
-    rows = asyncio.run(run(arguments))
+    given = parser().parse_args()
+    rows = asyncio.run(run(given))
     show(rows)
     missed = [row for row in rows if not row["reached"]]
     for row in missed:
         print(f"below {row['target']} of raw: {row['bus']}, {row['size_bytes']} bytes, {row['keys']} keys")
-    write_report("bus", {"runs": arguments.runs, "rows": rows}, arguments.json)
+    load = {"records": given.records, "sizes_bytes": given.size, "keys": given.keys}
+    write_report("bus", {"rows": rows}, given.json, given=load, runs=given.runs)
     return 1 if missed else 0
 
 

@@ -8,7 +8,7 @@ read until it has nothing left to do but what comes in. At the end every call th
     python -m benchmarks.catch_up --bus kafka --stage separate --minutes 10 [--json FILE]
 
 "Memory" is the worker's resident memory, read every 0.1 s; a stage may hold its byte budget of records
-beyond what it holds anyway. What this does not show: a transcriber with its model, whose speed is the model's.
+beyond what it holds anyway. What it does not show: a transcriber with its model, whose speed is the model's.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import psutil
 
 from benchmarks.harness.brokers import broker_of
 from benchmarks.harness.clients import AWAY, PlainClient, connect, unacknowledged
+from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from benchmarks.harness.workers import Fleet, WorkerProcess
 from pipeline.wiring.stage_list import REQUIRED_NAMES, stage_named
@@ -198,31 +199,32 @@ def show(found: CatchUp) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.catch_up", description=__doc__.partition("\n")[0])
-    parser.add_argument("--bus", nargs="+", choices=BUSES, default=BUSES)
-    parser.add_argument(
-        "--stage",
-        nargs="+",
-        choices=REQUIRED_NAMES[:-1],
-        default=["separate", "transcribe"],
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("catch_up", __doc__)
+    made.add_argument("--bus", nargs="+", choices=BUSES, default=BUSES, help="which (both)")
+    made.add_argument(
+        "--stage", nargs="+", choices=REQUIRED_NAMES[:-1], default=["separate", "transcribe"], help="which (these two)"
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="that the stage is stopped")
-    parser.add_argument("--steady", type=float, default=60.0, help="seconds that it is watched before")
-    parser.add_argument("--calls", type=int, default=8, help="two-leg calls at a time")
-    parser.add_argument("--speed", type=float, default=1.0, help="times the speed of speech")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    given = parser.parse_args()
-    found: list[CatchUp] = []
+    made.add_argument("--minutes", type=float, default=10.0, help="that the stage is stopped (10)")
+    made.add_argument("--steady", type=float, default=60.0, help="seconds that it is watched before (60)")
+    made.add_argument("--calls", type=int, default=8, help="two-leg calls at a time (8)")
+    made.add_argument("--speed", type=float, default=1.0, help="times the speed of speech (1)")
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
+    rows: list[CatchUp] = []
     with tempfile.TemporaryDirectory(prefix="callstream-") as folder:
         for bus in given.bus:
             for stage in given.stage:
-                found.append(asyncio.run(measure(Path(folder, f"{bus}-{stage}"), given, bus, stage)))
-                print(show(found[-1]), flush=True)
-    figures = {"calls_at_a_time": given.calls, "speed": given.speed, "runs": msgspec.to_builtins(found)}
-    write_report("catch_up", figures, given.json)
-    sys.exit(any(run.lost for run in found))
+                rows.append(asyncio.run(measure(Path(folder, f"{bus}-{stage}"), given, bus, stage)))
+                print(show(rows[-1]), flush=True)
+    load = {"calls_at_a_time": given.calls, "speed": given.speed, "minutes": given.minutes}
+    write_report("catch_up", {"rows": msgspec.to_builtins(rows)}, given.json, given=load, runs=1)
+    return 1 if any(row.lost for row in rows) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

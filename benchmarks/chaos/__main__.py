@@ -5,6 +5,8 @@ everything that both runs left on all topics and in the warehouse is compared, r
 transcriber's text is a hash of the samples that it got, unless the real model is asked for.
 
     python -m benchmarks.chaos --kills 200 --json FILE
+
+What it does not show: a machine that loses power, a network that loses packets, brokers of more than one node.
 """
 
 import argparse
@@ -22,28 +24,29 @@ from benchmarks.chaos.checks import Findings, check
 from benchmarks.chaos.disk import namespace
 from benchmarks.chaos.faults import FaultPlan
 from benchmarks.chaos.run import Load, NotCompleted, Outcome, Run
+from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 
 SHOWN = 40
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__.partition("\n")[0])
-    parser.add_argument("--bus", choices=("jetstream", "kafka"), default="jetstream")
-    parser.add_argument("--kills", type=int, default=200, help="of workers, and every tenth of the broker")
-    parser.add_argument("--calls", type=int, default=5, help="at a time")
-    parser.add_argument("--seconds", type=float, nargs=2, default=(15.0, 45.0), help="of audio in a call, from and to")
-    parser.add_argument("--speed", type=float, default=4.0, help="times the speed of speech")
-    parser.add_argument("--gap", type=float, default=3.0, help="seconds between two faults, on average")
-    parser.add_argument("--pause", type=float, default=30.0, help="seconds that the broker is paused")
-    parser.add_argument("--pauses", type=int, help="of the broker (default: one for every 60 kills)")
-    parser.add_argument("--fills", type=int, help="of the store's disk (default: one for every 60 kills)")
-    parser.add_argument("--freezes", type=int, help="of a worker, past its lease (default: one for every 20 kills)")
-    parser.add_argument("--real-model", action="store_true", help="transcribe with CALLSTREAM_MODEL's default")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, stores and tables there")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("chaos", __doc__)
+    made.add_argument("--bus", choices=("jetstream", "kafka"), default="jetstream", help="(jetstream)")
+    made.add_argument("--kills", type=int, default=200, help="of workers, and every tenth of the broker (200)")
+    made.add_argument("--calls", type=int, default=5, help="at a time (5)")
+    made.add_argument("--seconds", type=float, nargs=2, default=(15.0, 45.0), help="of audio in a call, from and to")
+    made.add_argument("--speed", type=float, default=4.0, help="times the speed of speech (4)")
+    made.add_argument("--gap", type=float, default=3.0, help="seconds between two faults, on average (3)")
+    made.add_argument("--pause", type=float, default=30.0, help="seconds that the broker is paused (30)")
+    made.add_argument("--pauses", type=int, help="of the broker (default: one for every 60 kills)")
+    made.add_argument("--fills", type=int, help="of the store's disk (default: one for every 60 kills)")
+    made.add_argument("--freezes", type=int, help="of a worker, past its lease (default: one for every 20 kills)")
+    made.add_argument("--real-model", action="store_true", help="transcribe with CALLSTREAM_MODEL's default")
+    made.add_argument("--seed", type=int, default=1, help="of calls and faults (1)")
+    made.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, stores and tables there")
+    add_outputs(made)
+    return made
 
 
 def plan(given: argparse.Namespace) -> FaultPlan:
@@ -108,7 +111,7 @@ def figures(given: argparse.Namespace, chaos: Outcome, findings: Findings) -> di
 
 
 def main() -> int:
-    given = arguments()
+    given = parser().parse_args()
     inside = "CHAOS_NAMESPACE"
     if inside not in os.environ and (before := namespace()):
         command = [*before, sys.executable, "-m", "benchmarks.chaos", *sys.argv[1:]]
@@ -136,7 +139,8 @@ def main() -> int:
             print(f"{name:<40} {value}")
     for line in findings.wrong[:SHOWN]:
         print(f"WRONG: {line}")
-    write_report("chaos", report, given.json)
+    sent = {"calls": report["calls"], "audio_s": report["audio_s"], "seed": given.seed}
+    write_report("chaos", report, given.json, given=sent, runs=1)
     print(f"{len(findings.wrong)} things are wrong; {time.monotonic() - began:.0f} s")
     if findings.wrong:
         print(f"everything is in {folder}")

@@ -17,42 +17,45 @@ What it does not show: the bus, resampling (FILE must have 8 kHz), or what a cha
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.endpointing.contenders import KINDS, TARGET, channels_of, measured
-from benchmarks.harness.report import write_report
+from benchmarks.harness.command import add_outputs, benchmark_parser
+from benchmarks.harness.report import spread_text, write_report
 from tests.support.processes.deployment import SAMPLE
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.endpointing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE")
-    parser.add_argument("--channels", type=int, nargs="+", default=[1, 2, 16, 100])
-    parser.add_argument("--chunk-s", type=float, default=0.2, help="length of the stage's chunks (0.2)")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("endpointing", __doc__)
+    made.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE", help="a call (the sample)")
+    made.add_argument("--channels", type=int, nargs="+", default=[1, 2, 16, 100], help="how many (1 2 16 100)")
+    made.add_argument("--chunk-s", type=float, default=0.2, help="length of the stage's chunks (0.2)")
+    made.add_argument("--runs", type=int, default=5, help="of each kind (5)")
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     rows = {n: measured(channels_of(given.file, n), given.chunk_s, given.runs) for n in given.channels}
     show(rows)
-    figures: dict[str, Any] = {"input": given.file.name, "chunk_s": given.chunk_s, "target": TARGET, "channels": rows}
-    write_report("endpointing", figures, given.json)
+    figures = {"target": TARGET, "channels": rows}
+    audio = {"file": given.file.name, "chunk_s": given.chunk_s}
+    write_report("endpointing", figures, given.json, given=audio, runs=given.runs)
+    return 0
 
 
 def show(rows: dict[int, dict[str, Any]]) -> None:
     print("| channels | " + " | ".join(f"`{kind}`" for kind in KINDS) + " |")
     print("|---" * (len(KINDS) + 1) + "|")
     for n_channels, row in rows.items():
-        speeds = [row["per_cpu_s"][kind] for kind in KINDS]
-        cells = [f"{speed['median']:.0f} ({speed['min']:.0f} – {speed['max']:.0f})" for speed in speeds]
+        cells = [spread_text(row["per_cpu_s"][kind]) for kind in KINDS]
         print(f"| {n_channels} | " + " | ".join(cells) + " |")
     far = max(row["largest_difference"] for row in rows.values())
     print(f"\nthe model's probabilities and the package's differ by {far:.2g} at most; asked of the stage: {TARGET}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,6 +15,7 @@ What it does not show: music and noises as they are recorded from real lines, an
 
 import argparse
 import asyncio
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.guards.counts import answered, pieces, taken
+from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
 from benchmarks.harness.offline import Hearing, settings_of
 from benchmarks.harness.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, Corpus, corpus
@@ -31,19 +33,23 @@ from benchmarks.speech.telephone import RATE_HZ
 BLOCK_FRAMES: Final = RATE_HZ // 2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.guards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--calls", type=int, default=N_CALLS, help=f"script-truth calls; 0 for none ({N_CALLS})")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of sounds and calls ({SEED})")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as model=tiny.en")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("guards", __doc__)
+    made.add_argument("--calls", type=int, default=N_CALLS, help=f"script-truth calls; 0 for none ({N_CALLS})")
+    made.add_argument("--seed", type=int, default=SEED, help=f"of sounds and calls ({SEED})")
+    add_settings(made)
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     spoken = corpus(FOLDER, n_calls=given.calls, seed=given.seed) if given.calls else None
     figures = asyncio.run(measured(spoken, given.seed, given.set))
     show(figures)
-    write_report("guards", figures, given.json)
+    sent = {"minutes_of_sounds": figures["minutes"], "calls": given.calls, "seed": given.seed}
+    write_report("guards", figures, given.json, given=sent, runs=1)
+    return 0
 
 
 async def measured(spoken: Corpus | None, seed: int, changes: list[str]) -> dict[str, Any]:
@@ -85,4 +91,4 @@ def show(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

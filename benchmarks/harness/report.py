@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -56,11 +57,25 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"median": median(values), "min": min(values), "max": max(values), "runs": values}
 
 
-def write_report(name: str, figures: dict[str, Any], path: Path | None) -> None:
-    """Print the machine and, where asked, write everything as JSON."""
-    report = {"benchmark": name, "machine": machine(), "versions": versions(), **figures}
-    print(f"{name} on {report['machine']['processor']}, {report['machine']['cores']} cores")
+def spread_text(values: Mapping[str, Any], digits: int = 0) -> str:
+    """Return a `spread` for a table: median (lowest – highest)."""
+    middle, lowest, highest = (f"{values[name]:.{digits}f}" for name in ("median", "min", "max"))
+    return f"{middle} ({lowest} – {highest})"
+
+
+def write_report(name: str, figures: Mapping[str, Any], path: Path | None, *, given: Any, runs: int) -> None:
+    """Print machine, versions, input and number of runs; write them with the figures to `path` as JSON.
+
+    `given` describes the input: what else would have to be the same for the same figures.
+    """
+    on, found = machine(), versions()
+    print(
+        f"{name} on {on['processor']}, {on['cores']} cores, {on['memory_gb']} GB, {on['system']}, Python {on['python']}"
+    )
+    print("versions: " + ", ".join(f"{package} {number}" for package, number in found.items()))
+    print(f"input: {json.dumps(given, ensure_ascii=False)}; runs: {runs}")
     if path is not None:
+        report = {"benchmark": name, "machine": on, "versions": found, "input": given, "runs": runs, **figures}
         path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"written to {path}")
 

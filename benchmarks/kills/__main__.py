@@ -6,6 +6,8 @@ proves nothing about it. The sink holds its input for a quarter of a second only
 a turn to be published; all others come at random moments.
 
     python -m benchmarks.kills [FILE] --kills 20 --json FILE
+
+What it does not show: a machine that loses power, several calls and workers at a time (`benchmarks.chaos` has those).
 """
 
 import argparse
@@ -14,25 +16,30 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from benchmarks.kills.runs import KINDS, calm, disturbed
 from tests.support.processes.deployment import SAMPLE, said
 
 
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("kills", __doc__)
+    made.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE", help="a call (the sample)")
+    made.add_argument("--kills", type=int, default=20, help="of each kind (20)")
+    made.add_argument("--kind", action="append", choices=KINDS, help="(all three)")
+    made.add_argument("--seed", type=int, default=1, help="of the moments (1)")
+    add_outputs(made)
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("file", nargs="?", type=Path, default=SAMPLE, help="a two-channel call (default: the sample)")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--kind", action="append", choices=KINDS, help="default: all three")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    arguments = parser.parse_args()
+    given = parser().parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="callstream-kills-") as folder:
-        expected = calm(Path(folder) / "calm", arguments.file)
-        for number, kind in enumerate(arguments.kind or KINDS):
-            chance = random.Random(arguments.seed + number)
-            document, hit, kills = disturbed(Path(folder) / str(number), arguments.file, kind, arguments.kills, chance)
+        expected = calm(Path(folder) / "calm", given.file)
+        for number, kind in enumerate(given.kind or KINDS):
+            chance = random.Random(given.seed + number)
+            document, hit, kills = disturbed(Path(folder) / str(number), given.file, kind, given.kills, chance)
             before, after = said(expected), said(document)
             row = {
                 "kind": kind,
@@ -47,7 +54,8 @@ def main() -> int:
             }
             print(row)
             rows.append(row)
-    write_report("kills", {"file": arguments.file.name, "seed": arguments.seed, "rows": rows}, arguments.json)
+    sent = {"file": given.file.name, "seed": given.seed}
+    write_report("kills", {"rows": rows}, given.json, given=sent, runs=1)
     return 0 if all(row["equal"] for row in rows) else 1
 
 

@@ -16,7 +16,7 @@ shortened where they must be. The first `--watched` calls ask for partials.
 
 All times are those of one clock in the measuring process, which also sends: what it takes to see a record is counted.
 "End of speech" is the detector's last voiced moment of the utterance, so the pause that ends an utterance (0.7 s) is in
-every figure. What this does not show: a network, a GPU, calls of hours.
+every figure. What it does not show: a network, a GPU, calls of hours.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
 from benchmarks.harness.report import spread, write_report
 from benchmarks.live.figures import latencies
 from benchmarks.live.service import BusKind, running
@@ -44,11 +45,9 @@ DRAIN_S: Final = 60.0
 LANGUAGE: Final = "en"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.live", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("live", __doc__)
+    commands = made.add_subparsers(dest="command", required=True)
     one = commands.add_parser("calls", help="so many calls at a time")
     search = commands.add_parser("search", help="how many fit")
     isolation = commands.add_parser("isolation", help="without and with backfill")
@@ -57,32 +56,34 @@ def main() -> None:
         command.add_argument("--seconds", type=float, default=60.0, help="length of the calls (60)")
         command.add_argument("--watched", type=int, default=1, help="calls that ask for partials (1)")
         command.add_argument("--model", default="base", help="name, directory or package:NAME (base)")
-        command.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as beam_size=1"
-        )
+        add_settings(command)
         command.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="files of real calls")
         command.add_argument(
             "--sources", type=int, default=N_CALLS, help=f"script-truth calls to take from ({N_CALLS})"
         )
         command.add_argument("--seed", type=int, default=1, help="of offsets and pairs (1)")
         command.add_argument("--runs", type=int, default=1, help="repeats of each measurement (1)")
-        command.add_argument("--json", type=Path, help="write all figures there")
-        command.add_argument("--plot", type=Path, help="draw the distribution of latencies there (PNG or SVG)")
+        add_outputs(command, plot="the distribution of latencies")
     for command in (one, isolation):
         command.add_argument("--calls", type=int, default=4, help="at a time (4)")
     search.add_argument("--from", type=int, default=4, dest="calls", help="the first number of calls (4)")
     search.add_argument("--to", type=int, default=64, help="and the last (64)")
     search.add_argument("--limit", type=float, default=3.0, help="seconds that the p95 of finals may be (3.0)")
     isolation.add_argument("--backlog", type=int, default=12, help="backfill calls in flight (12)")
-    given = parser.parse_args()
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     report = asyncio.run(measured(given))
     show(report)
-    write_report(f"live {given.command}", report, given.json)
+    write_report(f"live {given.command}", report, given.json, given=report.pop("input"), runs=given.runs)
     if given.plot is not None:
         from benchmarks.harness.plots import draw_live
 
         draw_live(report, given.plot)
         print(f"drawn in {given.plot}")
+    return 0
 
 
 class Bench:
@@ -208,7 +209,6 @@ async def _isolation(bench: Bench, files: list[Path], given: argparse.Namespace)
 
 def show(report: dict[str, Any]) -> None:
     print(f"bus {report['bus']}, model {report['model']}, settings {report['settings'] or 'as a deployment'}")
-    print(f"input {report['input']}")
     print("| | finals p50 / p95 / p99 s | first shown p50 / p95 / p99 s | flips | committed early | producer late s |")
     print("|---|---|---|---|---|---|")
     for one in report["measurements"]:
@@ -230,4 +230,4 @@ def _line(one: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ FILE (the sample call) is repeated until it lasts so many minutes, and each such
 to the summary. Resident memory of the command and of its nats-server is read every 0.2 s; the peak of their sum is
 what a machine needs. Pages that two processes share count twice, the page cache does not count.
 
-What this does not show: several calls at a time, other models, a GPU, an instance that runs for days.
+What it does not show: several calls at a time, other models, a GPU, an instance that runs for days.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from tests.calls import bad
 from tests.support.processes.deployment import COMMAND, SAMPLE, Deployment
@@ -102,12 +103,16 @@ def growth_mb(peaks: list[Peak]) -> float:
     return longest.total_mb - shortest.total_mb
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 60.0])
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("memory", __doc__)
+    made.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE", help="a call (the sample)")
+    made.add_argument("--minutes", type=float, nargs="+", default=[1.0, 60.0], help="that calls last (1 60)")
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
         for minutes in given.minutes:
@@ -115,14 +120,14 @@ def main() -> None:
             print(f"{minutes:g} minutes: peak {peaks[-1].total_mb:.0f} MB", file=sys.stderr)
     show(peaks)
     figures: dict[str, Any] = {
-        "input": given.file.name,
         "calls": msgspec.to_builtins(peaks),
         "growth_mb": round(growth_mb(peaks)),
         "limit_mb": LIMIT_MB,
     }
-    write_report("memory", figures, given.json)
-    sys.exit(0 if growth_mb(peaks) <= LIMIT_MB else 1)
+    audio = {"file": given.file.name, "minutes": given.minutes}
+    write_report("memory", figures, given.json, given=audio, runs=1)
+    return 0 if growth_mb(peaks) <= LIMIT_MB else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -33,6 +33,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from benchmarks.search.corpus import Asked, corpus
 from pipeline.settings import DEFAULT_EMBEDDING_MODEL
@@ -57,20 +58,20 @@ _EVERYTHING: Final = Filters()
 _KINDS: Final = ("in other words", "by three of its words")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--calls", type=int, default=210, help="calls to find something in (210); 0 for none")
-    parser.add_argument("--windows", type=int, default=100_000, help="windows to search among (100000); 0 for none")
-    parser.add_argument("--window-words", type=int, default=windows.MAX_WORDS, help="the most words of a window")
-    parser.add_argument(
-        "--model", default=DEFAULT_EMBEDDING_MODEL, help=f"of the embeddings ({DEFAULT_EMBEDDING_MODEL})"
-    )
-    parser.add_argument("--qdrant", metavar="URL", help="of a server to be measured instead of DuckDB")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("search", __doc__)
+    made.add_argument("--calls", type=int, default=210, help="calls to find something in (210); 0 for none")
+    made.add_argument("--windows", type=int, default=100_000, help="windows to search among (100000); 0 for none")
+    made.add_argument("--window-words", type=int, default=windows.MAX_WORDS, help="the most words of a window")
+    made.add_argument("--model", default=DEFAULT_EMBEDDING_MODEL, help=f"of the embeddings ({DEFAULT_EMBEDDING_MODEL})")
+    made.add_argument("--qdrant", metavar="URL", help="of a server to be measured instead of DuckDB")
+    made.add_argument("--seed", type=int, default=SEED, help=f"of calls and windows ({SEED})")
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     windows.MAX_WORDS = given.window_words  # type: ignore[misc]
     embedder = SentenceEmbedder(embedding_weights(given.model), name=given.model)
     figures: dict[str, Any] = {"model": given.model, "window_words": given.window_words}
@@ -81,7 +82,9 @@ def main() -> None:
         measured = Corpus(embedder, given.windows, given.seed)
         figures["speed"] = speed(measured) if given.qdrant is None else speed_of_qdrant(measured, given.qdrant)
         _show_speed(figures["speed"])
-    write_report("search", figures, given.json)
+    asked = {"calls": given.calls, "windows": given.windows, "seed": given.seed}
+    write_report("search", figures, given.json, given=asked, runs=1)
+    return 0
 
 
 def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequence[Asked], url: str | None) -> Any:
@@ -341,4 +344,4 @@ def _show_speed(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

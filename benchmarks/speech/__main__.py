@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.clock import Clock
+from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
 from benchmarks.harness.offline import Hearing, settings_of, texts_of
 from benchmarks.harness.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
@@ -40,11 +41,9 @@ from benchmarks.speech.timing import TimingErrors
 QUICK_CALLS = 9
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speech", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("speech", __doc__)
+    commands = made.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make", help="make the calls, if they are not there yet")
     scoring = commands.add_parser("score", help="transcribe them and count word errors")
     cutting = commands.add_parser("cuts", help="count word errors beside cuts in the middle of speech")
@@ -54,34 +53,38 @@ def main() -> None:
     for command in (making, scoring, cutting):
         command.add_argument("--seed", type=int, default=SEED, help=f"of the draw ({SEED})")
         command.add_argument("--folder", type=Path, default=FOLDER, help=f"where they are kept ({FOLDER})")
-        command.add_argument("--json", type=Path, help="write all figures there")
+        add_outputs(command)
     scoring.add_argument("--quick", action="store_true", help=f"only the first {QUICK_CALLS} calls")
     scoring.add_argument("--variant", choices=VARIANTS, help="only calls of this variant")
     for command in (scoring, cutting):
-        command.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as beam_size=1"
-        )
+        add_settings(command)
     scoring.add_argument("--against", type=Path, metavar="FILE", help="the JSON of an earlier run")
     scoring.add_argument("--places", type=int, default=0, help="how many places of errors to list (0)")
-    given = parser.parse_args()
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
+    figures: dict[str, Any] = {}
     if given.command == "cuts":
         spoken = monologues(given.folder, n=given.monologues, seed=given.seed, on_progress=_progress)
         figures = asyncio.run(cut_up(spoken, given.set))
         _show_cuts(figures)
-        write_report("speech cuts", figures, given.json)
-        return
-    n_calls = min(given.calls, QUICK_CALLS) if given.command == "score" and given.quick else given.calls
-    calls = corpus(given.folder, n_calls=n_calls, seed=given.seed, on_progress=_progress)
-    figures = {"input": calls.described()}
-    if given.command == "make":
-        print(f"{calls.folder}: {figures['input']}")
     else:
-        calls = calls.of(given.variant) if given.variant else calls
-        figures = asyncio.run(scored(calls, given.set))
-        if given.against is not None:
-            figures["against"] = compared(figures, json.loads(given.against.read_text(encoding="utf-8")))
-        _show(figures, given.places)
-    write_report(f"speech {given.command}", figures, given.json)
+        n_calls = min(given.calls, QUICK_CALLS) if given.command == "score" and given.quick else given.calls
+        spoken = corpus(given.folder, n_calls=n_calls, seed=given.seed, on_progress=_progress)
+        if given.command == "make":
+            print(spoken.folder)
+        else:
+            spoken = spoken.of(given.variant) if given.variant else spoken
+            figures = asyncio.run(scored(spoken, given.set))
+            if given.against is not None:
+                earlier = json.loads(given.against.read_text(encoding="utf-8"))
+                figures["against"] = compared(figures, earlier, spoken.described())
+            _show(figures, given.places)
+    described = spoken.described() | {name: figures.pop(name) for name in ("channel_s",) if name in figures}
+    write_report(f"speech {given.command}", figures, given.json, given=described, runs=1)
+    return 0
 
 
 async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
@@ -108,7 +111,6 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
             }
         )
     return {
-        "input": calls.described(),
         "settings": changes,
         "cpu_s": clock.cpu_s,
         "wall_s": clock.wall_s,
@@ -137,7 +139,7 @@ async def cut_up(spoken: Corpus, changes: list[str]) -> dict[str, Any]:
         for variant in MONOLOGUE_VARIANTS
     }
     return {
-        "input": spoken.described() | {"channel_s": round(sum(call.duration_s for call in spoken.calls), 1)},
+        "channel_s": round(sum(call.duration_s for call in spoken.calls), 1),
         "settings": changes,
         "cpu_s": clock.cpu_s,
         "cuts": {"all": sum(found.values(), CutErrors()).described()}
@@ -145,10 +147,10 @@ async def cut_up(spoken: Corpus, changes: list[str]) -> dict[str, Any]:
     }
 
 
-def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+def compared(ours: dict[str, Any], theirs: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any]:
     """This run minus an earlier one. Raises SystemExit where they are not the same calls."""
     if [row["call"] for row in ours["calls"]] != [row["call"] for row in theirs["calls"]] or (
-        ours["input"]["sha256"] != theirs["input"]["sha256"]
+        calls["sha256"] != theirs["input"]["sha256"]
     ):
         raise SystemExit("the earlier run was over other calls")
     found = {
@@ -177,7 +179,7 @@ def _totals(rows: list[dict[str, Any]]) -> dict[str, Errors]:
 
 
 def _show(figures: dict[str, Any], n_places: int) -> None:
-    print(f"input       {figures['input']}, settings {figures['settings'] or 'as a deployment'}")
+    print(f"settings    {figures['settings'] or 'as a deployment'}")
     print(f"CPU         {figures['cpu_s']:.1f} s, {figures['audio_s_per_cpu_s']} audio s per CPU s (both legs count)")
     for name, one in figures["errors"].items():
         print(f"{name:<11} {_counts(one)}")
@@ -194,7 +196,7 @@ def _show(figures: dict[str, Any], n_places: int) -> None:
 
 
 def _show_cuts(figures: dict[str, Any]) -> None:
-    print(f"input       {figures['input']}, settings {figures['settings'] or 'as a deployment'}")
+    print(f"settings    {figures['settings'] or 'as a deployment'}")
     print("| monologues | hard cuts | inside a word | errors within 1 s of one | elsewhere |\n|---|---|---|---|---|")
     for name, one in figures["cuts"].items():
         beside, elsewhere = _place(one["beside"]), _place(one["elsewhere"])
@@ -213,4 +215,4 @@ def _progress(done: int, of: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

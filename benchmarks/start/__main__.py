@@ -20,7 +20,8 @@ from typing import Final
 
 import psutil
 
-from benchmarks.harness.report import spread, write_report
+from benchmarks.harness.command import add_outputs, benchmark_parser
+from benchmarks.harness.report import spread, spread_text, write_report
 from pipeline.wiring.weights import resolve_model
 from tests.support.processes.deployment import Deployment
 
@@ -36,11 +37,15 @@ sys.stdin.read()
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=5, help="counted runs of each (5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("start", __doc__)
+    made.add_argument("--runs", type=int, default=5, help="of each, beside one that is not counted (5)")
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     ready_s: dict[str, list[float]] = {"up": [], "whisperx": []}
     memory_mb: dict[str, list[float]] = {name: [] for name in ready_s}
     stopped_s: list[float] = []
@@ -56,22 +61,20 @@ def main() -> None:
                 for name, (took_s, held_mb) in figures.items():
                     ready_s[name].append(took_s)
                     memory_mb[name].append(held_mb)
-    print("| | ready after s, median (min to max) | of whisperx | MB then |\n|---|---|---|---|")
+    print("| | ready after s, median (lowest – highest) | of whisperx | MB then |\n|---|---|---|---|")
     plain = spread(ready_s["whisperx"])["median"]
     for name, values in ready_s.items():
         took, held = spread(values), spread(memory_mb[name])
-        print(
-            f"| {name} | {took['median']:.1f} ({took['min']:.1f} to {took['max']:.1f}) | {took['median'] / plain:.2f} "
-            f"| {held['median']:.0f} |"
-        )
+        print(f"| {name} | {spread_text(took, 1)} | {took['median'] / plain:.2f} | {held['median']:.0f} |")
     stops = spread(stopped_s)
-    print(f"stopped after {stops['median']:.1f} s ({stops['min']:.1f} to {stops['max']:.1f})")
+    print(f"stopped after s: {spread_text(stops, 1)}")
     report = {
         "ready_s": {name: spread(values) for name, values in ready_s.items()},
         "memory_mb": {name: spread(values) for name, values in memory_mb.items()},
         "stopped_s": stops,
     }
-    write_report("start", report, given.json)
+    write_report("start", report, given.json, given="Whisper base, int8", runs=given.runs)
+    return 0
 
 
 def started(up: Deployment) -> tuple[float, float]:
@@ -115,4 +118,4 @@ def loaded(weights: Path) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

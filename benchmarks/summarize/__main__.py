@@ -13,12 +13,13 @@ import argparse
 import asyncio
 import re
 import resource
+import sys
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from benchmarks.speech.script import SETTINGS, ScriptLine, ScriptWriter
 from benchmarks.speech.turns import spoken
@@ -118,23 +119,25 @@ def _peak_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.summarize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--url", default="http://127.0.0.1:11434", help="of the Ollama server")
-    parser.add_argument("--model", default="llama3.2:1b", help="a name as in `ollama list`")
-    parser.add_argument("--hours", type=float, default=3.0, help="length of the call (3)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("summarize", __doc__)
+    made.add_argument("--url", default="http://127.0.0.1:11434", help="of the Ollama server")
+    made.add_argument("--model", default="llama3.2:1b", help="a name as in `ollama list`")
+    made.add_argument("--hours", type=float, default=3.0, help="length of the call (3)")
+    made.add_argument("--seed", type=int, default=1, help="of the call (1)")
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     figures = asyncio.run(measured(given.url, given.model, given.hours, given.seed))
     for name, value in figures.items():
         print(f"{name:<22} {value}")
-    write_report("summarize", figures, given.json)
+    call = {"turns": figures["turns"], "words": figures["words"], "seed": given.seed}
+    write_report("summarize", figures, given.json, given=call, runs=1)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,11 +13,12 @@ calls from sentences that they wrote, and a model errs in other ways and less of
 """
 
 import argparse
-from pathlib import Path
+import sys
 from typing import Any
 
 import torch
 
+from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from benchmarks.support.labelled import SPLITS, labelled_calls, measured
 from pipeline.settings import DEFAULT_EMBEDDING_MODEL
@@ -25,19 +26,23 @@ from pipeline.wiring.weights import embedding_weights
 from stages.adapters.embedding import SentenceEmbedder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.support", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which calls (test)")
-    parser.add_argument("--show", action="store_true", help="list the claims that were misjudged")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("support", __doc__)
+    made.add_argument("--split", choices=SPLITS, default="test", help="which calls (test)")
+    made.add_argument("--show", action="store_true", help="list the claims that were misjudged")
+    add_outputs(made)
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
     torch.set_num_threads(1)
     embedder = SentenceEmbedder(embedding_weights(DEFAULT_EMBEDDING_MODEL), name=DEFAULT_EMBEDDING_MODEL)
     figures = measured(labelled_calls(given.split), {DEFAULT_EMBEDDING_MODEL: embedder, "without embeddings": None})
     show(figures, misjudged=given.show)
-    write_report("support", {"split": given.split, "checks": figures}, given.json)
+    claims = {"split": given.split, "claims": next(iter(figures.values()))["claims"]}
+    write_report("support", {"checks": figures}, given.json, given=claims, runs=1)
+    return 0
 
 
 def show(figures: dict[str, Any], *, misjudged: bool) -> None:
@@ -57,4 +62,4 @@ def show(figures: dict[str, Any], *, misjudged: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

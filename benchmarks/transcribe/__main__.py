@@ -10,7 +10,7 @@ Every measurement runs in a process of its own, one after the other, all kinds i
 - `real`: with `--real`, the channels of FILEs as one call. Nobody wrote down what is said there, so the table shows by
   how many per cent of the words each two kinds differ; `padded` is our transcriber without short windows.
 
-CPU time is that of the process and all its children; loading is left out. What this does not show: a GPU, languages
+CPU time is that of the process and all its children; loading is left out. What it does not show: a GPU, languages
 other than English, accuracy on real calls.
 """
 
@@ -26,7 +26,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from benchmarks.harness.report import write_report
+from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
+from benchmarks.harness.report import spread_text, write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, Call, corpus
 from benchmarks.transcribe.contenders import BEAM, COMPUTE_TYPE, Job, Kind, in_own_process
 from benchmarks.transcribe.figures import Runs, accuracy, disagreement, speed
@@ -39,35 +40,36 @@ WARM_UP_S: Final = 8
 Samples = NDArray[np.int16]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.transcribe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="files of one real call")
-    parser.add_argument("--calls", type=int, default=N_CALLS, help=f"script-truth calls; 0 for none ({N_CALLS})")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of those calls ({SEED})")
-    parser.add_argument("--runs", type=int, default=3, help="measurements of each kind (3)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="which to run (all)")
-    parser.add_argument("--threads", type=int, default=2, help="cores that each may use for the model (2)")
-    parser.add_argument("--model", default="base", help="name, directory or package:NAME (base)")
-    parser.add_argument("--language", default="en", help="of the calls (en)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of ours")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    parser.add_argument("--plot", type=Path, help="draw speed and word errors there (PNG or SVG)")
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = benchmark_parser("transcribe", __doc__)
+    made.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="files of one real call")
+    made.add_argument("--calls", type=int, default=N_CALLS, help=f"script-truth calls; 0 for none ({N_CALLS})")
+    made.add_argument("--seed", type=int, default=SEED, help=f"of those calls ({SEED})")
+    made.add_argument("--runs", type=int, default=3, help="measurements of each kind (3)")
+    made.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="which to run (all)")
+    made.add_argument("--threads", type=int, default=2, help="cores that each may use for the model (2)")
+    made.add_argument("--model", default="base", help="name, directory or package:NAME (base)")
+    made.add_argument("--language", default="en", help="of the calls (en)")
+    add_settings(made)
+    add_outputs(made, plot="speed and word errors")
+    return made
+
+
+def main() -> int:
+    reading = parser()
+    given = reading.parse_args()
     if not given.calls and not given.real:
-        parser.error("nothing to transcribe: --calls 0 and no --real")
+        reading.error("nothing to transcribe: --calls 0 and no --real")
     with tempfile.TemporaryDirectory() as folder:
         report = measured(given, Path(folder))
-    show(report)
-    write_report("transcribe", report, given.json)
+    show(report, given.runs)
+    write_report("transcribe", report, given.json, given=report.pop("input"), runs=given.runs)
     if given.plot is not None:
         from benchmarks.harness.plots import draw_transcribe
 
         draw_transcribe(report, given.plot)
         print(f"drawn in {given.plot}")
+    return 0
 
 
 def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -108,7 +110,6 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     report |= {
         "model": {"name": model.name, "sha256": model.sha256, "compute_type": COMPUTE_TYPE, "beam": BEAM},
         "threads": given.threads,
-        "runs": given.runs,
         "settings": given.set,
         "sets": {},
     }
@@ -140,15 +141,15 @@ def write_wav(path: Path, channels: list[Samples], rate_hz: int) -> None:
         file.writeframes(np.stack(channels, axis=1).astype("<i2").tobytes())
 
 
-def show(report: dict[str, Any]) -> None:
-    print(f"input {report['input']}\nmodel {report['model']['name']}, {COMPUTE_TYPE}, beam {BEAM}")
-    print(f"{report['threads']} threads, median of {report['runs']} runs (lowest – highest)")
+def show(report: dict[str, Any], runs: int) -> None:
+    print(f"model {report['model']['name']}, {COMPUTE_TYPE}, beam {BEAM}")
+    print(f"{report['threads']} threads, median of {runs} runs (lowest – highest)")
     for name, figures in report["sets"].items():
         has_truth = "errors" in figures
         print(f"\n| {name} | CPU s | audio s per CPU s |{' word errors, % (S, D, I) |' if has_truth else ''}")
         print("|---|---|---|---|" if has_truth else "|---|---|---|")
         for kind, one in figures["kinds"].items():
-            cells = [_shown(one["cpu_s"], 1), _shown(one["audio_s_per_cpu_s"], 1)]
+            cells = [spread_text(one["cpu_s"], 1), spread_text(one["audio_s_per_cpu_s"], 1)]
             if has_truth:
                 all_ = figures["errors"][kind]["all"]
                 counts = ", ".join(str(all_[key]) for key in ("substituted", "deleted", "inserted"))
@@ -156,7 +157,7 @@ def show(report: dict[str, Any]) -> None:
             print(f"| {kind} | {' | '.join(cells)} |")
         for ours, others in figures["times_as_fast"].items():
             for plain, times in others.items():
-                line = f"{ours}: {_shown(times, 2)} × {plain}"
+                line = f"{ours}: {spread_text(times, 2)} × {plain}"
                 if has_truth:
                     gap = figures["difference"][ours][plain]
                     line += f", word errors {gap['points']:+.2f} points (95 %: {gap['low']:+.2f} to {gap['high']:+.2f})"
@@ -169,13 +170,9 @@ def show(report: dict[str, Any]) -> None:
             print(f"{one} differs by " + ", ".join(f"{percent} % from {other}" for other, percent in others.items()))
 
 
-def _shown(values: dict[str, Any], digits: int) -> str:
-    return f"{values['median']:.{digits}f} ({values['min']:.{digits}f} – {values['max']:.{digits}f})"
-
-
 def _progress(done: int, of: int) -> None:
     print(f"making call {done + 1} of {of}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
