@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from pipeline.cli.commands import register
+from pipeline.cli.main import app
 from tests.calls.wording import holds, word_errors
 from tests.support.brokers.kafka_clients import Consumer
 from tests.support.processes.deployment import COMMAND, SAMPLE, SAMPLE_ROLES, Deployment
@@ -133,8 +132,6 @@ def test_the_demo_prints_what_readme_shows(running: Deployment) -> None:
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
     """The help of each command, with that of its own commands; in this process, for each start takes seconds."""
-    app = typer.Typer()
-    register(app)
     runner = CliRunner()
     found: dict[str, str] = {}
     for command in COMMANDS:
