@@ -13,8 +13,8 @@ from pipeline.bus.nats.connection import NatsConnection
 from pipeline.bus.nats.purge import drop_acknowledged
 from pipeline.bus.opening import await_bus
 from pipeline.cli import options
-from pipeline.cli.session import load_settings
 from pipeline.cli.signals import console, until_stopped
+from pipeline.cli.target import load_settings
 from pipeline.errors import BusError, ConfigurationError, InputError, StoreFullError
 from pipeline.relays.bridge import LANES, Bridge, edge_specs, ensure_edge
 from pipeline.settings import SETTINGS, Settings

@@ -13,8 +13,8 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.commands import plain
-from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.tables import render
+from pipeline.cli.target import bus_url, connect, load_settings
 from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import InputError
 from schemas.status import DeadLetter

@@ -8,8 +8,8 @@ import typer
 
 from pipeline.bus.opening import await_bus
 from pipeline.cli import options
-from pipeline.cli.session import load_settings
 from pipeline.cli.signals import console, until_stopped
+from pipeline.cli.target import load_settings
 from pipeline.errors import ConfigurationError
 from pipeline.relays.fanout import Fanout, live_server
 from pipeline.settings import Settings

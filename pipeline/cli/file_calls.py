@@ -11,7 +11,7 @@ import msgspec
 
 from pipeline.bus.protocol import Feed
 from pipeline.cli.display import Display
-from pipeline.cli.session import Session
+from pipeline.cli.target import Session
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import Reader

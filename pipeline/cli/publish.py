@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.data_directory import call_ref, open_warehouse
 from pipeline.cli.file_calls import check_audio, metadata_of, new_call_id, open_audio, refuse_finished
-from pipeline.cli.reading import call_ref, open_warehouse
 from pipeline.cli.roles import parse_roles
-from pipeline.cli.session import bus_url, connect, load_settings
+from pipeline.cli.target import bus_url, connect, load_settings
 from pipeline.client.publish import publish_audio
 from pipeline.errors import InstanceError, StoreFullError
 from pipeline.settings import Settings

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.reading import call_ref, open_warehouse, read_settings
+from pipeline.cli.data_directory import call_ref, open_warehouse, read_settings
 from pipeline.cli.tables import render
 from pipeline.errors import InputError
 from schemas.calls import DEFAULT_TENANT

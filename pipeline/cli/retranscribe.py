@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus
 from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
-from pipeline.cli.session import bus_url, completed_call, connect
+from pipeline.cli.target import bus_url, completed_call, connect
 from pipeline.client.difference import Counts, WordRun, by_lines, counted, shown, word_difference
 from pipeline.client.exports import Document, write_export
 from pipeline.instance import find_instance

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
+from pipeline.cli.data_directory import open_warehouse
 from pipeline.cli.display import clock_text, stderr_console, stdout_console
-from pipeline.cli.reading import open_warehouse
-from pipeline.cli.session import Session, load_settings
+from pipeline.cli.target import Session, load_settings
 from pipeline.errors import InputError, InstanceError, SummaryError
 from pipeline.instance import find_instance
 from pipeline.settings import Settings

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from pipeline.cli import options
-from pipeline.cli.session import load_settings
 from pipeline.cli.signals import until_stopped
+from pipeline.cli.target import load_settings
 from pipeline.errors import ConfigurationError
 from pipeline.instance import InstanceInfo
 from pipeline.settings import Settings

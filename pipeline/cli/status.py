@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.reading import read_settings
+from pipeline.cli.data_directory import read_settings
 from pipeline.errors import InstanceError
 from pipeline.instance import read_instance
 

@@ -9,9 +9,9 @@ import typer
 from rich.text import Text
 
 from pipeline.cli import options
+from pipeline.cli.data_directory import call_ref
 from pipeline.cli.display import stdout_console
-from pipeline.cli.reading import call_ref
-from pipeline.cli.session import completed_call, load_settings
+from pipeline.cli.target import completed_call, load_settings
 from pipeline.client.difference import counted, shown, word_difference
 from pipeline.client.exports import Document, summary_lines, turns_of
 from pipeline.errors import InputError, SummaryError

@@ -11,8 +11,8 @@ import typer
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.commands import plain
-from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.tables import render
+from pipeline.cli.target import bus_url, connect, load_settings
 from pipeline.clock import SECONDS_PER_DAY
 from pipeline.settings import Settings
 from pipeline.wiring import topology

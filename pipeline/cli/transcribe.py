@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
+from pipeline.cli.data_directory import call_ref
 from pipeline.cli.display import Display
 from pipeline.cli.file_calls import FileCall, check_audio, new_call_id, refuse_finished, run_file
-from pipeline.cli.reading import call_ref
 from pipeline.cli.retranscribe import transcribe_again
 from pipeline.cli.roles import parse_roles
-from pipeline.cli.session import Session, load_settings, open_session
+from pipeline.cli.target import Session, load_settings, open_session
 from pipeline.client.exports import FORMATS, write_export
 from pipeline.errors import CallstreamError, InputError
 from schemas.calls import DEFAULT_TENANT, CallRef

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus, Feed
 from pipeline.cli import options
+from pipeline.cli.data_directory import call_ref
 from pipeline.cli.display import clock_text, speaker_style, stdout_console, turn_line
-from pipeline.cli.reading import call_ref
-from pipeline.cli.session import bus_url, connect, load_settings
 from pipeline.cli.signals import console, until_stopped
+from pipeline.cli.target import bus_url, connect, load_settings
 from pipeline.client.live_text import FOLLOWED, CallViewer, PartialsRequest
 from schemas import topics
 from schemas.calls import DEFAULT_TENANT, CallRef

@@ -12,7 +12,7 @@ import structlog
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
-from pipeline.cli.reading import open_warehouse
+from pipeline.cli.data_directory import open_warehouse
 from pipeline.client.exports import Document
 from pipeline.client.warehouse import Reader, open_reader
 from pipeline.errors import InputError, InstanceError
