@@ -1,18 +1,59 @@
-"""What a command that only reads the warehouse needs: its settings, SQL over the data directory, the call it names.
+"""A data directory as a command finds it: its settings, and the instance that runs on it.
 
-Nothing here imports a bus, logging or a stage's model: `callstream calls` has little else to do than to start.
+A command looks the instance up once and passes the answer on. Nothing here imports a bus, logging or a model:
+`callstream calls` starts with little else.
 """
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.instance import DATABASE_FILE, find_instance
+import msgspec
+
+from pipeline.errors import InputError, InstanceError
+from pipeline.instance import DATABASE_FILE, InstanceInfo, find_instance
 from pipeline.settings import Settings
 from schemas.calls import CallRef
 
 if TYPE_CHECKING:
+    from pipeline.client.exports import Document
     from pipeline.client.warehouse import Reader
+
+
+class DataDirectory(msgspec.Struct, frozen=True):
+    """`instance` is None if none runs on the directory."""
+
+    settings: Settings
+    instance: InstanceInfo | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "DataDirectory":
+        """Look up the instance. An instance that is starting is waited for: see `find_instance`."""
+        return cls(settings, find_instance(settings.data))
+
+    @property
+    def bus_url(self) -> str:
+        """The bus that the settings name, else the instance's. Raises InstanceError if there is neither."""
+        if self.settings.bus is not None:
+            return self.settings.bus
+        if self.instance is None:
+            raise InstanceError(f"nothing runs on {self.settings.data}: start it with `callstream up`")
+        return self.instance.bus_url
+
+    def open_warehouse(self) -> "Reader":
+        """Open the warehouse for SQL, through the instance if there is one."""
+        from pipeline.client.warehouse import open_reader
+
+        return open_reader(self.settings.data / DATABASE_FILE, self.instance)
+
+    def completed_call(self, call: CallRef) -> "Document":
+        """Return the document of a completed call. Raises InputError for any other."""
+        with contextlib.closing(self.open_warehouse()) as reader:
+            document = reader.show(call)
+        if document["status"] != "completed":
+            state = document["status"].replace("_", " ")
+            raise InputError(f"the call {call.call_id} is {state}: it must be completed")
+        return document
 
 
 def read_settings(data: Path | None) -> Settings:
@@ -20,15 +61,8 @@ def read_settings(data: Path | None) -> Settings:
     return Settings.load(overrides={"data": data})
 
 
-def open_warehouse(settings: Settings) -> "Reader":
-    """Open the data directory for SQL, through the running instance where there is one."""
-    from pipeline.client.warehouse import open_reader
-
-    return open_reader(settings.data / DATABASE_FILE, find_instance(settings.data))
-
-
 def call_ref(tenant: str, call_id: str) -> CallRef:
-    """Return the call that a person named. Raises InputError."""
+    """Return the call that the arguments name. Raises InputError."""
     try:
         return CallRef.checked(tenant, call_id)
     except ValueError as error:

@@ -13,8 +13,9 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.commands import plain
+from pipeline.cli.data_directory import DataDirectory
 from pipeline.cli.tables import render
-from pipeline.cli.target import bus_url, connect, load_settings
+from pipeline.cli.target import connect, load_settings
 from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import InputError
 from schemas.status import DeadLetter
@@ -129,7 +130,7 @@ def drop(
 @contextlib.asynccontextmanager
 async def _opened(bus: str | None, data: Path | None) -> AsyncIterator[DeadLetters]:
     settings = load_settings(data, log_level="warning", bus=bus)
-    async with connect(bus_url(settings), settings) as opened:
+    async with connect(DataDirectory.of(settings).bus_url, settings) as opened:
         yield await DeadLetters.read(opened)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from pipeline.bus.protocol import Feed
 from pipeline.cli.display import Display
-from pipeline.cli.target import Session
+from pipeline.cli.target import Target
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import Reader
@@ -71,7 +71,7 @@ def metadata_of(path: Path, audio: AudioFile) -> dict[str, Any]:
     return {"filename": path.name, "container": audio.format, "codec": audio.codec}
 
 
-async def run_file(session: Session, job: FileCall, display: Display, *, lane: Lane) -> CallWatch:
+async def run_file(target: Target, job: FileCall, display: Display, *, lane: Lane) -> CallWatch:
     """Send the file and wait until the warehouse holds its transcript and summary. Raises CallFailed."""
     watch = CallWatch()
     audio = open_audio(job.path)
@@ -81,11 +81,11 @@ async def run_file(session: Session, job: FileCall, display: Display, *, lane: L
         nonlocal sent_s
         sent_s = seconds
 
-    feed = await session.bus.follow(FOLLOWED, key=job.call.key)
+    feed = await target.bus.follow(FOLLOWED, key=job.call.key)
     following = asyncio.create_task(_follow(feed, watch))
     sending = asyncio.create_task(
         publish_audio(
-            session.bus,
+            target.bus,
             audio,
             call=job.call,
             roles=job.roles,
@@ -105,11 +105,11 @@ async def run_file(session: Session, job: FileCall, display: Display, *, lane: L
                 sending.result()
             if watch.failure is not None:
                 raise CallFailed(f"{job.path.name}: {watch.failure}")
-            phase = "" if session.own is None or session.own.worker.ready.is_set() else "loading the model"
+            phase = "" if target.own is None or target.own.worker.ready.is_set() else "loading the model"
             display.update(watch, published_s=sent_s, phase=phase)
             if loop.time() - asked_at > _ASK_WAREHOUSE_S:
                 asked_at = loop.time()
-                if await asyncio.to_thread(_is_stored, session, job.call):
+                if await asyncio.to_thread(_is_stored, target, job.call):
                     break
         display.update(watch, published_s=sent_s)
         if audio.truncated:
@@ -122,8 +122,8 @@ async def run_file(session: Session, job: FileCall, display: Display, *, lane: L
     return watch
 
 
-def _is_stored(session: Session, call: CallRef) -> bool:
-    with contextlib.closing(session.reader()) as reader:
+def _is_stored(target: Target, call: CallRef) -> bool:
+    with contextlib.closing(target.open_warehouse()) as reader:
         return reader.is_complete(call)
 
 

@@ -8,20 +8,19 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import options
-from pipeline.cli.data_directory import call_ref, open_warehouse
+from pipeline.cli.data_directory import DataDirectory, call_ref
 from pipeline.cli.file_calls import check_audio, metadata_of, new_call_id, open_audio, refuse_finished
 from pipeline.cli.roles import parse_roles
-from pipeline.cli.target import bus_url, connect, load_settings
+from pipeline.cli.target import connect, load_settings
 from pipeline.client.publish import publish_audio
 from pipeline.errors import InstanceError, StoreFullError
-from pipeline.settings import Settings
 from schemas.calls import DEFAULT_TENANT, CallRef
 
 RECONNECT_S = 600.0
-"""How long a producer waits for a broker that is away, with its audio kept."""
+"""How long a producer keeps its audio and waits for a broker that is away."""
 
 RESTART_S = 60.0
-"""How long it waits for an instance that answered before and is being restarted."""
+"""How long it waits for an instance that is being restarted."""
 
 
 def publish(
@@ -48,8 +47,9 @@ def publish(
     reference = call_ref(tenant, call or new_call_id(file))
 
     async def send() -> None:
-        async with connect(bus_url(settings), settings, reconnect_s=RECONNECT_S) as bus:
-            await _refuse_finished(settings, reference)
+        directory = DataDirectory.of(settings)
+        async with connect(directory.bus_url, settings, reconnect_s=RECONNECT_S) as bus:
+            await _refuse_finished(directory, reference)
             audio = open_audio(file)
             try:
                 published = await publish_audio(
@@ -74,13 +74,18 @@ def publish(
     asyncio.run(send())
 
 
-async def _refuse_finished(settings: Settings, call: CallRef) -> None:
-    """Ask whether the call is completed, again while the instance that would know starts anew."""
+async def _refuse_finished(directory: DataDirectory, call: CallRef) -> None:
+    """Raise InputError if the call is completed. An instance that restarts meanwhile is looked up again."""
     deadline = asyncio.get_running_loop().time() + RESTART_S
     while True:
         try:
-            return await asyncio.to_thread(lambda: refuse_finished(open_warehouse(settings), call))
+            return await asyncio.to_thread(_refuse_finished_in, directory, call)
         except InstanceError:
             if asyncio.get_running_loop().time() > deadline:
                 raise
         await asyncio.sleep(0.5)
+        directory = await asyncio.to_thread(DataDirectory.of, directory.settings)
+
+
+def _refuse_finished_in(directory: DataDirectory, call: CallRef) -> None:
+    refuse_finished(directory.open_warehouse(), call)

@@ -11,11 +11,11 @@ import msgspec
 from rich.text import Text
 
 from pipeline.bus.protocol import Bus
+from pipeline.cli.data_directory import DataDirectory
 from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
-from pipeline.cli.target import bus_url, completed_call, connect
+from pipeline.cli.target import connect
 from pipeline.client.difference import Counts, WordRun, by_lines, counted, shown, word_difference
 from pipeline.client.exports import Document, write_export
-from pipeline.instance import find_instance
 from pipeline.settings import Settings
 from pipeline.wiring.embedded_bus import open_deployment_bus
 from schemas.calls import CallRef
@@ -38,7 +38,8 @@ async def transcribe_again(
     settings: Settings, call: CallRef, language: str | None, outs: list[Path], *, diff: bool, as_json: bool, quiet: bool
 ) -> None:
     """Print the turns, or with `diff` those that differ. Raises InputError, ModelError and BusError."""
-    stored = completed_call(settings, call)
+    directory = DataDirectory.of(settings)
+    stored = directory.completed_call(call)
     from pipeline.client.retranscribe import retranscribe
 
     console = stderr_console()
@@ -54,7 +55,7 @@ async def transcribe_again(
                 plain_s = heard_s
                 console.print(text)
 
-        async with _bus(settings) as bus:
+        async with _bus(directory) as bus:
             transcript = await retranscribe(bus, call, settings, language=language, on_progress=progress)
     document = _document(stored, transcript)
     if as_json:
@@ -72,10 +73,11 @@ async def transcribe_again(
 
 
 @contextlib.asynccontextmanager
-async def _bus(settings: Settings) -> AsyncIterator[Bus]:
+async def _bus(directory: DataDirectory) -> AsyncIterator[Bus]:
     """The bus that holds the audio: the one set, the running instance's, or the embedded one, started here."""
-    if settings.bus is not None or find_instance(settings.data) is not None:
-        async with connect(bus_url(settings), settings) as bus:
+    settings = directory.settings
+    if settings.bus is not None or directory.instance is not None:
+        async with connect(directory.bus_url, settings) as bus:
             yield bus
         return
     async with open_deployment_bus(settings) as (bus, _url):

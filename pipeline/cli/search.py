@@ -13,11 +13,10 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
-from pipeline.cli.data_directory import open_warehouse
+from pipeline.cli.data_directory import DataDirectory
 from pipeline.cli.display import clock_text, stderr_console, stdout_console
-from pipeline.cli.target import Session, load_settings
+from pipeline.cli.target import Target, load_settings
 from pipeline.errors import InputError, InstanceError, SummaryError
-from pipeline.instance import find_instance
 from pipeline.settings import Settings
 from pipeline.wiring import index
 from pipeline.wiring.embedded import Embedded
@@ -181,11 +180,12 @@ async def _index(
         with console.status(f"loading {settings.embedding_model}"):
             return load_embedder(settings)
 
+    directory = DataDirectory.of(settings)
     if rebuild:
         embedder = await asyncio.to_thread(load)
         with (
             console.status("rebuilding the search index") as status,
-            contextlib.closing(open_warehouse(settings)) as reader,
+            contextlib.closing(directory.open_warehouse()) as reader,
         ):
 
             def show(done: int, of: int) -> None:
@@ -193,10 +193,10 @@ async def _index(
 
             windows = await asyncio.to_thread(searching.rebuild, settings, reader, embedder, on_call=show)
         console.print(f"the search index has {windows} windows")
-    elif find_instance(settings.data) is None and settings.bus is None and store_folder(settings).exists():
+    elif directory.instance is None and settings.bus is None and store_folder(settings).exists():
         with console.status("indexing new calls"):
             await _catch_up(settings)
-    elif find_instance(settings.data) is not None:
+    elif directory.instance is not None:
         with console.status("waiting for the running instance's search index"):
             await _until_served(settings)
     with searching.asked_index(settings, load) as asked:
@@ -220,7 +220,7 @@ async def _until_served(settings: Settings) -> None:
 async def _catch_up(settings: Settings) -> None:
     """Index the calls that the embedded bus still holds."""
     async with Embedded(settings, stages=(index.WIRING,)) as own:
-        await Session(own.bus, own.instance, settings, own).guard(_until_read(own.bus))
+        await Target(own.bus, DataDirectory(settings, own.instance), own).guard(_until_read(own.bus))
 
 
 async def _until_read(bus: Bus) -> None:

@@ -9,9 +9,9 @@ import typer
 from rich.text import Text
 
 from pipeline.cli import options
-from pipeline.cli.data_directory import call_ref
+from pipeline.cli.data_directory import DataDirectory, call_ref
 from pipeline.cli.display import stdout_console
-from pipeline.cli.target import completed_call, load_settings
+from pipeline.cli.target import load_settings
 from pipeline.client.difference import counted, shown, word_difference
 from pipeline.client.exports import Document, summary_lines, turns_of
 from pipeline.errors import InputError, SummaryError
@@ -36,7 +36,7 @@ def summarize(
 ) -> None:
     """Summarize a finished call again, with another model or prompt; what is stored stays as it is."""
     settings = load_settings(data, log_level="warning", summary_model=model)
-    document = completed_call(settings, call_ref(tenant, call))
+    document = DataDirectory.of(settings).completed_call(call_ref(tenant, call))
     text = _prompt_text(prompt) if prompt is not None else None
     console = stdout_console()
     with console.status(f"Summarizing {len(document['turns'])} turns"):

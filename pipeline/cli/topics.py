@@ -11,8 +11,9 @@ import typer
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
 from pipeline.cli.commands import plain
+from pipeline.cli.data_directory import DataDirectory
 from pipeline.cli.tables import render
-from pipeline.cli.target import bus_url, connect, load_settings
+from pipeline.cli.target import connect, load_settings
 from pipeline.clock import SECONDS_PER_DAY
 from pipeline.settings import Settings
 from pipeline.wiring import topology
@@ -49,7 +50,7 @@ def _print(
     settings = load_settings(data, log_level="warning", bus=url)
 
     async def rows() -> Rows:
-        async with connect(bus_url(settings), settings) as bus:
+        async with connect(DataDirectory.of(settings).bus_url, settings) as bus:
             return await look(bus, settings)
 
     found = asyncio.run(rows())

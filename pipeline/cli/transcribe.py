@@ -14,7 +14,7 @@ from pipeline.cli.display import Display
 from pipeline.cli.file_calls import FileCall, check_audio, new_call_id, refuse_finished, run_file
 from pipeline.cli.retranscribe import transcribe_again
 from pipeline.cli.roles import parse_roles
-from pipeline.cli.target import Session, load_settings, open_session
+from pipeline.cli.target import Target, load_settings, open_target
 from pipeline.client.exports import FORMATS, write_export
 from pipeline.errors import CallstreamError, InputError
 from schemas.calls import DEFAULT_TENANT, CallRef
@@ -134,10 +134,10 @@ async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, 
         return 0
     settings = load_settings(data, log_level="warning")
     finished = 0
-    async with open_session(settings) as session:
+    async with open_target(settings) as target:
         for job in jobs:
             try:
-                await _transcribe_one(session, job, outs, quiet=quiet)
+                await _transcribe_one(target, job, outs, quiet=quiet)
                 finished += 1
             except CallstreamError as error:
                 if not several:
@@ -146,16 +146,16 @@ async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, 
     return finished
 
 
-async def _transcribe_one(session: Session, job: FileCall, outs: list[Path], *, quiet: bool) -> None:
-    await asyncio.to_thread(lambda: refuse_finished(session.reader(), job.call))
+async def _transcribe_one(target: Target, job: FileCall, outs: list[Path], *, quiet: bool) -> None:
+    await asyncio.to_thread(lambda: refuse_finished(target.open_warehouse(), job.call))
     with Display(name=job.path.name, turns=not quiet) as display:
-        watch = await session.guard(run_file(session, job, display, lane="batch"))
+        watch = await target.guard(run_file(target, job, display, lane="batch"))
         display.final_figures(watch, published_s=watch.heard_s)
-    document = await asyncio.to_thread(_show, session, job.call)
+    document = await asyncio.to_thread(_show, target, job.call)
     for path in outs:
-        target = Path(str(path).replace("{stem}", job.path.stem))
-        write_export(document, target)
-        print(f"wrote {target}", file=sys.stderr)
+        out = Path(str(path).replace("{stem}", job.path.stem))
+        write_export(document, out)
+        print(f"wrote {out}", file=sys.stderr)
     print(f"call {job.call.call_id}: callstream show {job.call.call_id} --json", file=sys.stderr)
 
 
@@ -167,8 +167,8 @@ async def _demo(sample: Path, data: Path | None) -> None:
     with Display(name=sample.name) as display:
         display.note(f"{sample.name}: audio → bus → separate → transcribe → merge → summarize → DuckDB")
         display.note(f"data directory {settings.data}, Whisper model {settings.model}")
-        async with open_session(settings) as session:
-            watch = await session.guard(run_file(session, job, display, lane="batch"))
+        async with open_target(settings) as target:
+            watch = await target.guard(run_file(target, job, display, lane="batch"))
             display.final_figures(watch, published_s=watch.heard_s)
             if watch.metrics is not None:
                 display.metrics(watch.metrics)
@@ -181,8 +181,8 @@ async def _demo(sample: Path, data: Path | None) -> None:
             display.line('  .venv/bin/callstream sql "SELECT * FROM calls"')
 
 
-def _show(session: Session, call: CallRef) -> dict[str, object]:
-    with contextlib.closing(session.reader()) as reader:
+def _show(target: Target, call: CallRef) -> dict[str, object]:
+    with contextlib.closing(target.open_warehouse()) as reader:
         return reader.show(call)
 
 

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus, Feed
 from pipeline.cli import options
-from pipeline.cli.data_directory import call_ref
+from pipeline.cli.data_directory import DataDirectory, call_ref
 from pipeline.cli.display import clock_text, speaker_style, stdout_console, turn_line
 from pipeline.cli.signals import console, until_stopped
-from pipeline.cli.target import bus_url, connect, load_settings
+from pipeline.cli.target import connect, load_settings
 from pipeline.client.live_text import FOLLOWED, CallViewer, PartialsRequest
 from schemas import topics
 from schemas.calls import DEFAULT_TENANT, CallRef
@@ -38,7 +38,7 @@ def watch(
     reference = call_ref(tenant, call)
 
     async def read_along() -> None:
-        async with connect(bus_url(settings), settings) as opened:
+        async with connect(DataDirectory.of(settings).bus_url, settings) as opened:
             await _read_along(opened, reference)
 
     asyncio.run(until_stopped(read_along()))
