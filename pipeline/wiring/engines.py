@@ -11,8 +11,8 @@ from pipeline.wiring.weights import ResolvedModel, models_dir, resolve_model
 from stages.transcribe.engine.alignment import Aligners, AligningEngine
 from stages.transcribe.engine.device_pool import DevicePool
 from stages.transcribe.engine.devices import Device, devices_of, visible_gpus
-from stages.transcribe.engine.fallback import Ladder, Rung, Step, rungs_of
-from stages.transcribe.engine.model_cache import ModelWatch
+from stages.transcribe.engine.fallback import FallbackEngine, Level, StepDown, levels_of
+from stages.transcribe.engine.model_cache import CacheObserver
 from stages.transcribe.engine.protocol import SpeechEngine
 from stages.transcribe.engine.whisper import Engine
 
@@ -29,51 +29,51 @@ def load_engine(settings: Settings, metrics: Metrics) -> SpeechEngine:
     Raises ModelError for unusable weights and EngineError for an unusable device (with `auto`, an unusable CPU).
     """
     model = resolve_model(settings.model, models_dir(settings.data))
-    ladders = [_ladder(settings, metrics, model, device) for device in asr_devices(settings)]
-    engine: SpeechEngine = ladders[0] if len(ladders) == 1 else DevicePool(ladders)
+    engines = [_with_fallback(settings, metrics, model, device) for device in asr_devices(settings)]
+    engine: SpeechEngine = engines[0] if len(engines) == 1 else DevicePool(engines)
     if settings.align_model is None:
         return engine
     # Aligners follow the engine if it fell back from its GPU; otherwise torch decides what auto means.
-    on = ladders[0].rung.device
+    on = engines[0].level.device
     device = "auto" if settings.device == "auto" and on.kind == "cuda" else str(on)
     return AligningEngine(engine, _load_aligners(settings, metrics, device))
 
 
-def _ladder(settings: Settings, metrics: Metrics, model: ResolvedModel, device: Device) -> Ladder:
-    return Ladder(
-        partial(_load_rung, settings, metrics, model),
-        rungs_of(device, settings.compute_type),
+def _with_fallback(settings: Settings, metrics: Metrics, model: ResolvedModel, device: Device) -> FallbackEngine:
+    return FallbackEngine(
+        partial(_load_level, settings, metrics, model),
+        levels_of(device, settings.compute_type),
         max_batch=settings.asr_batch,
-        makes_do=settings.device == "auto",
+        on_any_error=settings.device == "auto",
         stepped=partial(_count_step, metrics, device),
         used=partial(_count_rows, metrics),
     )
 
 
-def _load_rung(settings: Settings, metrics: Metrics, model: ResolvedModel, rung: Rung) -> Engine:
+def _load_level(settings: Settings, metrics: Metrics, model: ResolvedModel, level: Level) -> Engine:
     began_s = time.monotonic()
     engine = Engine(
         model.path,
         name=model.name,
-        device=rung.device,
-        compute_type=rung.compute_type,
+        device=level.device,
+        compute_type=level.compute_type,
         workers=settings.asr_workers,
         beam_size=settings.beam_size,
     )
     load_s = time.monotonic() - began_s
     MeteredModels(metrics).loaded(model.name, size_bytes=model.size_bytes, load_s=load_s)
     structlog.get_logger("callstream.engines").info(
-        "model loaded", load_s=round(load_s, 1), on=str(rung), said=model.sentence
+        "model loaded", load_s=round(load_s, 1), on=str(level), said=model.sentence
     )
     return engine
 
 
-def _count_step(metrics: Metrics, device: Device, step: Step) -> None:
+def _count_step(metrics: Metrics, device: Device, step: StepDown) -> None:
     metrics.asr_steps_down.labels(str(device), step.kind).inc()
 
 
-def _count_rows(metrics: Metrics, rung: Rung, n_rows: int) -> None:
-    metrics.asr_rows.labels(str(rung.device), rung.compute_type).inc(n_rows)
+def _count_rows(metrics: Metrics, level: Level, n_rows: int) -> None:
+    metrics.asr_rows.labels(str(level.device), level.compute_type).inc(n_rows)
 
 
 def _load_aligners(settings: Settings, metrics: Metrics, device: str) -> Aligners:
@@ -85,7 +85,7 @@ def _load_aligners(settings: Settings, metrics: Metrics, device: str) -> Aligner
         device=device,
         cache=models_dir(settings.data) / "alignment",
         budget_bytes=None if budget_gb is None else int(budget_gb * 1e9),
-        watch=MeteredModels(metrics),
+        observer=MeteredModels(metrics),
     )
     structlog.get_logger("callstream.engines").info(
         "alignment models loaded", models=models, load_s=round(time.monotonic() - began_s, 1)
@@ -93,7 +93,7 @@ def _load_aligners(settings: Settings, metrics: Metrics, device: str) -> Aligner
     return aligners
 
 
-class MeteredModels(ModelWatch):
+class MeteredModels(CacheObserver):
     """Reports loads and evictions to the metrics."""
 
     def __init__(self, metrics: Metrics) -> None:

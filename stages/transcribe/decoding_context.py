@@ -112,13 +112,12 @@ class CallContext:
         language: str | None,
         hotwords: Sequence[str],
     ) -> None:
-        """
-        Args:
-        - `settings`: those of the checkpoint, in order, at least one.
-        - `overlaps`: those of the checkpoint, by channel.
-        - `languages`: those that the model knows.
-        - `language`: the deployment's, for a call that names none.
-        - `hotwords`: the deployment's, which come after those that the call names.
+        """Args:
+        settings: those of the checkpoint, in order, at least one.
+        overlaps: those of the checkpoint, by channel.
+        languages: those that the model knows.
+        language: the deployment's, for a call that names none.
+        hotwords: the deployment's, which come after those that the call names.
         """
         self._settings = [PendingSettings(one.from_s, Pending.of(one.vote), one.hotwords) for one in settings]
         self._overlaps = {channel: Pending.of(overlap) for channel, overlap in overlaps.items()}

@@ -139,14 +139,13 @@ class TranscribeStage:
         dropped: InterimDropped = lambda _reason: None,
         speakers: Speakers | None = None,
     ) -> None:
-        """
-        Args:
-        - `live`: interims of the calls become partials.
-        - `language`: for calls whose start names none. If it is None too, the language is detected.
-        - `default_language`: for audio that is decoded before the call's language is known.
-        - `hotwords`: those of a tenant, which come after those of the call.
-        - `dropped`: called for each interim that no partial is made of.
-        - `speakers`: tells the speakers of a shared channel apart. Without it each channel counts as one speaker.
+        """Args:
+        live: interims of the calls become partials.
+        language: for calls whose start names none. If it is None too, the language is detected.
+        default_language: for audio that is decoded before the call's language is known.
+        hotwords: those of a tenant, which come after those of the call.
+        dropped: called for each interim that no partial is made of.
+        speakers: tells the speakers of a shared channel apart. Without it each channel counts as one speaker.
         """
         self.scheduler = scheduler
         self.live = live
@@ -297,7 +296,7 @@ class TranscribeProcessor:
             }
             if self._stage.speakers is not None and state.shared_from is not None:
                 opened = msgspec.structs.replace(event.origin, position=state.shared_from)
-                record, detail["speakers"] = await self._stage.speakers.found(record, opened)
+                record, detail["speakers"] = await self._stage.speakers.add_to(record, opened)
             yield self._ledger("completed", detail, event, f"completed/{record.revision}")
         yield self._numbered(record)
         self._state = state

@@ -1,11 +1,11 @@
-"""Word times by forced alignment: a wav2vec2 model says which letter is heard in each frame.
+"""Word times by forced alignment: a wav2vec2 model gives the probability of each letter in each frame.
 
 The models are those that WhisperX aligns with. Its `align()` is not used: it takes one utterance at a time, loads a
-sentence splitter from the network, and gives words a score of its own in place of Whisper's probability. Here rows are
-heard in batches, `torchaudio.functional.forced_align` lays the text on what is heard, and only words' times change.
+sentence splitter from the network, and replaces Whisper's probability of a word by a score of its own. Here rows are
+processed in batches, `torchaudio.functional.forced_align` aligns their text, and only the words' times change.
 
-What the model has no letter for (digits, symbols) is a wildcard that stands for whatever is heard there. A word of
-nothing else takes the time between its neighbours and is marked `interpolated`.
+Characters that the model has no letter for (digits, symbols) are wildcards, which match any sound. A word of wildcards
+alone takes the time between its neighbours and is marked `interpolated`.
 """
 
 import warnings
@@ -20,13 +20,13 @@ import structlog
 
 from schemas.segments import Word
 from stages.adapters.torch_loading import torch_device, torch_imports
-from stages.transcribe.engine.model_cache import ModelMemory, ModelWatch
+from stages.transcribe.engine.model_cache import CacheObserver, ModelCache
 from stages.transcribe.engine.out_of_memory import is_out_of_memory
 from stages.transcribe.engine.protocol import Audio, EngineError, Row, SpeechEngine, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
 
-_LEAST_SAMPLES: Final = 400
+_MIN_SAMPLES: Final = 400
 """The first frame of wav2vec2 covers 25 ms."""
 
 _FRAME_SAMPLES: Final = 320
@@ -34,7 +34,7 @@ _FRAME_SAMPLES: Final = 320
 
 _SEPARATOR: Final = "|"
 _SILENT: Final = frozenset("\"'“”‘’¿([{-.。,，!！?？:：;)]}、…–—")
-"""Punctuation: nobody says it, so it is no wildcard."""
+"""Punctuation: nobody speaks it, so it is no wildcard."""
 
 _WILDCARD: Final = -1
 
@@ -43,10 +43,12 @@ class Aligner:
     """One wav2vec2 model with a CTC head. May be used from several threads at once."""
 
     def __init__(self, name: str, language: str, *, device: str = "cpu", cache: Path | None = None) -> None:
-        """Load the weights and prove that they work.
+        """Load the weights and check that they work. Raises EngineError.
 
-        `name` is a directory in Hugging Face's format, a repository of the hub or a bundle of torchaudio (both looked
-        for in `cache` first), or empty for what WhisperX uses for `language`. Raises EngineError.
+        Args:
+            name: a directory in Hugging Face's format, a repository of the hub, a bundle of torchaudio, or empty for
+                the model that WhisperX uses for `language`.
+            cache: where repositories and bundles are looked for first.
         """
         with torch_imports():
             import torch
@@ -60,7 +62,7 @@ class Aligner:
             self._model = loaded.model.to(self._device).eval()
         except EngineError:
             raise
-        except Exception as error:  # the libraries raise what they like for files that are missing or damaged
+        except Exception as error:  # the libraries raise any error for missing or damaged files
             reason = f"{type(error).__name__}: {error}"
             raise EngineError(f"the alignment model {name!r} ({language}) cannot be loaded: {reason}") from error
         self._letters = {
@@ -71,7 +73,7 @@ class Aligner:
         self._blank = loaded.blank
         self._normalized = loaded.normalized
         self._padded = loaded.padded
-        self._prove()
+        self._check()
 
     @property
     def size_bytes(self) -> int:
@@ -79,24 +81,24 @@ class Aligner:
         return sum(weight.nelement() * weight.element_size() for weight in weights)
 
     def close(self) -> None:
-        """Give the weights' memory back. Afterwards nothing is aligned."""
+        """Free the memory of the weights. Nothing can be aligned afterwards."""
         del self._model
         if self._device != "cpu":
             self._torch.cuda.empty_cache()
 
     def align(self, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> list[list[MeasuredWord] | None]:
-        """The rows' words with the times at which they are heard; None for a row with more letters than frames.
+        """Return the rows' words with their times in the audio; None for a row with more letters than frames.
 
-        `audio`: float32, shape (n_samples,), 16 kHz. A row's times do not depend on the other rows.
+        Audio is float32, shape (n_samples,), 16 kHz. A row's times do not depend on the other rows.
         """
         emissions = self._emissions([audio for audio, _ in rows])
         return [self._aligned(emission, words) for emission, (_, words) in zip(emissions, rows, strict=True)]
 
     def _emissions(self, audios: Sequence[Audio]) -> list[Any]:
-        """Per row the log probability of each letter, float32, shape (n_frames, n_letters), on the CPU.
+        """Return the log probability of each letter for each row, float32, shape (n_frames, n_letters), on the CPU.
 
-        Rows are padded to one batch where the model masks the padding. Models that normalize over time (the base ones)
-        would hear it, so they take row by row.
+        Rows are padded to one batch if the model masks the padding. In models that normalize over time (the base ones)
+        padding would change the result, so rows are processed one by one.
         """
         torch = self._torch
         rows = [torch.from_numpy(self._prepared(audio)) for audio in audios]
@@ -107,14 +109,14 @@ class Aligner:
                 mask = (torch.arange(batch.shape[1]) < lengths[:, None]).long()
                 logits = self._model(batch.to(self._device), attention_mask=mask.to(self._device)).logits
                 frames = self._model._get_feat_extract_output_lengths(lengths).tolist()
-                heard = [row[:n_frames] for row, n_frames in zip(logits, frames, strict=True)]
+                unpadded = [row[:n_frames] for row, n_frames in zip(logits, frames, strict=True)]
             else:
-                heard = [self._model(row[None].to(self._device))[0][0] for row in rows]
-            return [torch.log_softmax(row.float(), dim=-1).cpu() for row in heard]
+                unpadded = [self._model(row[None].to(self._device))[0][0] for row in rows]
+            return [torch.log_softmax(row.float(), dim=-1).cpu() for row in unpadded]
 
     def _prepared(self, audio: Audio) -> Audio:
-        if len(audio) < _LEAST_SAMPLES:
-            audio = np.pad(audio, (0, _LEAST_SAMPLES - len(audio)))
+        if len(audio) < _MIN_SAMPLES:
+            audio = np.pad(audio, (0, _MIN_SAMPLES - len(audio)))
         if self._normalized:
             audio = (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
         return np.ascontiguousarray(audio, dtype=np.float32)
@@ -123,11 +125,11 @@ class Aligner:
         letters = [self._spelled(word.text) for word in words]
         separator = [self._letters[_SEPARATOR]] if self._spaced and _SEPARATOR in self._letters else []
         targets: list[int] = []
-        places: list[tuple[int, int]] = []
+        letter_spans: list[tuple[int, int]] = []
         for spelled in letters:
             if spelled and targets:
                 targets += separator
-            places.append((len(targets), len(targets) + len(spelled)))
+            letter_spans.append((len(targets), len(targets) + len(spelled)))
             targets += spelled
         spans = self._path(emission, targets) if targets else []
         if spans is None:
@@ -135,7 +137,7 @@ class Aligner:
         frame_s = _FRAME_SAMPLES / SAMPLE_RATE_HZ
         end_s = 0.0
         measured: list[MeasuredWord] = []
-        for word, spelled, (first, last) in zip(words, letters, places, strict=True):
+        for word, spelled, (first, last) in zip(words, letters, letter_spans, strict=True):
             start_s, end_s = (spans[first][0] * frame_s, spans[last - 1][1] * frame_s) if spelled else (end_s, end_s)
             measured.append(
                 MeasuredWord(
@@ -149,7 +151,7 @@ class Aligner:
         return measured
 
     def _spelled(self, text: str) -> list[int]:
-        """The word's letters as the model numbers them. Neighbouring wildcards are one: it takes any time it needs."""
+        """Return the model's numbers for a word's letters. Neighbouring wildcards are one, which may last any time."""
         spelled: list[int] = []
         for letter in text.lower():
             index = self._letters.get(letter, _WILDCARD) if letter != _SEPARATOR else _WILDCARD
@@ -159,9 +161,9 @@ class Aligner:
         return spelled
 
     def _path(self, emission: Any, targets: Sequence[int]) -> list[tuple[int, int]] | None:
-        """The frames (first, behind last) of each target on the most probable path; None where they do not fit."""
+        """Return the frames (first, end) of each target on the most probable path; None if there are too few frames."""
         torch = self._torch
-        # The wildcard is as probable as the most probable of all, so it neither draws nor repels its neighbours.
+        # The wildcard is as probable as the most probable letter, so it neither gains nor loses frames to neighbours.
         wildcard = emission.shape[1]
         emission = torch.cat([emission, emission.max(dim=1, keepdim=True).values], dim=1)
         numbers = torch.tensor([[wildcard if target == _WILDCARD else target for target in targets]], dtype=torch.int32)
@@ -169,14 +171,14 @@ class Aligner:
         if len(emission) < len(targets) + repeated:
             return None
         with warnings.catch_warnings():
-            # torchaudio 2.8 announces an end that a later version took back.
+            # torchaudio 2.8 announces a removal that a later version revoked.
             warnings.filterwarnings("ignore", message=".*forced_align has been deprecated", category=UserWarning)
             from torchaudio.functional import forced_align, merge_tokens
 
             path, scores = forced_align(emission[None], numbers, blank=self._blank)
         return [(span.start, span.end) for span in merge_tokens(path[0], scores[0], blank=self._blank)]
 
-    def _prove(self) -> None:
+    def _check(self) -> None:
         [emission] = self._emissions([np.zeros(SAMPLE_RATE_HZ, np.float32)])
         n_letters = max(self._letters.values(), default=-1) + 1
         if not n_letters or emission.shape[1] < n_letters or not bool(self._torch.isfinite(emission).all()):
@@ -186,7 +188,7 @@ class Aligner:
 
 
 class Aligners:
-    """The aligner of each language, as far as memory for them goes. See `ModelMemory`."""
+    """The aligners by language, loaded within a memory budget. See `ModelCache`."""
 
     def __init__(
         self,
@@ -196,11 +198,14 @@ class Aligners:
         device: str = "cpu",
         cache: Path | None = None,
         budget_bytes: int | None = None,
-        watch: ModelWatch | None = None,
+        observer: CacheObserver | None = None,
     ) -> None:
-        """`models`: by language, as `Aligner` takes it; these are loaded here, and raise EngineError. `others`: what
-        WhisperX uses for a language that is not named is loaded when it is first needed; where it cannot be had the
-        language goes without, which is logged once. `budget_bytes`: what their weights may take together.
+        """Args:
+        models: names for `Aligner`, by language. They are loaded at once, and raise EngineError.
+        others: for other languages the model that WhisperX uses is loaded when it is first needed. If that fails,
+            which is logged once, the language has no alignment.
+        device, cache: see `Aligner`.
+        budget_bytes: the memory for all weights together.
         """
         self._models = dict(models)
         self._others = others
@@ -208,25 +213,25 @@ class Aligners:
         self._cache = cache
         self._absent: set[str] = set()
         self._log = structlog.get_logger("callstream.alignment")
-        self._memory = ModelMemory(self._load, budget_bytes=budget_bytes, watch=watch or ModelWatch())
+        self._loaded = ModelCache(self._load, budget_bytes=budget_bytes, observer=observer or CacheObserver())
         for language in models:
-            with self._memory.lent(language):
+            with self._loaded.use(language):
                 pass
 
     @contextmanager
-    def lent(self, language: str) -> Iterator[Aligner | None]:
-        """The language's aligner, if it has one; it stays loaded while inside."""
+    def use(self, language: str) -> Iterator[Aligner | None]:
+        """Yield the language's aligner, or None if it has none. It is not evicted inside the context."""
         with ExitStack() as stack:
-            yield self._borrowed(language, stack)
+            yield self._enter(language, stack)
 
-    def _borrowed(self, language: str, stack: ExitStack) -> Aligner | None:
+    def _enter(self, language: str, stack: ExitStack) -> Aligner | None:
         if language in self._absent or not (self._others or language in self._models):
             return None
         try:
-            return stack.enter_context(self._memory.lent(language))
+            return stack.enter_context(self._loaded.use(language))
         except EngineError as error:
             self._absent.add(language)
-            self._log.warning("no alignment, words are timed by attention", language=language, error=str(error))
+            self._log.warning("alignment unavailable", language=language, word_times="attention", error=str(error))
             return None
 
     def _load(self, language: str) -> Aligner:
@@ -236,7 +241,7 @@ class Aligners:
 
 
 class AligningEngine:
-    """An engine whose words are timed by alignment where their language has an aligner. See `SpeechEngine`."""
+    """An engine whose words are timed by alignment if their language has an aligner. See `SpeechEngine`."""
 
     def __init__(self, engine: SpeechEngine, aligners: Aligners) -> None:
         self._engine = engine
@@ -258,7 +263,7 @@ class AligningEngine:
             if transcription.words:
                 by_language.setdefault(transcription.language, []).append(index)
         for language, indices in by_language.items():
-            with self._aligners.lent(language) as aligner:
+            with self._aligners.use(language) as aligner:
                 if aligner is None:
                     continue
                 aligned = _aligned(aligner, [(rows[index].audio, done[index].words) for index in indices])
@@ -269,7 +274,7 @@ class AligningEngine:
 
 
 def _aligned(aligner: Aligner, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> Sequence[Sequence[MeasuredWord] | None]:
-    """In halves where memory lacks for all; a row that does not even fit alone keeps the times it has."""
+    """Align rows, in halves if they run out of memory. A row that does not fit even alone keeps its times."""
     try:
         return aligner.align(rows)
     except Exception as error:
@@ -277,7 +282,7 @@ def _aligned(aligner: Aligner, rows: Sequence[tuple[Audio, Sequence[Word]]]) -> 
             raise
         if len(rows) == 1:
             log = structlog.get_logger("callstream.alignment")
-            log.warning("no memory to align an utterance, its words are timed by attention", error=repr(error))
+            log.warning("alignment out of memory", word_times="attention", error=repr(error))
             return [None]
     half = len(rows) // 2
     return [*_aligned(aligner, rows[:half]), *_aligned(aligner, rows[half:])]
@@ -339,7 +344,7 @@ def _load(name: str, cache: Path | None) -> _Loaded:
 
 
 def _is_cached(name: str, cache: Path | None) -> bool:
-    """Whether the repository was taken from the hub before: then the hub is not asked again."""
+    """Return whether the repository was downloaded before: then the hub is not asked again."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(name, "config.json", cache_dir=cache), str)

@@ -1,5 +1,5 @@
-"""Several devices as one engine. One queue feeds them all, so no call waits for its device while another one is idle,
-and tenants take turns at all of them together.
+"""Several devices as one engine. One queue feeds them all, so no row waits for one device while another is idle, and
+tenants take turns on all of them together.
 """
 
 import threading
@@ -9,10 +9,10 @@ from stages.transcribe.engine.protocol import Row, SpeechEngine, Transcription
 
 
 class DevicePool:
-    """Hands each batch to the engine that is least busy for the batches that it takes. See `SpeechEngine`.
+    """Gives each batch to the engine with the least load for its batch size. See `SpeechEngine`.
 
-    So a device that goes on with less, in smaller batches or on its CPU, gets less to do, and so does one that fails:
-    it is quick to be free again, and would take the batches of all.
+    So a device that fell back, to smaller batches or to its CPU, gets less work. A device that fails gets less too:
+    otherwise it would take all batches, for it is free again at once.
     """
 
     def __init__(self, engines: Sequence[SpeechEngine]) -> None:
@@ -33,18 +33,18 @@ class DevicePool:
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         with self._lock:
-            number = min(range(len(self._engines)), key=self._load)
-            self._running[number] += 1
-        failed = self._failed[number] + 1
+            index = min(range(len(self._engines)), key=self._load)
+            self._running[index] += 1
+        failed = self._failed[index] + 1
         try:
-            done = self._engines[number].transcribe_batch(rows)
+            done = self._engines[index].transcribe_batch(rows)
             failed = 0
             return done
         finally:
             with self._lock:
-                self._running[number] -= 1
-                self._failed[number] = failed
+                self._running[index] -= 1
+                self._failed[index] = failed
 
-    def _load(self, number: int) -> float:
-        """How busy an engine would be with one batch more; batches that failed since its last success count too."""
-        return (self._running[number] + self._failed[number] + 1) / self._engines[number].max_batch
+    def _load(self, index: int) -> float:
+        """Return an engine's load with one more batch. Failed batches since its last success count as running."""
+        return (self._running[index] + self._failed[index] + 1) / self._engines[index].max_batch

@@ -1,15 +1,15 @@
-"""What a model may run on: the processor, or one GPU of several; and what each is used with unless it is told."""
+"""Devices that a model may run on, the CPU or one of several GPUs, and their defaults."""
 
 from typing import Final, Literal
 
 import msgspec
 
 GPU_BATCH: Final = 16
-"""Rows that a GPU decodes at once: its gain lies in the batch. On a CPU it lies in one thread for each row."""
+"""Rows that a GPU decodes at once: it gains from batching. A CPU gains from one thread for each row."""
 
 
 class Device(msgspec.Struct, frozen=True):
-    """`index` counts the GPUs as CTranslate2 and torch do. As text it is what torch calls it."""
+    """A device for CTranslate2 and torch, which number the GPUs alike. As text it is torch's name for it."""
 
     kind: Literal["cpu", "cuda"]
     index: int = 0
@@ -19,7 +19,7 @@ class Device(msgspec.Struct, frozen=True):
 
     @property
     def compute_type(self) -> str:
-        """The arithmetic that `auto` means."""
+        """The arithmetic that `auto` stands for."""
         return "int8" if self.kind == "cpu" else "float16"
 
     @property
@@ -31,22 +31,26 @@ CPU: Final = Device("cpu")
 
 
 def devices_of(setting: str, n_gpus: int) -> list[Device]:
-    """The devices that a setting means where there are `n_gpus`; what it names is not checked against them.
+    """Return the devices that a setting stands for on a machine with `n_gpus`. They are not checked to exist.
 
-    `setting`: cpu; auto (the first GPU where there is one, else the CPU); cuda (the first); cuda:all; or a list such
-    as cuda:0,cuda:1, in which a device counts once.
+    `setting` is one of:
+    - `cpu`
+    - `auto`: the first GPU if there is one, else the CPU
+    - `cuda`: the first GPU
+    - `cuda:all`
+    - a list such as `cuda:0,cuda:1`, in which repeats are ignored
     """
     if setting == "cpu" or (setting == "auto" and not n_gpus):
         return [CPU]
     if setting in ("auto", "cuda"):
         return [Device("cuda")]
-    if setting == "cuda:all":  # where there is none, loading on the first says why
+    if setting == "cuda:all":  # without a GPU, loading on the first one gives the error
         return [Device("cuda", index) for index in range(max(1, n_gpus))]
     return list(dict.fromkeys(Device("cuda", int(name.removeprefix("cuda:"))) for name in setting.split(",")))
 
 
 def visible_gpus() -> int:
-    """How many GPUs CTranslate2 sees."""
+    """Return the number of GPUs that CTranslate2 sees."""
     from ctranslate2 import get_cuda_device_count
 
     return int(get_cuda_device_count())

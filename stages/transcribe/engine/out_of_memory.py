@@ -1,4 +1,4 @@
-"""Whether an error says that a device has no memory left: the libraries have no error type in common for it."""
+"""Detection of errors that mean a device is out of memory. The libraries have no common error type for it."""
 
 from typing import Final
 
@@ -11,7 +11,10 @@ _SIGNS: Final = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of `error` or of what caused it. Only RuntimeErrors are read, torch's among them: texts of others may quote."""
+    """Return whether `error`, or one of its causes, means out of memory.
+
+    Only texts of RuntimeErrors, torch's among them, are searched: other errors may quote such a text.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError):

@@ -1,7 +1,7 @@
-"""What the stage asks of a speech engine: rows of audio in, transcriptions out.
+"""The interface between the stage and a speech engine: rows of audio in, transcriptions out.
 
-The implementations stand beside it: `whisper.Engine` on one device; `fallback`, `device_pool` and `alignment` wrap
-another engine.
+Implementations in this folder: `whisper.Engine` on one device; `fallback`, `device_pool` and `alignment` wrap another
+engine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ from schemas.segments import Word, WordSource
 from stages.errors import StageError
 
 HOTWORD_TOKENS: Final = 100
-"""Whisper's decoder has 448 positions: up to 224 for the text, the rest for what comes before it."""
+"""Whisper's decoder has 448 positions: up to 224 for the text, the rest for the text before it."""
 
 Audio = NDArray[np.float32]
 Detection = Mapping[str, float]
 LanguageChoice = Callable[[Detection], str]
-"""From the probability of each language, as heard in the row, to the language to decode it in."""
+"""From the probability of each language in the row's audio to the language to decode it in. Called from any thread."""
 
 
 class EngineError(StageError):
@@ -30,11 +30,13 @@ class EngineError(StageError):
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """An utterance to transcribe.
 
-    `audio`: float32, shape (n_samples,), mono, 16 kHz, at most 30 s. `voiced`: stretches of speech in seconds from the
-    audio's start. `language`: an ISO 639-1 code, or the choice to make from the languages heard. `prefix`: what the
-    text begins with, whatever is heard. `hotwords`: words that it may hold, the most important first, given to the
-    decoder as text that came before; those beyond `HOTWORD_TOKENS` tokens are left out. An `interim` row is decoded
-    cheaply, greedily and without word times: its utterance is still being spoken.
+    - `audio`: float32, shape (n_samples,), mono, 16 kHz, at most 30 s.
+    - `voiced`: stretches of speech in seconds from the audio's start.
+    - `language`: an ISO 639-1 code, or the choice to make from the detected languages.
+    - `prefix`: the beginning of the text, whatever the audio says.
+    - `hotwords`: words that the audio is likely to hold, the most important first. The decoder sees them as text before
+      the audio. Those beyond `HOTWORD_TOKENS` tokens are left out.
+    - `interim`: the utterance is still being spoken, so it is decoded greedily and without word times.
     """
 
     audio: Audio
@@ -46,7 +48,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
-    """The text of a row; times are seconds from its start. `error` says why there is none."""
+    """The text of a row. Times are seconds from the row's start. `error` is the reason why there is no text."""
 
     text: str
     words: list[Word]
@@ -54,7 +56,7 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     average_logprob: float
     no_speech_probability: float
     repeats: bool = False
-    """The decoder still looped after it was given the full window."""
+    """The decoder still looped in the full window."""
     word_source: WordSource = "attention"
     error: str | None = None
 
@@ -64,20 +66,23 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpeechEngine(Protocol):
-    """What the scheduler needs of an engine. `transcribe_batch` may be called from several threads at once."""
+    """An engine as the scheduler uses it. `transcribe_batch` may be called from several threads at once."""
 
     model_name: str
     languages: frozenset[str]
 
     @property
     def max_batch(self) -> int:
-        """How many rows are worth giving at once; more are taken too. It may change."""
+        """The number of rows that are worth decoding at once. More are accepted. It may change."""
         ...
 
     def window_s(self, row: Row) -> int:
-        """Rows with the same window are cheap to decode in one batch. Raises ValueError for too long a row."""
+        """Return the row's window. Rows with the same window are cheap to decode in one batch.
+
+        Raises ValueError for a row that is too long.
+        """
         ...
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
-        """The rows' texts, in their order."""
+        """Return the rows' texts, in their order."""
         ...

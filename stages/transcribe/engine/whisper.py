@@ -1,9 +1,9 @@
 """The WhisperX engine: rows of audio from any calls in, text with word times out.
 
-It takes WhisperX's features and the model that WhisperX wraps (faster-whisper's), but not its `transcribe()`, which
-pads every window to 30 s, finds speech again, and keeps per-call state on the shared model object. Here a row's window
-depends on its own length alone, nothing is kept from one call to the next, and the encoder's output serves the text,
-the language and the word times.
+It uses WhisperX's features and the model that WhisperX wraps (faster-whisper's), but not its `transcribe()`, which pads
+every window to 30 s, detects speech a second time, and keeps per-call state on the shared model object. Here a row's
+window depends on its own length alone, nothing is kept between calls, and one encoder output gives the text, the
+language and the word times.
 """
 
 import math
@@ -19,17 +19,18 @@ from schemas.segments import Word
 from stages.adapters.torch_loading import torch_imports
 from stages.transcribe.engine.devices import CPU, Device
 from stages.transcribe.engine.protocol import HOTWORD_TOKENS, EngineError, Row, Transcription
-from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, Window, max_tokens, windows_of
+from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, WhisperWindow, max_tokens, windows_of
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
 from stages.transcribe.guards import repeats
 
+_THREADS_PER_WORKER: Final = 1
 _FRAMES_PER_S: Final = 50
-"""Of the encoder's output; its features are twice as many."""
+"""Frames of the encoder's output. Its input has twice as many."""
 _EARLY_S: Final = 0.07
-"""Cross-attention turns to the next word before that is heard: of 1,982 words of synthetic telephone calls the starts
-were 0.08 s early and the ends 0.06 s (medians), on a real call the last words before 33 pauses 0.11 s."""
+"""Cross-attention turns to the next word before it begins: of 1,982 words of synthetic telephone calls the starts were
+0.08 s early and the ends 0.06 s (medians); on a real call the ends of the last words before 33 pauses 0.11 s."""
 _SILENT_FEATURE: Final = -1.5
-"""What Whisper's log mel spectrogram is where there is no sound at all."""
+"""The value of Whisper's log mel spectrogram for digital silence."""
 
 
 class Engine:
@@ -43,18 +44,19 @@ class Engine:
         device: Device = CPU,
         compute_type: str = "auto",
         workers: int = 2,
-        threads_per_worker: int = 1,
         beam_size: int = 5,
     ) -> None:
-        """Load the weights in `path` and prove that they work. Takes seconds: call it from a thread.
+        """Load the weights and check that they work. Takes seconds: call it from a thread. Raises EngineError.
 
-        `name` is the model's name, which decides the windows. `compute_type`: one of CTranslate2's, or auto: int8 on a
-        CPU, float16 on a GPU. `workers` is how many threads may be inside `transcribe_batch` at once. Raises
-        EngineError.
+        Args:
+            path: the folder with the weights.
+            name: the model's name, which decides the windows.
+            compute_type: one of CTranslate2's, or `auto`: int8 on a CPU, float16 on a GPU.
+            workers: how many threads may be inside `transcribe_batch` at once.
         """
         self._library = _Library()
-        # The features are computed in the calling worker's thread; more threads there only fight over the cores.
-        self._library.torch.set_num_threads(threads_per_worker)
+        # The features are computed in the calling worker's thread; more threads there only compete for the cores.
+        self._library.torch.set_num_threads(_THREADS_PER_WORKER)
         if compute_type == "auto":
             compute_type = device.compute_type
         try:
@@ -63,7 +65,7 @@ class Engine:
                 device=device.kind,
                 device_index=device.index,
                 compute_type=compute_type,
-                cpu_threads=threads_per_worker,
+                cpu_threads=_THREADS_PER_WORKER,
                 num_workers=workers,
             )
         except (RuntimeError, ValueError, OSError) as error:
@@ -71,30 +73,31 @@ class Engine:
         self.model_name = name
         self.languages = frozenset(self._model.supported_languages)
         self.max_batch = device.max_batch
-        # A GPU encodes a window of 10 s in a moment; joining silence to it would take its output to the host and back.
+        # A GPU encodes a window of 10 s in no time; to append silence its output would go to the host and back.
         self._windows = windows_of(name) if device.kind == "cpu" else windows_of(name).without_silence()
         self._n_mels: int = self._model.feat_kwargs.get("feature_size", 80)
         self._beam_size = beam_size
         self._silence: NDArray[np.float32] | None = None
-        self._prove(device)
+        self._check(device)
 
     def close(self) -> None:
-        """Give the weights' memory back. Nothing may be decoded any more; `window_s` still answers."""
-        # CTranslate2's own `unload_model` does nothing while a batch counts as active, a moment longer than it runs.
+        """Free the memory of the weights. Only `window_s` may be called afterwards."""
+        # CTranslate2's own `unload_model` does nothing while a batch counts as active, which is longer than it runs.
         del self._model
 
     def window_s(self, row: Row) -> int:
         return self._window(row).length_s
 
-    def _window(self, row: Row) -> Window:
-        """The first that a row is given."""
+    def _window(self, row: Row) -> WhisperWindow:
+        """Return the first window that is tried for a row."""
         return self._windows.of(len(row.audio))[0]
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
-        """Rows are batched where window, language, hotwords and effort agree; one whose language must be heard goes
-        alone.
+        """See `SpeechEngine`. Rows with the same window, language, hotwords and effort are batched.
+
+        A row whose language has to be detected is a batch of its own.
         """
-        batches: dict[tuple[Window, str | int, tuple[str, ...], bool], list[int]] = {}
+        batches: dict[tuple[WhisperWindow, str | int, tuple[str, ...], bool], list[int]] = {}
         for index, row in enumerate(rows):
             language = row.language if isinstance(row.language, str) else index
             batches.setdefault((self._window(row), language, row.hotwords, row.interim), []).append(index)
@@ -103,13 +106,13 @@ class Engine:
             done.update(zip(indices, self._transcribe([rows[index] for index in indices], window), strict=True))
         return [done[index] for index in range(len(rows))]
 
-    def _transcribe(self, rows: Sequence[Row], window: Window) -> list[Transcription]:
-        """Rows of one language; those that loop again in the next of their windows."""
+    def _transcribe(self, rows: Sequence[Row], window: WhisperWindow) -> list[Transcription]:
+        """Decode rows of one language. Rows whose decoder loops are decoded again in the next of their windows."""
         encoded = self._encode(rows, window)
         language = rows[0].language
         if not isinstance(language, str):
-            heard = self._model.model.detect_language(encoded)[0] if self._model.model.is_multilingual else []
-            language = language({token.strip("<|>"): probability for token, probability in heard})
+            detected = self._model.model.detect_language(encoded)[0] if self._model.model.is_multilingual else []
+            language = language({token.strip("<|>"): probability for token, probability in detected})
         tokenizer = self._tokenizer(language)
         limit = max_tokens(window.length_s)
         prefixes = [_prefix_tokens(tokenizer, row.prefix) for row in rows]
@@ -125,8 +128,8 @@ class Engine:
         tokens = [[token for token in result.sequences_ids[0] if token < tokenizer.eot] for result in results]
         texts = [tokenizer.decode(row_tokens).strip() for row_tokens in tokens]
         looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
-        again = {} if interim else self._again(rows, looping, window)
-        untimed = interim or len(again) == len(rows)
+        retries = {} if interim else self._next_windows(rows, looping, window)
+        untimed = interim or len(retries) == len(rows)
         words = [[] for _ in rows] if untimed else self._words(rows, encoded, tokenizer, tokens)
         transcriptions = [
             Transcription(
@@ -141,18 +144,20 @@ class Engine:
                 texts, words, results, tokens, prefixes, looping, strict=True
             )
         ]
-        for index, next_window in again.items():
+        for index, next_window in retries.items():
             row = msgspec.structs.replace(rows[index], language=language)
             transcriptions[index] = self._transcribe([row], next_window)[0]
         return transcriptions
 
-    def _again(self, rows: Sequence[Row], looping: Sequence[bool], window: Window) -> dict[int, Window]:
-        """The next of its windows for each row that loops in this one, as far as there is one."""
+    def _next_windows(
+        self, rows: Sequence[Row], looping: Sequence[bool], window: WhisperWindow
+    ) -> dict[int, WhisperWindow]:
+        """Return the next window of each row whose decoder loops in this one, by index, if there is a next one."""
         windows = {index: self._windows.of(len(rows[index].audio)) for index, loops in enumerate(looping) if loops}
         longer = {index: own[own.index(window) + 1 :] for index, own in windows.items()}
         return {index: own[0] for index, own in longer.items() if own}
 
-    def _encode(self, rows: Sequence[Row], window: Window) -> Any:
+    def _encode(self, rows: Sequence[Row], window: WhisperWindow) -> Any:
         samples = window.length_s * SAMPLE_RATE_HZ
         features = [
             self._library.log_mel_spectrogram(row.audio, self._n_mels, padding=samples - len(row.audio)) for row in rows
@@ -166,7 +171,7 @@ class Engine:
         return self._library.StorageView.from_array(with_silence)
 
     def _silent(self) -> NDArray[np.float32]:
-        """What the encoder makes of a full window of silence, shape (1, 1500, width)."""
+        """Return the encoder's output for a full window of silence, shape (1, 1500, width)."""
         if self._silence is None:
             shape = (1, self._n_mels, FULL_WINDOW_S * 2 * _FRAMES_PER_S)
             silent = np.full(shape, _SILENT_FEATURE, np.float32)
@@ -189,16 +194,16 @@ class Engine:
         beam_size: int,
         before: Sequence[int] = (),
     ) -> Any:
-        """CTranslate2 returns a row's prefix with its text, and counts it as certain in the score.
+        """Decode rows. CTranslate2 returns a row's prefix with its text, and counts it as certain in the score.
 
-        `before` is text that came before, which the decoder sees and does not repeat.
+        `before`: tokens of text before the audio, which the decoder sees and does not repeat.
         """
         prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
         return self._model.model.generate(
             encoded,
             [[*before, *prompt, *prefix] for prefix in prefixes],
             beam_size=beam_size,
-            max_length=2 * (limit + len(prompt)),  # CTranslate2 stops at half of it, for the prompt's sake
+            max_length=2 * (limit + len(prompt)),  # CTranslate2 stops at half of it, to allow for the prompt
             suppress_blank=True,
             suppress_tokens=[-1],
             return_scores=True,
@@ -227,10 +232,10 @@ class Engine:
             for row, alignment in zip(rows, alignments, strict=True)
         ]
 
-    def _prove(self, device: Device) -> None:
-        """Some driver and CTranslate2 pairs return empty text without an error, so decode a second of a sweep.
+    def _check(self, device: Device) -> None:
+        """Decode a second of a sweep: some pairs of driver and CTranslate2 return empty text without an error.
 
-        Blank output is suppressed at the first position, so a working model says something about any sound.
+        Blank output is suppressed at the first position, so a working model returns some text for any sound.
         """
         seconds = np.arange(SAMPLE_RATE_HZ, dtype=np.float32) / SAMPLE_RATE_HZ
         sweep = (0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)).astype(np.float32)
@@ -248,7 +253,7 @@ class Engine:
 
 
 def _prefix_tokens(tokenizer: Any, prefix: str) -> list[int]:
-    """Whisper writes a space before each word, the first one too, where its language has spaces."""
+    """Return the tokens of a prefix. Whisper writes a space before each word, the first included, unless unspaced."""
     if not prefix:
         return []
     tokens: list[int] = tokenizer.encode(prefix if tokenizer.language_code in UNSPACED else f" {prefix}")
@@ -256,7 +261,7 @@ def _prefix_tokens(tokenizer: Any, prefix: str) -> list[int]:
 
 
 def _hotword_tokens(tokenizer: Any, hotwords: Sequence[str]) -> list[int]:
-    """The first words that fit, as a sentence that came before the audio."""
+    """Return the tokens of the first words that fit, as a sentence before the audio."""
     tokens: list[int] = []
     for index, word in enumerate(hotwords):
         more = tokenizer.encode(f"{',' if index else ''} {word}")
@@ -267,10 +272,10 @@ def _hotword_tokens(tokenizer: Any, hotwords: Sequence[str]) -> list[int]:
 
 
 class _Library:
-    """What an engine is made of, imported when one is made: that takes seconds and brings torch.
+    """The libraries of an engine. They are imported when one is made, because that takes seconds and imports torch.
 
-    Not `whisperx.asr`, whose model differs in what is not used here: it imports transformers and pyannote, which takes
-    twice as long as the rest, at every start after a crash.
+    `whisperx.asr` is left out: its model differs only in what is not used here, and it imports transformers and
+    pyannote, which takes twice as long as all the rest, at every start after a crash.
     """
 
     def __init__(self) -> None:

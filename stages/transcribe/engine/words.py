@@ -39,8 +39,8 @@ def timed_words(
     """Return every word with a time inside [0, audio_s], in rising order.
 
     Args:
-    - `voiced`: the stretches of detected speech. Words are clipped to them, so a pause before a word is no part of it.
-    - `spaced`: the language puts spaces between words.
+        voiced: the stretches of detected speech. Words are clipped to them, so a pause before a word is no part of it.
+        spaced: the language puts spaces between words.
 
     Words without room share that of the next word (the last ones: of the word before) in proportion to their letters.
     All words that share are marked `interpolated`.

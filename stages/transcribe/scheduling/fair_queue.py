@@ -1,5 +1,5 @@
-"""Rows that wait for the engine, taken in turn from tenants and from each tenant's calls: nobody waits for another's
-backlog.
+"""Rows that wait for the engine, taken in turn from tenants and from each tenant's calls, so that no tenant or call
+waits for another's backlog.
 """
 
 import asyncio
@@ -13,9 +13,7 @@ from stages.transcribe.engine.protocol import Row, Transcription
 
 
 class WaitingRow(msgspec.Struct, frozen=True, eq=False):
-    """A row in the queue. Its `result` may be cancelled by who waits for it: then the row counts for nothing. `queue`
-    is the queue's name.
-    """
+    """A row in the queue of the name `queue`. Cancelling its `result` withdraws it."""
 
     queue: str
     row: Row
@@ -26,7 +24,7 @@ class WaitingRow(msgspec.Struct, frozen=True, eq=False):
 
 
 class FairQueue:
-    """Of one call first come, first served."""
+    """A queue in which the rows of one call keep their order."""
 
     def __init__(self) -> None:
         self._tenants: OrderedDict[str, OrderedDict[str, deque[WaitingRow]]] = OrderedDict()
@@ -36,13 +34,16 @@ class FairQueue:
         calls.setdefault(item.call.call_id, deque()).append(item)
 
     def __iter__(self) -> Iterator[WaitingRow]:
-        """Those that are still wanted."""
+        """Yield the rows that were not withdrawn."""
         for calls in self._tenants.values():
             for rows in calls.values():
                 yield from (item for item in rows if not item.result.done())
 
     def take(self, window_s: int | None = None) -> WaitingRow | None:
-        """The row whose turn it is, of those with `window_s` if it is given; its call and tenant go to the end."""
+        """Remove and return the row whose turn it is, of those with `window_s` if given.
+
+        Its call and tenant move to the end.
+        """
         found = self._find(window_s)
         if found is not None:
             tenant, call_id = found.call.tenant, found.call.call_id
@@ -57,7 +58,7 @@ class FairQueue:
         return next((item for item in self if window_s is None or item.window_s == window_s), None)
 
     def _forget_empty(self) -> None:
-        """Calls without rows, and the rows at their front that nobody wants any more."""
+        """Drop withdrawn rows at the front of calls, and calls without rows."""
         for tenant, calls in list(self._tenants.items()):
             for call_id, rows in list(calls.items()):
                 while rows and rows[0].result.done():

@@ -1,11 +1,11 @@
 """One queue for the utterances of all calls, in front of one engine: live calls first, equal windows together.
 
 Within a lane tenants take turns, and so do a tenant's calls (`fair_queue`). Interims, versions of utterances that are
-still being spoken, come behind whatever is final and live, before backfill.
+still being spoken, come after all final live rows and before backfill.
 
 A decode cannot be interrupted, so a live row that finds all workers busy waits for the first of them: at most for the
-longest batch. That is measured, and kept short by smaller batches of backfill. While live rows come, backfill leaves a
-worker free for them where there are several.
+longest batch. That is measured, and kept short by smaller batches of backfill. While live rows arrive, backfill leaves
+one of several workers free for them.
 """
 
 import asyncio
@@ -21,20 +21,23 @@ import structlog
 from schemas.calls import CallRef
 from stages.transcribe.engine.protocol import Row, SpeechEngine, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
-from stages.transcribe.scheduling.batching import ripest
+from stages.transcribe.scheduling.batching import next_batch
 from stages.transcribe.scheduling.fair_queue import FairQueue, WaitingRow
 
 FILL_S: Final = 0.05
-"""How long a live row may wait for others to fill its batch: nobody notices it beside the pause that ends the row."""
+"""How long a live row may wait for others to fill its batch. The pause that ends an utterance is far longer."""
 FILL_BACKFILL_S: Final = 0.25
 
-LIVE_LATELY_S: Final = 10.0
-"""So long after a live row the next one is expected: a speaker's turn and the pause behind it."""
+LIVE_EXPECTED_S: Final = 10.0
+"""For so long after a live row another one is expected: a speaker's turn and the pause after it."""
 
 
 class BatchRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch that has left the engine. `queue` is that of its first row; `waited_s` has each row's time in the queue,
-    `engine_s` is the time in the engine.
+    """A batch that has left the engine.
+
+    - `queue`: that of its first row.
+    - `waited_s`: each row's time in the queue.
+    - `engine_s`: the time in the engine.
     """
 
     queue: str
@@ -44,10 +47,14 @@ class BatchRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """`queued` counts the rows that wait in each queue (`live`, `interims`, `batch`), `oldest_wait_s` says how long the
-    oldest of them has. `busy_s` sums the time that workers spent in the engine, so its rate over wall time is the
-    workers in use. `longest_batch_s` is the longest time that a batch of each queue was in the engine: what a live row
-    waits for at most that finds all workers busy and no live row before it.
+    """Figures since the start, and of the moment.
+
+    - `queued`, `oldest_wait_s`: by queue (`live`, `interims`, `batch`), the waiting rows and the wait of the oldest.
+    - `running`: batches in the engine.
+    - `utterances`, `audio_s`: final rows that have left the engine, and their audio. `failed`: those without a text.
+    - `busy_s`: the time of all workers in the engine; its rate over wall time is the number of workers in use.
+    - `longest_batch_s`: by queue, the longest time of a batch in the engine. A live row that finds all workers busy,
+      and no live row before it, waits no longer.
     """
 
     queued: dict[str, int]
@@ -63,9 +70,9 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
 class Scheduler:
     """Feeds an engine from `workers` threads. Used from one event loop.
 
-    A batch holds rows of one window. On a CPU it is a single row: an utterance's text then depends on nothing but the
-    utterance. On a GPU a free worker waits for the batch to fill, but for no longer than the fill time of its oldest
-    row; what comes while all workers are busy fills batches by itself.
+    A batch holds rows of one window. On a CPU it is a single row, so an utterance's text depends on the utterance
+    alone. On a GPU a free worker waits for the batch to fill, but no longer than the fill time of its oldest row; rows
+    that arrive while all workers are busy fill batches without waiting.
     """
 
     def __init__(
@@ -80,9 +87,14 @@ class Scheduler:
         ran: Callable[[BatchRun], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`max_batch`: rows at once, what the engine says where None. `max_batch_backfill`: the most rows of a batch
-        with backfill in it, half of that where None. `fill_s` and `fill_backfill_s`: how long a row waits for its
-        batch to fill. `ran` is told of each batch, in the event loop. `clock` gives seconds.
+        """Args:
+        engine: may change its `max_batch`.
+        workers: threads that are inside the engine at once.
+        max_batch: rows at once; the engine's number if None.
+        max_batch_backfill: rows at once in a batch with backfill; half of `max_batch` if None.
+        fill_s, fill_backfill_s: how long a row waits for others to fill its batch.
+        ran: called for each batch, in the event loop.
+        clock: seconds.
         """
         self.engine = engine
         self._asked_batch = max_batch
@@ -98,7 +110,7 @@ class Scheduler:
         self._running_interims = 0
         self._workers = workers
         self._running_backfill = 0
-        self._live_s = -LIVE_LATELY_S
+        self._last_live_s = -LIVE_EXPECTED_S
         self._running: set[asyncio.Future[tuple[list[Transcription], float]]] = set()
         self._filling: asyncio.TimerHandle | None = None
         self._closed = False
@@ -107,9 +119,10 @@ class Scheduler:
         self._longest_batch_s = dict.fromkeys(self._queues, 0.0)
 
     def submit(self, row: Row, *, call: CallRef, live: bool) -> asyncio.Future[Transcription]:
-        """Queue a row of `call`; the work starts without being awaited. Cancelling the future takes the row back.
+        """Queue a row of `call`. The work starts without being awaited. Cancelling the future withdraws the row.
 
-        A row that the engine cannot decode gives a Transcription with `error`, not an exception.
+        A row that the engine cannot decode gives a Transcription with `error`, not an exception. Raises RuntimeError
+        once the scheduler is closed.
         """
         if self._closed:
             raise RuntimeError("the scheduler is closed")
@@ -122,13 +135,13 @@ class Scheduler:
             return result
         queue = "interims" if row.interim else "live" if live else "batch"
         if live:
-            self._live_s = self._clock()
+            self._last_live_s = self._clock()
         self._queues[queue].put(WaitingRow(queue, row, call, window_s, self._clock(), result))
         self._start_work()
         return result
 
     def withdraw_interim(self, result: asyncio.Future[Transcription]) -> bool:
-        """Cancel an interim that still waits; False once its decoding has begun."""
+        """Cancel an interim that still waits. Return False if its decoding has begun."""
         return any(item.result is result for item in self._interims) and result.cancel()
 
     def stats(self) -> SchedulerStats:
@@ -146,7 +159,7 @@ class Scheduler:
         )
 
     async def close(self) -> None:
-        """Cancel what waits, and wait for what runs: a decode cannot be interrupted."""
+        """Cancel waiting rows, and wait for running ones: a decode cannot be interrupted."""
         self._closed = True
         if self._filling is not None:
             self._filling.cancel()
@@ -168,45 +181,45 @@ class Scheduler:
             work.add_done_callback(partial(self._finish, items, self._clock()))
 
     def _take(self) -> list[WaitingRow]:
-        """The next batch: the live row whose turn it is, else an interim, else a batch row, and others with its window.
+        """Take the next batch: the live row whose turn it is, else an interim, else backfill, and others of its window.
 
-        Interims never share a batch with what is final, and leave a worker free for it where there are several. While
-        live rows wait for their batch to fill nothing behind them is begun: it would hold them up for longer.
+        Interims never share a batch with final rows, and leave them one of several workers. While live rows wait for
+        their batch to fill, nothing after them is started: it would delay them for longer.
         """
         max_batch = self._asked_batch or self.engine.max_batch
         max_backfill = min(max_batch, self._asked_backfill or max(1, max_batch // 2))
         now_s = self._clock()
-        lanes = (
+        queues = (
             (self._live, max_batch, self._fill_s),
             (self._interims, max_batch, self._fill_s),
             (self._batch, max_backfill, self._fill_backfill_s),
         )
-        for queue, size, fill_s in lanes:
+        for queue, size, fill_s in queues:
             if queue is self._interims and self._running_interims >= self._most_interims:
                 continue
             if queue is self._batch and self._running_backfill >= self._most_backfill:
                 continue
-            ripe = ripest(queue, size=size, fill_s=fill_s, now_s=now_s)
-            if ripe is None:
+            batch = next_batch(queue, size=size, fill_s=fill_s, now_s=now_s)
+            if batch is None:
                 continue
-            if ripe.in_s > 0:
-                self._filling = asyncio.get_running_loop().call_later(ripe.in_s, self._start_work)
+            if batch.in_s > 0:
+                self._filling = asyncio.get_running_loop().call_later(batch.in_s, self._start_work)
                 return []
             items: list[WaitingRow] = []
-            _fill(items, queue, ripe.window_s, size)
+            _fill(items, queue, batch.window_s, size)
             if queue is self._live:
-                _fill(items, self._batch, ripe.window_s, max_backfill)
+                _fill(items, self._batch, batch.window_s, max_backfill)
             return items
         return []
 
     @property
     def _most_backfill(self) -> int:
-        """Workers that backfill may have."""
-        lately = self._clock() - self._live_s < LIVE_LATELY_S
-        return max(1, self._workers - 1) if lately else self._workers
+        """The number of workers that backfill may use."""
+        expects_live = self._clock() - self._last_live_s < LIVE_EXPECTED_S
+        return max(1, self._workers - 1) if expects_live else self._workers
 
     def _decode(self, rows: Sequence[Row]) -> tuple[list[Transcription], float]:
-        """In a worker's thread. A batch that fails is decoded row by row, so one bad row costs no other its text."""
+        """Decode a batch in a worker's thread. If it fails, decode its rows one by one: only a bad one fails then."""
         started_s = self._clock()
         try:
             done = self.engine.transcribe_batch(rows)
@@ -214,7 +227,7 @@ class Scheduler:
             if len(rows) > 1:
                 done = [transcription for row in rows for transcription in self._decode([row])[0]]
             else:
-                structlog.get_logger().error("an utterance could not be transcribed", error=repr(error))
+                structlog.get_logger().error("decoding failed", error=repr(error))
                 done = [_failed(rows[0], f"{type(error).__name__}: {error}")]
         return done, self._clock() - started_s
 
@@ -229,7 +242,7 @@ class Scheduler:
             return
         transcriptions, busy_s = work.result()
         self._busy_s += busy_s
-        self._note(items, started_s, busy_s)
+        self._report(items, started_s, busy_s)
         for item, transcription in zip(items, transcriptions, strict=True):
             if not item.row.interim:
                 self._utterances += 1
@@ -240,7 +253,7 @@ class Scheduler:
         if not self._closed:
             self._start_work()
 
-    def _note(self, items: list[WaitingRow], started_s: float, engine_s: float) -> None:
+    def _report(self, items: list[WaitingRow], started_s: float, engine_s: float) -> None:
         queue = items[0].queue
         self._longest_batch_s[queue] = max(self._longest_batch_s[queue], engine_s)
         waited_s = [started_s - item.since_s for item in items]

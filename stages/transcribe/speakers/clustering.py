@@ -1,8 +1,8 @@
-"""Who speaks when on one channel, estimated from how the voices sound. See `diarization.Diarizer`.
+"""Speaker turns on one channel, estimated by clustering voice embeddings. See `diarization.Diarizer`.
 
 Speech is cut into overlapping windows, each window's voice embedding is computed, and Ward's tree over them is cut into
-as many voices as are clearly different. Measured on two calls of two speakers at 8 kHz: halves of one speaker's windows
-have means with a cosine of 0.92 and more, two speakers 0.53 to 0.76.
+as many voices as are clearly different. Measured on two calls of two speakers at 8 kHz: the means of two halves of one
+speaker's windows have a cosine of 0.92 or more, those of two speakers 0.53 to 0.76.
 """
 
 from collections.abc import Sequence
@@ -19,23 +19,24 @@ from stages.transcribe.speakers.voices import Embeddings, VoiceEncoder
 
 WINDOW_S: Final = 1.6
 HOP_S: Final = 0.4
-_LEAST_S: Final = 0.4
-"""Less speech than this says nothing about a voice."""
+_MIN_VOICED_S: Final = 0.4
+"""Less speech than this does not identify a voice."""
 _SURE_S: Final = 1.2
-"""Windows with less speech than this take no part in finding the voices."""
+"""Windows with less speech than this are not used to find the voices."""
 MAX_VOICES: Final = 6
-_LEAST_WINDOWS: Final = 3
-"""A group of fewer windows is no voice: two speakers at once, a noise."""
+_MIN_WINDOWS: Final = 3
+"""A group of fewer windows is no voice but, say, two speakers at once or a noise."""
 _SAME_VOICE: Final = 0.85
 """Groups whose means have this cosine are one voice."""
 _MAX_TREE: Final = 2_000
-"""Windows that the tree is built over: its memory grows with their square. Of more, as many are taken evenly."""
-_LEAST_LIKENESS: Final = 0.5
-_LEAST_LEAD: Final = 0.02
-"""A stretch belongs to the voice that it is most like only if the next is this much less like it."""
+"""The most windows that the tree is built over, because its memory grows with their square. Of more windows as many
+are taken at even distances."""
+_MIN_LIKENESS: Final = 0.5
+_MIN_LEAD: Final = 0.02
+"""A stretch belongs to the most similar voice only if its likeness exceeds that of the next by this much."""
 
 
-class _Window(msgspec.Struct, frozen=True, eq=False):
+class _VoiceWindow(msgspec.Struct, frozen=True, eq=False):
     start_s: float
     end_s: float
     voiced_s: float
@@ -46,14 +47,14 @@ class VoiceEstimate:
 
     def __init__(self, encoder: VoiceEncoder) -> None:
         self._encoder = encoder
-        self._windows: list[_Window] = []
+        self._windows: list[_VoiceWindow] = []
         self._embeddings: list[Embeddings] = []
 
-    def hear(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:
-        """An utterance; `voiced` and `start_s` are seconds from the call's start."""
+    def add(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:
+        """Add an utterance. `start_s` and `voiced` are seconds from the call's start."""
         if not voiced:
             return
-        windows = [window for window in _windows(voiced) if window.voiced_s >= _LEAST_S]
+        windows = [window for window in _windows(voiced) if window.voiced_s >= _MIN_VOICED_S]
         for length_s in sorted({round(window.end_s - window.start_s, 3) for window in windows}):
             alike = [window for window in windows if round(window.end_s - window.start_s, 3) == length_s]
             n_samples = int(length_s * SAMPLE_RATE_HZ)
@@ -68,29 +69,29 @@ class VoiceEstimate:
         self._windows, self._embeddings = [], []
 
     def turns(self) -> list[SpeakerTurn]:
-        """`speaker_1`, `speaker_2`, … in the order in which they are first heard."""
+        """Return the turns of `speaker_1`, `speaker_2`, …, numbered in the order of their first turns."""
         if not self._windows:
             return []
         embeddings = np.concatenate(self._embeddings)
         sure = np.array([window.voiced_s >= _SURE_S for window in self._windows])
-        voices = find_voices(embeddings[sure] if sure.sum() >= 2 * _LEAST_WINDOWS else embeddings)
+        voices = find_voices(embeddings[sure] if sure.sum() >= 2 * _MIN_WINDOWS else embeddings)
         likeness = embeddings @ voices.T
         order = sorted(range(len(self._windows)), key=lambda index: self._windows[index].start_s)
         return _turns([self._windows[index] for index in order], likeness[order])
 
 
 def find_voices(embeddings: Embeddings) -> Embeddings:
-    """The mean embedding of each voice, shape (n_voices, n), each of length 1; at least one."""
+    """Return the mean embedding of each voice, shape (n_voices, n), each of length 1. There is at least one voice."""
     if len(embeddings) > _MAX_TREE:
         embeddings = embeddings[np.linspace(0, len(embeddings) - 1, _MAX_TREE).astype(int)]
     found = _means(embeddings, np.zeros(len(embeddings), int), 1)
-    if len(embeddings) < 2 * _LEAST_WINDOWS:
+    if len(embeddings) < 2 * _MIN_WINDOWS:
         return found
     from scipy.cluster.hierarchy import fcluster, linkage
 
     tree = linkage(embeddings, method="ward")
     for n_groups in range(2, 2 * MAX_VOICES + 1):
-        means = _means(embeddings, fcluster(tree, n_groups, criterion="maxclust"), _LEAST_WINDOWS)
+        means = _means(embeddings, fcluster(tree, n_groups, criterion="maxclust"), _MIN_WINDOWS)
         likeness = means @ means.T
         alike = len(means) > 1 and float(likeness[~np.eye(len(means), dtype=bool)].max()) >= _SAME_VOICE
         if len(found) < len(means) <= MAX_VOICES and not alike:
@@ -98,16 +99,18 @@ def find_voices(embeddings: Embeddings) -> Embeddings:
     return found
 
 
-def _means(embeddings: Embeddings, groups: NDArray[np.int_], least: int) -> Embeddings:
-    """The mean of each group that has at least `least` members, scaled to length 1."""
+def _means(embeddings: Embeddings, groups: NDArray[np.int_], min_members: int) -> Embeddings:
+    """Return the mean of each group that has at least `min_members`, scaled to length 1."""
     members = [embeddings[groups == group] for group in np.unique(groups)]
-    means = np.stack([found.mean(axis=0) for found in members if len(found) >= least] or [embeddings.mean(axis=0)])
+    means = np.stack(
+        [found.mean(axis=0) for found in members if len(found) >= min_members] or [embeddings.mean(axis=0)]
+    )
     scaled: Embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
     return scaled
 
 
-def _windows(voiced: Sequence[tuple[float, float]]) -> list[_Window]:
-    """Windows over the stretch from the first to the last speech, the last one at its end."""
+def _windows(voiced: Sequence[tuple[float, float]]) -> list[_VoiceWindow]:
+    """Return windows over the stretch from the first to the last speech. The last window ends with it."""
     begin_s, end_s = voiced[0][0], voiced[-1][1]
     length_s = min(WINDOW_S, end_s - begin_s)
     steps = int(max(0.0, end_s - begin_s - length_s) / HOP_S + 1e-9)
@@ -115,7 +118,7 @@ def _windows(voiced: Sequence[tuple[float, float]]) -> list[_Window]:
     if end_s - length_s - starts_s[-1] > HOP_S / 2:
         starts_s.append(end_s - length_s)
     return [
-        _Window(
+        _VoiceWindow(
             start_s,
             start_s + length_s,
             sum(max(0.0, min(stop_s, start_s + length_s) - max(at_s, start_s)) for at_s, stop_s in voiced),
@@ -124,8 +127,8 @@ def _windows(voiced: Sequence[tuple[float, float]]) -> list[_Window]:
     ]
 
 
-def _turns(windows: Sequence[_Window], likeness: NDArray[np.float32]) -> list[SpeakerTurn]:
-    """Each moment belongs to the voice that the windows around it are most like, those nearer counting more."""
+def _turns(windows: Sequence[_VoiceWindow], likeness: NDArray[np.float32]) -> list[SpeakerTurn]:
+    """Assign each moment to the voice that the windows around it are most like. Nearer windows count more."""
     turns: list[SpeakerTurn] = []
     names: dict[int, str] = {}
     first = 0
@@ -144,7 +147,7 @@ def _turns(windows: Sequence[_Window], likeness: NDArray[np.float32]) -> list[Sp
             name = UNKNOWN_SPEAKER
             ranked = np.argsort(-middle)
             lead = middle[ranked[0]] - middle[ranked[1]] if len(ranked) > 1 else 1.0
-            if middle[ranked[0]] >= _LEAST_LIKENESS and lead >= _LEAST_LEAD:
+            if middle[ranked[0]] >= _MIN_LIKENESS and lead >= _MIN_LEAD:
                 name = names.setdefault(int(ranked[0]), f"speaker_{len(names) + 1}")
             _extend(turns, SpeakerTurn(float(edges_s[index]), float(edges_s[index + 1]), name))
         first = last + 1

@@ -1,7 +1,7 @@
-"""Who speaks when on a channel that is not one speaker's: asked for when the call ends, from all of its utterances.
+"""Speaker turns on a channel that several speakers share, found when the call ends from all of its utterances.
 
-They are read back from the bus, so nothing of them is kept in memory or in a checkpoint while the call goes on, and a
-crash costs nothing: the call's end is read again, and with it the utterances.
+The utterances are read back from the bus. So during the call nothing is kept in memory or in a checkpoint, and a crash
+costs nothing: the call's end is read again, and its utterances with it.
 """
 
 import asyncio
@@ -37,29 +37,29 @@ from stages.transcribe.speakers.voices import VoiceEncoder
 T = TypeVar("T")
 
 StoredUtterances = Callable[[CallRef, Origin], AsyncIterator[UtteranceRecord]]
-"""The records of a call on a topic of utterances, from a place on, in order. Raises what the bus raises."""
+"""Yields the records of a call on a topic of utterances, in order, from an origin on. Raises what the bus raises."""
 
 _SHARED_ROLES: Final = frozenset({"channel-0", "mono", "mixed", "unknown"})
 
 
 def is_shared(channels: Sequence[Channel]) -> bool:
-    """Whether the call's one channel may hold several speakers: its producer named nobody who speaks on it."""
+    """Return whether the call's one channel may hold several speakers: its producer named none who speaks on it."""
     return len(channels) == 1 and channels[0].role.lower() in _SHARED_ROLES
 
 
 class CallVoices(Protocol):
-    """The voices of one call. Its methods take long: they are called from a thread, one after the other."""
+    """The voices of one call. Its methods take long: they are called from a thread, one at a time."""
 
-    def hear(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:
-        """An utterance, in the call's order. `start_s` and `voiced` are seconds from the call's start."""
+    def add(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:
+        """Add an utterance, in the call's order. `start_s` and `voiced` are seconds from the call's start."""
         ...
 
     def turns(self) -> list[SpeakerTurn]:
-        """Who spoke when: in order, without overlaps, `speaker_1` first; nothing where that cannot be told."""
+        """Return the speaker turns in order, without overlaps, `speaker_1` first; none if they cannot be told apart."""
         ...
 
     def close(self) -> None:
-        """Let go of what was heard."""
+        """Free the audio."""
         ...
 
 
@@ -87,7 +87,7 @@ class PyannoteDiarizer:
     source: SpeakerSource = "pyannote"
 
     def __init__(self, name: str, *, device: str = "cpu") -> None:
-        """`name` is a directory with a `config.yaml`, or a repository of the hub. Raises EngineError."""
+        """`name`: a directory with a `config.yaml`, or a repository of the hub. Raises EngineError."""
         with torch_imports():
             import torch
             from pyannote.audio import Pipeline
@@ -96,7 +96,7 @@ class PyannoteDiarizer:
         set_telemetry_metrics(False)
         try:
             self._pipeline: Any = Pipeline.from_pretrained(name)
-        except Exception as error:  # what is missing or damaged raises what its library likes
+        except Exception as error:  # the libraries raise any error for missing or damaged files
             raise EngineError(f"the diarization pipeline {name!r}: {type(error).__name__}: {error}") from error
         if self._pipeline is None:
             raise EngineError(f"the diarization pipeline {name!r} cannot be had from the hub: is it gated?")
@@ -107,14 +107,14 @@ class PyannoteDiarizer:
 
 
 class _PyannoteCall:
-    """The whole call lies in a file without a name, for hours of it need not fit into memory."""
+    """Keeps the whole call in an unnamed file, because hours of audio need not fit into memory."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
         self._file = TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._n_samples = 0
 
-    def hear(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:  # noqa: ARG002
+    def add(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:  # noqa: ARG002
         first = round(start_s * SAMPLE_RATE_HZ)
         self._file.seek(first * audio.itemsize)
         self._file.write(audio.tobytes())
@@ -143,49 +143,49 @@ class _PyannoteCall:
 
 
 class Speakers:
-    """Adds who speaks when to the end of a call whose channel is shared."""
+    """Adds the speaker turns to the end of a call whose channel is shared."""
 
     def __init__(
         self, diarizer: Diarizer | None, stored: StoredUtterances, *, executor: Executor | None = None
     ) -> None:
-        """`diarizer` None: there are no weights, and speakers stay unknown."""
+        """Without a `diarizer`, because there are no weights, speakers stay unknown."""
         self._diarizer = diarizer
         self._stored = stored
         self._executor = executor
 
-    async def found(self, closed: CallClosed, opened: Origin) -> tuple[CallClosed, dict[str, Any]]:
-        """`closed` with speakers, and what the ledger says of it. `opened` is where the call's first record lies.
+    async def add_to(self, closed: CallClosed, opened: Origin) -> tuple[CallClosed, dict[str, Any]]:
+        """Return `closed` with speaker turns, and the details for the ledger. `opened`: the call's first record.
 
-        Raises what the bus raises; a diarizer that fails leaves the speakers unknown and says why.
+        If the diarizer fails, the speakers are unknown and the details give the reason. Raises what the bus raises.
         """
         if self._diarizer is None:
             return _unknown(closed, "there are no weights to tell voices apart")
         source = self._diarizer.source
         with contextlib.closing(self._diarizer.open()) as voices:
             try:
-                n_heard, turns = await self._listened(voices, closed, opened)
+                n_utterances, turns = await self._diarize(voices, closed, opened)
             except _Failed as failed:
                 why = repr(failed.__cause__)
-                structlog.get_logger("callstream.diarization").error("speakers could not be told apart", error=why)
+                structlog.get_logger("callstream.diarization").error("diarization failed", error=why)
                 return _unknown(closed, why)
         if not turns:
             return _unknown(closed, "no voice was heard")
         unknown_s = sum(turn.end_s - turn.start_s for turn in turns if turn.speaker == UNKNOWN_SPEAKER)
         names = sorted({turn.speaker for turn in turns} - {UNKNOWN_SPEAKER})
-        detail = {"source": source, "found": names, "unknown_s": round(unknown_s, 3), "utterances": n_heard}
+        detail = {"source": source, "found": names, "unknown_s": round(unknown_s, 3), "utterances": n_utterances}
         return msgspec.structs.replace(closed, speakers=turns, speaker_source=source), detail
 
-    async def _listened(self, voices: CallVoices, closed: CallClosed, opened: Origin) -> tuple[int, list[SpeakerTurn]]:
-        """How many utterances were heard, and who spoke. Raises _Failed, and what the bus raises."""
-        n_heard, last_seq = 0, -1
+    async def _diarize(self, voices: CallVoices, closed: CallClosed, opened: Origin) -> tuple[int, list[SpeakerTurn]]:
+        """Return the number of utterances, and the speaker turns. Raises _Failed, and what the bus raises."""
+        n_utterances, last_seq = 0, -1
         async for record in self._stored(closed.call, opened):
             if record.seq >= closed.seq:
                 break
             if isinstance(record, Utterance) and record.seq > last_seq:
-                await self._run(_hear, voices, record)
-                n_heard += 1
+                await self._run(_add, voices, record)
+                n_utterances += 1
             last_seq = max(last_seq, record.seq)
-        return n_heard, await self._run(voices.turns)
+        return n_utterances, await self._run(voices.turns)
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         try:
@@ -195,13 +195,13 @@ class Speakers:
 
 
 class _Failed(Exception):
-    """The diarizer raised the cause."""
+    """The diarizer failed; its error is the cause."""
 
 
-def _hear(voices: CallVoices, utterance: Utterance) -> None:
-    """Part by part: the voices must hear the pauses between them."""
+def _add(voices: CallVoices, utterance: Utterance) -> None:
+    """Add the utterance's parts one by one, each at its place in the call."""
     for part in utterance_audio.parts(utterance):
-        voices.hear(utterance_audio.audio(part), part.start_s, part.voiced)
+        voices.add(utterance_audio.audio(part), part.start_s, part.voiced)
 
 
 def _unknown(closed: CallClosed, why: str) -> tuple[CallClosed, dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""What a voice sounds like: a speaker embedding of a stretch of speech, from the weights that Resemblyzer ships.
+"""Speaker embeddings of stretches of speech, computed with the weights that Resemblyzer ships.
 
 The network is that of Wan, Wang, Papir and Lopez Moreno, "Generalized end-to-end loss for speaker verification",
-ICASSP 2018: three LSTM layers over a mel spectrogram, the last state projected and scaled to length 1. Only the file
-of weights is taken from the package: it is small, open and installable without a model hub, but its code wants
+ICASSP 2018: three LSTM layers over a mel spectrogram, the last state projected and scaled to length 1. Only the weights
+are taken from the package: they are small, open and installable without a model hub, but the package's code requires
 libraries that are not needed here.
 """
 
@@ -24,7 +24,7 @@ _MELS: Final = 40
 _FFT: Final = 400
 _HOP: Final = 160
 _LEVEL: Final = 10 ** (-30 / 20)
-"""Root mean square that the network was trained on."""
+"""The root mean square of the audio that the network was trained on."""
 _BATCH: Final = 32
 
 
@@ -49,11 +49,11 @@ class VoiceEncoder:
                 module.load_state_dict(
                     {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
                 )
-        except Exception as error:  # unpickling a damaged file raises what it likes
+        except Exception as error:  # unpickling a damaged file raises any error
             raise EngineError(f"{weights} holds no voice embedding: {type(error).__name__}: {error}") from error
 
     def encode(self, windows: Sequence[Audio]) -> Embeddings:
-        """Shape (len(windows), 256), each of length 1. `windows` are of one length, at 16 kHz."""
+        """Return embeddings of shape (len(windows), 256), each of length 1. `windows` are of one length, at 16 kHz."""
         torch = self._torch
         with torch.inference_mode():
             embeddings = []

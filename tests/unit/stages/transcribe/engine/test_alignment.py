@@ -8,7 +8,7 @@ import pytest
 
 from schemas.segments import Word
 from stages.transcribe.engine.alignment import Aligner, Aligners, AligningEngine
-from stages.transcribe.engine.model_cache import ModelWatch
+from stages.transcribe.engine.model_cache import CacheObserver
 from stages.transcribe.engine.protocol import Audio, EngineError, Row, Transcription
 from stages.transcribe.engine.words import MeasuredWord
 from tests.support.models.alignment import FRAME_S, spoken, write_model
@@ -127,7 +127,7 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_a_language_that_whisperx_does_not_know_goes_without() -> None:
     aligners = Aligners({}, others=True)
     for _ in range(2):
-        with aligners.lent("xx") as aligner:
+        with aligners.use("xx") as aligner:
             assert aligner is None
 
 
@@ -135,7 +135,7 @@ def test_audio_shorter_than_a_frame_is_padded(aligner: Aligner) -> None:
     assert aligner.align([(np.zeros(100, np.float32), words_of("a"))]) is not None
 
 
-class Watch(ModelWatch):
+class Observer(CacheObserver):
     def __init__(self) -> None:
         self.loads: list[str] = []
         self.unloads: list[str] = []
@@ -157,15 +157,15 @@ def test_the_weights_are_measured(aligner: Aligner, folder: Path) -> None:
 
 def test_aligners_take_turns_in_a_memory_that_holds_one_of_them(aligner: Aligner, folder: Path, tmp_path: Path) -> None:
     english, german = str(folder), str(write_model(tmp_path / "german"))
-    watch = Watch()
-    aligners = Aligners({"en": english, "de": german}, budget_bytes=int(1.5 * aligner.size_bytes), watch=watch)
+    observer = Observer()
+    aligners = Aligners({"en": english, "de": german}, budget_bytes=int(1.5 * aligner.size_bytes), observer=observer)
     audio, _ = spoken("one two")
     row = Row(audio=audio, voiced=[(0.3, len(audio) / 16_000)], language="en")
     engine = AligningEngine(FakeEngine([("en", "one two"), ("de", "one two")]), aligners)
     done = engine.transcribe_batch([row, row])
     assert [each.word_source for each in done] == ["alignment", "alignment"]
-    assert watch.loads == [english, german, english, german]
-    assert watch.unloads == [english, german, english]
+    assert observer.loads == [english, german, english, german]
+    assert observer.unloads == [english, german, english]
 
 
 def test_a_named_model_that_exceeds_the_memory_for_models_is_an_error(folder: Path) -> None:

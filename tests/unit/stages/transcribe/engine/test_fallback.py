@@ -1,4 +1,4 @@
-"""The ladder, with engines whose memory is a number of rows."""
+"""Fallback, with engines whose memory is a number of rows."""
 
 import threading
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ import pytest
 
 from pipeline.wiring.weights import resolve_model
 from stages.transcribe.engine.devices import CPU, GPU_BATCH, Device
-from stages.transcribe.engine.fallback import Ladder, Rung, Step, rungs_of
+from stages.transcribe.engine.fallback import FallbackEngine, Level, StepDown, levels_of
 from stages.transcribe.engine.protocol import EngineError, Row, Transcription
 from stages.transcribe.engine.whisper import Engine
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 
 GPU = Device("cuda")
-RUNGS = rungs_of(GPU, "auto")
-FLOAT16, INT8, ON_CPU = RUNGS
+LEVELS = levels_of(GPU, "auto")
+FLOAT16, INT8, ON_CPU = LEVELS
 
 
 def rows(*levels: int) -> list[Row]:
@@ -27,9 +27,9 @@ def rows(*levels: int) -> list[Row]:
 class SmallEngine(FakeEngine):
     """Has memory for `fits` rows at once, all who are inside together."""
 
-    def __init__(self, rung: Rung, fits: int) -> None:
+    def __init__(self, level: Level, fits: int) -> None:
         super().__init__()
-        self.max_batch = rung.device.max_batch
+        self.max_batch = level.device.max_batch
         self.fits = fits
         self.closed = False
 
@@ -46,36 +46,38 @@ class SmallEngine(FakeEngine):
 
 
 class Machine:
-    """Engines by rung, with what each has memory for; a rung that is not named cannot be loaded."""
+    """Engines by level, with what each has memory for; a level that is not named cannot be loaded."""
 
-    def __init__(self, fits: dict[Rung, int]) -> None:
+    def __init__(self, fits: dict[Level, int]) -> None:
         self.fits = fits
-        self.loaded: list[Rung] = []
-        self.engines: dict[Rung, SmallEngine] = {}
-        self.steps: list[Step] = []
-        self.used: dict[Rung, int] = {}
+        self.loaded: list[Level] = []
+        self.engines: dict[Level, SmallEngine] = {}
+        self.steps: list[StepDown] = []
+        self.used: dict[Level, int] = {}
 
-    def load(self, rung: Rung) -> SmallEngine:
+    def load(self, level: Level) -> SmallEngine:
         assert all(engine.closed for engine in self.engines.values()), "two engines in memory"
-        self.loaded.append(rung)
-        if rung not in self.fits:
-            raise EngineError(f"nothing runs on {rung}")
-        if self.fits[rung] < 0:
+        self.loaded.append(level)
+        if level not in self.fits:
+            raise EngineError(f"nothing runs on {level}")
+        if self.fits[level] < 0:
             raise EngineError("cannot be loaded") from RuntimeError("CUDA failed with error out of memory")
-        self.engines[rung] = SmallEngine(rung, self.fits[rung])
-        return self.engines[rung]
+        self.engines[level] = SmallEngine(level, self.fits[level])
+        return self.engines[level]
 
-    def ladder(self, *, rungs: Sequence[Rung] = RUNGS, max_batch: int | None = None, makes_do: bool = False) -> Ladder:
-        return Ladder(
-            self.load, rungs, max_batch=max_batch, makes_do=makes_do, stepped=self.steps.append, used=self._use
+    def engine(
+        self, *, levels: Sequence[Level] = LEVELS, max_batch: int | None = None, on_any_error: bool = False
+    ) -> FallbackEngine:
+        return FallbackEngine(
+            self.load, levels, max_batch=max_batch, on_any_error=on_any_error, stepped=self.steps.append, used=self._use
         )
 
-    def _use(self, rung: Rung, n_rows: int) -> None:
-        self.used[rung] = self.used.get(rung, 0) + n_rows
+    def _use(self, level: Level, n_rows: int) -> None:
+        self.used[level] = self.used.get(level, 0) + n_rows
 
 
-def texts(ladder: Ladder, *levels: int) -> list[str]:
-    return [done.text for done in ladder.transcribe_batch(rows(*levels))]
+def texts(engine: FallbackEngine, *levels: int) -> list[str]:
+    return [done.text for done in engine.transcribe_batch(rows(*levels))]
 
 
 def said(*levels: int) -> list[str]:
@@ -91,42 +93,42 @@ def said(*levels: int) -> list[str]:
         ("int8", ["cuda:0 as int8", "cpu as int8"]),
     ],
 )
-def test_the_rungs_of_a_gpu_end_on_the_cpu(compute_type: str, expected: list[str]) -> None:
-    assert [str(rung) for rung in rungs_of(GPU, compute_type)] == expected
+def test_the_levels_of_a_gpu_end_on_the_cpu(compute_type: str, expected: list[str]) -> None:
+    assert [str(level) for level in levels_of(GPU, compute_type)] == expected
 
 
 def test_a_cpu_has_one_rung() -> None:
-    assert rungs_of(CPU, "auto") == [ON_CPU]
-    assert rungs_of(CPU, "float32") == [Rung(CPU, "float32")]
+    assert levels_of(CPU, "auto") == [ON_CPU]
+    assert levels_of(CPU, "float32") == [Level(CPU, "float32")]
 
 
 def test_with_memory_enough_nothing_changes() -> None:
     machine = Machine({FLOAT16: 99})
-    ladder = machine.ladder()
-    assert texts(ladder, *range(1, 21)) == said(*range(1, 21))
+    engine = machine.engine()
+    assert texts(engine, *range(1, 21)) == said(*range(1, 21))
     assert [len(batch) for batch in machine.engines[FLOAT16].batches] == [GPU_BATCH, 4]
-    assert (machine.steps, machine.used, ladder.max_batch) == ([], {FLOAT16: 20}, GPU_BATCH)
-    assert (ladder.model_name, ladder.rung) == ("fake", FLOAT16)
+    assert (machine.steps, machine.used, engine.max_batch) == ([], {FLOAT16: 20}, GPU_BATCH)
+    assert (engine.model_name, engine.level) == ("fake", FLOAT16)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_is_remembered() -> None:
     machine = Machine({FLOAT16: 3})
-    ladder = machine.ladder(max_batch=12)
-    assert texts(ladder, *range(1, 13)) == said(*range(1, 13))
+    engine = machine.engine(max_batch=12)
+    assert texts(engine, *range(1, 13)) == said(*range(1, 13))
     assert [len(batch) for batch in machine.engines[FLOAT16].batches] == [12, 6, 3, 3, 3, 3]
     assert [(step.kind, step.max_batch) for step in machine.steps] == [("batch", 6), ("batch", 3)]
-    assert texts(ladder, 1, 2, 3, 4) == said(1, 2, 3, 4)
+    assert texts(engine, 1, 2, 3, 4) == said(1, 2, 3, 4)
     assert [len(batch) for batch in machine.engines[FLOAT16].batches[6:]] == [3, 1]
-    assert ladder.max_batch == 3
+    assert engine.max_batch == 3
     assert machine.used == {FLOAT16: 16}
 
 
 def test_rows_that_do_not_fit_alone_are_heard_as_int8_in_batches_of_their_own_size() -> None:
     machine = Machine({FLOAT16: 0, INT8: 99})
-    ladder = machine.ladder(max_batch=2)
-    assert texts(ladder, 1, 2, 3) == said(1, 2, 3)
+    engine = machine.engine(max_batch=2)
+    assert texts(engine, 1, 2, 3) == said(1, 2, 3)
     assert machine.loaded == [FLOAT16, INT8]
-    assert [(step.kind, step.rung, step.max_batch) for step in machine.steps] == [
+    assert [(step.kind, step.level, step.max_batch) for step in machine.steps] == [
         ("batch", FLOAT16, 1), ("lighter", INT8, 2),
     ]  # fmt: skip
     assert machine.engines[INT8].batches == [[1, 2], [3]]
@@ -136,67 +138,67 @@ def test_rows_that_do_not_fit_alone_are_heard_as_int8_in_batches_of_their_own_si
 
 def test_what_does_not_fit_the_gpu_at_all_is_heard_on_the_cpu_row_by_row() -> None:
     machine = Machine({FLOAT16: 0, INT8: 0, ON_CPU: 99})
-    ladder = machine.ladder(max_batch=4)
-    assert texts(ladder, 1, 2) == said(1, 2)
+    engine = machine.engine(max_batch=4)
+    assert texts(engine, 1, 2) == said(1, 2)
     assert [step.kind for step in machine.steps] == ["batch", "lighter", "batch", "cpu"]
-    assert ladder.rung == ON_CPU
-    assert ladder.max_batch == 1
+    assert engine.level == ON_CPU
+    assert engine.max_batch == 1
     assert machine.engines[ON_CPU].batches == [[1], [2]]
 
 
 def test_a_rung_that_cannot_be_loaded_is_passed_over() -> None:
     machine = Machine({FLOAT16: 0, ON_CPU: 99})
-    ladder = machine.ladder(max_batch=1)
-    assert texts(ladder, 1) == said(1)
+    engine = machine.engine(max_batch=1)
+    assert texts(engine, 1) == said(1)
     assert machine.loaded == [FLOAT16, INT8, ON_CPU]
     assert [step.kind for step in machine.steps] == ["cpu"]
 
 
 def test_below_the_cpu_there_is_nothing_so_its_error_is_the_rows() -> None:
     machine = Machine({ON_CPU: 0})
-    ladder = machine.ladder(rungs=[ON_CPU])
+    engine = machine.engine(levels=[ON_CPU])
     with pytest.raises(RuntimeError, match="out of memory"):
-        ladder.transcribe_batch(rows(1))
+        engine.transcribe_batch(rows(1))
     assert machine.steps == []
 
 
 def test_an_error_that_is_not_about_memory_changes_nothing() -> None:
     machine = Machine({FLOAT16: 99})
-    ladder = machine.ladder()
+    engine = machine.engine()
     machine.engines[FLOAT16].broken = frozenset({2})
     with pytest.raises(RuntimeError, match="broken audio"):
-        ladder.transcribe_batch(rows(1, 2))
-    assert texts(ladder, 1, 3) == said(1, 3)
+        engine.transcribe_batch(rows(1, 2))
+    assert texts(engine, 1, 3) == said(1, 3)
     assert machine.steps == []
 
 
 def test_after_a_time_without_any_engine_the_next_rows_load_one() -> None:
     machine = Machine({FLOAT16: 0})
-    ladder = machine.ladder(max_batch=1)
+    engine = machine.engine(max_batch=1)
     for _ in range(2):
         with pytest.raises(EngineError, match="nothing runs on cpu"):
-            ladder.transcribe_batch(rows(1))
+            engine.transcribe_batch(rows(1))
         machine.fits.pop(FLOAT16, None)
     machine.fits[INT8] = 99
-    assert texts(ladder, 1) == said(1)
+    assert texts(engine, 1) == said(1)
     assert machine.loaded == [FLOAT16, INT8, ON_CPU, FLOAT16, INT8, ON_CPU, FLOAT16, INT8]
 
 
 def test_windows_are_known_while_there_is_no_engine() -> None:
-    ladder = Machine({FLOAT16: 0}).ladder(max_batch=1)
+    engine = Machine({FLOAT16: 0}).engine(max_batch=1)
     with pytest.raises(EngineError):
-        ladder.transcribe_batch(rows(1))
-    assert ladder.window_s(rows(1)[0]) == 10
+        engine.transcribe_batch(rows(1))
+    assert engine.window_s(rows(1)[0]) == 10
 
 
 async def test_of_several_threads_one_changes_the_rung_and_the_others_go_on_with_it() -> None:
     """All are inside the engine when it runs out; the weights are given back when the last one has come out."""
     machine = Machine({FLOAT16: 0, INT8: 99})
-    ladder = machine.ladder(max_batch=1)
+    engine = machine.engine(max_batch=1)
     gate = machine.engines[FLOAT16].gate
     gate.clear()
     with ThreadPoolExecutor(4) as pool:
-        work = [pool.submit(texts, ladder, level) for level in range(1, 5)]
+        work = [pool.submit(texts, engine, level) for level in range(1, 5)]
         try:
             await until(lambda: machine.engines[FLOAT16].running == 4)
         finally:
@@ -208,12 +210,12 @@ async def test_of_several_threads_one_changes_the_rung_and_the_others_go_on_with
 
 def test_many_threads_lose_no_row_on_the_way_down() -> None:
     machine = Machine({FLOAT16: 2, INT8: 0, ON_CPU: 99})
-    ladder = machine.ladder(max_batch=8)
+    engine = machine.engine(max_batch=8)
     started = threading.Barrier(8)
 
     def hear(first: int) -> list[str]:
         started.wait(10)
-        heard = texts(ladder, *range(first, first + 20))
+        heard = texts(engine, *range(first, first + 20))
         machine.engines[FLOAT16].fits = 0
         return heard
 
@@ -222,31 +224,31 @@ def test_many_threads_lose_no_row_on_the_way_down() -> None:
         heard = list(pool.map(hear, firsts, timeout=30))
     assert heard == [said(*range(first, first + 20)) for first in firsts]
     assert sum(machine.used.values()) == 160
-    assert texts(ladder, 1, 2) == said(1, 2)
-    assert ladder.rung == ON_CPU
+    assert texts(engine, 1, 2) == said(1, 2)
+    assert engine.level == ON_CPU
 
 
 def test_a_gpu_that_cannot_be_used_at_the_start_is_an_error() -> None:
     with pytest.raises(EngineError, match="nothing runs on cuda:0 as float16"):
-        Machine({ON_CPU: 99}).ladder()
+        Machine({ON_CPU: 99}).engine()
 
 
-def test_one_that_makes_do_starts_on_what_can_be_used() -> None:
+def test_one_that_on_any_error_starts_on_what_can_be_used() -> None:
     machine = Machine({ON_CPU: 99})
-    ladder = machine.ladder(max_batch=8, makes_do=True)
-    assert ladder.rung == ON_CPU
-    assert ladder.max_batch == 1
+    engine = machine.engine(max_batch=8, on_any_error=True)
+    assert engine.level == ON_CPU
+    assert engine.max_batch == 1
     assert [step.kind for step in machine.steps] == ["cpu"]
 
 
 def test_where_nothing_can_be_used_the_last_error_is_raised() -> None:
     with pytest.raises(EngineError, match="nothing runs on cpu"):
-        Machine({}).ladder(makes_do=True)
+        Machine({}).engine(on_any_error=True)
 
 
 def test_weights_that_do_not_fit_at_the_start_are_loaded_as_int8() -> None:
     machine = Machine({FLOAT16: -1, INT8: 99})
-    assert machine.ladder().rung == INT8
+    assert machine.engine().level == INT8
     assert [step.kind for step in machine.steps] == ["lighter"]
 
 
@@ -260,18 +262,18 @@ class ExhaustedEngine(Engine):
 @pytest.mark.slow
 def test_the_real_engine_gives_its_weights_back_and_another_one_goes_on(tmp_path: Path) -> None:
     model = resolve_model("base", tmp_path)
-    high, low = Rung(CPU, "float32"), Rung(CPU, "int8")
+    high, low = Level(CPU, "float32"), Level(CPU, "int8")
     engines: list[Engine] = []
 
-    def load(rung: Rung) -> Engine:
-        kind = ExhaustedEngine if rung == high else Engine
-        engines.append(kind(model.path, name=model.name, compute_type=rung.compute_type))
+    def load(level: Level) -> Engine:
+        kind = ExhaustedEngine if level == high else Engine
+        engines.append(kind(model.path, name=model.name, compute_type=level.compute_type))
         return engines[-1]
 
-    ladder = Ladder(load, [high, low])
+    engine = FallbackEngine(load, [high, low])
     sound = (0.01 * np.random.default_rng(1).standard_normal(16_000)).astype(np.float32)
     row = Row(audio=sound, voiced=[(0.0, 1.0)], language="en")
-    assert ladder.transcribe_batch([row]) == engines[1].transcribe_batch([row])
+    assert engine.transcribe_batch([row]) == engines[1].transcribe_batch([row])
     with pytest.raises(AttributeError):
         Engine.transcribe_batch(engines[0], [row])
-    assert ladder.window_s(row) == engines[0].window_s(row) == 4
+    assert engine.window_s(row) == engines[0].window_s(row) == 4

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from stages.transcribe.engine.model_cache import ModelMemory, ModelWatch
+from stages.transcribe.engine.model_cache import CacheObserver, ModelCache
 from stages.transcribe.engine.protocol import EngineError
 
 
@@ -21,13 +21,13 @@ class FakeModel:
         self.closed = True
 
 
-class Machine(ModelWatch):
+class Machine(CacheObserver):
     """Loads models of `sizes` and keeps what happened, and the most bytes that lay loaded."""
 
     def __init__(self, budget_bytes: int | None = 10, **sizes_bytes: int) -> None:
         self.sizes_bytes = sizes_bytes
         self.events: list[str] = []
-        self.memory = ModelMemory(self._load, budget_bytes=budget_bytes, watch=self)
+        self.cache = ModelCache(self._load, budget_bytes=budget_bytes, observer=self)
 
     def _load(self, key: str) -> FakeModel:
         if key not in self.sizes_bytes:
@@ -42,7 +42,7 @@ class Machine(ModelWatch):
 
     def use(self, keys: str) -> None:
         for key in keys:
-            with self.memory.lent(key) as model:
+            with self.cache.use(key) as model:
                 assert model.name == key
                 assert not model.closed
 
@@ -51,14 +51,14 @@ def test_a_model_is_loaded_once() -> None:
     machine = Machine(a=4)
     machine.use("aaa")
     assert machine.events == ["+a"]
-    assert machine.memory.size_bytes == 4
+    assert machine.cache.size_bytes == 4
 
 
 def test_the_least_recently_used_is_unloaded_first() -> None:
     machine = Machine(a=4, b=4, c=4)
     machine.use("abac")
     assert machine.events == ["+a", "+b", "+c", "-b"]
-    assert machine.memory.size_bytes == 8
+    assert machine.cache.size_bytes == 8
 
 
 def test_a_size_that_is_known_is_made_room_for_before_the_model_is_loaded() -> None:
@@ -82,23 +82,23 @@ def test_without_a_budget_nothing_is_unloaded() -> None:
 def test_one_in_use_stays_and_is_unloaded_when_it_is_given_back() -> None:
     machine = Machine(a=6, b=6)
     with ExitStack() as first, ExitStack() as second:
-        model = first.enter_context(machine.memory.lent("a"))
-        second.enter_context(machine.memory.lent("b"))
-        assert machine.memory.size_bytes == 12
+        model = first.enter_context(machine.cache.use("a"))
+        second.enter_context(machine.cache.use("b"))
+        assert machine.cache.size_bytes == 12
         assert not model.closed
         first.close()
         assert model.closed
-        assert machine.memory.size_bytes == 6
+        assert machine.cache.size_bytes == 6
     assert machine.events == ["+a", "+b", "-a"]
 
 
 def test_a_model_larger_than_the_budget_is_refused_and_costs_no_other_its_place() -> None:
     machine = Machine(a=4, huge=11)
     machine.use("a")
-    with pytest.raises(EngineError, match=r"takes 1\.1e-08 GB, more than the 1e-08"), machine.memory.lent("huge"):
+    with pytest.raises(EngineError, match=r"takes 1\.1e-08 GB, more than the 1e-08"), machine.cache.use("huge"):
         pass
     assert machine.events == ["+a"]
-    assert machine.memory.size_bytes == 4
+    assert machine.cache.size_bytes == 4
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_again() -> None:
@@ -120,6 +120,6 @@ def test_many_threads_use_more_models_than_there_is_memory_for() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(use, ("abcd", "dcba", "aabb", "cdcd"), timeout=30))
-    assert machine.memory.size_bytes <= 10
+    assert machine.cache.size_bytes <= 10
     loads = [event for event in machine.events if event.startswith("+")]
-    assert 4 * (len(loads) - (len(machine.events) - len(loads))) == machine.memory.size_bytes
+    assert 4 * (len(loads) - (len(machine.events) - len(loads))) == machine.cache.size_bytes

@@ -15,7 +15,7 @@ from pipeline.wiring.weights import ResolvedModel, resolve_model
 from stages.transcribe import guards
 from stages.transcribe.engine.protocol import Audio, Detection, EngineError, Row, Transcription
 from stages.transcribe.engine.whisper import Engine
-from stages.transcribe.engine.windows import SAMPLE_RATE_HZ, Window, max_tokens, windows_of
+from stages.transcribe.engine.windows import SAMPLE_RATE_HZ, WhisperWindow, max_tokens, windows_of
 from tests.calls.wording import word_errors
 
 Times = NDArray[np.float64]
@@ -160,19 +160,19 @@ def test_weights_that_are_no_model_are_an_error(tmp_path: Path) -> None:
 def test_a_window_depends_on_the_rows_length_and_leaves_padding_behind_it() -> None:
     base = windows_of("base")
     first = [base.of(int(s * SAMPLE_RATE_HZ))[0] for s in (0.3, 3.0, 3.1, 9.0, 14.0, 14.1, 28.9, 29.5, 30.0)]
-    short = [Window(length_s, 5) for length_s in (4, 4, 5, 10, 15)]
-    assert first == [*short, Window(20), Window(30), Window(30), Window(30)]
-    assert windows_of("tiny.en").of(SAMPLE_RATE_HZ)[0] == Window(15)
-    assert windows_of("never-measured").of(SAMPLE_RATE_HZ) == [Window(30)]
+    short = [WhisperWindow(length_s, 5) for length_s in (4, 4, 5, 10, 15)]
+    assert first == [*short, WhisperWindow(20), WhisperWindow(30), WhisperWindow(30), WhisperWindow(30)]
+    assert windows_of("tiny.en").of(SAMPLE_RATE_HZ)[0] == WhisperWindow(15)
+    assert windows_of("never-measured").of(SAMPLE_RATE_HZ) == [WhisperWindow(30)]
     with pytest.raises(ValueError, match="does not fit"):
         base.of(31 * SAMPLE_RATE_HZ)
 
 
 def test_a_row_that_loops_is_given_a_longer_window_each_time() -> None:
     base = windows_of("base")
-    assert base.of(2 * SAMPLE_RATE_HZ) == [Window(4, 5), Window(10), Window(30)]
-    assert base.of(29 * SAMPLE_RATE_HZ) == [Window(30)]
-    assert base.without_silence().of(2 * SAMPLE_RATE_HZ) == [Window(10), Window(30)]
+    assert base.of(2 * SAMPLE_RATE_HZ) == [WhisperWindow(4, 5), WhisperWindow(10), WhisperWindow(30)]
+    assert base.of(29 * SAMPLE_RATE_HZ) == [WhisperWindow(30)]
+    assert base.without_silence().of(2 * SAMPLE_RATE_HZ) == [WhisperWindow(10), WhisperWindow(30)]
 
 
 def test_a_windows_tokens_stay_within_whispers_decoder() -> None:

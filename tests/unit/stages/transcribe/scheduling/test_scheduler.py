@@ -9,7 +9,7 @@ import pytest
 
 from schemas.calls import CallRef
 from stages.transcribe.engine.protocol import Row, Transcription
-from stages.transcribe.scheduling.scheduler import LIVE_LATELY_S, BatchRun, Scheduler
+from stages.transcribe.scheduling.scheduler import LIVE_EXPECTED_S, BatchRun, Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 
 CALL = CallRef("default", "call-1")
@@ -354,7 +354,7 @@ async def test_backfill_leaves_a_worker_free_while_live_rows_come() -> None:
         await asyncio.gather(spoken, *recorded)
 
         engine.gate.clear()
-        now_s += LIVE_LATELY_S
+        now_s += LIVE_EXPECTED_S
         recorded = [queue.submit(row(level), call=CALL, live=False) for level in range(1, 6)]
         await until(lambda: queue.stats().running == 3)
     finally:

@@ -80,7 +80,7 @@ class ScriptedVoices:
     def open(self) -> CallVoices:
         return self
 
-    def hear(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:
+    def add(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:
         assert len(audio) == 16_000
         self.heard_s.append(start_s)
 
@@ -206,7 +206,7 @@ def piece(audio: Audio, start_s: float, end_s: float) -> Audio:
 def test_two_voices_in_one_utterance_are_told_apart(encoder: VoiceEncoder, legs: list[Audio]) -> None:
     """The agent speaks from 0.8 to 5.2 s and from 9.7 to 13.1 s, the customer in between."""
     voices = VoiceDiarizer(encoder).open()
-    voices.hear(piece(legs[0] + legs[1], 0.8, 13.0), 0.8, [(0.8, 5.2), (5.6, 9.3), (9.7, 13.0)])
+    voices.add(piece(legs[0] + legs[1], 0.8, 13.0), 0.8, [(0.8, 5.2), (5.6, 9.3), (9.7, 13.0)])
     turns = voices.turns()
     assert [turn.speaker for turn in turns if turn.speaker != "unknown"] == ["speaker_1", "speaker_2", "speaker_1"]
     first, second, third = (turn for turn in turns if turn.speaker != "unknown")
@@ -219,13 +219,13 @@ def test_two_voices_in_one_utterance_are_told_apart(encoder: VoiceEncoder, legs:
 def test_one_voice_is_one_speaker(encoder: VoiceEncoder, legs: list[Audio]) -> None:
     voices = VoiceDiarizer(encoder).open()
     for start_s, end_s in ((0.8, 5.2), (9.7, 13.0), (23.2, 33.0)):
-        voices.hear(piece(legs[0], start_s, end_s), start_s, [(start_s, end_s)])
+        voices.add(piece(legs[0], start_s, end_s), start_s, [(start_s, end_s)])
     assert {turn.speaker for turn in voices.turns()} == {"speaker_1"}
 
 
 def test_a_call_without_speech_has_no_speakers(encoder: VoiceEncoder) -> None:
     voices = VoiceDiarizer(encoder).open()
-    voices.hear(np.zeros(16_000, np.float32), 0.0, [(0.1, 0.3)])
+    voices.add(np.zeros(16_000, np.float32), 0.0, [(0.1, 0.3)])
     assert voices.turns() == []
 
 
@@ -249,7 +249,7 @@ def test_a_file_that_holds_no_weights_is_an_error(tmp_path: Path) -> None:
 def test_a_pipeline_of_pyannote_tells_two_sounds_apart(tmp_path: Path) -> None:
     voices = PyannoteDiarizer(str(write_pipeline(tmp_path / "pipeline"))).open()
     for number, hz in enumerate((300, 300, 2500, 300)):
-        voices.hear(tone(hz, 3.0), 3.0 * number, [])
+        voices.add(tone(hz, 3.0), 3.0 * number, [])
     turns = voices.turns()
     voices.close()
     assert [turn.speaker for turn in turns] == ["speaker_1", "speaker_2", "speaker_1"]
