@@ -16,8 +16,8 @@ from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.hard_cuts import NO_OVERLAP, Overlap, trim
 from tests.unit.stages.transcribe.engines import FakeEngine
+from tests.unit.stages.transcribe.live_call import assert_nothing_flipped, call, opened
 from tests.unit.stages.transcribe.records import CALL
-from tests.unit.stages.transcribe.test_partials import assert_nothing_flipped, call, opened
 from tests.unit.stages.transcribe.test_stage import event, stage
 
 RATE_HZ = 8000
