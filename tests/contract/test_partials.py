@@ -34,7 +34,7 @@ from tests.unit.stages.transcribe.records import CALL, closed
 
 
 class Call:
-    """The transcribe stage on the reference bus, whose worker may be killed and started again."""
+    """The transcribe stage on the reference bus, in a worker that may be killed and restarted."""
 
     def __init__(self, bus: MemoryBus, engine: FakeEngine) -> None:
         self.bus = bus
@@ -153,7 +153,7 @@ async def test_committed_text_never_changes_wherever_workers_die(seed: int) -> N
     assert_nothing_flipped(partials, segments)
 
 
-async def test_an_utterance_that_viewers_were_shown_gets_its_last_partial_also_after_a_restart() -> None:
+async def test_a_watched_utterance_gets_its_last_partial_after_a_restart_too() -> None:
     async with call(WaveringEngine()) as live:
         await live.publish(opened(partials=False))
         for revision in (1, 2, 3):
@@ -173,7 +173,7 @@ async def test_an_utterance_that_viewers_were_shown_gets_its_last_partial_also_a
     assert_nothing_flipped(partials, [segment])
 
 
-async def test_a_finished_call_is_acknowledged_to_its_end_though_interims_came_late() -> None:
+async def test_a_finished_call_is_acknowledged_to_its_end_despite_late_interims() -> None:
     async with call(WaveringEngine()) as live:
         for record in (opened(), utterance(1, 0, 1.0, 2.0), closed(2), interim(0, 1.0, 1)):
             await live.publish(record)

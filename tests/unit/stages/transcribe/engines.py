@@ -1,4 +1,4 @@
-"""An engine without a model: what it says is a function of the audio, and it can be held, slowed and made to fail."""
+"""An engine without a model: its text is a function of the audio, and it can be held, slowed and made to fail."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class FakeEngine:
-    """Says the level of the audio. `gate` holds all work back; levels in `broken` raise, as does a batch with one."""
+    """Writes the level of the audio. `gate` holds all work back; levels in `broken` raise, as does a batch with one."""
 
     model_name = "fake"
     max_batch = 1
@@ -38,7 +38,7 @@ class FakeEngine:
         languages: tuple[str, ...] = LANGUAGES,
         words: Sequence[tuple[float, float]] = ((0.1, 0.5),),
     ) -> None:
-        """`words` are the times of all that it says."""
+        """`words`: the times of all words that it writes."""
         self._words = words
         self.languages = frozenset(languages)
         self.gate = threading.Event()

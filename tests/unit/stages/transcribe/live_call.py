@@ -25,7 +25,7 @@ INTERIMS = 6
 
 
 class WaveringEngine(FakeEngine):
-    """Hears two words a second, is wrong about the newest of them, and the final differs from what interims heard."""
+    """Writes two words a second, of which an interim's newest are wrong, and finals that differ from the interims."""
 
     def __init__(self, *, fails_finals: bool = False, no_speech: float = 0.1) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def utterance(seq: int, channel: int, start_s: float, seconds: float) -> Utteran
 
 
 def commitment(committed: str, *, tail: str = "") -> Commitment:
-    """Of the utterance that begins on the first channel after a second."""
+    """Return a commitment of the utterance that begins after a second on the first channel."""
     return Commitment(
         call=CALL,
         channel=0,
@@ -125,7 +125,7 @@ def commitment(committed: str, *, tail: str = "") -> Commitment:
 
 
 def whole_call(*, partials: bool = True) -> list[envelope.StageRecord]:
-    """Two channels that speak at once, three utterances each, with progress between them."""
+    """Return two channels that speak at once, three utterances each, with progress between them."""
     records: list[envelope.StageRecord] = [opened(partials=partials)]
     seq = 1
     for number in range(3):

@@ -1,4 +1,4 @@
-"""Which texts are dropped, and which are only doubted."""
+"""Texts that are dropped, and texts that are only flagged."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_less_than_a_fifth_of_a_second_of_speech_is_not_worth_decoding() -> None
 
 
 @pytest.mark.parametrize("text", ["You", "Thanks for watching.", "I want to pay my bill."])
-def test_any_text_is_dropped_where_the_model_is_sure_that_there_is_no_speech(text: str) -> None:
+def test_any_text_is_dropped_if_the_model_is_sure_of_no_speech(text: str) -> None:
     assert verdict(text, no_speech=0.8).guard == "no_speech"
     assert verdict(text, no_speech=0.79).guard is None
 
@@ -55,13 +55,13 @@ def test_whispers_own_rule_holds_for_speech_of_any_length() -> None:
 
 
 @pytest.mark.parametrize("text", ["Thank you.", "THANK YOU!", "Okay.", "Bye-bye.", "Beep!", "you"])
-def test_a_stock_phrase_is_dropped_only_where_it_is_short_and_perhaps_no_speech(text: str) -> None:
+def test_a_stock_phrase_is_dropped_only_if_short_and_perhaps_no_speech(text: str) -> None:
     assert verdict(text, voiced_s=0.4, no_speech=0.41).guard == "phrase"
     assert verdict(text, voiced_s=0.4, no_speech=0.4).guard is None
     assert verdict(text, voiced_s=0.6, no_speech=0.41).guard is None
 
 
-def test_words_that_the_model_hardly_believes_are_dropped_where_there_may_be_no_speech() -> None:
+def test_improbable_words_are_dropped_if_there_may_be_no_speech() -> None:
     assert verdict("Okay.", words=(0.14,), no_speech=0.15, voiced_s=0.3).guard == "improbable"
     assert verdict("Okay.", words=(0.15,), no_speech=0.15, voiced_s=0.3).guard is None
     assert verdict("Okay.", words=(0.14,), no_speech=0.14, voiced_s=0.3).guard is None
@@ -70,7 +70,7 @@ def test_words_that_the_model_hardly_believes_are_dropped_where_there_may_be_no_
     assert verdict("Hmm Hmm", words=(0.2, 0.2), no_speech=0.49, voiced_s=0.7).guard is None
 
 
-def test_few_doubtful_words_in_much_sound_are_dropped_where_there_may_be_no_speech() -> None:
+def test_few_doubtful_words_in_much_sound_are_dropped() -> None:
     assert verdict("I don't know.", words=(0.3, 0.4, 0.3), voiced_s=1.5, no_speech=0.2).guard == "improbable"
     assert verdict("I don't know.", words=(0.3, 0.4, 0.3), voiced_s=1.5, no_speech=0.19).guard is None
     assert verdict("I don't know.", words=(0.3, 0.4, 0.3), voiced_s=1.4, no_speech=0.2).guard is None
@@ -116,5 +116,5 @@ def test_a_row_that_the_engine_could_not_decode_has_no_text() -> None:
         ("Thank you for calling, how can I help you today? I want to pay my bill.", False),
     ],
 )
-def test_a_decoder_that_goes_round_in_circles_is_noticed(text: str, loops: bool) -> None:
+def test_a_decoder_that_loops_is_noticed(text: str, loops: bool) -> None:
     assert repeats(text) is loops

@@ -1,4 +1,4 @@
-"""Hard cuts: the words of what was said as one are divided between two utterances."""
+"""Hard cuts: the words of continuous speech are divided between two utterances."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ CONTEXT_S = 1.2
 
 
 def speech(start_s: float, end_s: float) -> bytes:
-    """Samples that say when they are: the time in tens of milliseconds."""
+    """Return samples whose values are their times, in tens of milliseconds."""
     return (np.arange(int(start_s * RATE_HZ), int(end_s * RATE_HZ)) * 100 // RATE_HZ).astype("<i2").tobytes()
 
 
@@ -45,7 +45,7 @@ def utterance(seq: int, start_s: float, end_s: float, *, before: bool = False, b
 
 
 class SpeakingEngine(FakeEngine):
-    """Hears `words` where they are said, a part of one as `…`. A row must begin with what it has for a prefix."""
+    """Writes `words` at their times, a part of one as `…`. A row must begin with its prefix."""
 
     def __init__(self, words: Sequence[tuple[str, float, float]], *, off_s: Sequence[float] = (0.0,)) -> None:
         super().__init__()
@@ -122,10 +122,10 @@ async def test_a_word_that_the_cut_divides_is_written_once(restarts: bool) -> No
     st.floats(4.0, 6.0),
     st.lists(st.floats(-0.1, 0.1), min_size=1, max_size=7),
 )
-async def test_whatever_the_words_and_however_wrong_their_times_each_is_written_once(
+async def test_each_word_is_written_once_however_wrong_its_time(
     lengths_s: list[float], cut_s: float, off_s: list[float]
 ) -> None:
-    """As long as the second begins to hear where a word begins, which the first one's times may miss by a little."""
+    """This holds if the second row begins where a word begins, which the first one's times may miss by a little."""
     words = said(*lengths_s)
     cut_s = round(cut_s, 2)
     first = utterance(1, 1.0, cut_s, behind=True)
@@ -134,14 +134,14 @@ async def test_whatever_the_words_and_however_wrong_their_times_each_is_written_
     assert " ".join(segment.text for segment in segments).split() == [text for text, _, _ in words]
 
 
-async def test_what_comes_behind_a_pause_knows_nothing_of_a_cut_before_it() -> None:
+async def test_an_utterance_after_a_pause_knows_nothing_of_a_cut_before_it() -> None:
     engine = SpeakingEngine(said(*[0.5] * 20))
     first, second = utterance(1, 1.0, 6.2, behind=True), utterance(2, 8.0, 11.0)
     await heard(engine, [first, second])
     assert [row.prefix for row in engine.rows] == ["", ""]
 
 
-async def test_partials_behind_a_cut_show_only_what_is_theirs() -> None:
+async def test_partials_after_a_cut_show_only_their_own_words() -> None:
     words = said(*[0.5] * 24)
     engine = SpeakingEngine(words)
     cut = 6.3
@@ -185,7 +185,7 @@ def transcription(text: str, times: Sequence[tuple[float, float]]) -> Transcript
     )
 
 
-def test_what_closes_the_last_word_before_the_cut_begins_no_text() -> None:
+def test_punctuation_of_the_last_word_before_the_cut_begins_no_text() -> None:
     overlap = Overlap(first_sample=int(6.2 * RATE_HZ), start_s=5.2, text="to Chicago")
     text = transcription("to Chicago. She came", [(0, 0.3), (0.3, 1.0), (1.0, 1.4), (1.4, 2.0)])
     own, behind = trim(utterance(2, 6.2, 8.0, before=True), overlap, text, committed="")
@@ -194,7 +194,7 @@ def test_what_closes_the_last_word_before_the_cut_begins_no_text() -> None:
     assert behind == NO_OVERLAP
 
 
-def test_what_is_committed_stays_though_its_time_is_behind_the_cut() -> None:
+def test_committed_text_stays_though_its_time_is_after_the_cut() -> None:
     text = transcription("one two three four", [(0, 1), (1, 2), (2.1, 2.5), (2.5, 3)])
     cut = utterance(1, 1.0, 3.0, behind=True)
     assert trim(cut, NO_OVERLAP, text, committed="")[0].text == "one two"
@@ -211,7 +211,7 @@ def test_text_whose_words_are_not_known_is_left_as_it_is() -> None:
     assert trim(utterance(1, 1.0, 3.0, behind=True), NO_OVERLAP, failed, committed="") == (failed, NO_OVERLAP)
 
 
-def test_a_row_reaches_beyond_cuts_from_where_it_is_heard() -> None:
+def test_a_row_includes_the_audio_beyond_its_cuts() -> None:
     cut = utterance(1, 4.0, 6.0, before=True, behind=True)
     assert len(audio_from(cut, 3.5)) == pytest.approx((2.5 + CONTEXT_S) * SAMPLE_RATE_HZ, abs=2)
     assert voiced_from(cut, 3.5)[0] == pytest.approx((0.0, 2.5 + CONTEXT_S))

@@ -31,7 +31,7 @@ def heard(text: str, *, until_s: float, **changes: float | bool) -> Transcriptio
     )
 
 
-def test_two_seconds_of_speech_behind_the_last_word_are_heard_again() -> None:
+def test_two_seconds_of_speech_after_the_last_word_are_decoded_again() -> None:
     rest = rest_of(row((0.0, 5.0), (6.0, 11.0)), heard("so far and on", until_s=4.0))
     assert rest is not None
     assert len(rest.audio) == 8 * SAMPLE_RATE_HZ
@@ -39,13 +39,13 @@ def test_two_seconds_of_speech_behind_the_last_word_are_heard_again() -> None:
     assert rest.prefix == ""
 
 
-def test_a_pause_behind_the_last_word_is_not_nor_is_what_has_no_words() -> None:
+def test_a_pause_after_the_last_word_is_no_missed_speech() -> None:
     assert rest_of(row((0.0, 5.0)), heard("so far and on", until_s=4.0)) is None
     assert rest_of(row((0.0, 11.0)), heard("", until_s=4.0)) is None
     assert rest_of(row((0.0, 11.0)), heard("so so so", until_s=4.0, repeats=True)) is None
 
 
-def test_the_rest_is_joined_behind_the_text() -> None:
+def test_the_rest_is_appended_to_the_text() -> None:
     rest = row((0.0, 7.0))
     whole = joined(heard("so far", until_s=4.0), rest, heard("and on it goes", until_s=6.0, average_logprob=-0.5))
     assert whole is not None
@@ -55,7 +55,7 @@ def test_the_rest_is_joined_behind_the_text() -> None:
     assert whole.average_logprob == -0.4
 
 
-def test_what_a_guard_would_drop_is_not_joined() -> None:
+def test_text_that_a_guard_would_drop_is_not_joined() -> None:
     text, rest = heard("so far", until_s=4.0), row((0.0, 7.0))
     assert joined(text, rest, heard("Thank you.", until_s=1.0, no_speech_probability=0.9)) is None
     assert joined(text, rest, heard("la la la", until_s=1.0, repeats=True)) is None
@@ -70,7 +70,7 @@ class StoppingEngine(FakeEngine):
         return [heard(f"of {round(length)}", until_s=min(3.0, length)) for length in seconds]
 
 
-async def test_an_utterance_whose_text_stops_early_is_heard_to_its_end() -> None:
+async def test_an_utterance_whose_text_stops_early_is_decoded_to_its_end() -> None:
     (segment,) = await segments([opened("en"), utterance(1, 7, seconds=8.0)], StoppingEngine())
     assert isinstance(segment, Segment)
     assert segment.text == "of 8 of 5"

@@ -24,7 +24,7 @@ from tests.unit.stages.transcribe.live_call import (
 from tests.unit.stages.transcribe.records import CALL, closed
 
 
-async def test_text_is_shown_while_it_is_spoken_and_what_two_hypotheses_agree_on_is_committed() -> None:
+async def test_text_is_shown_while_spoken_and_committed_where_hypotheses_agree() -> None:
     async with call(WaveringEngine()) as live:
         await live.publish(opened())
         for revision in (1, 2, 3, 4):
@@ -47,7 +47,7 @@ async def test_text_is_shown_while_it_is_spoken_and_what_two_hypotheses_agree_on
     assert {(partial.channel, partial.speaker, partial.start_s) for partial in shown} == {(1, "customer", 5.0)}
 
 
-async def test_a_commitment_that_comes_behind_its_utterance_changes_nothing() -> None:
+async def test_a_commitment_that_follows_its_utterance_changes_nothing() -> None:
     late = commitment("something else")
     async with call(WaveringEngine()) as live:
         await live.publish(opened())
@@ -132,7 +132,7 @@ class HeldInterims(WaveringEngine):
         return super()._hear(row)
 
 
-async def test_what_was_committed_stays_where_the_engine_fails() -> None:
+async def test_committed_text_stays_if_the_engine_fails() -> None:
     async with call(WaveringEngine(fails_finals=True)) as live:
         await live.publish(opened())
         for revision in (1, 2, 3):
@@ -146,7 +146,7 @@ async def test_what_was_committed_stays_where_the_engine_fails() -> None:
     assert_nothing_flipped(partials, [segment])
 
 
-async def test_what_was_committed_is_not_dropped_by_a_guard() -> None:
+async def test_committed_text_is_not_dropped_by_a_guard() -> None:
     async with call(WaveringEngine(no_speech=0.99)) as live:
         await live.publish(opened())
         for revision in (1, 2, 3):
@@ -169,8 +169,8 @@ async def test_a_call_that_nobody_asks_for_gets_no_partials() -> None:
     assert engine.interims == []
 
 
-async def test_a_call_that_is_watched_gets_partials_of_what_was_heard_while_it_was() -> None:
-    """The first utterance was over before, the second had begun, nobody watches the last one any more."""
+async def test_a_call_gets_partials_of_utterances_heard_while_it_is_watched() -> None:
+    """The first utterance had ended before, the second had begun, and nobody watches the last one any more."""
     async with call(WaveringEngine()) as live:
         await live.publish(opened(partials=False))
         await live.publish(utterance(1, 0, 1.0, 2.0))
@@ -188,8 +188,8 @@ async def test_a_call_that_is_watched_gets_partials_of_what_was_heard_while_it_w
     assert_nothing_flipped(partials, [segment])
 
 
-async def test_an_interim_that_comes_again_behind_its_utterance_gives_nothing_though_none_was_heard_before() -> None:
-    """A separator that goes on after a crash may repeat what it heard, and meanwhile somebody began to watch."""
+async def test_an_interim_repeated_after_its_utterance_gives_nothing() -> None:
+    """A separator that resumes after a crash may repeat interims, and meanwhile somebody has begun to watch."""
     engine = WaveringEngine()
     async with call(engine) as live:
         await live.publish(opened(partials=False))
@@ -214,7 +214,7 @@ async def test_a_call_may_begin_to_ask_and_stop() -> None:
     assert [(partial.utterance_id, partial.final) for partial in partials] == [(segment.segment_id, True)]
 
 
-async def test_an_interim_is_heard_in_the_language_that_was_in_force_when_its_speech_began() -> None:
+async def test_an_interim_is_decoded_in_the_language_in_force_when_it_began() -> None:
     engine = WaveringEngine()
     async with call(engine) as live:
         await live.publish(opened())
@@ -226,7 +226,7 @@ async def test_an_interim_is_heard_in_the_language_that_was_in_force_when_its_sp
     assert engine.asked == ["en", "fr"]
 
 
-async def test_interims_behind_the_first_utterance_are_heard_in_the_language_of_the_call_too() -> None:
+async def test_interims_after_an_utterance_are_decoded_in_the_calls_language() -> None:
     engine = WaveringEngine()
     async with call(engine) as live:
         await live.publish(opened())
@@ -237,7 +237,7 @@ async def test_interims_behind_the_first_utterance_are_heard_in_the_language_of_
     assert engine.asked == ["en"]
 
 
-async def test_a_call_that_was_opened_before_all_live_calls_kept_this_state_can_be_watched() -> None:
+async def test_a_call_whose_state_predates_partials_can_be_watched() -> None:
     state = msgspec.msgpack.encode({"released": 1, "vote": {"locked": "en"}})
     scheduler = Scheduler(WaveringEngine(), workers=1)
     try:

@@ -38,7 +38,7 @@ def opened(language: str | None = None) -> CallOpened:
 
 
 def utterance(seq: int, level: int, *, seconds: float = 2.0, voiced_s: float | None = None) -> Utterance:
-    """An utterance that begins `seq` × 10 s into the call; the fake engine says its level."""
+    """An utterance that begins `seq` × 10 s into the call; the fake engine writes its level."""
     start_s = seq * 10.0
     samples = np.full(int(seconds * 16_000), round(level / 1000 * 32768), "<i2")
     return Utterance(
@@ -81,7 +81,7 @@ async def stage(
 
 
 async def process(processor: TranscribeProcessor, records: Sequence[UtteranceRecord]) -> list[Output]:
-    """All records submitted at once, as the runner does, then iterated in order."""
+    """Submit all records at once, as the runner does, then iterate in order."""
     return [output for work in [processor.submit(r, event(r)) for r in records] async for output in work]
 
 
@@ -121,7 +121,7 @@ async def test_an_utterance_of_several_parts_becomes_a_segment_of_as_many() -> N
     assert segment.segment_id == str(CALL.derived_id("segment", 1, 160_000))
 
 
-async def test_hotwords_of_the_call_come_before_those_of_its_tenant_also_after_a_restart() -> None:
+async def test_the_calls_hotwords_precede_its_tenants_after_a_restart_too() -> None:
     engine = FakeEngine()
     scheduler = Scheduler(engine, workers=1)
     stage_ = TranscribeStage(scheduler, hotwords=lambda tenant: [f"{tenant} Energy", "Carter"])
@@ -138,7 +138,7 @@ async def test_hotwords_of_the_call_come_before_those_of_its_tenant_also_after_a
     assert ledger(outputs, "started")[0].detail["hotwords"] == list(expected)
 
 
-async def test_other_records_are_forwarded_unchanged_behind_the_segments_before_them() -> None:
+async def test_other_records_are_forwarded_unchanged_in_their_order() -> None:
     records: list[UtteranceRecord] = [opened("en"), utterance(1, 1), progress(2), utterance(3, 2), closed(4)]
     async with stage() as open_call:
         outputs = await process(open_call(None), records)
@@ -149,7 +149,7 @@ async def test_other_records_are_forwarded_unchanged_behind_the_segments_before_
     assert numbered[3].event_id == "default/call-1/transcribe.1/3"
 
 
-async def test_the_ledger_says_when_a_call_starts_and_what_came_of_it() -> None:
+async def test_the_ledger_records_a_calls_start_and_result() -> None:
     records: list[UtteranceRecord] = [
         opened("en"),
         utterance(1, 1),
@@ -177,7 +177,7 @@ async def test_the_ledger_says_when_a_call_starts_and_what_came_of_it() -> None:
     assert outputs[-1].seq == 4  # the numbered output is last: it carries the checkpoint
 
 
-async def test_what_a_guard_drops_is_kept_aside() -> None:
+async def test_text_that_a_guard_drops_is_kept_aside() -> None:
     (segment,) = await segments([opened("en"), utterance(1, 19)])
     assert (segment.guard, segment.text, segment.words, segment.dropped_text) == ("no_speech", "", [], "en 19")
 
@@ -207,7 +207,7 @@ async def test_an_utterance_longer_than_a_window_is_answered_and_reported() -> N
     assert segment.guard == "error"
 
 
-async def test_an_odd_last_byte_does_no_harm() -> None:
+async def test_an_odd_last_byte_is_ignored() -> None:
     torn = msgspec.structs.replace(utterance(1, 7), pcm=utterance(1, 7).pcm + b"\1")
     (segment,) = await segments([opened("en"), torn])
     assert segment.text == "en 7"
@@ -239,7 +239,7 @@ async def test_several_utterances_of_a_call_are_in_the_engine_at_once() -> None:
         await work
 
 
-async def test_until_the_language_is_settled_each_utterance_waits_for_the_vote_before_it() -> None:
+async def test_until_the_language_is_locked_each_utterance_waits_for_the_vote() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with stage(engine) as open_call:
@@ -260,17 +260,17 @@ async def test_one_utterance_in_another_language_does_not_switch_a_settled_call(
     assert texts == ["en 1", "en 1", "en 205"]
 
 
-async def test_a_given_language_is_not_heard_again() -> None:
+async def test_a_given_language_is_not_detected() -> None:
     (segment,) = await segments([opened("de-AT"), utterance(1, 1)])
     assert segment.language == "de"
 
 
-async def test_an_unknown_language_is_heard() -> None:
+async def test_an_unknown_language_is_detected() -> None:
     (segment,) = await segments([opened("tlh"), utterance(1, 101)])
     assert segment.language == "de"
 
 
-async def test_the_deployments_language_counts_where_the_call_names_none() -> None:
+async def test_the_deployments_language_counts_if_the_call_names_none() -> None:
     async with stage(language="fr") as open_call:
         outputs = await process(open_call(None), [opened(), utterance(1, 1)])
         other = await process(open_call(None), [opened("de"), utterance(1, 1)])
@@ -278,8 +278,8 @@ async def test_the_deployments_language_counts_where_the_call_names_none() -> No
     assert [output.record.language for output in other if isinstance(output.record, Segment)] == ["de"]
 
 
-async def test_an_utterance_that_began_before_a_change_keeps_what_was_in_force_then() -> None:
-    """The third utterance begins at 30 s, its record comes behind a change at 35 s."""
+async def test_an_utterance_that_began_before_a_change_keeps_the_old_settings() -> None:
+    """The third utterance begins at 30 s, and its record follows a change at 35 s."""
     records: list[UtteranceRecord] = [
         opened("en"),
         utterance(1, 1),
@@ -293,13 +293,13 @@ async def test_an_utterance_that_began_before_a_change_keeps_what_was_in_force_t
     assert [segment.language for segment in await segments(records)] == ["en", "en", "fr", "de"]
 
 
-async def test_speech_that_begins_at_the_change_is_heard_anew_though_its_utterance_has_context_before_it() -> None:
+async def test_a_change_counts_from_the_start_of_speech_not_of_its_context() -> None:
     with_context = msgspec.structs.replace(utterance(2, 1), voiced=[(20.3, 22.0)])
     records: list[UtteranceRecord] = [opened("en"), changed(1, 20.3, language="fr"), with_context]
     assert [segment.language for segment in await segments(records)] == ["fr"]
 
 
-async def test_a_language_that_is_taken_back_is_detected_anew() -> None:
+async def test_a_language_that_is_withdrawn_is_detected_instead() -> None:
     records: list[UtteranceRecord] = [
         opened("en"),
         utterance(1, 1),
@@ -310,7 +310,7 @@ async def test_a_language_that_is_taken_back_is_detected_anew() -> None:
     assert [segment.language for segment in await segments(records, engine)] == ["en", "de", "de", "de"]
 
 
-async def test_what_a_change_leaves_out_stays() -> None:
+async def test_settings_that_a_change_leaves_out_stay() -> None:
     engine = FakeEngine()
     records: list[UtteranceRecord] = [
         msgspec.structs.replace(opened(), hotwords=["Northwind"]),
@@ -327,7 +327,7 @@ async def test_what_a_change_leaves_out_stays() -> None:
     assert sorted(engine.hotwords) == [(), ("Iberdrola",), ("Iberdrola",), ("Northwind",), ("Northwind",)]
 
 
-async def test_a_change_is_forwarded_and_the_ledger_says_what_is_in_force_now() -> None:
+async def test_a_change_is_forwarded_and_the_ledger_has_the_new_settings() -> None:
     change = changed(2, 15.0, language="es-MX", hotwords=["Iberdrola", "Iberdrola "])
     async with stage(FakeEngine(languages=("en", "es"))) as open_call:
         outputs = await process(open_call(None), [opened("en"), utterance(1, 1), change, closed(3)])
@@ -337,7 +337,7 @@ async def test_a_change_is_forwarded_and_the_ledger_says_what_is_in_force_now() 
     assert ledger(outputs, "completed")[0].detail["language"] == "es"
 
 
-async def test_what_was_in_force_before_is_forgotten_once_all_channels_are_behind_it() -> None:
+async def test_settings_are_forgotten_once_all_channels_have_passed_them() -> None:
     async with stage() as open_call:
         processor = open_call(None)
         await process(processor, [opened("en"), changed(1, 15.0, language="fr"), changed(2, 25.0, language="de")])
@@ -361,7 +361,7 @@ async def test_a_repeated_input_gives_nothing() -> None:
         assert await process(processor, [opened("en"), utterance(1, 1)]) == []
 
 
-async def test_a_call_is_finished_when_its_close_is_out_and_reopens_with_more_audio() -> None:
+async def test_a_call_is_finished_once_its_close_is_out_and_may_reopen() -> None:
     async with stage() as open_call:
         processor = open_call(None)
         await process(processor, [opened("en"), utterance(1, 1)])
@@ -457,7 +457,7 @@ change_lists: st.SearchStrategy[list[tuple[int, float, Change]]] = st.lists(
 
 
 def with_changes(records: Sequence[UtteranceRecord], changes: list[tuple[int, float, Change]]) -> list[UtteranceRecord]:
-    """The records with changes behind some of them, and progress, numbered anew; times stay."""
+    """Return the records with changes after some of them, and progress, renumbered. Times stay."""
     out: list[UtteranceRecord] = []
     from_s = 0.0
     for index, record in enumerate(records):

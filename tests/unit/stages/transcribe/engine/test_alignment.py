@@ -1,4 +1,4 @@
-"""Alignment with a model whose emissions are known: it hears tones, one for each letter."""
+"""Alignment with a model whose emissions are known: a tone for each letter."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def words_of(text: str) -> list[Word]:
     return [Word(text=word, start_s=0.0, end_s=0.1, probability=0.9) for word in text.split()]
 
 
-def test_words_are_timed_within_a_frame_of_where_they_sound(aligner: Aligner) -> None:
+def test_words_are_timed_within_a_frame_of_their_sound(aligner: Aligner) -> None:
     audio, spans = spoken("the quick brown fox jumps over the lazy dog")
     [measured] = aligner.align([(audio, words_of("The quick, brown fox jumps over the lazy dog."))])
     assert measured is not None
@@ -61,7 +61,7 @@ def test_a_word_of_letters_and_digits_is_measured_by_its_letters(aligner: Aligne
 
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_a_row_is_timed_the_same_whatever_is_in_its_batch(tmp_path: Path, norm: str) -> None:
-    """A model that normalizes over frames may be given padding; one that normalizes over time would hear it."""
+    """Padding does not affect a model that normalizes over frames. It would affect one that normalizes over time."""
     aligner = Aligner(str(write_model(tmp_path / norm, norm=norm)), "en")
     short, long = spoken("one two")[0], spoken("the quick brown fox jumps over the lazy dog")[0]
     rows = [(short, words_of("one two")), (long, words_of("the quick brown fox jumps over the lazy dog"))]
@@ -74,7 +74,7 @@ def test_more_letters_than_frames_are_not_aligned(aligner: Aligner) -> None:
 
 
 class FakeEngine:
-    """Says what it is told, with times of its own."""
+    """Returns given texts, with times of its own."""
 
     model_name = "fake"
     languages = frozenset({"en", "de"})
@@ -124,7 +124,7 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         Aligner(str(tmp_path / "nothing"), "en")
 
 
-def test_a_language_that_whisperx_does_not_know_goes_without() -> None:
+def test_a_language_unknown_to_whisperx_has_no_alignment() -> None:
     aligners = Aligners({}, others=True)
     for _ in range(2):
         with aligners.use("xx") as aligner:
@@ -155,7 +155,7 @@ def test_the_weights_are_measured(aligner: Aligner, folder: Path) -> None:
     assert 0.9 * stored_bytes < aligner.size_bytes <= stored_bytes
 
 
-def test_aligners_take_turns_in_a_memory_that_holds_one_of_them(aligner: Aligner, folder: Path, tmp_path: Path) -> None:
+def test_aligners_take_turns_in_a_budget_for_one_of_them(aligner: Aligner, folder: Path, tmp_path: Path) -> None:
     english, german = str(folder), str(write_model(tmp_path / "german"))
     observer = Observer()
     aligners = Aligners({"en": english, "de": german}, budget_bytes=int(1.5 * aligner.size_bytes), observer=observer)
@@ -173,7 +173,7 @@ def test_a_named_model_that_exceeds_the_memory_for_models_is_an_error(folder: Pa
         Aligners({"en": str(folder)}, budget_bytes=1000)
 
 
-def test_weights_that_are_gone_when_they_are_needed_again_cost_the_alignment_only(
+def test_weights_that_cannot_be_reloaded_disable_only_the_alignment(
     aligner: Aligner, folder: Path, tmp_path: Path
 ) -> None:
     german = write_model(tmp_path / "german")

@@ -69,7 +69,7 @@ def test_a_device_that_fails_gets_fewer_batches_until_one_succeeds_there() -> No
     assert [len(engine.batches) for engine in made] == [4, 4]
 
 
-def test_a_pool_is_what_its_engines_are_and_takes_the_largest_of_their_batches() -> None:
+def test_a_pool_has_the_model_of_its_engines_and_their_largest_batch() -> None:
     pool = DevicePool(engines(4, 16))
     assert (pool.model_name, pool.max_batch, pool.window_s(row(1))) == ("fake", 16, 10)
     assert "en" in pool.languages

@@ -1,4 +1,4 @@
-"""Which devices a setting means."""
+"""Devices that a setting stands for."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from stages.transcribe.engine.devices import CPU, GPU_BATCH, Device, devices_of
         ("cuda:all", 0, ["cuda:0"]),
     ],
 )
-def test_a_setting_means_devices(setting: str, n_gpus: int, expected: list[str]) -> None:
+def test_a_setting_stands_for_devices(setting: str, n_gpus: int, expected: list[str]) -> None:
     assert [str(device) for device in devices_of(setting, n_gpus)] == expected
 
 

@@ -25,7 +25,7 @@ def rows(*levels: int) -> list[Row]:
 
 
 class SmallEngine(FakeEngine):
-    """Has memory for `fits` rows at once, all who are inside together."""
+    """Has memory for batches of up to `fits` rows."""
 
     def __init__(self, level: Level, fits: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class SmallEngine(FakeEngine):
 
 
 class Machine:
-    """Engines by level, with what each has memory for; a level that is not named cannot be loaded."""
+    """Engines by level, with the rows that fit each; a level that is not named cannot be loaded."""
 
     def __init__(self, fits: dict[Level, int]) -> None:
         self.fits = fits
@@ -97,12 +97,12 @@ def test_the_levels_of_a_gpu_end_on_the_cpu(compute_type: str, expected: list[st
     assert [str(level) for level in levels_of(GPU, compute_type)] == expected
 
 
-def test_a_cpu_has_one_rung() -> None:
+def test_a_cpu_has_one_level() -> None:
     assert levels_of(CPU, "auto") == [ON_CPU]
     assert levels_of(CPU, "float32") == [Level(CPU, "float32")]
 
 
-def test_with_memory_enough_nothing_changes() -> None:
+def test_with_enough_memory_nothing_changes() -> None:
     machine = Machine({FLOAT16: 99})
     engine = machine.engine()
     assert texts(engine, *range(1, 21)) == said(*range(1, 21))
@@ -111,7 +111,7 @@ def test_with_memory_enough_nothing_changes() -> None:
     assert (engine.model_name, engine.level) == ("fake", FLOAT16)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_is_remembered() -> None:
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered() -> None:
     machine = Machine({FLOAT16: 3})
     engine = machine.engine(max_batch=12)
     assert texts(engine, *range(1, 13)) == said(*range(1, 13))
@@ -123,7 +123,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_that_fits_is_remembere
     assert machine.used == {FLOAT16: 16}
 
 
-def test_rows_that_do_not_fit_alone_are_heard_as_int8_in_batches_of_their_own_size() -> None:
+def test_rows_that_do_not_fit_alone_are_decoded_as_int8_in_larger_batches() -> None:
     machine = Machine({FLOAT16: 0, INT8: 99})
     engine = machine.engine(max_batch=2)
     assert texts(engine, 1, 2, 3) == said(1, 2, 3)
@@ -136,7 +136,7 @@ def test_rows_that_do_not_fit_alone_are_heard_as_int8_in_batches_of_their_own_si
     assert machine.used == {INT8: 3}
 
 
-def test_what_does_not_fit_the_gpu_at_all_is_heard_on_the_cpu_row_by_row() -> None:
+def test_rows_that_do_not_fit_the_gpu_are_decoded_on_the_cpu_one_by_one() -> None:
     machine = Machine({FLOAT16: 0, INT8: 0, ON_CPU: 99})
     engine = machine.engine(max_batch=4)
     assert texts(engine, 1, 2) == said(1, 2)
@@ -146,7 +146,7 @@ def test_what_does_not_fit_the_gpu_at_all_is_heard_on_the_cpu_row_by_row() -> No
     assert machine.engines[ON_CPU].batches == [[1], [2]]
 
 
-def test_a_rung_that_cannot_be_loaded_is_passed_over() -> None:
+def test_a_level_that_cannot_be_loaded_is_skipped() -> None:
     machine = Machine({FLOAT16: 0, ON_CPU: 99})
     engine = machine.engine(max_batch=1)
     assert texts(engine, 1) == said(1)
@@ -154,7 +154,7 @@ def test_a_rung_that_cannot_be_loaded_is_passed_over() -> None:
     assert [step.kind for step in machine.steps] == ["cpu"]
 
 
-def test_below_the_cpu_there_is_nothing_so_its_error_is_the_rows() -> None:
+def test_an_error_on_the_cpu_is_the_rows() -> None:
     machine = Machine({ON_CPU: 0})
     engine = machine.engine(levels=[ON_CPU])
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -172,7 +172,7 @@ def test_an_error_that_is_not_about_memory_changes_nothing() -> None:
     assert machine.steps == []
 
 
-def test_after_a_time_without_any_engine_the_next_rows_load_one() -> None:
+def test_after_all_levels_failed_the_next_rows_try_again() -> None:
     machine = Machine({FLOAT16: 0})
     engine = machine.engine(max_batch=1)
     for _ in range(2):
@@ -191,8 +191,8 @@ def test_windows_are_known_while_there_is_no_engine() -> None:
     assert engine.window_s(rows(1)[0]) == 10
 
 
-async def test_of_several_threads_one_changes_the_rung_and_the_others_go_on_with_it() -> None:
-    """All are inside the engine when it runs out; the weights are given back when the last one has come out."""
+async def test_of_several_threads_one_changes_the_level_for_all() -> None:
+    """All are inside the engine when it runs out of memory; the weights are freed when the last one has left."""
     machine = Machine({FLOAT16: 0, INT8: 99})
     engine = machine.engine(max_batch=1)
     gate = machine.engines[FLOAT16].gate
@@ -233,7 +233,7 @@ def test_a_gpu_that_cannot_be_used_at_the_start_is_an_error() -> None:
         Machine({ON_CPU: 99}).engine()
 
 
-def test_one_that_on_any_error_starts_on_what_can_be_used() -> None:
+def test_on_any_error_the_first_usable_level_is_loaded() -> None:
     machine = Machine({ON_CPU: 99})
     engine = machine.engine(max_batch=8, on_any_error=True)
     assert engine.level == ON_CPU
@@ -241,7 +241,7 @@ def test_one_that_on_any_error_starts_on_what_can_be_used() -> None:
     assert [step.kind for step in machine.steps] == ["cpu"]
 
 
-def test_where_nothing_can_be_used_the_last_error_is_raised() -> None:
+def test_without_a_usable_level_the_last_error_is_raised() -> None:
     with pytest.raises(EngineError, match="nothing runs on cpu"):
         Machine({}).engine(on_any_error=True)
 
@@ -253,14 +253,14 @@ def test_weights_that_do_not_fit_at_the_start_are_loaded_as_int8() -> None:
 
 
 class ExhaustedEngine(Engine):
-    """The real engine, whose decoder finds no memory."""
+    """The real engine, whose decoder runs out of memory."""
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         raise RuntimeError("CUDA failed with error out of memory")
 
 
 @pytest.mark.slow
-def test_the_real_engine_gives_its_weights_back_and_another_one_goes_on(tmp_path: Path) -> None:
+def test_the_real_engine_frees_its_weights_before_another_is_loaded(tmp_path: Path) -> None:
     model = resolve_model("base", tmp_path)
     high, low = Level(CPU, "float32"), Level(CPU, "int8")
     engines: list[Engine] = []

@@ -22,7 +22,7 @@ class FakeModel:
 
 
 class Machine(CacheObserver):
-    """Loads models of `sizes` and keeps what happened, and the most bytes that lay loaded."""
+    """Loads models of given sizes and records the events."""
 
     def __init__(self, budget_bytes: int | None = 10, **sizes_bytes: int) -> None:
         self.sizes_bytes = sizes_bytes
@@ -61,13 +61,13 @@ def test_the_least_recently_used_is_unloaded_first() -> None:
     assert machine.cache.size_bytes == 8
 
 
-def test_a_size_that_is_known_is_made_room_for_before_the_model_is_loaded() -> None:
+def test_room_for_a_known_size_is_made_before_the_model_is_loaded() -> None:
     machine = Machine(a=6, b=6)
     machine.use("aba")
     assert machine.events == ["+a", "+b", "-a", "-b", "+a"]
 
 
-def test_as_many_go_as_have_to() -> None:
+def test_as_many_models_are_evicted_as_necessary() -> None:
     machine = Machine(a=3, b=3, c=3, d=8)
     machine.use("abcd")
     assert machine.events == ["+a", "+b", "+c", "+d", "-a", "-b", "-c"]
@@ -79,7 +79,7 @@ def test_without_a_budget_nothing_is_unloaded() -> None:
     assert machine.events == ["+a", "+b"]
 
 
-def test_one_in_use_stays_and_is_unloaded_when_it_is_given_back() -> None:
+def test_a_model_in_use_is_evicted_when_it_is_released() -> None:
     machine = Machine(a=6, b=6)
     with ExitStack() as first, ExitStack() as second:
         model = first.enter_context(machine.cache.use("a"))
@@ -92,7 +92,7 @@ def test_one_in_use_stays_and_is_unloaded_when_it_is_given_back() -> None:
     assert machine.events == ["+a", "+b", "-a"]
 
 
-def test_a_model_larger_than_the_budget_is_refused_and_costs_no_other_its_place() -> None:
+def test_a_model_larger_than_the_budget_is_refused_and_evicts_none() -> None:
     machine = Machine(a=4, huge=11)
     machine.use("a")
     with pytest.raises(EngineError, match=r"takes 1\.1e-08 GB, more than the 1e-08"), machine.cache.use("huge"):

@@ -1,4 +1,4 @@
-"""Which errors say that memory is out: the texts are those of CTranslate2 4.8 and torch 2.8."""
+"""Errors that mean out of memory. The texts are those of CTranslate2 4.8 and torch 2.8."""
 
 import pytest
 
@@ -21,7 +21,7 @@ class OutOfMemoryError(RuntimeError):
         MemoryError(),
     ],
 )
-def test_what_the_libraries_raise_without_memory_is_known_as_it_and_as_a_cause(error: Exception) -> None:
+def test_out_of_memory_errors_are_recognized_directly_and_as_causes(error: Exception) -> None:
     assert is_out_of_memory(error)
     wrapped = EngineError("cannot be loaded")
     wrapped.__cause__ = error
@@ -37,5 +37,5 @@ def test_what_the_libraries_raise_without_memory_is_known_as_it_and_as_a_cause(e
         EngineError("no text on cuda:0"),
     ],
 )
-def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
+def test_other_errors_are_not_taken_for_out_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)

@@ -23,7 +23,7 @@ SAMPLE = Path(__file__).parents[4] / "calls" / "sample"
 
 
 class Line(msgspec.Struct, frozen=True):
-    """What one speaker says in one go, in the sample call's script; `speech` are its stretches of sound."""
+    """A line of one speaker in the sample call's script; `speech`: its stretches of sound."""
 
     channel: int
     start_s: float
@@ -66,13 +66,13 @@ def row_of(line: Line, channels: list[Audio], language: str = "en") -> Row:
 
 @pytest.fixture(scope="module")
 def heard(engine: Engine, channels: list[Audio], lines: list[Line]) -> list[tuple[Row, Transcription]]:
-    """All lines of the sample call with what the engine makes of them."""
+    """All lines of the sample call with their transcriptions."""
     rows = [row_of(line, channels) for line in lines]
     return list(zip(rows, engine.transcribe_batch(rows), strict=True))
 
 
 def sound(make: Callable[[Times], Times], seconds: float) -> Row:
-    """A row of a sound that is no speech, which a fooled detector calls speech from end to end."""
+    """Return a row of a sound that is no speech, but which the detector took for speech from end to end."""
     times = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     return Row(audio=make(times).astype(np.float32), voiced=[(0.0, seconds)], language="en")
 
@@ -104,7 +104,7 @@ def test_every_word_lies_in_its_speech(heard: list[tuple[Row, Transcription]]) -
 
 
 @pytest.mark.slow
-def test_a_sentence_behind_a_pause_starts_behind_the_pause(heard: list[tuple[Row, Transcription]]) -> None:
+def test_a_sentence_after_a_pause_starts_after_the_pause(heard: list[tuple[Row, Transcription]]) -> None:
     row, done = next((row, done) for row, done in heard if "My name is" in done.text)
     my = next(word for word in done.words if word.text == "My")
     stretches = [begin for begin, _ in row.voiced]
@@ -112,14 +112,14 @@ def test_a_sentence_behind_a_pause_starts_behind_the_pause(heard: list[tuple[Row
 
 
 @pytest.mark.slow
-def test_a_row_says_the_same_alone_and_again(engine: Engine, heard: list[tuple[Row, Transcription]]) -> None:
+def test_a_row_gives_the_same_text_alone_and_repeated(engine: Engine, heard: list[tuple[Row, Transcription]]) -> None:
     row, done = heard[0]
     assert engine.transcribe_batch([row]) == engine.transcribe_batch([row])
     assert engine.transcribe_batch([row])[0].text == done.text  # among all others of the call
 
 
 @pytest.mark.slow
-def test_the_language_is_heard_where_a_row_asks_for_it(engine: Engine, heard: list[tuple[Row, Transcription]]) -> None:
+def test_the_language_is_detected_if_a_row_asks_for_it(engine: Engine, heard: list[tuple[Row, Transcription]]) -> None:
     languages: dict[str, float] = {}
 
     def choose(detected: Detection) -> str:
@@ -135,7 +135,7 @@ def test_the_language_is_heard_where_a_row_asks_for_it(engine: Engine, heard: li
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.4, 3.0])
-def test_no_words_are_invented_for_what_is_no_speech(engine: Engine, seconds: float) -> None:
+def test_no_words_are_invented_for_sounds_that_are_no_speech(engine: Engine, seconds: float) -> None:
     def dtmf(times: Times) -> Times:
         return 0.3 * (np.sin(2 * np.pi * 770 * times) + np.sin(2 * np.pi * 1336 * times)) * (times % 0.2 < 0.1)
 
@@ -157,7 +157,7 @@ def test_weights_that_are_no_model_are_an_error(tmp_path: Path) -> None:
         Engine(tmp_path, name="mine")
 
 
-def test_a_window_depends_on_the_rows_length_and_leaves_padding_behind_it() -> None:
+def test_a_window_depends_on_the_rows_length_and_leaves_padding_after_it() -> None:
     base = windows_of("base")
     first = [base.of(int(s * SAMPLE_RATE_HZ))[0] for s in (0.3, 3.0, 3.1, 9.0, 14.0, 14.1, 28.9, 29.5, 30.0)]
     short = [WhisperWindow(length_s, 5) for length_s in (4, 4, 5, 10, 15)]
@@ -182,7 +182,7 @@ def test_a_windows_tokens_stay_within_whispers_decoder() -> None:
 
 @pytest.fixture(scope="module")
 def forced(engine: Engine, channels: list[Audio], lines: list[Line]) -> list[tuple[Row, Transcription]]:
-    """Two lines in one batch behind what was committed of them, of different lengths; the second one was misheard."""
+    """Two lines in one batch with committed text of different lengths as prefixes; the second prefix is wrong."""
     rows = [
         msgspec.structs.replace(row_of(lines[index], channels), prefix=prefix)
         for index, prefix in ((0, "Thank you for calling Northwind"), (1, "Yellow, Sarah"))
@@ -190,7 +190,7 @@ def forced(engine: Engine, channels: list[Audio], lines: list[Line]) -> list[tup
     return list(zip(rows, engine.transcribe_batch(rows), strict=True))
 
 
-def test_a_text_begins_with_the_prefix_of_its_row_and_goes_on_as_it_is_heard(
+def test_a_text_begins_with_its_rows_prefix_and_continues_from_the_audio(
     forced: list[tuple[Row, Transcription]], lines: list[Line]
 ) -> None:
     for (row, done), line in zip(forced, lines, strict=False):
@@ -221,7 +221,7 @@ def test_hotwords_bend_the_spelling_and_change_nothing_else(
     assert heard.no_speech_probability < 0.1
 
 
-def test_rows_with_and_without_hotwords_do_not_hear_each_other_s(
+def test_rows_with_and_without_hotwords_do_not_affect_each_other(
     engine: Engine, channels: list[Audio], lines: list[Line]
 ) -> None:
     plain = row_of(lines[0], channels)
@@ -230,7 +230,7 @@ def test_rows_with_and_without_hotwords_do_not_hear_each_other_s(
     assert ["Sarah" in text for text in texts] == [True, False, True]
 
 
-def test_an_interim_is_heard_without_word_times_and_its_language_too(
+def test_an_interim_has_no_word_times_and_its_language_is_detected(
     engine: Engine, channels: list[Audio], lines: list[Line], heard: list[tuple[Row, Transcription]]
 ) -> None:
     row = msgspec.structs.replace(

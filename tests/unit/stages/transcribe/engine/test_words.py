@@ -27,7 +27,7 @@ def test_the_pause_before_a_word_is_no_part_of_it() -> None:
     assert spans(words) == [("Could", 0.5, 1.0), ("you", 4.0, 8.0)]
 
 
-def test_a_word_where_no_speech_was_detected_keeps_its_time() -> None:
+def test_a_word_outside_detected_speech_keeps_its_time() -> None:
     assert spans(timed_words([measured(" um", 5.0, 5.4)], [(0.5, 1.0)], 10.0)) == [("um", 5.0, 5.4)]
 
 
@@ -43,7 +43,7 @@ def test_punctuation_joins_its_word_and_takes_no_time() -> None:
     assert words[0].probability == 0.9
 
 
-def test_what_follows_without_a_space_belongs_to_the_word() -> None:
+def test_text_that_follows_without_a_space_belongs_to_the_word() -> None:
     raw = [
         measured(" high", 0.0, 0.3, 0.9),
         measured("-end", 0.3, 0.6, 0.5),
@@ -55,7 +55,7 @@ def test_what_follows_without_a_space_belongs_to_the_word() -> None:
     assert words[0].probability == 0.5
 
 
-def test_in_a_language_without_spaces_each_character_is_a_word_and_the_full_stop_joins_it() -> None:
+def test_without_spaces_each_character_is_a_word_and_full_stops_join_it() -> None:
     raw = [measured("你", 0.0, 0.3), measured("好", 0.3, 0.6), measured("。", 0.6, 0.7)]
     assert spans(timed_words(raw, [(0.0, 1.0)], 1.0, spaced=False)) == [("你", 0.0, 0.3), ("好。", 0.3, 0.6)]
 

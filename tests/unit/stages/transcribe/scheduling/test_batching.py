@@ -1,4 +1,4 @@
-"""Which window's batch is to start, and when."""
+"""The choice of the next batch and its start."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tests.unit.stages.transcribe.engines import audio
 
 
 def waiting(rows: Sequence[tuple[int, float]]) -> list[WaitingRow]:
-    """Rows by window and the time since which they wait."""
+    """Return rows with these windows and start times of their wait."""
     row = Row(audio=audio(1), voiced=[(0.0, 1.0)], language="en")
     loop = asyncio.get_running_loop()
     call = CallRef("default", "call-1")
@@ -32,7 +32,7 @@ def waiting(rows: Sequence[tuple[int, float]]) -> list[WaitingRow]:
         ([(10, 9.7), (30, 9.99), (30, 9.99), (30, 9.99)], NextBatch(10, 0.0)),
     ],
 )
-async def test_a_window_is_ripe_once_it_fills_a_batch_or_its_oldest_row_has_waited(
+async def test_a_batch_is_due_once_full_or_once_its_oldest_row_has_waited(
     rows: list[tuple[int, float]], expected: NextBatch | None
 ) -> None:
     batch = next_batch(waiting(rows), size=3, fill_s=0.2, now_s=10.0)
@@ -44,7 +44,7 @@ async def test_a_window_is_ripe_once_it_fills_a_batch_or_its_oldest_row_has_wait
 
 
 @pytest.mark.parametrize(("size", "fill_s"), [(1, 60.0), (16, 0.0)])
-async def test_where_nothing_is_waited_for_the_first_in_turn_starts(size: int, fill_s: float) -> None:
+async def test_without_a_fill_time_the_first_row_in_turn_starts(size: int, fill_s: float) -> None:
     assert next_batch(waiting([(30, 10.0), (10, 1.0)]), size=size, fill_s=fill_s, now_s=10.0) == NextBatch(30, 0.0)
 
 

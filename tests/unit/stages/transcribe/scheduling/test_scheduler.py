@@ -108,7 +108,7 @@ async def test_a_batch_is_filled_from_all_calls_in_turn() -> None:
     assert engine.batches == [[9], [1, 5, 2], [3, 4]]
 
 
-async def test_interims_come_behind_live_rows_and_before_batch_rows_and_share_no_batch_with_either() -> None:
+async def test_interims_come_after_live_rows_before_backfill_in_own_batches() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine, max_batch=4, max_batch_backfill=4) as queue:
@@ -173,7 +173,7 @@ async def test_as_many_batches_run_as_there_are_workers() -> None:
     assert engine.most_running == 3
 
 
-async def test_one_bad_row_costs_no_other_its_text() -> None:
+async def test_a_bad_row_costs_no_other_its_text() -> None:
     engine = FakeEngine(broken=frozenset({3}))
     engine.gate.clear()
     async with scheduler(engine, max_batch=4) as queue:
@@ -186,7 +186,7 @@ async def test_one_bad_row_costs_no_other_its_text() -> None:
     assert done[2].error == "RuntimeError: broken audio"
 
 
-async def test_too_long_a_row_fails_alone_and_at_once() -> None:
+async def test_a_row_that_is_too_long_fails_alone_and_at_once() -> None:
     engine = FakeEngine()
     async with scheduler(engine) as queue:
         done = await queue.submit(row(1, 31.0), call=CALL, live=True)
@@ -206,7 +206,7 @@ async def test_a_cancelled_row_is_not_decoded() -> None:
     assert engine.batches == [[1], [3]]
 
 
-async def test_a_row_cancelled_while_it_is_decoded_harms_nobody() -> None:
+async def test_cancelling_a_row_in_progress_affects_no_other() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with scheduler(engine) as queue:
@@ -217,7 +217,7 @@ async def test_a_row_cancelled_while_it_is_decoded_harms_nobody() -> None:
         assert (await second).text == "en 2"
 
 
-async def test_closing_cancels_what_waits_and_lets_what_runs_finish() -> None:
+async def test_closing_cancels_waiting_rows_and_lets_running_ones_finish() -> None:
     engine = FakeEngine()
     engine.gate.clear()
     queue = Scheduler(engine, workers=1)
@@ -242,7 +242,7 @@ async def test_the_figures_count_rows_and_their_audio() -> None:
     assert stats.busy_s > 0
 
 
-async def test_rows_that_come_within_the_fill_time_share_a_batch() -> None:
+async def test_rows_that_arrive_within_the_fill_time_share_a_batch() -> None:
     engine = FakeEngine()
     async with scheduler(engine, max_batch=4, fill_s=0.2) as queue:
         waiting = [queue.submit(row(1), call=CALL, live=True)]
@@ -268,7 +268,7 @@ async def test_a_row_on_a_cpu_waits_for_nothing() -> None:
         await asyncio.wait_for(queue.submit(row(1), call=CALL, live=False), 5)
 
 
-async def test_backfill_fills_its_batches_for_longer_and_begins_nothing_while_live_rows_wait_for_theirs() -> None:
+async def test_backfill_waits_longer_and_starts_nothing_while_a_live_batch_fills() -> None:
     engine = FakeEngine()
     async with scheduler(engine, max_batch=8, max_batch_backfill=2, fill_s=0.1, fill_backfill_s=60.0) as queue:
         backfill = [queue.submit(row(1), call=CALL, live=False)]
@@ -292,7 +292,7 @@ async def test_a_batch_with_backfill_in_it_is_smaller() -> None:
     assert engine.batches == [[99], [11, 1], [12, 13, 14, 15], [2, 3], [4, 5]]
 
 
-async def test_the_engine_says_how_many_rows_it_takes_now() -> None:
+async def test_the_engine_may_change_its_batch_size() -> None:
     engine = FakeEngine()
     async with scheduler(engine) as queue:
         for size in (3, 1):
@@ -313,7 +313,7 @@ async def test_closing_while_a_batch_fills_cancels_its_rows() -> None:
     assert waiting.cancelled()
 
 
-async def test_a_live_row_waits_no_longer_than_the_longest_batch_that_was_measured() -> None:
+async def test_a_live_row_waits_no_longer_than_the_longest_measured_batch() -> None:
     runs: list[BatchRun] = []
     engine = SlowEngine()
     async with scheduler(engine, workers=2, max_batch=4, ran=runs.append) as queue:
@@ -332,7 +332,7 @@ async def test_a_live_row_waits_no_longer_than_the_longest_batch_that_was_measur
     assert all(run.engine_s >= SlowEngine.ROW_S for run in runs)
 
 
-async def test_backfill_leaves_a_worker_free_while_live_rows_come() -> None:
+async def test_backfill_leaves_a_worker_free_while_live_rows_arrive() -> None:
     now_s = 0.0
     engine = FakeEngine()
     engine.gate.clear()
@@ -363,7 +363,7 @@ async def test_backfill_leaves_a_worker_free_while_live_rows_come() -> None:
     assert all(one.done() for one in recorded)
 
 
-async def test_a_single_worker_takes_backfill_also_while_live_rows_come() -> None:
+async def test_a_single_worker_takes_backfill_while_live_rows_arrive_too() -> None:
     async with scheduler(FakeEngine(), workers=1) as queue:
         texts = await asyncio.gather(*(queue.submit(row(level), call=CALL, live=level == 1) for level in (1, 2)))
     assert [text.text for text in texts] == ["en 1", "en 2"]

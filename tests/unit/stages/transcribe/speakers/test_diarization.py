@@ -1,4 +1,4 @@
-"""Who speaks when on a shared channel: with the packaged voice weights, with pyannote's classes, and in the stage."""
+"""Speaker turns on a shared channel: with the packaged voice weights, with pyannote's classes, and in the stage."""
 
 import wave
 from collections.abc import AsyncIterator, Sequence
@@ -67,12 +67,12 @@ def utterance(seq: int, start_s: int) -> Utterance:
 
 
 class ScriptedVoices:
-    """Remembers what it heard; says what it is told, or fails."""
+    """Records its audio; returns the turns that it was given, or fails."""
 
     source: SpeakerSource = "estimated"
 
     def __init__(self, turns: Sequence[SpeakerTurn] = (), error: Exception | None = None) -> None:
-        self.heard_s: list[float] = []
+        self.starts_s: list[float] = []
         self.closed = 0
         self._turns = list(turns)
         self._error = error
@@ -82,7 +82,7 @@ class ScriptedVoices:
 
     def add(self, audio: Audio, start_s: float, voiced: Sequence[tuple[float, float]]) -> None:
         assert len(audio) == 16_000
-        self.heard_s.append(start_s)
+        self.starts_s.append(start_s)
 
     def turns(self) -> list[SpeakerTurn]:
         if self._error is not None:
@@ -94,14 +94,14 @@ class ScriptedVoices:
 
 
 async def last_outputs(
-    records: list[UtteranceRecord], voices: ScriptedVoices | None, *, behind: Sequence[UtteranceRecord] = ()
+    records: list[UtteranceRecord], voices: ScriptedVoices | None, *, after: Sequence[UtteranceRecord] = ()
 ) -> tuple[SegmentRecord, dict[str, Any]]:
-    """What a call ends with: its last record on the segments topic, and the ledger's detail."""
+    """Return the end of a call: its last record on the segments topic, and the ledger's detail."""
     asked: list[Origin] = []
 
     async def stored(call: CallRef, start: Origin) -> AsyncIterator[UtteranceRecord]:
         asked.append(start)
-        for record in (*records, *behind):
+        for record in (*records, *after):
             yield record
 
     scheduler = Scheduler(FakeEngine(), workers=1)
@@ -137,14 +137,14 @@ async def test_the_end_of_a_shared_channel_carries_its_speakers() -> None:
     assert voices.closed == 1
 
 
-async def test_repeats_and_what_came_behind_the_end_are_not_heard() -> None:
+async def test_repeats_and_records_after_the_end_are_ignored() -> None:
     voices = ScriptedVoices([SpeakerTurn(1.0, 2.0, "speaker_1")])
     records: list[UtteranceRecord] = [opened(), utterance(1, 1), utterance(2, 4), closed(3, call=CALL)]
-    await last_outputs(records, voices, behind=[utterance(1, 1), utterance(4, 9)])
-    assert voices.heard_s == [1.0, 4.0]
+    await last_outputs(records, voices, after=[utterance(1, 1), utterance(4, 9)])
+    assert voices.starts_s == [1.0, 4.0]
 
 
-async def test_the_parts_of_an_utterance_are_heard_where_they_were_said() -> None:
+async def test_the_parts_of_an_utterance_keep_their_places_in_the_call() -> None:
     voices = ScriptedVoices([SpeakerTurn(1.0, 2.0, "speaker_1")])
     first, second = utterance(1, 1), utterance(1, 4)
     joined = msgspec.structs.replace(
@@ -154,7 +154,7 @@ async def test_the_parts_of_an_utterance_are_heard_where_they_were_said() -> Non
         parts=[Part(first.first_sample, 8000), Part(second.first_sample, 8000)],
     )
     await last_outputs([opened(), joined, closed(2, call=CALL)], voices)
-    assert voices.heard_s == [1.0, 4.0]
+    assert voices.starts_s == [1.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_the_parts_of_an_utterance_are_heard_where_they_were_said() -> Non
         (ScriptedVoices(error=RuntimeError("broken")), "RuntimeError('broken')"),
     ],
 )
-async def test_speakers_that_cannot_be_told_apart_are_unknown_and_the_ledger_says_why(
+async def test_speakers_that_cannot_be_told_apart_are_unknown_with_a_reason(
     voices: ScriptedVoices | None, why: str
 ) -> None:
     last, detail = await last_outputs([opened(), utterance(1, 1), closed(2, call=CALL)], voices)
