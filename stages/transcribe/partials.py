@@ -84,8 +84,8 @@ class LivePartials:
         self._open: dict[int, _OpenUtterance] = {}
         self._showing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def ask(self, asked: bool) -> None:
-        """Note whether the producer wants partials from here on."""
+    def set_asked(self, asked: bool) -> None:
+        """Set whether the producer wants partials from here on."""
         self.state = msgspec.structs.replace(self.state, asked=asked)
 
     def submit(self, record: InterimUtterance | Commitment) -> AsyncIterator[Output]:
@@ -96,7 +96,7 @@ class LivePartials:
 
         The result has the utterance's `first_sample` if an interim of it arrived.
         """
-        self._close(utterance.channel)
+        self._discard(utterance.channel)
         committed = self._committed(utterance.channel)
         if committed.first_sample <= utterance.first_sample:
             self._set_committed(utterance.channel, CommittedText(utterance.first_sample + 1))
@@ -126,7 +126,7 @@ class LivePartials:
             return no_outputs()
         utterance = self._open.get(interim.channel)
         if utterance is None or utterance.first_sample < interim.first_sample:
-            self._close(interim.channel)
+            self._discard(interim.channel)
             utterance = self._open[interim.channel] = _OpenUtterance(interim.first_sample)
             if self._committed(interim.channel).first_sample < interim.first_sample:
                 self._set_committed(interim.channel, CommittedText(interim.first_sample))
@@ -236,7 +236,7 @@ class LivePartials:
             self._dropped("doubt")
         return None if doubtful else transcription
 
-    def _close(self, channel: int) -> None:
+    def _discard(self, channel: int) -> None:
         utterance = self._open.pop(channel, None)
         if utterance is None:
             return

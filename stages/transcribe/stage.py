@@ -207,7 +207,7 @@ class TranscribeProcessor:
         elif isinstance(record, CallChanged):
             self._context.change(record)
             if self._partials is not None and isinstance(record.partials, bool):
-                self._partials.ask(record.partials)
+                self._partials.set_asked(record.partials)
         elif isinstance(record, CallProgress):
             self._context.forget(record)
         return self._forward(record, event, self._pending_state())
