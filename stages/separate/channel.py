@@ -1,7 +1,7 @@
-"""One channel of a call on its way from samples to utterances.
+"""One channel of a call, from samples to utterances.
 
-Two sample rates meet here: what utterances keep (the source's, at most 16 kHz) and the 8 kHz of the voice activity
-model. Times are the channel's own sample and frame numbers, counted from the call's start.
+Two sample rates meet here: the base rate of the utterances (the source's, at most 16 kHz) and the 8 kHz of the voice
+activity model. Times are the channel's sample and frame numbers, counted from the start of the call.
 """
 
 import msgspec
@@ -21,22 +21,22 @@ from stages.separate.speech import (
 )
 
 MAX_RATE_HZ = 16_000
-"""What utterances keep at most: Whisper hears no more."""
+"""Highest base rate: Whisper reads no more."""
 
 RELEASE_S = FRAME_S / 2
-"""The model lets go of speech late, by more than the frame that the endpointer takes off (see there)."""
+"""The model ends speech late, by more than the frame that the endpointer subtracts (see `endpointing`)."""
 
 GROWTH_FRAMES = round(1 / FRAME_S)
-"""About a second: how much an open utterance grows from one interim version to the next."""
+"""About a second: growth of an open utterance from one interim version to the next."""
 
 SKIP_S = 4
-"""A whole number of seconds, of samples at any rate and of frames: silence is skipped in multiples of it."""
+"""Silence is skipped in multiples of this: a whole number of seconds, of samples at any rate and of frames."""
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """The utterance that is open, as it was `revision` whole times `GROWTH_FRAMES` behind its start.
+    """The open utterance as it was `revision * GROWTH_FRAMES` frames after its start.
 
-    `certain`: no cut can fall before its end.
+    `certain` says that no cut can fall before its end.
     """
 
     revision: int
@@ -45,9 +45,9 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelState(msgspec.Struct, frozen=True, array_like=True):
-    """A channel between two chunks: some kilobytes, and the open utterance's audio if there is one.
+    """A channel between two chunks: a few kilobytes, and the audio of the open utterance if there is one.
 
-    What waits in a pack is not in it.
+    It does not contain the utterances that wait in a pack.
     """
 
     to_base_rate: ResamplerState | None
@@ -60,7 +60,10 @@ class ChannelState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChannelSeparator:
-    """Audio of one channel in, utterances out. Deterministic: only the samples matter, not how they are cut."""
+    """Takes the audio of one channel and cuts it into utterances.
+
+    Deterministic: the result depends on the samples, not on how they are divided into chunks.
+    """
 
     def __init__(
         self,
@@ -92,27 +95,27 @@ class ChannelSeparator:
 
     @property
     def is_open(self) -> bool:
-        """Whether an utterance has begun: then the state holds its audio."""
+        """True while an utterance is open: the state then holds its audio."""
         return self._endpointer.is_open
 
     @property
     def n_cut(self) -> int:
-        """Utterances that were cut."""
+        """Number of utterances cut."""
         return self._packer.n_added
 
     @property
     def n_sent(self) -> int:
-        """Utterances that have gone out; those cut since then wait in a pack."""
+        """Number of utterances sent; those cut since then wait in a pack."""
         return self._packer.n_released
 
     def blocks_after(self, n_samples: int) -> int:
-        """How many runs of the voice activity model so many more samples make enough audio for."""
+        """Return how often the voice activity model will run for this many more samples."""
         n_pending = len(self._pending) + n_samples * VAD_RATE_HZ // self._source_rate_hz
         return n_pending // FRAME_SAMPLES // BLOCK_FRAMES
 
     @property
     def heard_to_s(self) -> float:
-        """No utterance that begins before this time is still to come."""
+        """Every utterance that starts before this time was sent."""
         waiting = self._packer.first_sample
         heard_to = self._sample(self._endpointer.heard_to) if waiting is None else waiting
         return heard_to / self.rate_hz
@@ -130,12 +133,12 @@ class ChannelSeparator:
         )
 
     def take(self, samples: Samples) -> None:
-        """Mono int16 of shape (n,) at the source rate. Cheap: the model runs in `run`."""
+        """Take mono int16 samples, shape (n,), at the source rate. Cheap: the model runs in `run`."""
         base = self._to_base_rate.push(samples) if self._to_base_rate else samples
         self._append(base)
 
     def run(self) -> list[Speech]:
-        """Hear all whole blocks of frames; returns the utterances, or packs of them, that they complete, in order."""
+        """Process all complete blocks of frames. Returns the utterances or packs that they complete, in order."""
         return self._process(self.blocks_after(0) * BLOCK_FRAMES)
 
     def _process(self, n_frames: int) -> list[Speech]:
@@ -158,7 +161,7 @@ class ChannelSeparator:
         return cuts
 
     def growth(self) -> Growth | None:
-        """The open utterance's newest version, once; a lane that was restored may give it again."""
+        """Return each new version of the open utterance once. A restored channel may return one again."""
         open_ = self._endpointer.so_far()
         if open_ is None:
             return None
@@ -175,9 +178,9 @@ class ChannelSeparator:
         )
 
     def flush(self) -> list[Speech]:
-        """End the open utterance with all the audio that there is.
+        """End the open utterance with all the audio taken so far.
 
-        More audio may follow; an utterance in it may repeat the last, incomplete frame.
+        More audio may follow. An utterance in it may repeat the last, incomplete frame.
         """
         cuts = self._process(len(self._pending) // FRAME_SAMPLES)
         boundary = self._endpointer.flush()
@@ -187,11 +190,11 @@ class ChannelSeparator:
         return cuts + self._packer.release()
 
     def release(self) -> list[Speech]:
-        """What waits in a pack."""
+        """Return the utterances that wait in a pack."""
         return self._packer.release()
 
     def finish(self) -> list[Speech]:
-        """The last utterances: hear what is still in the filters and the last, incomplete frame."""
+        """Return the last utterances, after processing what the filters still hold and the last, incomplete frame."""
         if self._to_base_rate:
             self._append(self._to_base_rate.finish())
         if self._to_model_rate:
@@ -200,9 +203,10 @@ class ChannelSeparator:
         return self.flush()
 
     def skip_silence(self, seconds: int) -> bool:
-        """Go on as after `seconds` (a multiple of `SKIP_S`) more of silence; only after `SKIP_S` of it were heard.
+        """Advance as if `seconds` more of silence had been taken, a multiple of `SKIP_S`.
 
-        False, and nothing is changed, if an utterance is open even so, or one waits.
+        May be called only after `SKIP_S` of silence. Returns False and changes nothing if an utterance is open even so,
+        or waits in a pack.
         """
         if self.is_open or self.n_sent < self.n_cut:
             return False
@@ -218,7 +222,7 @@ class ChannelSeparator:
         self._pending = np.concatenate([self._pending, self._to_model_rate.push(base) if self._to_model_rate else base])
 
     def _join(self) -> None:
-        """Not at each chunk: an open utterance's audio is long."""
+        """Join the chunks to the audio. Not done at each chunk: the audio of an open utterance is long."""
         if self._fresh:
             self._audio = np.concatenate([self._audio, *self._fresh])
             self._fresh = []
@@ -236,11 +240,11 @@ class ChannelSeparator:
             ],
             cut=boundary.cut,
             before=self._pcm(start - context, start) if boundary.continued else b"",
-            behind=self._pcm(end, end + context) if boundary.cut == "hard" else b"",
+            after=self._pcm(end, end + context) if boundary.cut == "hard" else b"",
         )
 
     def _pcm(self, first: int, last: int) -> bytes:
-        """Samples [first, last) as far as they are there."""
+        """Return samples [first, last), as far as they are still held."""
         samples = self._audio[max(0, first - self._audio_start) : last - self._audio_start]
         return samples.astype("<i2").tobytes()
 

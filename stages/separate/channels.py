@@ -1,4 +1,4 @@
-"""All channels of a call, and from where each of them has to be replayed after a restart."""
+"""All channels of a call, and the event from which each must be replayed after a restart."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ from stages.separate.packs import Speech
 from stages.separate.speech import VoiceActivityModel
 
 _HARD_SEARCH_CHANNEL_S = 10.0
-"""A hard cut leaves audio in the state: many channels search less far back, so that all of it stays small."""
+"""A hard cut leaves audio in the state. With many channels it searches less far back, so that the state stays small."""
 
 
 class ChannelResume(msgspec.Struct, frozen=True, array_like=True):
-    """A channel as it was before event `seq`, with the bytes of an unfinished frame that the event continues.
+    """A channel before event `seq`, with the bytes of an incomplete frame that the event continues.
 
-    Taken where the channel is between utterances, or right after one was cut, and all that were cut have gone out:
-    from there on the events are replayed, and nothing that was sent before comes out again.
+    Taken between utterances or right after a cut, once every utterance cut so far was sent. Events are replayed from
+    here on, and no utterance that was sent comes out again.
     """
 
     seq: int
@@ -28,16 +28,16 @@ class ChannelResume(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Candidate(NamedTuple):
-    """How a channel was when `n_cut` utterances had been cut."""
+    """A channel when `n_cut` utterances had been cut."""
 
     n_cut: int
     resume: ChannelResume
 
 
 class CallChannels:
-    """The channels of one call, from behind its start (event 0).
+    """The channels of one call, after its start (event 0).
 
-    Event numbers say which channels an event still concerns in a replay.
+    In a replay an event concerns only the channels that resume at or before its number.
     """
 
     def __init__(
@@ -60,26 +60,26 @@ class CallChannels:
 
     @property
     def rate_hz(self) -> int:
-        """The rate of the utterances."""
+        """Sample rate of the utterances."""
         return self._channels[0].rate_hz
 
     @property
     def heard_to_s(self) -> list[float]:
-        """Per channel: no utterance that begins before this time is still to come."""
+        """Per channel, in seconds: every utterance that starts before this time was sent."""
         return [channel.heard_to_s for channel in self._channels]
 
     def blocks_after(self, n_frames: int) -> int:
-        """How often the voice activity model runs once so many more frames have been heard."""
+        """Return how often the voice activity model will run for this many more frames."""
         return sum(channel.blocks_after(n_frames) for channel in self._channels)
 
     def take(self, seq: int, frames: Samples) -> list[tuple[int, Speech]]:
-        """Event `seq`'s audio, shape (n, channels); returns what it completes as (channel, speech), by start."""
+        """Take event `seq`'s audio, shape (n, channels). Returns (channel, speech) of what it completes, by start."""
         return _by_start(
             [(index, cut) for index in self._concerned_by(seq) for cut in self._take_one(index, frames[:, index])]
         )
 
     def take_silence(self, seq: int, n_frames: int) -> list[tuple[int, Speech]]:
-        """Silence in the place of event `seq` and those behind it. Hours of it cost no more than some seconds."""
+        """Take silence in the place of event `seq` and those after it. Hours of it cost no more than a few seconds."""
         step = SKIP_S * self._rate_hz
         cuts: list[tuple[int, Speech]] = []
         for index in self._concerned_by(seq):
@@ -93,7 +93,7 @@ class CallChannels:
         return _by_start(cuts)
 
     def growths(self) -> list[tuple[int, Growth]]:
-        """What the channels' open utterances have grown to, asked behind each event; none of a channel just cut."""
+        """Return new versions of the open utterances after an event, but none of a channel that was just cut."""
         return [
             (index, growth)
             for index, channel in enumerate(self._channels)
@@ -106,18 +106,18 @@ class CallChannels:
         return _by_start([(index, cut) for index, channel in enumerate(self._channels) for cut in channel.flush()])
 
     def finish(self) -> list[tuple[int, Speech]]:
-        """The last utterances of the call, which then is over for these lanes."""
+        """Return the last utterances of the call. No method may be called after it."""
         return _by_start([(index, cut) for index, channel in enumerate(self._channels) for cut in channel.finish()])
 
     def release(self, seq: int) -> list[tuple[int, Speech]]:
-        """At event `seq`, which has no audio: what waits in packs."""
+        """Return the utterances that wait in packs, at event `seq`, which has no audio."""
         return _by_start([(index, cut) for index in self._concerned_by(seq) for cut in self._channels[index].release()])
 
     def settle(self, seq: int, carry: bytes) -> None:
-        """Before event `seq`: move the resume points of channels that may resume here.
+        """Before event `seq`, move the resume points of all channels that may resume here.
 
-        Where utterances wait in a pack it is remembered how the channel was behind the last of them: once the pack has
-        gone out without the next one, that is where it resumes.
+        While utterances wait in a pack, the channel's state after the last of them is kept as a candidate. It becomes
+        the resume point if the pack goes out before another utterance joins it.
         """
         for index, channel in enumerate(self._channels):
             self._move_to_candidate(index)
@@ -135,7 +135,7 @@ class CallChannels:
             self._candidates[index] = None
 
     def _has_cut(self, index: int) -> bool:
-        """Whether an utterance of the channel was cut since the last `settle`."""
+        """Return True if an utterance of the channel was cut since the last `settle`."""
         return self._channels[index].n_cut > self._n_cut[index]
 
     def _concerned_by(self, seq: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""Encoded telephone audio to samples: G.711, PCM and float, stateless apart from the bytes of an unfinished frame.
+"""Decoding of telephone audio: G.711, PCM and float. Stateless apart from the bytes of an incomplete frame.
 
-A frame is one sample of every channel. Everything becomes signed 16-bit, which holds G.711 exactly and is what
-utterances carry; integers also keep the later filters exact (see `stages.separate.resampling`).
+A frame is one sample of every channel. All encodings become signed 16-bit, which holds G.711 exactly and is the form of
+utterances. Integers also keep the later filters exact (see `stages.separate.resampling`).
 """
 
 from functools import cache
@@ -20,16 +20,16 @@ _TOO_SHORT_TO_COMPARE: Final = 16
 
 
 def frame_bytes(encoding: Encoding, channels: int) -> int:
-    """Bytes of one frame. Raises KeyError for `container`, which has none."""
+    """Return the size of one frame in bytes. Raises KeyError for `container`, which has no frames."""
     return _SAMPLE_BYTES[encoding] * channels
 
 
 def decode_frames(encoding: Encoding, channels: int, carry: bytes, data: bytes) -> tuple[Samples, bytes]:
-    """The frames of `carry + data`, shape (n, channels), and the bytes of the frame that is not complete yet.
+    """Return the frames of `carry + data`, shape (n, channels), and the bytes of the last, incomplete frame.
 
-    A producer may cut its byte stream anywhere, so what is left over begins the next chunk. If a chunk was cut short
-    in transit that would shift everything behind it, so where a chunk is whole by itself the carried bytes are kept
-    only if the signal is smoother with them.
+    A producer may cut its byte stream anywhere, so left-over bytes begin the next chunk. Should a chunk be cut short in
+    transit, they would shift everything after it. So where a chunk consists of whole frames by itself, the carried
+    bytes are used only if the signal is smoother with them.
     """
     size = frame_bytes(encoding, channels)
     joined = carry + data
@@ -43,7 +43,7 @@ def decode_frames(encoding: Encoding, channels: int, carry: bytes, data: bytes) 
 
 
 def _roughness(frames: Samples) -> float:
-    """Mean absolute step from sample to sample: bytes taken in the wrong order make it many times larger."""
+    """Return the mean absolute step between samples; misaligned bytes make it many times larger."""
     return float(np.abs(np.diff(frames.astype(np.float64), axis=0)).mean())
 
 
@@ -59,7 +59,7 @@ def _samples(encoding: Encoding, data: bytes) -> Samples:
 
 @cache
 def mulaw_table() -> Samples:
-    """The 256 values of G.711 μ-law at 16 bits (ITU-T G.711, table 2a; 14-bit values times 4)."""
+    """Return the 256 values of G.711 μ-law at 16 bits (ITU-T G.711, table 2a; 14-bit values times 4)."""
     code = ~np.arange(256, dtype=np.int32) & 0xFF
     magnitude = ((((code & 0x0F) << 3) + 0x84) << ((code >> 4) & 7)) - 0x84
     return np.where(code & 0x80, -magnitude, magnitude).astype(np.int16)
@@ -67,7 +67,7 @@ def mulaw_table() -> Samples:
 
 @cache
 def alaw_table() -> Samples:
-    """The 256 values of G.711 A-law at 16 bits (ITU-T G.711, table 1a; 13-bit values times 8)."""
+    """Return the 256 values of G.711 A-law at 16 bits (ITU-T G.711, table 1a; 13-bit values times 8)."""
     code = np.arange(256, dtype=np.int32) ^ 0x55
     step, exponent = (code & 0x0F) << 4, (code >> 4) & 7
     magnitude = np.where(exponent == 0, step + 8, (step + 0x108) << np.maximum(exponent - 1, 0))

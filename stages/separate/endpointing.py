@@ -1,10 +1,12 @@
-"""Cuts a channel into utterances from its frames' speech probabilities. Pure: no audio, no clock, only frame numbers.
+"""Endpointing: cuts a channel into utterances by the speech probabilities of its frames. Pure: no audio, no clock.
 
-Defaults as measured on a real two-leg call with Whisper base, against bare WhisperX on each leg: with a hang of 0.7 s
-and cuts behind 8 s at pauses of 0.3 s, 9.0 % of the words differ; with 0.6 s, 7 s and 0.2 s it was 13.9 %. Settings
-with hangs from 0.7 s and soft pauses from 0.3 s lay between 8.8 and 10.2 %. A hard cut later than 14 s loses words.
+The defaults were measured on a real two-leg call with Whisper base, against bare WhisperX on each leg. With a hang of
+0.7 s and cuts after 8 s at pauses of 0.3 s, 9.0 % of the words differ; with 0.6 s, 7 s and 0.2 s it was 13.9 %.
+Settings with hangs from 0.7 s and soft pauses from 0.3 s lay between 8.8 and 10.2 %. A hard cut later than 14 s loses
+words.
+
 Against bursts of speech with known limits in near silence, frames above these thresholds begin 5 to 15 ms late and end
-70 to 80 ms late (medians, at 8 kHz): the model is slow to let go, so a voiced stretch ends a frame before its last one.
+70 to 80 ms late (medians, at 8 kHz). The model is slow to end speech, so a voiced stretch ends one frame early.
 """
 
 from math import log, log10
@@ -22,34 +24,37 @@ _DB_PER_LOG_ODDS: Final = 0.5
 
 
 class EndpointingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Thresholds are probabilities, the rest seconds. The defaults are those of a live call."""
+    """Thresholds are probabilities; all other values are seconds. The defaults are for live calls."""
 
     onset: float = 0.5
-    """Speech begins at a frame at least this probable, and takes in the frames above `offset` just before it."""
+    """Speech begins at a frame of at least this probability, and includes the frames above `offset` just before it."""
     offset: float = 0.35
-    """Speech goes on through frames at least this probable."""
+    """Speech continues through frames with at least this probability."""
     bridge_s: float = 0.22
-    """A shorter dip below `offset` does not split a voiced stretch: seven frames, the first longer than the 0.2 s up to
+    """A shorter dip below `offset` does not split a voiced stretch. Seven frames: the least that exceed the 0.2 s up to
     which a pause belongs to the talk-spurt around it (see `stages.merge.metrics`)."""
     min_speech_s: float = 0.2
-    """An utterance with less voiced time in all is not speech: clicks and tones."""
+    """An utterance with less voiced time in total is no speech but a click or a tone."""
     hang_s: float = 0.7
+    """A pause of this length ends the utterance."""
     padding_s: float = 0.3
-    """Context before the first and behind the last voiced frame."""
+    """Context before the first and after the last voiced frame."""
     soft_limit_s: float = 8.0
     soft_pause_s: float = 0.3
+    """From `soft_limit_s` on, a pause of this length ends the utterance."""
     hard_limit_s: float = 14.0
     hard_search_s: float = 5.0
+    """At `hard_limit_s` the utterance is cut where it is quietest in this last stretch of it."""
     hard_context_s: float = 1.2
-    """What is heard on the other side of a hard cut too, to tell which words lie on which side."""
+    """Audio that is added from the other side of a hard cut, to tell which words lie on which side."""
     pack_s: float = 0.0
-    """So much audio of utterances that follow each other goes out as one (see `packs`); 0: each goes alone."""
+    """Consecutive utterances are joined up to this much audio (see `packs`); 0 sends each alone."""
     pack_span_s: float = 60.0
-    """So long after its start a pack goes out at the latest. After a crash the call is heard again from there."""
+    """A pack goes out at the latest this long after its start. A crash replays the call from there."""
 
 
 RECORDED: Final = EndpointingSettings(pack_s=14.0)
-"""For calls that nobody waits for: a pack is as long as the longest utterance."""
+"""For recorded calls, which need no low latency: a pack is as long as the longest utterance."""
 
 
 class Boundary(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,14 +65,15 @@ class Boundary(msgspec.Struct, frozen=True, kw_only=True):
     voiced: list[tuple[int, int]]
     cut: Cut
     continued: bool = False
-    """It begins at a hard cut."""
+    """True if it begins at a hard cut."""
 
 
 class EndpointerState(msgspec.Struct, kw_only=True, array_like=True):
-    """`frame` is the number of the next frame, `floor` where the last utterance ended.
+    """`frame` is the number of the next frame, `floor` the end of the last utterance.
 
-    While an utterance is open (`start` is not None): its finished voiced stretches, the one that is going on or may
-    still be bridged (`run_start`), the end of the last voiced frame, and the probabilities and energies since `start`.
+    While an utterance is open, `start` is not None and there are: its finished voiced stretches (`runs`), the start of
+    the one in progress or still to be bridged (`run_start`), the end of the last voiced frame, and the probabilities
+    and energies since `start`.
     """
 
     frame: int = 0
@@ -79,7 +85,7 @@ class EndpointerState(msgspec.Struct, kw_only=True, array_like=True):
     voiced_end: int = 0
     probabilities: list[float] = []
     continued: bool = False
-    """The open utterance began at a hard cut, in the middle of speech: it counts however short it is."""
+    """True if the open utterance began at a hard cut, in the middle of speech: it counts however short it is."""
     energies: list[float] = []
 
     def copy(self) -> "EndpointerState":
@@ -89,7 +95,7 @@ class EndpointerState(msgspec.Struct, kw_only=True, array_like=True):
 
 
 class Endpointer:
-    """One channel's utterances. `state` is replaced, never shared: copy it to keep it."""
+    """Cuts one channel into utterances. `state` is changed in place: copy it to keep it."""
 
     def __init__(self, settings: EndpointingSettings, state: EndpointerState | None = None) -> None:
         self._settings = settings
@@ -106,28 +112,28 @@ class Endpointer:
 
     @property
     def is_open(self) -> bool:
-        """Whether an utterance has begun."""
+        """True while an utterance is open."""
         return self.state.start is not None
 
     @property
     def heard_to(self) -> int:
-        """No utterance that begins before this frame is still to come."""
+        """Every utterance that starts before this frame was returned."""
         if self.state.start is not None:
             return self.state.start
         return max(self.state.floor, self.state.frame - self._padding - _MAX_LEAD_FRAMES)
 
     @property
     def needed_from(self) -> int:
-        """No audio before this frame is still to be sent."""
+        """No audio before this frame will be part of a later utterance or its context."""
         return self.heard_to - (self._hard_context if self.state.continued else 0)
 
     @property
     def context(self) -> int:
-        """So many frames on both sides of a hard cut were heard when it is made."""
+        """Frames of context on each side of a hard cut; all of them have passed when the cut is made."""
         return self._hard_context
 
     def push(self, probability: float, energy: float = 0.0) -> Boundary | None:
-        """Take the next frame, its mean square with it; returns the utterance that it completes."""
+        """Take the next frame: its speech probability and mean square. Returns the utterance that it completes."""
         state, settings = self.state, self._settings
         frame = state.frame
         state.frame = end = frame + 1
@@ -162,7 +168,7 @@ class Endpointer:
         return None
 
     def so_far(self) -> Boundary | None:
-        """The open utterance, once so much of it is voiced that one with this start will surely follow."""
+        """Return the open utterance, once enough of it is voiced that an utterance with this start is certain."""
         state = self.state
         if state.start is None:
             return None
@@ -173,19 +179,19 @@ class Endpointer:
 
     @property
     def certain_frames(self) -> int:
-        """So much of an utterance, from its start, is in it wherever it is cut: no hard cut looks back so far."""
+        """Frames from its start that belong to an utterance wherever it is cut: no hard cut searches back so far."""
         return self._hard_limit - self._hard_search
 
     def flush(self) -> Boundary | None:
-        """The open utterance, ended where the audio ends."""
+        """End the open utterance where the audio ends, and return it."""
         return self._close(self.state.frame, "end") if self.is_open else None
 
     def skip(self, n_frames: int) -> None:
-        """As if so many silent frames had been pushed; only while nothing is open."""
+        """Advance as if this many silent frames had been pushed. May be called only while no utterance is open."""
         self.state.frame += n_frames
 
     def _close(self, end: int, cut: Cut) -> Boundary | None:
-        """None where too little was voiced: then the audio stays free to be the next utterance's context."""
+        """Return None if too little was voiced: the audio may then become context of the next utterance."""
         state = self.state
         assert state.start is not None
         start, voiced, continued = state.start, self._voiced(), state.continued
@@ -198,26 +204,26 @@ class Endpointer:
         return Boundary(start=start, end=end, voiced=voiced, cut=cut, continued=continued)
 
     def _cut_hard(self) -> Boundary:
-        """Cut where it is quietest in the last seconds; what is behind it goes on as the next utterance."""
+        """Cut where it is quietest in the last seconds. The rest continues as the next utterance."""
         state = self.state
         assert state.start is not None
         back = min(range(self._hard_search, self._hard_context - 1, -1), key=self._loudness)
         at = state.frame - back
         start, voiced, continued = state.start, self._voiced(), state.continued
-        behind = [(max(first, at), last) for first, last in voiced if last > at]
+        after = [(max(first, at), last) for first, last in voiced if last > at]
         state.floor = at
-        state.start = at if behind else None
-        state.continued = bool(behind)
-        state.probabilities = state.probabilities[-back:] if behind else []
-        state.energies = state.energies[-back:] if behind else []
-        state.run_start = behind.pop()[0] if behind and state.run_start is not None else None
-        state.runs = behind
+        state.start = at if after else None
+        state.continued = bool(after)
+        state.probabilities = state.probabilities[-back:] if after else []
+        state.energies = state.energies[-back:] if after else []
+        state.run_start = after.pop()[0] if after and state.run_start is not None else None
+        state.runs = after
         before = [(first, min(last, at)) for first, last in voiced if first < at]
         return Boundary(start=start, end=at, voiced=before, cut="hard", continued=continued)
 
     def _loudness(self, back: int) -> float:
-        """Of the 0.13 s around the edge of frames that lies so far back: decibels, and a little of how much it is
-        speech.
+        """Return the loudness around the frame edge that lies `back` frames back: the level of 0.13 s in decibels, plus
+        a small share of its log odds of being speech.
         """
         state = self.state
         energies = state.energies[-back - 2 : len(state.energies) - back + 2]
@@ -227,7 +233,7 @@ class Endpointer:
         return 10 * log10(energy + 1) + _DB_PER_LOG_ODDS * odds
 
     def _voiced(self) -> list[tuple[int, int]]:
-        """The open utterance's voiced stretches, the one that is going on included."""
+        """Return the open utterance's voiced stretches, including the one in progress."""
         state = self.state
         if state.run_start is None:
             return list(state.runs)

@@ -1,7 +1,8 @@
-"""The order of a call's events: repeats dropped, early ones held, holes declared missing when waiting ends.
+"""The order of a call's events: repeats are dropped, early events held, holes declared missing when waiting ends.
 
-After a restart the events from the checkpoint's `released` on come again. Those below `fresh_from` were taken before
-the checkpoint and are only replayed; which of them never came is in the checkpoint, so nothing is decided anew.
+After a restart, events from the checkpoint's `released` on are delivered again. Those below `fresh_from` were taken
+before the checkpoint and are only replayed. The checkpoint says which of them are missing, so the replay decides
+nothing.
 """
 
 from collections.abc import Iterator
@@ -15,14 +16,14 @@ from stages.protocol import Event
 MAX_HELD_EVENTS: Final = 64
 MAX_HELD_BYTES: Final = 4_000_000
 MAX_AHEAD: Final = 100_000
-"""A number further ahead than this is not believed: at 20 ms a chunk it is half an hour of audio."""
+"""Numbers further ahead are rejected: at 20 ms a chunk this is half an hour of audio."""
 
 MAX_REMEMBERED: Final = 1_000
-"""Holes of a call that are remembered to tell a late event from a repeat."""
+"""Number of holes of a call that are remembered, to tell a late event from a repeat."""
 
 
 class Held(msgspec.Struct, frozen=True):
-    """An event in its place."""
+    """An event with its number."""
 
     seq: int
     record: AudioEvent
@@ -30,7 +31,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True, array_like=True):
-    """Events that never came: the first one's number, how many, and the audio frames of silence in their place."""
+    """Missing events: the number of the first, how many, and the frames of silence in their place."""
 
     first_seq: int
     events: int
@@ -38,7 +39,7 @@ class Missing(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EventOrder:
-    """`cursor` is the number of the next event to be handed out, `highest` of the furthest that has arrived."""
+    """Puts events in order. `cursor` is the number of the next event to hand out, `highest` the highest so far."""
 
     def __init__(
         self, *, cursor: int = 0, fresh_from: int = 0, highest: int = -1, missing: list[Missing] | None = None
@@ -52,7 +53,7 @@ class EventOrder:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what is handed out next was never taken before."""
+        """True if the next event to hand out is no replay."""
         return self.cursor >= self.fresh_from
 
     @property
@@ -65,7 +66,7 @@ class EventOrder:
         return bool(self._held)
 
     def is_late(self, seq: int) -> bool:
-        """Whether an event's place was given up before it came."""
+        """Return True if the event was declared missing before it arrived."""
         if seq >= self.cursor and seq >= self.fresh_from:
             return False
         return any(gap.first_seq <= seq < gap.first_seq + gap.events for gap in self.missing)
@@ -74,13 +75,13 @@ class EventOrder:
         return seq < self.cursor or seq in self._held
 
     def hold(self, record: AudioEvent, event: Event) -> None:
-        """Take an event that is neither late nor a repeat."""
+        """Hold an event that is neither late nor a repeat."""
         self._held[event.seq] = Held(event.seq, record, event)
         self._held_bytes += _size(record)
         self.highest = max(self.highest, event.seq)
 
     def ready(self) -> Iterator[Held | Missing]:
-        """What is in order now. An item counts as handed out once the next one is asked for."""
+        """Yield all items that are in order now. An item counts as handed out once the next one is requested."""
         while True:
             gap = next((gap for gap in reversed(self.missing) if gap.first_seq == self.cursor), None)
             if gap is not None:
@@ -95,14 +96,14 @@ class EventOrder:
                 return
 
     def next_held_chunk(self) -> AudioChunk | None:
-        """The first audio behind a hole."""
+        """Return the first held chunk of audio, which follows a hole; None if no chunk is held."""
         chunks = (self._held[seq].record for seq in sorted(self._held))
         return next((chunk for chunk in chunks if isinstance(chunk, AudioChunk)), None)
 
     def give_up_next(self, frames_per_event: int) -> None:
-        """Declare missing what lies between the cursor and the first held event, if anything is held.
+        """Declare the events between the cursor and the first held event missing. Does nothing if no event is held.
 
-        A hole reaches to `fresh_from` at most, so that replayed and fresh events never share one.
+        A hole ends at `fresh_from` at the latest, so that replayed and fresh events never share one.
         """
         if not self._held:
             return
@@ -115,7 +116,7 @@ class EventOrder:
                 del self.missing[0]
 
     def release_held(self) -> list[Held]:
-        """Take out all that is held, in order."""
+        """Remove all held events and return them in order."""
         held = [self._held[seq] for seq in sorted(self._held)]
         self._held.clear()
         self._held_bytes = 0

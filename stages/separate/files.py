@@ -1,6 +1,6 @@
-"""Recorded files to PCM, a block at a time: what a producer sends, and how a `container` call is decoded.
+"""Decoding of recorded files to PCM, block by block, for file producers and for `container` calls.
 
-PyAV brings FFmpeg's decoders, so no program has to be installed. A file never sits in memory whole.
+PyAV brings FFmpeg's decoders, so no program has to be installed. No file is ever held in memory as a whole.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from stages.separate.channel import MAX_RATE_HZ
 BLOCK_S: Final = 0.5
 
 _UNKNOWN_RIFF_SIZE: Final = 0x7FFFF000
-"""Programs that write WAV to a pipe put a size this large, or 0, in its header."""
+"""Programs that write WAV to a pipe put a size from here on, or 0, in its header."""
 
 
 class AudioFileError(ValueError):
-    """A file that holds no usable audio. Carries its name and the reason."""
+    """The file holds no usable audio. Carries its name and the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
@@ -27,10 +27,10 @@ class AudioFileError(ValueError):
 
 
 class AudioFile:
-    """An open file. Iterate it once for blocks of interleaved signed 16-bit little-endian, at most 0.5 s each.
+    """An open file. Iterate once for blocks of at most 0.5 s of interleaved signed 16-bit little-endian PCM.
 
-    `sample_rate_hz` is the file's, or 16 kHz where that is higher. `duration_s` is what the container says, None if it
-    says nothing. `truncated` is known after the iteration: the file broke off, or its last part cannot be decoded.
+    `sample_rate_hz` is the file's, but at most 16 kHz. `duration_s` is the container's; None if it gives none.
+    `truncated` is valid after the iteration: the file is incomplete, or its last part cannot be decoded.
     """
 
     def __init__(self, container: Any, name: str, *, breaks_off: bool) -> None:
@@ -66,7 +66,7 @@ class AudioFile:
             self.truncated = True
 
     def _decoded(self) -> Iterator[bytes]:
-        """Resampled frames; a damaged packet in the middle is left out, damage at the end ends the file."""
+        """Yield resampled frames. A damaged packet in the middle is skipped; damage at the end ends the file."""
         import av
 
         resampler = av.AudioResampler(format="s16", layout=self._stream.layout, rate=self.sample_rate_hz)
@@ -92,7 +92,7 @@ class AudioFile:
 
 
 def open_audio_file(path: Path) -> AudioFile:
-    """Open a WAV, MP3, FLAC, Opus, M4A or other file. Raises AudioFileError that says why it cannot be used."""
+    """Open a WAV, MP3, FLAC, Opus, M4A or other file. Raises AudioFileError with the reason if it is unusable."""
     if path.is_dir():
         raise AudioFileError(path.name, "is a directory")
     try:
@@ -107,7 +107,7 @@ def open_audio_file(path: Path) -> AudioFile:
 
 
 def open_audio_stream(stream: BinaryIO, name: str) -> AudioFile:
-    """The same for an open, seekable stream, from its start."""
+    """Open a seekable stream, from its start, as `open_audio_file` opens a file."""
     size = stream.seek(0, 2)
     if size == 0:
         raise AudioFileError(name, "there is no data")
@@ -118,7 +118,7 @@ def open_audio_stream(stream: BinaryIO, name: str) -> AudioFile:
 
 
 def _wav_breaks_off(head: bytes, size: int) -> bool:
-    """Whether a WAV header promises more bytes than there are; FFmpeg does not say."""
+    """Return True if a WAV header announces more bytes than there are, which FFmpeg does not report."""
     promised = int.from_bytes(head[4:8], "little")
     return head[:4] == b"RIFF" and head[8:] == b"WAVE" and size - 8 < promised < _UNKNOWN_RIFF_SIZE
 

@@ -1,4 +1,4 @@
-"""Interim versions of an utterance that is still open: for live text, beside the call's numbered records."""
+"""Interim versions of an open utterance, for live text: unnumbered records among the call's numbered ones."""
 
 from schemas import topics
 from schemas.calls import CallRef
@@ -9,7 +9,7 @@ from stages.separate.channel import Growth
 
 
 def interim(call: CallRef, channel: int, growth: Growth, rate_hz: int) -> Output:
-    """One version. It follows from the audio alone, so a repeat has the same id and bytes."""
+    """Return one version as a record. It follows from the audio alone, so a repeat has the same id and bytes."""
     speech = growth.speech
     record = InterimUtterance(
         call=call,

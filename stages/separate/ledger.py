@@ -1,4 +1,4 @@
-"""What the separate stage tells besides its utterances: ledger entries, and dead letters for events it had held."""
+"""Outputs of the separate stage besides utterances: ledger entries, and dead letters of events that it held."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,14 @@ NAME = "separate"
 
 
 def entry(call: CallRef, status: JobState, detail: dict[str, Any], *, at: float, what: str) -> Output:
-    """One entry of the call's ledger; `what` makes its id."""
+    """Return an entry of the call's ledger; `what` is the last part of its id."""
     return ledger_entry(call, "separate", status, detail, at=at, event_id=call.event_id(NAME, what))
 
 
 def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output]:
-    """A dead letter and a ledger entry for every event that was held and can no longer be used.
+    """Yield a dead letter and a ledger entry for each held event that can no longer be used.
 
-    The letter's value and headers are those that a producer would send again.
+    The letter's value and headers are those with which a producer would send the event again.
     """
     for item in held:
         headers, value = cloudevents.encode_audio_event(

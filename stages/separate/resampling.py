@@ -1,8 +1,8 @@
-"""A streaming sample rate converter whose output does not depend on how the input is cut into blocks.
+"""A streaming sample rate converter whose output does not depend on how the input is divided into blocks.
 
 Polyphase FIR with a Kaiser-windowed sinc (Oppenheim and Schafer, "Discrete-Time Signal Processing", chapters 4 and 7).
-Samples and coefficients are integers, their sums stay below 2**53, so float64 arithmetic is exact in any order: the
-same input gives the same bytes with any block size, any BLAS and after any restart.
+Samples and coefficients are integers whose sums stay below 2**53, so float64 arithmetic is exact in any order. The same
+input gives the same bytes with any block size, any BLAS and after any restart.
 """
 
 import math
@@ -23,7 +23,7 @@ _MAX_PHASES: Final = 1024
 
 
 class ResamplerState(msgspec.Struct, frozen=True, array_like=True):
-    """Everything that the output still depends on: the last input samples and the two clocks."""
+    """All that later output depends on: the last input samples, and the positions in input and output."""
 
     tail: bytes
     tail_start: int
@@ -31,10 +31,10 @@ class ResamplerState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StreamingResampler:
-    """Mono int16 from `source_hz` to `target_hz`, both integers.
+    """Converts mono int16 from `source_hz` to `target_hz`, both integers.
 
-    Output sample n is the signal at time n / `target_hz`: there is no delay in the timeline, an output only waits for
-    the input that lies half a filter ahead of it.
+    Output sample n is the signal at time n / `target_hz`. The timeline has no delay: an output only waits for the input
+    half a filter ahead of it.
     """
 
     def __init__(self, source_hz: int, target_hz: int, state: ResamplerState | None = None) -> None:
@@ -55,7 +55,7 @@ class StreamingResampler:
         return ResamplerState(self._tail.astype("<i2").tobytes(), self._tail_start, self._produced)
 
     def push(self, samples: Samples) -> Samples:
-        """The output that `samples`, shape (n,), complete; shape (m,)."""
+        """Take samples, shape (n,), and return the output that they complete, shape (m,)."""
         signal = np.concatenate([self._tail, samples])
         end = self._tail_start + len(signal)
         # Output n needs the input up to floor(n * down / up) + half.
@@ -68,13 +68,13 @@ class StreamingResampler:
         return outputs
 
     def finish(self) -> Samples:
-        """What is left when the input ends: as many outputs as the input's duration holds."""
+        """Return the rest of the output when the input ends, so that both have the same duration."""
         n_inputs = self._tail_start + len(self._tail)
         left = -(-n_inputs * self._up // self._down) - self._produced
         return self.push(np.zeros(self._half + 1, np.int16))[: max(0, left)]
 
     def skip_silence(self, seconds: int) -> None:
-        """As if so many whole seconds of zeros had been pushed; only after zeros longer than the filter."""
+        """Advance as if this many seconds of zeros had been pushed. Allowed only after zeros longer than the filter."""
         self._tail_start += seconds * self._source_hz
         self._produced += seconds * self._target_hz
 
@@ -100,7 +100,7 @@ class StreamingResampler:
 
 @lru_cache(maxsize=8)
 def _filters(up: int, down: int) -> NDArray[np.float64]:
-    """Integer taps of every phase, shape (phases, taps); phase p interpolates p / phases after its middle sample."""
+    """Return the integer taps, shape (phases, taps); phase p interpolates p / phases after its middle sample."""
     n_phases = min(up, _MAX_PHASES)
     cutoff = _ROLL_OFF * min(1.0, up / down)
     half = math.ceil(_ZERO_CROSSINGS / min(1.0, up / down))

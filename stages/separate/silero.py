@@ -1,9 +1,9 @@
-"""Silero VAD v6 at 8 kHz as one graph over a block of frames, made of the weights that silero-vad ships.
+"""Silero VAD v6 at 8 kHz as one graph over a block of frames, built from the weights that silero-vad ships.
 
-The published graph takes one frame a run. Of its layers only the LSTM remembers anything: all before it (a Fourier
-transform by convolution, four convolutions) and behind it (one neuron) is the same function of each frame, so a block's
-frames go through them as the rows of one matrix product, and through the LSTM as one sequence. The small convolutions
-are written as products with gathered inputs, which onnxruntime multiplies several times faster.
+The published graph takes one frame a run. Only its LSTM has memory. All layers before it (a Fourier transform by
+convolution, four convolutions) and after it (one neuron) are the same function of each frame, so the frames of a block
+pass through them as rows of one matrix product, and through the LSTM as one sequence. The small convolutions are
+written as products with gathered inputs, which onnxruntime computes several times faster.
 Source: https://github.com/snakers4/silero-vad (MIT).
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 FRAME_INPUTS: Final = 288
-"""A frame's 256 samples behind the 32 before it."""
+"""The 256 samples of a frame, after the 32 before it."""
 STATE_SHAPE: Final = (2, 1, 128)
 
 _WINDOW: Final = 128
@@ -43,11 +43,11 @@ _SHAPES: Final = {
 
 
 def block_graph(published: bytes) -> bytes:
-    """An ONNX model like the 8 kHz half of the published one, for any number n of frames in a row.
+    """Return an ONNX model equal to the 8 kHz half of the published one, for any number n of consecutive frames.
 
-    Inputs: `input` float32 (n, 288), `state` float32 (2, 1, 128), `length` int32 (1,), how many of the frames count.
-    Outputs: `output` float32 (n, 1), probabilities; `stateN`, the state behind the last frame that counts.
-    Raises ValueError where `published` does not hold the weights of Silero v6 under the names that it gives them.
+    Inputs: `input` float32 (n, 288), `state` float32 (2, 1, 128), `length` int32 (1,), the number of frames that count.
+    Outputs: `output` float32 (n, 1), probabilities; `stateN`, the state after the last frame that counts.
+    Raises ValueError if `published` does not hold the weights of Silero v6 under their names.
     """
     import onnx
 
@@ -72,7 +72,7 @@ def block_graph(published: bytes) -> bytes:
 
 
 def _weights_at_8_khz(model: Any) -> dict[str, Array]:
-    """By name. The graph is one `If` on the rate, whose else branch holds the half for 8 kHz."""
+    """Return the weights by name. The graph is one `If` on the rate; its else branch is the half for 8 kHz."""
     import onnx
 
     found: dict[str, Array] = {}
@@ -87,7 +87,7 @@ def _weights_at_8_khz(model: Any) -> dict[str, Array]:
 
 
 class _Graph:
-    """Nodes and constants as they are written down."""
+    """Nodes and constants of a graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -103,7 +103,7 @@ class _Graph:
 
 
 def _encode(graph: _Graph, weights: dict[str, Array]) -> None:
-    """`input` (n, 288) to `encoded` (n, 1, 128)."""
+    """Add the nodes from `input` (n, 288) to `encoded.3` (n, 1, 128)."""
     at = np.arange(FRAME_INPUTS + 32)
     at[FRAME_INPUTS:] = 2 * FRAME_INPUTS - 2 - at[FRAME_INPUTS:]  # the end is reflected
     windows = np.stack([at[_STEP * index : _STEP * index + _WINDOW] for index in range(_WINDOWS)])
@@ -114,7 +114,7 @@ def _encode(graph: _Graph, weights: dict[str, Array]) -> None:
     graph.add("Split", ["squares", graph.constant("halves", [_BINS, _BINS])], "real", "imaginary", axis=2)
     graph.add("Add", ["real", "imaginary"], "power")
     graph.add("Sqrt", ["power"], "magnitude")
-    # Kernels of 3 over 4, 4, 2 and 1 positions; where all positions but one are padding, only what meets it is kept.
+    # Kernels of 3 over 4, 4, 2 and 1 positions. Taps that would only meet padding are left out.
     graph.add("Pad", ["magnitude", graph.constant("pads.0", [0, 1, 0, 0, 1, 0])], "padded.0")
     _convolve(graph, 0, "padded.0", [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]], _kernel(weights, 0), weights)
     graph.add("Pad", ["encoded.0", graph.constant("pads.1", [0, 1, 0, 0, 0, 0])], "padded.1")
@@ -126,7 +126,7 @@ def _encode(graph: _Graph, weights: dict[str, Array]) -> None:
 def _convolve(
     graph: _Graph, layer: int, inputs: str, taps: list[list[int]], kernel: Array, weights: dict[str, Array]
 ) -> None:
-    """One layer and its rectifier as a matrix product: (n, positions, in) to (n, len(taps), out)."""
+    """Add a layer and its rectifier as a matrix product: (n, positions, in) to (n, len(taps), out)."""
     width, n_in, n_out = kernel.shape
     name = f"{layer}"
     graph.add("Gather", [inputs, graph.constant(f"taps.{name}", taps)], f"gathered.{name}", axis=1)
@@ -139,12 +139,12 @@ def _convolve(
 
 
 def _kernel(weights: dict[str, Array], layer: int) -> Array:
-    """Shape (width, in, out)."""
+    """Return a layer's kernel, shape (width, in, out)."""
     return weights[f"encoder.{layer}.reparam_conv.weight"].transpose(2, 1, 0)
 
 
 def _remember(graph: _Graph, weights: dict[str, Array]) -> None:
-    """`encoded.3` (n, 1, 128), a sequence, and `state` to `output` and `stateN`."""
+    """Add the nodes from the sequence `encoded.3` (n, 1, 128) and `state` to `output` and `stateN`."""
     graph.add("Split", ["state", graph.constant("each", [1, 1])], "hidden", "cell", axis=0)
     biases = [_gates(weights["decoder.rnn.bias_ih"]), _gates(weights["decoder.rnn.bias_hh"])]
     recurrent = [
@@ -163,6 +163,6 @@ def _remember(graph: _Graph, weights: dict[str, Array]) -> None:
 
 
 def _gates(values: Array) -> Array:
-    """From PyTorch's order of an LSTM's gates (input, forget, cell, output) to ONNX's (input, output, forget, cell)."""
+    """Reorder LSTM gates from PyTorch (input, forget, cell, output) to ONNX (input, output, forget, cell)."""
     into, forget, cell, out = np.split(values, 4)
     return np.concatenate([into, out, forget, cell])

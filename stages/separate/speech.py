@@ -1,8 +1,8 @@
 """Voice activity: Silero VAD v6 in its native 8 kHz form, through onnxruntime, without torch.
 
-Telephone speech has nothing above 4 kHz, also in a file of 16 kHz. The model's 16 kHz form takes that for noise: on
-the sample call's customer, a high voice, it calls 0 to 9 % of the frames inside each line speech and the 8 kHz form 57
-to 97 %. So every channel is heard at 8 kHz, whatever its own rate.
+Telephone speech has nothing above 4 kHz, even in a file of 16 kHz, and the model's 16 kHz form takes that for noise. Of
+the frames inside each line of the sample call's customer, a high voice, it calls 0 to 9 % speech; the 8 kHz form 57 to
+97 %. So every channel is analysed at 8 kHz, whatever its own rate.
 
 The model reads frames of 256 samples, each with the 32 samples before it, and carries an LSTM's state from frame to
 frame. Source: https://github.com/snakers4/silero-vad (MIT).
@@ -24,7 +24,7 @@ VAD_RATE_HZ: Final = 8_000
 FRAME_SAMPLES: Final = 256
 FRAME_S: Final = FRAME_SAMPLES / VAD_RATE_HZ
 BLOCK_FRAMES: Final = 8
-"""0.256 s: what the model hears in one run. A run of fewer frames costs as much."""
+"""0.256 s: the frames of one run. A run of fewer frames costs as much."""
 
 _CONTEXT_SAMPLES: Final = FRAME_INPUTS - FRAME_SAMPLES
 _STATE_BYTES: Final = 4 * 2 * 128
@@ -33,7 +33,7 @@ _PROBE_TOLERANCE: Final = 1e-3
 
 
 class SpeechState(msgspec.Struct, frozen=True, array_like=True):
-    """What the model remembers of a channel: LSTM state (float32) and the last samples (int16)."""
+    """The model's memory of a channel: LSTM state (float32) and the last samples (int16)."""
 
     memory: bytes = b"\0" * _STATE_BYTES
     context: bytes = b"\0" * (2 * _CONTEXT_SAMPLES)
@@ -43,22 +43,26 @@ class VoiceActivityModel(Protocol):
     """Probability of speech per frame. Shared by all calls, and safe to call from several threads."""
 
     def probabilities(self, frames: Samples, state: SpeechState) -> tuple[NDArray[np.float32], SpeechState]:
-        """For int16 frames of shape (n, 256) at 8 kHz, n ≥ 1: float32 of shape (n,), and the state behind them.
+        """Return the probabilities of frames, and the state after them.
 
-        The same frames have the same probabilities, to the bit, in however many calls they are given.
+        Args:
+            frames: int16, shape (n, 256), n ≥ 1, at 8 kHz.
+            state: after the frames before them.
+
+        Returns float32 of shape (n,). They are the same to the bit however the frames are divided into calls.
         """
         ...
 
 
 class SileroModel:
-    """Silero VAD v6, one thread per run: calls run beside each other, and the session releases the GIL.
+    """Silero VAD v6 in blocks, one thread per run. Calls run in parallel: the session releases the GIL.
 
-    Float sums may depend on the shapes that are multiplied, so a run is always of `BLOCK_FRAMES`, the last one filled
-    up: then a frame's row is the same wherever in a block it stands.
+    Float sums may depend on the shapes that are multiplied. So every run takes `BLOCK_FRAMES`, the last one padded, and
+    a frame's result is the same wherever it stands in a block.
     """
 
     def __init__(self, session: Any) -> None:
-        """`session`: onnxruntime's, over a graph of `stages.separate.silero`."""
+        """`session` is onnxruntime's, over a graph of `stages.separate.silero`."""
         self._session = session
 
     def probabilities(self, frames: Samples, state: SpeechState) -> tuple[NDArray[np.float32], SpeechState]:
@@ -76,7 +80,7 @@ class SileroModel:
 
 
 class PublishedSileroModel:
-    """Silero VAD v6 as it is published, a run per frame: some eight times dearer, for any weights of its kind."""
+    """Silero VAD v6 as published, one run per frame: works with any weights of its kind, at eight times the cost."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -95,7 +99,7 @@ class PublishedSileroModel:
 
 
 def load_voice_activity_model() -> VoiceActivityModel:
-    """Loads the weights that silero-vad ships (2 MB, some 0.2 s). Raises ImportError where it is not installed."""
+    """Load the weights that silero-vad ships (2 MB, about 0.2 s). Raises ImportError if it is not installed."""
     # Not imported: the package itself needs torch, its weights do not.
     package = find_spec("silero_vad")
     if package is None or not package.submodule_search_locations:
@@ -104,17 +108,19 @@ def load_voice_activity_model() -> VoiceActivityModel:
 
 
 def model_of(weights: bytes) -> VoiceActivityModel:
-    """The model of a published ONNX file: in blocks where they say what the file says, else frame by frame."""
+    """Return the model of a published ONNX file: in blocks if that gives the same results, else frame by frame."""
     published = PublishedSileroModel(_session(weights))
     log = structlog.get_logger("callstream.separate")
     try:
         model = SileroModel(_session(block_graph(weights)))
     except ValueError as error:
-        log.warning("voice activity runs frame by frame, some eight times dearer", reason=str(error))
+        log.warning("voice activity falls back to single frames at eight times the cost", reason=str(error))
         return published
     far = _difference(model, published)
     if far > _PROBE_TOLERANCE:
-        log.warning("voice activity runs frame by frame, some eight times dearer", reason=f"blocks differ by {far:.3g}")
+        log.warning(
+            "voice activity falls back to single frames at eight times the cost", reason=f"blocks differ by {far:.3g}"
+        )
         return published
     return model
 
@@ -129,7 +135,7 @@ def _session(graph: bytes) -> Any:
 
 
 def _difference(model: VoiceActivityModel, published: VoiceActivityModel) -> float:
-    """The largest difference over half a second of something like a vowel, swelling out of noise."""
+    """Return the largest difference over half a second of a synthetic vowel that rises out of noise."""
     at = np.arange(2 * BLOCK_FRAMES * FRAME_SAMPLES) / VAD_RATE_HZ
     voice = sum(np.sin(2 * np.pi * 120 * harmonic * at) / harmonic for harmonic in range(1, 12))
     noise = np.random.default_rng(1).normal(0, 200, len(at))
@@ -139,7 +145,7 @@ def _difference(model: VoiceActivityModel, published: VoiceActivityModel) -> flo
 
 
 def _fill(inputs: NDArray[np.float32], frames: Samples, state: SpeechState) -> None:
-    """Write frames, and before each the samples before it, into the first rows of `inputs`, shape (≥ n, 288)."""
+    """Write each frame, preceded by the samples before it, into the first rows of `inputs`, shape (≥ n, 288)."""
     n_frames = len(frames)
     np.multiply(frames, _SCALE, out=inputs[:n_frames, _CONTEXT_SAMPLES:])
     np.multiply(np.frombuffer(state.context, "<i2"), _SCALE, out=inputs[0, :_CONTEXT_SAMPLES])

@@ -1,7 +1,7 @@
-"""The separate stage: a call's audio events in, utterances of each channel out.
+"""The separate stage: audio events of a call in, utterances of each channel out.
 
-A record's path: `CallSeparator.submit` puts the event into the call's order (`sequence`), decodes its bytes
-(`codecs`), gives every channel its samples (`channels`: voice activity, endpointing) and publishes what they cut.
+The path of an event: `CallSeparator.submit` puts it in order (`event_order`), decodes its bytes (`codecs`), gives each
+channel its samples (`channels`: voice activity, endpointing) and publishes the utterances that they cut.
 """
 
 import asyncio
@@ -52,21 +52,22 @@ from stages.separate.state import SeparateState
 
 PROGRESS_S: Final = 2.0
 MAX_GAPS: Final = 500
-"""Gaps that a call reports one by one; later ones are joined to the last."""
+"""Gaps that a call reports one by one. Further gaps are merged into the last."""
 
 LIGHT_BLOCKS: Final = 2
-"""So many runs of the voice activity model, some 0.15 ms each, cost less than to hand them to a thread."""
+"""Up to this many runs of the voice activity model, 0.15 ms each, cost less than handing the work to a thread."""
 
 
 def _spool() -> BinaryIO:
+    """Open a temporary file for the bytes of a `container` call."""
     return cast(BinaryIO, SpooledTemporaryFile(max_size=4_000_000))
 
 
 class SeparateStage:
-    """Makes a separator for each call; they share the voice activity model. See `stages.protocol.CallStage`.
+    """Opens a separator for each call; all share the voice activity model. See `stages.protocol.CallStage`.
 
-    In the live `lane` calls that ask for partials, or are watched, get interim versions of their utterances.
-    `endpointing` is by default that of live calls.
+    In the live `lane`, calls that ask for partials or are watched get interim versions of their utterances. The default
+    `endpointing` is for live calls.
     """
 
     name = ledger.NAME
@@ -114,7 +115,7 @@ class CallSeparator:
 
     @property
     def next_seq(self) -> int:
-        """One more than the highest number that has arrived: what a `CallIdle` says about how far the call was."""
+        """One more than the highest event number that has arrived; the position that a `CallIdle` carries."""
         return self._order.highest + 1
 
     @property
@@ -126,7 +127,7 @@ class CallSeparator:
         return (self._state is None or self._state.end != "open") and not self._order.has_held
 
     def checkpoint(self) -> Checkpoint:
-        """An empty state stands for a call that has not begun: `released` then counts what was rejected for good."""
+        """Return an empty state until the call has started; `released` then counts the rejected events."""
         if self._state is None:
             return Checkpoint(state=b"", released=0 if self._order.has_held else self.next_seq)
         if self._spool is not None:
@@ -141,7 +142,7 @@ class CallSeparator:
         return min([self._state.next_seq, *(resume.seq for resume in self._state.channels)])
 
     def submit(self, record: AudioRecord, event: Event) -> AsyncIterator[Output]:
-        """A request to read along changes at once until when that is; it has no outputs."""
+        """See `stages.protocol`. A `CallWatched` takes effect at once and has no outputs."""
         if isinstance(record, CallWatched):
             self._watched_until_s = max(self._watched_until_s, event.timestamp_s + record.seconds)
             return no_outputs()
@@ -180,7 +181,7 @@ class CallSeparator:
             raise RejectedInput(f"event {seq} is more than {MAX_AHEAD} ahead of event {self._order.cursor}")
 
     def _is_light(self, record: AudioEvent) -> bool:
-        """Whether taking the event is too little work for a thread."""
+        """Return True if the event is too little work for a thread."""
         if self._order.has_held or not isinstance(record, AudioChunk):
             return False
         if self._channels is None or self._state is None:
@@ -220,7 +221,7 @@ class CallSeparator:
                 yield from self._end(item.seq, item.record, at)
 
     def _stop_waiting(self, at: float) -> Iterator[Output]:
-        """Give up the next hole; without a start there is nothing that what is held could be understood by."""
+        """Declare the next hole missing. Without the call's start nothing held can be decoded: reject all of it."""
         state = self._state
         if state is None:
             yield from ledger.rejections(self._call, self._order.release_held(), "the call has no start")
@@ -232,7 +233,7 @@ class CallSeparator:
         yield from self._drain(at)
 
     def _settle(self) -> None:
-        """The event is done: bring the state up to it."""
+        """Bring the state up to date after an event."""
         state = self._state
         if state is None:
             return
@@ -254,7 +255,7 @@ class CallSeparator:
         yield self._opened()
 
     def _update(self, held: Held) -> Iterator[Output]:
-        """Behind what was cut of the audio before it. One that cannot be used gives a dead letter in its place."""
+        """Apply an update after the utterances of the audio before it. An unusable one becomes a dead letter."""
         state, update = self._state, held.record
         assert state is not None
         if isinstance(update, UnusableUpdate):
@@ -292,9 +293,9 @@ class CallSeparator:
         yield from self._take_audio(frames, at)
 
     def _fill(self, gap: Missing, at: float) -> Iterator[Output]:
-        """Silence in the place of events that never came, so that what follows keeps its time.
+        """Fill the place of missing events with silence, so that later audio keeps its time.
 
-        In a container that time is not known: its gap has no length.
+        The duration of missing bytes of a container is unknown: that gap has no length.
         """
         state = self._state
         assert state is not None
@@ -381,7 +382,7 @@ class CallSeparator:
         return CallChannels(start.sample_rate_hz, start.channels, self._stage.model, self._stage.endpointing, resumes)
 
     def _decode(self, audio: AudioFile, at: float) -> Generator[Output, None, bool]:
-        """All of a container, as it is and not as its producer said; returns whether it broke off."""
+        """Decode a container, with its own channels and rate, not the start's. Returns True if it is truncated."""
         state = self._state
         assert state is not None
         try:
@@ -398,7 +399,7 @@ class CallSeparator:
         return audio.truncated
 
     def _take_audio(self, frames: Samples, at: float) -> Iterator[Output]:
-        """Audio of an event stored `at` that time, shape (n, channels); in a replay nothing comes out of it."""
+        """Take the frames, shape (n, channels), of an event that was stored `at`. A replayed event has no outputs."""
         state = self._state
         assert state is not None
         assert self._channels is not None
@@ -413,7 +414,7 @@ class CallSeparator:
                     yield interim(self._call, channel, growth, self._channels.rate_hz)
 
     def _sent(self, cuts: list[tuple[int, Speech]]) -> Iterator[Output]:
-        """The utterances, and how far the channels were heard where nothing else has said so for a while."""
+        """Yield utterances, and a `CallProgress` if no numbered output has reported progress for `PROGRESS_S`."""
         state = self._state
         assert state is not None
         assert self._channels is not None
@@ -431,7 +432,7 @@ class CallSeparator:
                     voiced=speech.voiced,
                     cut=speech.cut,
                     before=speech.before,
-                    behind=speech.behind,
+                    behind=speech.after,
                     parts=speech.parts,
                 )
             )
@@ -460,7 +461,7 @@ class CallSeparator:
     def _numbered(self, record: UtteranceRecord) -> Output:
         assert self._state is not None
         self._state.next_output += 1
-        if not isinstance(record, CallChanged):  # it says nothing of how far the channels were heard
+        if not isinstance(record, CallChanged):  # it reports no progress of the channels
             self._state.output_frame = self._state.frames
         return Output(
             topic=topics.UTTERANCES,
@@ -470,14 +471,14 @@ class CallSeparator:
         )
 
     def _roles(self) -> list[str]:
-        """The producer's, and a name of our own for each channel that it gave none."""
+        """Return the producer's roles, and a default name for each channel without one."""
         assert self._state is not None
         start = self._state.start
         named = start.roles[: start.channels]
         return [*named, *(f"channel-{index}" for index in range(len(named), start.channels))]
 
     def _description(self) -> dict[str, object]:
-        """What the warehouse keeps of a call from its first moment."""
+        """Return the properties of a call that its ledger holds from the start; the warehouse stores them."""
         assert self._state is not None
         start = self._state.start
         return {

@@ -1,4 +1,4 @@
-"""What a checkpoint of the separate stage holds. Versioned: the tag names the layout, and old ones stay readable."""
+"""The checkpoint of the separate stage. The tag is the version of its layout; old versions stay readable."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ End = Literal["open", "provisional", "final"]
 
 
 class SeparateState(msgspec.Struct, kw_only=True, tag="separate.1"):
-    """A call behind event `next_seq - 1`. Counts are of frames at the source's rate, silence in gaps included.
+    """A call after event `next_seq - 1`. Frames are counted at the source's rate, silence in gaps included.
 
-    `output_frame` is where the last numbered output was, `chunk_frames` the length of the last chunk. `start` says
-    `partials` as the last update does. Until `watched_until_s`, in the bus's time, somebody reads along.
+    `output_frame` is the frame at which the last numbered output was published, `chunk_frames` the length of the last
+    chunk. `start.partials` follows updates. The call is watched until `watched_until_s`, in the bus's time.
     """
 
     start: CallStarted
