@@ -1,7 +1,7 @@
-"""A call's figures, from speech activity: when each channel speaks, to the exact second, and never from word times.
+"""A call's metrics, computed from speech activity and never from word times. All are in seconds of the call's audio.
 
-Input per channel are the stretches of detected speech of its segments that have text, so that noises which the guards
-dropped count as silence. All figures are in seconds of the call's audio.
+The input per channel are the detected stretches of speech of its segments with text, so noises that the guards dropped
+count as silence.
 
 talk-spurt
     A stretch of speech of one channel; pauses up to 0.2 s inside it are bridged (Brady, "A statistical analysis of
@@ -14,21 +14,21 @@ backchannel
 talk_s, talk_ratio
     The sum of the channel's talk-spurts; its share of the sum over all channels (0 where nobody speaks).
 speech_s, silence_s, longest_silence_s, overlap_s
-    Time in which at least one channel is in a talk-spurt; in which none is; the longest stretch of the latter, the
-    call's beginning and end included; time in which two or more are. With two channels
+    Time in which at least one channel is in a talk-spurt; time in which none is; the longest stretch of it, including
+    the call's beginning and end; time in which two or more are. With two channels
     `talk_s + talk_s - overlap_s + silence_s == duration_s`.
 interruptions
-    A channel interrupts when it begins an utterance, not a backchannel, while another channel is in a talk-spurt,
-    has been in its utterance for at least 0.5 s, and speaks on for at least 0.4 s. Less overlap than that is speakers
-    taking turns closely: two syllables is the bound of West and Zimmerman, "Small insults", 1983, and speech has
-    about five syllables a second. Counted for the channel that interrupts.
+    A channel interrupts when it begins an utterance that is no backchannel while another channel is in a talk-spurt,
+    has been in its utterance for at least 0.5 s, and continues for at least 0.4 s. Less overlap is close turn-taking:
+    two syllables is the bound of West and Zimmerman, "Small insults", 1983, and speech has about five syllables a
+    second. Counted for the interrupting channel.
 response_latency_s, responses
-    A response is a talk-spurt that begins while nobody speaks, where the last to speak was another channel; its
-    latency is the gap in between (the "gap" of Heldner and Edlund, "Pauses, gaps and overlaps in conversations",
+    A response is a talk-spurt that begins while no channel speaks and after another channel spoke last. Its latency is
+    the gap in between (the "gap" of Heldner and Edlund, "Pauses, gaps and overlaps in conversations",
     Journal of Phonetics 38, 2010). The median over the channel's responses. Overlapping starts are not responses.
 longest_monologue_s
-    The longest stretch from a channel's speech to its speech with no pause over 2 s in between and no utterance of
-    another channel but backchannels.
+    The longest stretch of one channel's speech without a pause over 2 s and without an utterance of another channel,
+    backchannels excepted.
 words_per_minute
     The channel's words over its talk time.
 """
@@ -61,7 +61,15 @@ def call_metrics(
     turns: Sequence[int],
     words: Sequence[int],
 ) -> CallMetrics:
-    """The figures of a call. `voiced`, `turns` and `words` are per channel, in the order of `channels`."""
+    """Return the metrics of a call.
+
+    Args:
+        duration_s: length of the call.
+        channels: the call's channels.
+        voiced: per channel, (start, end) of its stretches of speech in seconds; in any order, they may overlap.
+        turns: per channel, the number of its turns.
+        words: per channel, the number of its words.
+    """
     spurts = [bridged(_clipped(spans, duration_s), SPURT_PAUSE_S) for spans in voiced]
     utterances = [bridged(spans, UTTERANCE_PAUSE_S) for spans in spurts]
     speech = bridged([span for spans in spurts for span in spans], 0.0)
@@ -92,7 +100,7 @@ def call_metrics(
 
 
 def bridged(spans: Sequence[Span], pause_s: float) -> list[Span]:
-    """The union of `spans`, in order, with gaps up to `pause_s` filled."""
+    """Return the union of `spans`, in order, with gaps up to `pause_s` filled."""
     joined: list[Span] = []
     for start_s, end_s in sorted(spans):
         if joined and start_s - joined[-1][1] <= pause_s:
@@ -140,7 +148,7 @@ def _length_s(spans: Sequence[Span]) -> float:
 
 
 def _subtracted(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
-    """What `taken` leaves of `spans`; both in order and without overlaps. Pieces of no length are left out."""
+    """Return `spans` without `taken`; both in order and without overlaps. Empty spans are left out."""
     left: list[Span] = []
     for start_s, end_s in spans:
         for taken_start_s, taken_end_s in taken[max(bisect_right(taken, (start_s, start_s)) - 1, 0) :]:
@@ -155,7 +163,7 @@ def _subtracted(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
 
 
 def _overlap_s(spurts: list[list[Span]]) -> float:
-    """Time inside two or more channels' spurts, by a sweep over their edges."""
+    """Return the time inside the spurts of two or more channels, by a sweep over their edges."""
     edges = sorted(
         (edge_s, step) for spans in spurts for span in spans for edge_s, step in zip(span, (1, -1), strict=True)
     )
@@ -169,7 +177,7 @@ def _overlap_s(spurts: list[list[Span]]) -> float:
 
 
 def _around(spans: list[Span], time_s: float) -> Span | None:
-    """The span that begins before `time_s` and ends after it."""
+    """Return the span that contains `time_s`, its end excluded; None if there is none."""
     index = bisect_right(spans, (time_s, -math.inf)) - 1
     return spans[index] if index >= 0 and spans[index][1] > time_s else None
 

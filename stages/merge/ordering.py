@@ -1,16 +1,16 @@
-"""Puts what was said on several channels into one order, by the audio's own time.
+"""Puts the segments of several channels into one order, by the time of the audio.
 
-A channel's segments arrive in time order, but channels do not wait for each other. `Ordering` holds a segment back
-until every other channel has been heard far enough that nothing can still belong before or into it. So the pieces
-and their order depend on the segments alone, not on which channel's record came first.
+The segments of a channel arrive in time order, but channels do not wait for each other. `Ordering` holds a segment back
+until every other channel has progressed so far that nothing can still belong before or into it. So the pieces and their
+order depend on the segments alone, not on the order in which records of different channels arrive.
 
-A segment is cut where another channel's segment starts inside it, at the first word that starts no earlier, so that
-a transcript reads in the order of who began to speak when. Who begins together with the rest of a cut segment goes
-before it; speakers who begin together are in the order of their channels.
+A segment is cut where another channel's segment starts inside it, at the first word that starts no earlier, so that a
+transcript reads in the order in which speakers began. A segment that starts together with the rest of a cut one goes
+before it. Segments that start together are in the order of their channels.
 
-Backchannels do not cut: a segment of at most `BACKCHANNEL_WORDS` words and `BACKCHANNEL_S` seconds that ends before
-the other speaker has ended ("mhm", "yes, right") stays behind the piece that it was said into. The duration limit is
-that of "very short utterances" in Heldner, Edlund, Hjalmarsson and Laskowski, "Very short utterances and timing in
+Backchannels do not cut: a segment of at most `BACKCHANNEL_WORDS` words and `BACKCHANNEL_S` seconds that ends before the
+other speaker has ended ("mhm", "yes, right") follows the piece that it was said into. The duration limit is that of
+"very short utterances" in Heldner, Edlund, Hjalmarsson and Laskowski, "Very short utterances and timing in
 turn-taking", Interspeech 2011.
 """
 
@@ -29,9 +29,9 @@ BACKCHANNEL_S: Final = 1.0
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of words of one segment. `first_word` is the index in the segment of the first of them.
+    """A run of words of one segment. `first_word` is the index of the first of them in the segment.
 
-    `continues`: it was cut from the words before it.
+    `continues` says that it was cut from the words before it.
     """
 
     channel: int
@@ -46,9 +46,9 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Placed(msgspec.Struct, frozen=True):
-    """A segment with the times by which it is ordered: word starts that never decrease along the channel.
+    """A segment with the times that order it: word starts, which never decrease along a channel.
 
-    `first_word` is the index of its first word in the segment that it is a part of.
+    `first_word` is the index of its first word in the segment of which it is a part.
     """
 
     segment: Segment
@@ -69,7 +69,7 @@ class _Placed(msgspec.Struct, frozen=True):
 
 
 class Ordering:
-    """The segments of one call that are not in order yet. `heard_s` are earlier watermarks, in seconds per channel."""
+    """The segments of one call that are not in order yet. `heard_s` restores the watermarks, in seconds per channel."""
 
     def __init__(self, channels: int, heard_s: list[float] | None = None) -> None:
         self._heard_s = list(heard_s) if heard_s else [0.0] * channels
@@ -79,11 +79,11 @@ class Ordering:
 
     @property
     def heard_s(self) -> list[float]:
-        """Per channel: no later piece of it starts before this time."""
+        """Watermarks in seconds per channel: no later piece of the channel starts before its watermark."""
         return list(self._heard_s)
 
     def add(self, segment: Segment, first_word: int = 0) -> None:
-        """A segment with text, or a part of one. Those of a channel must be added in the channel's order."""
+        """Add a segment with text, or a part of one. A channel's segments must be added in order."""
         channel = segment.channel
         self.heard(channel, segment.start_s)
         starts_s: list[float] = []
@@ -96,22 +96,22 @@ class Ordering:
         self._begun[channel].append(placed)
 
     def heard(self, channel: int, to_s: float) -> None:
-        """Every segment of `channel` that starts before `to_s` has been added."""
+        """Move a watermark: every segment of `channel` that starts before `to_s` was added."""
         self._heard_s[channel] = max(self._heard_s[channel], to_s)
 
     def take(self) -> list[Piece]:
-        """The next pieces in order, as far as they can no longer change."""
+        """Return the next pieces in order, up to the last one that can no longer change."""
         return self._take(self._heard_s)
 
     def drain(self) -> list[Piece]:
-        """All remaining pieces in order: every channel has ended."""
+        """Return all remaining pieces in order. Call once every channel has ended."""
         pieces = self._take([math.inf] * len(self._heard_s))
         for begun in self._begun:
             begun.clear()
         return pieces
 
     def next_start_s(self, channel: int) -> float:
-        """No piece of `channel` that is still to be taken starts before this time."""
+        """Return the earliest time at which a piece of `channel` that was not taken yet can start."""
         if self._ready[channel]:
             return self._ready[channel][0].start_s
         if self._uncut[channel]:
@@ -130,14 +130,14 @@ class Ordering:
         return pieces
 
     def _place(self, channel: int, heard_s: float) -> tuple[float, bool, int]:
-        """By what the channel's next piece is ordered; where it is not known yet, the least that it can be."""
+        """Return the sort key of the channel's next piece, or its lower bound if the piece is not known yet."""
         if self._ready[channel]:
             piece = self._ready[channel][0]
             return piece.start_s, piece.continues, channel
         return (self._uncut[channel][0].onset_s if self._uncut[channel] else heard_s), False, channel
 
     def _cut(self, heard_s: list[float]) -> None:
-        """Cut the segments into which nothing more can start."""
+        """Cut the segments inside which no further segment can start."""
         for channel, waiting in enumerate(self._uncut):
             others = [other for other in range(len(heard_s)) if other != channel]
             frontier_s = min((heard_s[other] for other in others), default=math.inf)
@@ -152,7 +152,7 @@ class Ordering:
                 self._ready[channel].extend(_pieces(placed, cuts_s))
 
     def _forget(self) -> None:
-        """Drop segments that start too early to cut anything that is still to come."""
+        """Drop segments that start too early to cut any later one."""
         for channel, begun in enumerate(self._begun):
             floor_s = min(
                 (self._uncut[other][0].onset_s if self._uncut[other] else self._heard_s[other])
@@ -164,7 +164,7 @@ class Ordering:
 
 
 def _pieces(placed: _Placed, cuts_s: list[float]) -> list[Piece]:
-    """The segment's pieces: before the first cut, and from each cut on. A cut is at or before some word's start."""
+    """Return the pieces before the first cut and from each cut on. Each cut is at or before the start of a word."""
     segment = placed.segment
     if not segment.words:
         return [_piece(placed, 0, 0, segment.text.strip())]
@@ -195,7 +195,10 @@ def _piece(placed: _Placed, first: int, last: int, text: str) -> Piece:
 
 
 def texts_of(text: str, words: Sequence[Word], firsts: Sequence[int]) -> list[str]:
-    """The text of `words` cut before those in `firsts`, the first 0, so that its own spacing and punctuation stay."""
+    """Cut the text of `words` before the words with the indexes `firsts`, the first of which is 0.
+
+    The text's own spacing and punctuation are kept, unless a word is not found in it.
+    """
     if len(firsts) == 1:
         return [text.strip()]
     spoken = [word.text.strip() for word in words]

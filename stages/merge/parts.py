@@ -1,4 +1,4 @@
-"""A segment that was heard of several utterances, taken apart again: each has its own place between other speakers."""
+"""Splits a segment of several utterances into its parts, so that each can be ordered between other speakers."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,18 +10,18 @@ from schemas.segments import Segment
 from stages.merge.ordering import texts_of
 
 _ROUNDED_S = 0.001
-"""Words' times are rounded, those of parts are not."""
+"""Word times are rounded, the times of parts are not."""
 
 
 class SegmentPart(NamedTuple):
-    """The segment as if only this part had been said. `first_word` is the index of its first word in the whole."""
+    """A segment that holds only this part. `first_word` is the index of its first word in the whole segment."""
 
     segment: Segment
     first_word: int
 
 
 def parts_of(segment: Segment) -> Iterator[SegmentPart]:
-    """The parts with words, in order; the segment itself where it is in one piece or has no words."""
+    """Yield the parts that have words, in order. A segment without parts or without words is yielded as it is."""
     places = segment.parts
     if isinstance(places, UnsetType) or not segment.words:
         yield SegmentPart(segment, 0)

@@ -1,7 +1,7 @@
-"""Turns of one channel on which several speak, cut by who speaks when.
+"""Cuts the turns of a channel with several speakers by speaker.
 
-A word is said by whom its time overlaps most with, else by the speaker nearest to it, within a second. Turns that were
-published while the call went on keep their id where they begin with the same word.
+A word belongs to the speaker with whom its time overlaps most, else to the nearest speaker within a second. Turns that
+were published during the call keep their id where they begin with the same word.
 """
 
 from collections import Counter
@@ -22,14 +22,14 @@ _NEAR_S: Final = 1.0
 
 
 class Speaking:
-    """Who speaks when. Asked for rising times it looks at each stretch about once."""
+    """The speakers of a call over time. For rising times each stretch is looked at about once."""
 
     def __init__(self, stretches: Sequence[SpeakerTurn]) -> None:
         self._stretches = sorted(stretches, key=lambda stretch: stretch.start_s)
         self._first = 0
 
-    def who(self, start_s: float, end_s: float) -> str:
-        """The speaker of what is said from `start_s` to `end_s`. Calls must come with rising `start_s`."""
+    def speaker(self, start_s: float, end_s: float) -> str:
+        """Return the speaker from `start_s` to `end_s`. `start_s` must not decrease from call to call."""
         stretches = self._stretches
         while self._first < len(stretches) and stretches[self._first].end_s < start_s - _NEAR_S:
             self._first += 1
@@ -53,9 +53,15 @@ def turns_by_speaker(
     stretches: Sequence[SpeakerTurn],
     source: SpeakerSource,
 ) -> list[Turn]:
-    """`turns` of one channel, in order, cut where the speaker changes.
+    """Return the turns of one channel, cut where the speaker changes.
 
-    `lengths` are how many words of each of their segments are in them; one with pauses may be in several turns.
+    Args:
+        call: the call.
+        turns: of one channel, in order.
+        lengths: for each segment of each turn, how many of its words are in the turn. A segment with pauses may be in
+            several turns.
+        stretches: the speakers over time.
+        source: how the speakers were told apart.
     """
     speaking = Speaking(stretches)
     names = list(dict.fromkeys([*(stretch.speaker for stretch in stretches), UNKNOWN_SPEAKER]))
@@ -79,15 +85,15 @@ def turns_by_speaker(
 def _pieces(
     turn: Turn, counts: Sequence[int], before: int, speaking: Speaking, names: Sequence[str]
 ) -> Iterator[Piece]:
-    """The turn's runs of words of one segment and one speaker; the speaker's place in `names` is their channel.
+    """Yield the turn's runs of words of one segment and one speaker. A speaker's index in `names` stands for a channel.
 
-    `counts` are the words of each segment, `before` those of the first one that are in turns before.
+    `counts` are the words of each segment, `before` the words of the first segment that are in earlier turns.
     """
     if 0 in counts or not turn.words:
-        speaker = speaking.who(turn.start_s, turn.end_s)
+        speaker = speaking.speaker(turn.start_s, turn.end_s)
         yield _piece(turn, turn.segment_ids[0], before, turn.words, turn.text, names.index(speaker))
         return
-    speakers = [speaking.who(word.start_s, word.end_s) for word in turn.words]
+    speakers = [speaking.speaker(word.start_s, word.end_s) for word in turn.words]
     segment_starts = list(accumulate(counts, initial=0))
     changes = {index for index, pair in enumerate(pairwise(speakers), start=1) if pair[0] != pair[1]}
     firsts = sorted({*segment_starts[:-1], *changes})

@@ -1,10 +1,11 @@
 """The merge stage: one call's segments in, its turns and completed transcript out, numbered 0, 1, 2, ….
 
-Pure: the outputs depend on the inputs and their order alone. Until a call is complete its checkpoint is empty and
-releases nothing: its inputs are small, they are all replayed after a crash, and the runner drops the outputs that the
-bus has. The checkpoint of a completed call releases everything, and stays the checkpoint until the next completion
-should the call be reopened. Where the end was provisional (the idle limit) it holds all that a later revision needs;
-where it was not, only what recognizes repeats.
+Pure: the outputs depend on the inputs and their order alone.
+
+Until a call is complete its checkpoint is empty and releases nothing. Its inputs are small: all are replayed after a
+crash, and the runner drops the outputs that are on the bus already. The checkpoint of a completed call releases
+everything. If the call is reopened, it remains the checkpoint until the next completion. After a provisional end (the
+idle limit) it holds all that a later revision needs, after a final end only what identifies repeats.
 """
 
 import math
@@ -37,10 +38,10 @@ PART_BYTES: Final = 700_000
 """The most JSON in one part of a completed transcript: brokers take records up to 1 MB by default."""
 
 MAX_NAME_CHARACTERS: Final = 200
-"""Of what a transcript takes over from the producer's metadata."""
+"""Longest value that a transcript takes over from the producer's metadata."""
 
 UNDETERMINED: Final = "und"
-"""ISO 639-2 for a language that is not known."""
+"""ISO 639-2 code of an undetermined language."""
 
 
 class MergeStage:
@@ -75,11 +76,11 @@ class MergeProcessor:
         return self._state.complete
 
     def checkpoint(self) -> Checkpoint:
-        """The state at the last completion: the inputs since then are replayed on top of it."""
+        """Return the state at the last completion. Inputs since then are replayed on top of it."""
         return self._checkpoint
 
     async def submit(self, record: SegmentRecord, event: Event) -> AsyncIterator[Output]:
-        """Raises RejectedInput for records before the call was opened or after it is over, or that do not fit it."""
+        """Raise RejectedInput for records before the call was opened or after its final end, or that do not fit it."""
         if event.seq <= self._state.last_input_seq:
             return
         self._check(record)
@@ -104,7 +105,7 @@ class MergeProcessor:
             self._add(record)
         elif isinstance(record, CallChanged):
             if state.opened is not None and record.language is not UNSET:
-                # No language that a producer named is that of the whole call: the words decide.
+                # No language of the producer holds for the whole call: that of most words does.
                 state.opened = msgspec.structs.replace(state.opened, language=None)
             return
         else:
@@ -154,7 +155,7 @@ class MergeProcessor:
             self._ordering.add(part, first_word)
 
     def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
-        """The turns that `pieces`, and the time heard so far, close."""
+        """Yield the turns that `pieces` and the progress of the channels close."""
         revision = self._state.revision
         for piece in pieces:
             closed = self._builder.add(piece, revision=revision)
@@ -254,7 +255,7 @@ class MergeProcessor:
         )
 
     def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:
-        """The turns of each part, so that its record is one that every bus takes."""
+        """Split the turns into parts whose records are small enough for every bus."""
         room = PART_BYTES - len(msgspec.json.encode(msgspec.structs.replace(transcript, turns=[])))
         batches: list[list[Turn]] = [[]]
         used = 0
@@ -273,7 +274,7 @@ class MergeProcessor:
 
 
 def _metadata_text(opened: CallOpened, name: str) -> str:
-    """What the producer's metadata say; a name that is none counts as not given."""
+    """Return a text of the producer's metadata; empty if there is none under that name."""
     text = opened.metadata.get(name)
     return text[:MAX_NAME_CHARACTERS] if isinstance(text, str) else ""
 

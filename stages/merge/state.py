@@ -1,8 +1,8 @@
-"""A call in the merge stage as its checkpoint keeps it: small enough that hours of a call fit one record.
+"""The checkpoint of the merge stage: compact enough that hours of a call fit one record.
 
-Words make up nearly all of it. They are kept in columns, times in whole milliseconds and probabilities in
-ten-thousandths, which is why the stage rounds them so when it takes them. An hour of talk made up for a measurement
-(720 turns, 8,640 words) packs into 130 KB.
+Words make up nearly all of it. They are stored in columns, times in whole milliseconds and probabilities in
+ten-thousandths; the stage rounds words accordingly when it takes them. A synthetic hour of talk (720 turns, 8,640
+words) packs into 130 KB.
 """
 
 import zlib
@@ -17,13 +17,12 @@ from schemas.utterances import CallOpened
 
 
 class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
-    """A call without the pieces and the turn still in work: all there is once it is complete.
+    """A call without its unordered pieces and its open turn: all there is once it is complete.
 
-    `revision` is that of the next completed transcript. `complete` says that nothing came since the last one, `final`
-    that nothing may come.
-    `voiced` are the detected stretches of speech per channel in seconds. `turns` are by channel, also where the end of
-    the call told several speakers on it apart; `lengths` are how many words of each of their segments
-    are in them.
+    `revision` is that of the next completed transcript. `complete` says that no input arrived since the last one,
+    `final` that none may. `voiced` are the detected stretches of speech per channel, in seconds. `turns` are by channel,
+    even if the end of the call told several speakers of a channel apart. For each segment of each turn, `lengths` says
+    how many of its words are in the turn.
     """
 
     opened: CallOpened | None = None
@@ -44,7 +43,7 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
 
 
 class _WordColumns(msgspec.Struct, array_like=True):
-    """The words of all turns. `counts` is the number of each turn's; `steps_ms` are from one start to the next."""
+    """The words of all turns. `counts` has the number of words of each turn, `steps_ms` the time between starts."""
 
     counts: list[int]
     texts: list[str]
@@ -60,14 +59,14 @@ class _Packed(msgspec.Struct, array_like=True):
 
 
 def rounded(word: Word) -> Word:
-    """The word with times and probability as a state can keep them."""
+    """Return the word with its times and probability as a state keeps them."""
     return msgspec.structs.replace(
         word, start_s=round(word.start_s, 3), end_s=round(word.end_s, 3), probability=round(word.probability, 4)
     )
 
 
 def pack(state: MergeState) -> bytes:
-    """All words in `state` must be `rounded`."""
+    """Encode and compress the state. All words in it must be `rounded`."""
     words = [word for turn in state.turns for word in turn.words]
     starts_ms = [round(word.start_s * 1e3) for word in words]
     columns = _WordColumns(
@@ -84,7 +83,7 @@ def pack(state: MergeState) -> bytes:
 
 
 def unpack(data: bytes) -> MergeState:
-    """The inverse of `pack`. Raises msgspec.DecodeError or zlib.error for what `pack` did not make."""
+    """Invert `pack`. Raises msgspec.DecodeError or zlib.error for data that `pack` did not make."""
     packed = msgspec.msgpack.decode(zlib.decompress(data), type=_Packed)
     words = _words(packed.words)
     turns = [

@@ -1,4 +1,4 @@
-"""Joins the ordered pieces of a call into turns: what one speaker says until another takes over."""
+"""Joins the ordered pieces of a call into turns: the speech of one speaker until another takes over."""
 
 from typing import Final
 
@@ -8,14 +8,14 @@ from schemas.transcripts import Turn
 from stages.merge.ordering import Piece
 
 PAUSE_LIMIT_S: Final = 2.0
-"""A speaker who goes on after a longer pause begins a new turn."""
+"""A speaker who continues after a longer pause begins a new turn."""
 
 MAX_TURN_WORDS: Final = 1_000
-"""A longer monologue is continued in a new turn, so that a turn stays far below the size of a record."""
+"""A longer monologue continues in a new turn, so that a turn stays far below the size limit of a record."""
 
 
 class TurnBuilder:
-    """The turn that is being spoken. `roles[channel]` is the speaker's name."""
+    """Builds turns; one is open at a time. `roles[channel]` is the speaker's name."""
 
     def __init__(self, call: CallRef, roles: list[str], lane: Lane = "live") -> None:
         self._call = call
@@ -28,11 +28,11 @@ class TurnBuilder:
 
     @property
     def channel(self) -> int | None:
-        """The channel of the open turn."""
+        """The channel of the open turn; None if none is open."""
         return self._pieces[0].channel if self._pieces else None
 
     def add(self, piece: Piece, *, revision: int) -> Turn | None:
-        """Take the next piece in order; returns the turn that it closes, if any."""
+        """Take the next piece in order. Returns the turn that it closes, if any."""
         closed = None if self._continues(piece) else self.close(revision=revision)
         self._end_s = max(self._end_s, piece.end_s) if self._pieces else piece.end_s
         self._n_words += len(piece.words)
@@ -40,11 +40,11 @@ class TurnBuilder:
         return closed
 
     def settle(self, next_start_s: float, *, revision: int) -> Turn | None:
-        """Close the open turn if its channel's next piece, not before `next_start_s`, comes too late to continue it."""
+        """Close the open turn if a piece of its channel that starts at `next_start_s` or later cannot continue it."""
         return self.close(revision=revision) if next_start_s - self._end_s > PAUSE_LIMIT_S else None
 
     def close(self, *, revision: int) -> Turn | None:
-        """The open turn, if there is one, as it will be published."""
+        """Close the open turn, if there is one, and return it as it will be published."""
         if not self._pieces:
             return None
         pieces, first = self._pieces, self._pieces[0]
@@ -71,7 +71,7 @@ class TurnBuilder:
         return turn
 
     def take_lengths(self) -> list[int]:
-        """Of the turns closed since this was last asked for: how many words of each of their segments are in them."""
+        """Return, for each segment of each turn closed since the last call, how many of its words are in the turn."""
         lengths, self._lengths = self._lengths, []
         return lengths
 
