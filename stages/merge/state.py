@@ -20,9 +20,9 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     """A call without its unordered pieces and its open turn: all there is once it is complete.
 
     `revision` is that of the next completed transcript. `complete` says that no input arrived since the last one,
-    `final` that none may. `voiced` are the detected stretches of speech per channel, in seconds. `turns` are by channel,
-    even if the end of the call told several speakers of a channel apart. For each segment of each turn, `lengths` says
-    how many of its words are in the turn.
+    `final` that none may. `voiced` are the detected stretches of speech per channel, in seconds. `turns` are by
+    channel, even if the end of the call told several speakers of a channel apart. For each segment of each turn,
+    `lengths` says how many of its words are in the turn.
     """
 
     opened: CallOpened | None = None

@@ -1,6 +1,6 @@
-"""Short labels for the turns that a language model reads, and the way back from the labels that it cites.
+"""Short labels for the turns that a language model reads and cites.
 
-The transcript's finest unit with ids is the turn, so a label stands for all segments of one turn.
+The finest unit of a transcript with ids is the turn, so a label stands for all segments of one turn.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ class Citations:
         self.turns = turns
         self._turns = {f"S{number}": turn for number, turn in enumerate(turns, start=1)}
         self.lines = [f"[{label}] {turn.speaker}: {turn.text}" for label, turn in self._turns.items()]
-        """The call as the model reads it: one line per turn."""
+        """The call as the model reads it: one line for each turn."""
         self.speakers = sorted({turn.speaker for turn in turns})
 
     def cited(self, labels: Sequence[str]) -> list[Turn]:
-        """The turns of the labels that exist, each once, in the order of the call."""
+        """Return the turns of the labels, each once, in the order of the call. Unknown labels are ignored."""
         wanted = {label.strip().strip("[]").upper() for label in labels}
         return [turn for label, turn in self._turns.items() if label in wanted]
 
 
 def segment_ids(turns: Sequence[Turn]) -> list[str]:
-    """The ids of all segments of the turns, each once."""
+    """Return the ids of all segments of the turns, each once."""
     return list(dict.fromkeys(segment_id for turn in turns for segment_id in turn.segment_ids))

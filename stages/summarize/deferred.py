@@ -1,7 +1,7 @@
-"""Replaces the stand-ins that were made while the language model could not be used, once it can.
+"""Deferred summaries: replaces extractive summaries once the language model, which was unavailable, is back.
 
-Each input names a completed transcript. It is held, without an acknowledgement, until the model answers; the transcript
-is then read from the bus again. After a crash an input may be worked on twice: the summaries differ in their ids.
+Each input names a completed transcript. It stays unacknowledged until the model is available; then the transcript is
+re-read from the bus. After a crash an input may be processed twice: the two summaries have different ids.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from stages.summarize.writer import SummaryWriter
 ASK_EVERY_S: Final = 10.0
 
 StoredTranscripts = Callable[[SummaryDeferred], AsyncIterator[TranscriptCompleted]]
-"""The parts of the call's completed transcripts that the bus holds, in order, from the deferred one's first on."""
+"""Yields the parts of the call's completed transcripts that the bus holds, in order, from the deferred one on."""
 
 
 class DeferredSummaryStage:
-    """Opens the processors of calls. `ask_every_s` is how long to wait, about, until the model is asked for again."""
+    """Opens the processors of calls. The model is checked about every `ask_every_s` seconds while it is unavailable."""
 
     name = NAME
     topic = SUMMARIES
@@ -47,7 +47,7 @@ class DeferredSummaryStage:
         return DeferredSummaryProcessor(call, self)
 
     async def until_available(self, call_type: str) -> None:
-        """However many calls wait, one of them asks."""
+        """Return once the model is available. However many calls wait, only one of them checks."""
         async with self._asking:
             waiting = False
             while True:
@@ -55,7 +55,7 @@ class DeferredSummaryStage:
                     await self.writer.available(call_type)
                 except LlmUnavailable as error:
                     if not waiting:
-                        self._log.info("summaries wait for the language model", reason=str(error))
+                        self._log.info("summaries deferred until the language model is back", reason=str(error))
                     waiting = True
                     await asyncio.sleep(self._ask_every_s * random.uniform(0.8, 1.2))
                 else:
@@ -63,7 +63,7 @@ class DeferredSummaryStage:
 
 
 class DeferredSummaryProcessor:
-    """One call. It keeps nothing: every input stands alone."""
+    """One call. It has no state: its inputs are independent of each other."""
 
     finished = True
     idle_position = None
@@ -85,7 +85,7 @@ class DeferredSummaryProcessor:
                 yield self._job("failed", {"revision": record.revision, "reason": reason}, event)
                 return
             if transcript.revision > record.revision:
-                return  # it has a summary of its own
+                return  # the newer transcript gets its own summary
             call_type = transcript.call_type
             try:
                 summary = await llm_summary(self._stage.writer, self._call, transcript, urgency=Urgency.DEFERRED)
@@ -99,7 +99,7 @@ class DeferredSummaryProcessor:
             return
 
     async def _transcript(self, record: SummaryDeferred) -> TranscriptCompleted | None:
-        """The deferred transcript, or a newer one; None where parts of it are gone."""
+        """Return the deferred transcript, or a newer one; None if the bus no longer holds all parts of it."""
         parts: dict[int, TranscriptCompleted] = {}
         async for part in self._stage.stored(record):
             if part.revision > record.revision:

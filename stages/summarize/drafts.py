@@ -41,7 +41,7 @@ _Topics = Annotated[list[_Line], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A whole summary. The limits are in the schema that the model must follow, so that it comes to an end."""
+    """A whole summary. The limits are in the schema that the model must follow, so that its answer ends."""
 
     summary: Annotated[str, msgspec.Meta(min_length=1, max_length=SUMMARY_CHARS)]
     key_points: _Points
@@ -53,7 +53,7 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Notes(msgspec.Struct, frozen=True):
-    """What a part of a long call says, or several parts together."""
+    """Notes of one part of a long call, or of several parts together."""
 
     points: Annotated[list[Point], msgspec.Meta(min_length=1, max_length=2 * MAX_ITEMS)]
     actions: _Actions
@@ -61,7 +61,7 @@ class Notes(msgspec.Struct, frozen=True):
 
 
 class RollingDraft(msgspec.Struct, frozen=True):
-    """A call so far."""
+    """A summary of a call so far."""
 
     summary: Annotated[str, msgspec.Meta(min_length=1, max_length=SUMMARY_CHARS)]
     topics: _Topics
@@ -71,7 +71,7 @@ Drafted = TypeVar("Drafted", Draft, Notes, RollingDraft)
 
 
 def decoded(answer: str, kind: type[Drafted]) -> Drafted:
-    """Raises msgspec.MsgspecError for an answer that does not follow the schema or says nothing."""
+    """Decode an answer. Raises msgspec.MsgspecError if it does not follow the schema or its summary is empty."""
     draft = msgspec.json.decode(answer, type=kind)
     if not getattr(draft, "summary", "text").strip():
         raise msgspec.ValidationError("the summary is empty")

@@ -1,8 +1,8 @@
-"""A summary made of the call's own sentences, without a language model: TextRank.
+"""Extractive summaries: the most central sentences of the call, without a language model, by TextRank.
 
-Sentences are ranked by PageRank over their similarity (Mihalcea and Tarau, "TextRank: bringing order into texts",
-EMNLP 2004), the similarity being the cosine of TF-IDF vectors with a threshold (Erkan and Radev, "LexRank", JAIR 22,
-2004). The best are given in the order of the call, each with its speaker.
+Sentences are ranked by PageRank over their similarity (Mihalcea and Tarau, "TextRank: bringing order into texts", EMNLP
+2004). The similarity is the cosine of TF-IDF vectors with a threshold (Erkan and Radev, "LexRank", JAIR 22, 2004). The
+best sentences are given in the order of the call, each with its speaker.
 """
 
 import re
@@ -20,11 +20,11 @@ NO_SPEECH: Final = "No speech in this call."
 TEXT_SENTENCES: Final = 3
 POINT_SENTENCES: Final = 5
 MIN_WORDS: Final = 4
-"""Shorter sentences ("Yes, please.") are only used where there is nothing else."""
+"""Shorter sentences ("Yes, please.") are used only if there are no others."""
 
 SIMILARITY_THRESHOLD: Final = 0.1
 MAX_SENTENCES: Final = 400
-"""The longest sentences of a call that are ranked: work and memory grow with the square of their number."""
+"""Only this many sentences are ranked, the longest: work and memory grow with the square of their number."""
 
 
 class ExtractiveSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class _Sentence(msgspec.Struct, frozen=True):
 
 
 def extractive_summary(turns: list[Turn], *, language: str) -> ExtractiveSummary:
-    """Pick sentences of the call. `language` is an ISO 639-1 code: for English, function words are ignored.
+    """Pick sentences of the call. `language` is an ISO 639-1 code; function words are ignored in English only.
 
     Takes up to a second of CPU for a long call. The same turns give the same summary.
     """
@@ -60,7 +60,7 @@ def extractive_summary(turns: list[Turn], *, language: str) -> ExtractiveSummary
 
 
 def _sentences(turns: list[Turn]) -> list[_Sentence]:
-    """The sentences worth ranking, in order and each wording once."""
+    """Return the sentences worth ranking, in order, each wording once."""
     every = [_Sentence(turn.speaker, text, turn.segment_ids) for turn in turns for text in sentences(turn.text)]
     once = list({(sentence.speaker, sentence.text.casefold()): sentence for sentence in reversed(every)}.values())[::-1]
     whole = [sentence for sentence in once if _n_words(sentence.text) >= MIN_WORDS] or once
@@ -69,12 +69,12 @@ def _sentences(turns: list[Turn]) -> list[_Sentence]:
 
 
 def _n_words(text: str) -> int:
-    """Words between spaces; scripts without spaces count two characters as a word."""
+    """Return the number of words. In scripts without spaces two characters count as a word."""
     return max(len(text.split()), len(re.findall(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]", text)) // 2)
 
 
 def _scores(texts: list[str], language: str) -> list[float]:
-    """The PageRank of each text. Where no text shares a word with another all are equal."""
+    """Return the PageRank of each text. All are equal if no text shares a word with another."""
     import networkx
     from sklearn.feature_extraction.text import TfidfVectorizer
 

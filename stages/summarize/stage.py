@@ -1,12 +1,12 @@
-"""The summarize stage: one final summary for each revision of a call's completed transcript, rolling ones on the way.
+"""The summarize stage: a final summary of each revision of a call's transcript, and rolling summaries during the call.
 
-The number of final summaries depends on the inputs alone; the text of a language model may differ after a replay, but
-the runner publishes each number once. A call is summarized by the language model if there is one that can be used, else
-from its own sentences; `Summary.detail` says why. A stand-in made because the model could not be used *then* is put off
-as well: `stages.summarize.deferred` replaces it. The model's absence or failure is never an error of the call.
+The number of final summaries depends on the inputs alone. A language model may write another text in a replay, but the
+runner publishes each number once. If no language model can be used, the summary is made of the call's own sentences;
+`Summary.detail` says why. If the model may be back later, the summary is deferred as well: `stages.summarize.deferred`
+replaces it. A missing or failing model is never an error of the call.
 
-Rolling summaries have no number: nothing follows from them, and a replay may make others. One is published behind the
-turn that settles after it was written.
+Rolling summaries are unnumbered: no other output depends on them, and a replay may write others. A summary is published
+with the first turn that settles after it was written.
 """
 
 import asyncio
@@ -41,8 +41,9 @@ class SummarizeState(msgspec.Struct, array_like=True, tag="summarize.1"):
 
 
 class SummarizeStage:
-    """Opens the processors of calls; they share the writer. `rolling_turns`: a live call gets a rolling summary as soon
-    as so many turns are new; None for none.
+    """Opens the processors of calls; all share the writer.
+
+    A live call gets a rolling summary for every `rolling_turns` new turns; None for no rolling summaries.
     """
 
     name = NAME
@@ -61,7 +62,7 @@ class SummarizeStage:
 async def llm_summary(
     writer: SummaryWriter, call: CallRef, transcript: TranscriptCompleted, *, urgency: Urgency | None = None
 ) -> Summary:
-    """The final summary of a whole transcript by the language model. Raises LlmError."""
+    """Return the final summary of a whole transcript by the language model. Raises LlmError."""
     usual = Urgency.LIVE if transcript.lane == "live" else Urgency.BATCH
     written = await writer.write(
         transcript.turns,
@@ -95,7 +96,7 @@ async def llm_summary(
 
 
 def summary_detail(summary: Summary) -> dict[str, Any]:
-    """What the ledger says of a summary."""
+    """Return the properties of a summary that the ledger holds."""
     return {
         "revision": summary.revision,
         "method": summary.method,
@@ -107,7 +108,7 @@ def summary_detail(summary: Summary) -> dict[str, Any]:
 
 
 class SummarizeProcessor:
-    """Collects the parts of a call's completed transcripts, and of the turns that settle what is new in a live call."""
+    """Summarizes one call: collects the parts of its completed transcripts, and its turns for rolling summaries."""
 
     def __init__(self, call: CallRef, state: SummarizeState, stage: SummarizeStage) -> None:
         self._call = call
@@ -128,11 +129,11 @@ class SummarizeProcessor:
         return self._last_input_seq >= 0 and self._checkpoint.released == self._last_input_seq + 1
 
     def checkpoint(self) -> Checkpoint:
-        """The state at the last summary: the inputs since then are replayed on top of it."""
+        """Return the state at the last summary. Inputs since then are replayed on top of it."""
         return self._checkpoint
 
     async def submit(self, record: TranscriptRecord, event: Event) -> AsyncIterator[Output]:
-        """Raises RejectedInput for a part whose number cannot be."""
+        """See `stages.protocol`. Raises RejectedInput for a part whose number is impossible."""
         if event.seq <= self._last_input_seq:
             return
         if isinstance(record, TranscriptCompleted) and not 1 <= record.part <= record.parts:
@@ -159,7 +160,7 @@ class SummarizeProcessor:
         )
 
     async def _final(self, transcript: TranscriptCompleted, n_parts: int, event: Event) -> AsyncIterator[Output]:
-        """`n_parts`: how many parts the transcript has, of which some may be missing."""
+        """Yield the outputs for a transcript of `n_parts` parts, of which some may be missing."""
         yield self._job("started", {"revision": transcript.revision, "turns": len(transcript.turns)}, event)
         summary, failure = None, ""
         missing = n_parts - len(self._parts)
@@ -229,8 +230,8 @@ class SummarizeProcessor:
 
 
 class _Rolling:
-    """The summary of a call that goes on. It is written beside the stage's work; what comes meanwhile goes into the
-    next one.
+    """Rolling summaries of a call in progress. Each is written in the background; turns that settle meanwhile go into
+    the next one.
     """
 
     def __init__(self, call: CallRef, stage: SummarizeStage) -> None:
@@ -242,7 +243,7 @@ class _Rolling:
         self._writing: asyncio.Task[RolledSummary] | None = None
 
     def take(self, turn: Turn) -> Output | None:
-        """A settled turn; returns the summary that was written since the last one, if any."""
+        """Take a settled turn. Returns the summary that was completed since the last turn, if any."""
         writer, least = self._stage.writer, self._stage.rolling_turns
         if writer is None or least is None or turn.lane != "live" or not turn.text:
             return None
@@ -263,8 +264,8 @@ class _Rolling:
         writing, self._writing = self._writing, None
         try:
             rolled = writing.result()
-        except LlmError as error:  # the next turns try again; the final summary says why there is none
-            structlog.get_logger("callstream.summarize").info("no rolling summary", reason=str(error))
+        except LlmError as error:  # retried with the next turns; the final summary says why there is none
+            structlog.get_logger("callstream.summarize").info("rolling summary failed", reason=str(error))
             return None
         self._summary = rolled.text
         self._covered += rolled.n_turns
@@ -287,7 +288,7 @@ class _Rolling:
 
 
 def unnumbered(call: CallRef, summary: Summary) -> Output:
-    """A summary beside the call's numbered ones. A model may write another after a crash: that one has another id."""
+    """Return an unnumbered summary. Its id contains a checksum: after a crash a model may write another one."""
     version = zlib.crc32(msgspec.json.encode(summary))
     event_id = call.event_id(NAME, summary.kind, summary.revision, f"{version:08x}")
     return Output(topic=SUMMARIES, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, same_partition=True)

@@ -1,8 +1,8 @@
-"""A summary written by a language model: what it is asked, and what of its answer is believed.
+"""Summaries written by a language model: the requests, and the checks of the answers.
 
-A call that fits the model's context is summarized at once. A longer one is read in windows of turns, each noted down
-with the labels of its turns; the notes are put together until they fit, and summarized. No turn is left out: the server
-tells how long each prompt was, and a window that did not fit is halved.
+A call that fits the model's context is summarized at once. A longer one is read in windows of turns. The model takes
+notes of each, with the labels of its turns; the notes are merged until they fit, and summarized. No turn is left out:
+the server reports the length of each prompt, and a window that did not fit is halved.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ _NOTES_PROMPT: Final = "summary-of-notes-1"
 _ROLLING_PROMPT: Final = "rolling-1"
 
 MAX_DEPTH: Final = 6
-"""Rounds of putting notes together. A round leaves one answer's length for each window, so hours of a call take two."""
+"""Rounds of merging notes. A round reduces each window to one answer, so hours of a call take two rounds."""
 
 
 class WrittenSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A draft after the checks. `windows` is how many parts the call was read in."""
+    """A draft after the checks. The call was read in `windows` parts."""
 
     text: str
     key_points: list[KeyPoint]
@@ -50,7 +50,7 @@ class WrittenSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolledSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A call so far. Of the turns that were given only the first `n_turns` went in: the others did not fit."""
+    """A summary of a call so far. It contains the first `n_turns` of the given turns: the others did not fit."""
 
     text: str
     topics: list[str]
@@ -61,9 +61,13 @@ class RolledSummary(msgspec.Struct, frozen=True, kw_only=True):
 class SummaryWriter:
     """Writes summaries with one or more models.
 
-    `choose` gives the client for a call's type, and whether it is long (does not fit the usual model's context).
-    `judge` says which claims their turns support; it blocks and is run in a thread. `prompt` is the text that asks for
-    a whole summary, where it is not ours, and `prompt_name` what the summary says of it.
+    Args:
+        choose: returns the client for a call type, and for calls too long for the usual model's context (True).
+        judge: says which claims their turns support. It blocks and is run in a thread.
+        limit: number of concurrent requests.
+        prompt_name: name of the prompt, as it stands in summaries.
+        prompt: text of the prompt for a whole summary; by default the one of that name in this package.
+        on_request: called with the outcome ("answered", "overflow" or "failed") and the seconds of each request.
     """
 
     def __init__(
@@ -86,13 +90,13 @@ class SummaryWriter:
         self._log = structlog.get_logger("callstream.summarize")
 
     async def available(self, call_type: str = "") -> None:
-        """Raises LlmUnavailable while the model for calls of this type cannot be used."""
+        """Raise LlmUnavailable while the model for calls of this type cannot be used."""
         await self._choose(call_type, False).check()
 
     async def write(
         self, turns: Sequence[Turn], *, language: str, call_type: str = "", urgency: Urgency = Urgency.LIVE
     ) -> WrittenSummary:
-        """A summary of the whole call. Raises LlmError: see there which of its kinds may pass."""
+        """Return a summary of the whole call. Raises LlmError; its subclasses say which failures may pass."""
         spoken = [turn for turn in turns if turn.text.strip()]
         citations = Citations(spoken)
         asking = _Asking(self, self._choose(call_type, False), citations, language, urgency)
@@ -110,7 +114,7 @@ class SummaryWriter:
         return await self._checked(draft, citations, language, asking.llm.model, windows)
 
     async def roll(self, previous: str, turns: Sequence[Turn], *, language: str) -> RolledSummary:
-        """The summary of a call so far: of the one before, and the turns since then. Raises LlmError."""
+        """Return the summary of a call so far, from the previous one and the turns since then. Raises LlmError."""
         llm = self._choose("", False)
         await llm.check()
         asking = _Asking(self, llm, Citations(turns), language, Urgency.ROLLING)
@@ -195,7 +199,7 @@ class SummaryWriter:
 
 
 class _Asking:
-    """One call and the model that summarizes it."""
+    """The requests for one call to one model."""
 
     def __init__(
         self, writer: SummaryWriter, llm: LlmClient, citations: Citations, language: str, urgency: Urgency
@@ -215,7 +219,7 @@ class _Asking:
         return self.budget.tokens(lines) <= self.room(prompt)
 
     async def ask(self, prompt: str, lines: Sequence[str], kind: type[Drafted]) -> Drafted:
-        """An answer that does not follow the schema is asked for once more. Raises LlmError."""
+        """Ask for an answer; once more if it does not follow the schema. Raises LlmError."""
         system = prompt.replace("{language}", self._language).replace("{speakers}", ", ".join(self._citations.speakers))
         messages: list[Message] = [Message("system", system), Message("user", "\n".join(lines))]
         schema = json_schema(kind)
@@ -231,7 +235,7 @@ class _Asking:
                 raise LlmError(f"the model did not answer with the JSON asked for: {second_error}") from second_error
 
     async def ask_in_parts(self) -> tuple[Draft, int]:
-        """A summary of the notes of the call's parts, and how many parts there were."""
+        """Return a summary of the notes of the call's parts, and the number of parts."""
         notes, windows = await self._noted(prompt_text(_PACKAGE, _WINDOW_PROMPT), self._citations.lines)
         prompt = prompt_text(_PACKAGE, _NOTES_PROMPT)
         for _ in range(MAX_DEPTH):
@@ -245,7 +249,7 @@ class _Asking:
         raise LlmError(f"the notes of the call's {windows} parts do not get short enough for the model's context")
 
     async def _noted(self, prompt: str, lines: Sequence[str]) -> tuple[list[Notes], int]:
-        """Notes of all lines, in order, and in how many windows they were read."""
+        """Return notes of all lines, in order, and the number of windows in which they were read."""
         notes: list[Notes] = []
         read, most = 0, len(lines)
         while read < len(lines):
@@ -270,13 +274,13 @@ def _note_lines(notes: Notes) -> list[str]:
 
 
 def _sentiments(draft: Draft, speakers: Sequence[str]) -> list[SpeakerSentiment]:
-    """Of the speakers that there are, each once."""
+    """Return the sentiment of each speaker of the call that the draft names."""
     found = {name: mood.sentiment for mood in reversed(draft.speakers) if (name := _speaker(mood.speaker, speakers))}
     return [SpeakerSentiment(speaker=name, sentiment=found[name]) for name in speakers if name in found]
 
 
 def _once(claims: Iterable[Claim]) -> list[Claim]:
-    """Those that say something; a small model repeats itself."""
+    """Drop empty and repeated claims: a small model repeats itself."""
     found: dict[str, Claim] = {}
     for claim in claims:
         if claim.text:
@@ -285,7 +289,7 @@ def _once(claims: Iterable[Claim]) -> list[Claim]:
 
 
 def _speaker(name: str, speakers: Sequence[str]) -> str | None:
-    """The speaker of the call that is meant, None where there is no such one."""
+    """Return the speaker of the call with this name; None if there is none."""
     plain = name.strip().casefold().removeprefix("the ")
     return next((speaker for speaker in speakers if speaker.casefold() == plain), None)
 

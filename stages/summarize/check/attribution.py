@@ -1,7 +1,7 @@
-"""Who does what: the sides of a call, in what they say of "me" and "you" and in what is claimed of them.
+"""Attribution: compares who does or says something in a claim with who does in the call.
 
-A call has two sides: the agent, with the house that is spoken for, and the customer. What one says of "I" is about
-their own side, what they say of "you" about the other. English only.
+A call has two sides: the agent, with the company they speak for, and the customer. "I" refers to the speaker's own
+side, "you" to the other. English only.
 """
 
 import re
@@ -22,7 +22,7 @@ _SIDES: Final[dict[str, Side]] = {
     **dict.fromkeys(word_set("customer caller client patient passenger subscriber guest policyholder"), "customer"),
 }
 _HOUSES: Final = word_set("bank clinic hospital company firm store shop airline provider support")
-"""The agent's side too, where a claim says that they do something; in what is said they may be another house."""
+"""Companies: the agent's side if a claim says that they do something. In a turn they may be another company."""
 
 _OWN: Final = word_set("i we")
 _MINE: Final = word_set("my our me us mine ours myself ourselves")
@@ -49,14 +49,14 @@ _SPEECH: Final = frozenset(
         ),
     )
 )
-"""Verbs whose subject says what the claim goes on to tell."""
+"""Verbs whose subject says what follows in the claim."""
 _REPLY: Final = frozenset(
     map(stem, word_set("agree accept confirm refuse decline reject acknowledge understand deny verify"))
 )
-"""Verbs whose subject says something to what the other said."""
+"""Verbs whose subject responds to the other side."""
 
 _SAME: Final = {stem("receive"): "get", stem("phone"): stem("call"), stem("ring"): stem("call")}
-"""Verbs that summaries put in place of others."""
+"""Verbs that summaries use in place of others."""
 _LIGHT: Final = {
     **dict.fromkeys(word_set("have has had"), "have"),
     **dict.fromkeys(word_set("need needs needed"), "need"),
@@ -64,23 +64,23 @@ _LIGHT: Final = {
 _BE: Final = word_set("am is are was were be been being")
 
 REACH: Final = 5
-"""How many words behind its subject a verb may stand: "I am also going to send"."""
+"""Largest distance of a verb from its subject, in words: "I am also going to send"."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A sentence of a turn: whose side says it, and its words with the subjects among them."""
+    """A sentence of a turn: the side that says it, its words, and the sides that they refer to."""
 
     side: Side | None
     words: tuple[str, ...]
     stems: tuple[str, ...]
     subjects: tuple[Side | None, ...]
-    """For each word the side that it names as who does something."""
+    """For each word the side to which it refers as the subject of a verb."""
     owners: tuple[Side | None, ...]
-    """For each word the side that it names at all."""
+    """For each word the side to which it refers in any role."""
 
 
 def side_of(speaker: str) -> Side | None:
-    """None for a speaker that is named by a number or a name: nobody knows which side that is."""
+    """Return a speaker's side; None for a number or a name, whose side is unknown."""
     return _SIDES.get(speaker.casefold().strip())
 
 
@@ -89,7 +89,7 @@ def other(side: Side) -> Side:
 
 
 def names_of(turns: Iterable[tuple[str, str]]) -> dict[str, Side]:
-    """The sides of people who introduce themselves or are greeted, from (speaker, text) pairs."""
+    """Return the sides of people who introduce themselves or are greeted, from (speaker, text) pairs."""
     found: dict[str, Side] = {}
     for speaker, text in turns:
         side = side_of(speaker)
@@ -115,7 +115,7 @@ _GREETED: Final = re.compile(
 
 
 def lines_of(speaker: str, text: str) -> list[Line]:
-    """The sentences of a turn, with who acts in them as far as "I" and "you" tell."""
+    """Return the sentences of a turn, with the sides to which "I" and "you" refer."""
     side = side_of(speaker)
     lines = []
     for sentence in sentences(text):
@@ -144,12 +144,12 @@ def _deictic(said: Sequence[str], index: int, word: str, side: Side) -> tuple[Si
 
 def _is_subject(said: Sequence[str], index: int) -> bool:
     before = said[index - 1] if index else ""
-    behind = said[index + 1] if index + 1 < len(said) else ""
-    return not before or before in _BEFORE_SUBJECT or before in _ASKED or behind in _AUXILIARY - {"a", "an", "the"}
+    after = said[index + 1] if index + 1 < len(said) else ""
+    return not before or before in _BEFORE_SUBJECT or before in _ASKED or after in _AUXILIARY - {"a", "an", "the"}
 
 
 class _Mention(msgspec.Struct, frozen=True):
-    """A side that a claim speaks of: where, and whether as what acts, as what owns or as a house."""
+    """A side to which a claim refers: at which word, and whether as an owner or a company."""
 
     side: Side
     index: int
@@ -158,9 +158,13 @@ class _Mention(msgspec.Struct, frozen=True):
 
 
 def misattributed(claim: str, lines: Sequence[Line], around: Sequence[Line], names: dict[str, Side]) -> str | None:
-    """What a claim says of one side that the other said or did, in words; None where nothing speaks against it.
+    """Say in words what a claim attributes to the wrong side; None if there is no objection.
 
-    `lines` are what the claim cites, `around` is that with the questions it answers; `names` are those of the sides.
+    Args:
+        claim: the claim.
+        lines: the sentences that it cites.
+        around: the same, and the questions that they answer.
+        names: names of people, with their sides.
     """
     if not lines or any(line.side is None for line in lines):
         return None
@@ -198,7 +202,7 @@ def _of_self(line: Line) -> bool:
 
 
 def _mentions(claim: str, said: Sequence[str], names: dict[str, Side]) -> list[_Mention]:
-    """Sides that stand as subject or owner in a claim; those that something is done to or for are left out."""
+    """Return the sides that are subjects or owners in a claim, but not objects."""
     owning = {match[1].casefold() for match in re.finditer(r"(\w+)['’]s?\b", claim)}
     capitals = {match[0].casefold() for match in re.finditer(r"\b[A-Z]\w+", claim)}
     names = {name: side for name, side in names.items() if name in capitals}
@@ -225,29 +229,29 @@ def _mentions(claim: str, said: Sequence[str], names: dict[str, Side]) -> list[_
 
 
 def _clause(said: Sequence[str], index: int) -> tuple[list[str], str]:
-    """The words behind a subject, from the main verb on. A wish ("would like") counts as the verb.
+    """Return the words after a subject, from the main verb on. A wish ("would like") counts as the verb.
 
-    Of "has a voucher" and "needs the form" it is what is had or needed, and "have" or "need" is told beside it.
+    For "has a voucher" and "needs the form" they begin with the object; "have" or "need" is then the second result.
     """
-    behind = list(said[index + 1 :])
+    after = list(said[index + 1 :])
     if (
-        behind[:2] == ["would", "like"]
-        or behind[:2] == ["would", "rather"]
-        or (behind and behind[0] in _WISHES - {"would"})
+        after[:2] == ["would", "like"]
+        or after[:2] == ["would", "rather"]
+        or (after and after[0] in _WISHES - {"would"})
     ):
-        return ["wants", *behind], ""
+        return ["wants", *after], ""
     through = last = ""
-    while behind and (behind[0] in _AUXILIARY or behind[0].endswith("ly")):
-        word = behind.pop(0)
+    while after and (after[0] in _AUXILIARY or after[0].endswith("ly")):
+        word = after.pop(0)
         through = _LIGHT.get(last, "") if word in ("a", "an", "the") else through
         last = word
-    return behind, through
+    return after, through
 
 
-def _passive(behind: Sequence[str]) -> bool:
-    """Whether what stands behind a subject, up to its verb, says that something is done to it."""
-    auxiliaries = [word for word in behind[:-1] if not word.endswith("ly")]
-    return bool(auxiliaries) and auxiliaries[-1] in _BE and not behind[-1].endswith("ing")
+def _passive(after: Sequence[str]) -> bool:
+    """Return True if the words from a subject to its verb are in the passive."""
+    auxiliaries = [word for word in after[:-1] if not word.endswith("ly")]
+    return bool(auxiliaries) and auxiliaries[-1] in _BE and not after[-1].endswith("ing")
 
 
 def _verb(word: str) -> str:
@@ -255,7 +259,7 @@ def _verb(word: str) -> str:
 
 
 def _doers(verb: str, lines: Sequence[Line], through: str = "") -> set[Side]:
-    """The sides that stand as subject shortly before the verb, wherever it is said, with `through` in between."""
+    """Return the sides that are subjects shortly before the verb in any line, with `through` in between if given."""
     found = set[Side]()
     for line in lines:
         for index, word in enumerate(line.stems):
@@ -271,7 +275,7 @@ def _doers(verb: str, lines: Sequence[Line], through: str = "") -> set[Side]:
 
 
 def _owners(noun: str, lines: Sequence[Line]) -> set[Side]:
-    """The sides whose the noun is: my bill, your last bill."""
+    """Return the sides that own the noun: my bill, your last bill."""
     if not noun or noun in FUNCTION_WORDS:
         return set()
     return {

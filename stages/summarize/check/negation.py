@@ -1,4 +1,4 @@
-"""Whether a claim says yes where the call says no. English only, and only where it is plain."""
+"""Negation: finds claims that affirm what the call denies, or deny what it affirms. English only, plain cases only."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -21,17 +21,17 @@ _REFUSALS: Final = frozenset(
 _ARTICLES: Final = word_set("the a an my your our his her their its this that any and but before")
 _PRONOUNS: Final = word_set("i we it he she they that this there")
 _OPEN: Final = word_set("if whether when until unless want wants wanted hope hopes ask asks asked wonder wonders")
-"""Words that leave open what happens: "when will I get it" does not say that it came."""
+"""Words that leave open whether something happens: "when will I get it" does not say that it came."""
 _UNREAL: Final = _OPEN | word_set("would could should might may still waiting supposed")
 
 REACH: Final = 3
-"""How many words before its verb a "not" may stand: "do not just throw"."""
+"""Largest distance of a "not" before its verb, in words: "do not just throw"."""
 
 
 def negates(claim: str, cited: Sequence[str], answers: Sequence[tuple[str, str]]) -> str | None:
-    """Why the claim is the opposite of what was said, in words; None where nothing shows it.
+    """Say in words why the claim is the opposite of what was said; None if there is no objection.
 
-    `cited` are the sentences that it rests on, `answers` the (question, answer) pairs among them.
+    `cited` are the sentences that it cites, `answers` the (question, answer) pairs among them.
     """
     claimed = words(claim)
     stems = set(content_stems(claim))
@@ -69,7 +69,7 @@ def negates(claim: str, cited: Sequence[str], answers: Sequence[tuple[str, str]]
 
 
 def _answer(said: Sequence[str]) -> bool | None:
-    """Whether an answer begins with yes or no; "it does not" is a no."""
+    """Return True for an answer that begins with yes, False for no or "it does not", None for any other."""
     if said[:1] and said[0] in ("yes", "yeah", "yep"):
         return True
     if said[:1] and said[0] in ("no", "nope", "not", "never"):
@@ -78,7 +78,7 @@ def _answer(said: Sequence[str]) -> bool | None:
 
 
 def _denied(before: Sequence[str]) -> bool:
-    """Whether a "not" stands before a verb; a noun's article ends what it can reach."""
+    """Return True if a "not" applies to the verb after these words. An article ends its reach."""
     for word in reversed(before):
         if word in _ARTICLES:
             return False
@@ -92,11 +92,11 @@ def _turns_down(said: Sequence[str]) -> bool:
 
 
 def _without_particle(said: list[str]) -> list[str]:
-    """Without the yes or no that an answer begins with."""
+    """Return an answer without its leading yes or no."""
     return said[1:] if said[:1] and said[0] in ("no", "yes", "yeah") else said
 
 
 def answered(question: str, answer: str) -> tuple[str, str] | None:
-    """The pair, where what was said first ends in a question."""
+    """Return (question, answer) if the first text ends in a question."""
     asked = sentences(question)
     return (asked[-1], answer) if asked and asked[-1].endswith("?") else None

@@ -1,7 +1,7 @@
-"""The numbers in a text, however they are written: $142.50 is one hundred forty two dollars and fifty cents.
+"""Numbers and dates in a text, in digits or in words: $142.50 is one hundred forty two dollars and fifty cents.
 
-Times, dates, amounts and spelled digits all come down to strings of digits that can be compared: 5:15, "five fifteen"
-and "a quarter past five" are 515; "September the third" is the month and 3. Units are not kept.
+Times, amounts and spelled digits are reduced to strings of digits that can be compared: 5:15, "five fifteen" and "a
+quarter past five" are 515; "September the third" is the month and 3. Units are dropped.
 """
 
 import re
@@ -42,7 +42,7 @@ _IMPLIED: Final = {
     "a": "1", "an": "1", "once": "1", "single": "1", "another": "1", "both": "2", "twice": "2", "couple": "2",
     "pair": "2", "double": "2", "half": "0.5", "noon": "12", "midnight": "12",
 }  # fmt: skip
-"""What these words allow a claim to say in figures; none of them must itself be found."""
+"""Numbers that a claim may state where the call has these words. A claim with these words needs no number."""
 _REPEATS: Final = {"double": 2, "triple": 3}
 _MONTHS: Final = {
     month[:3]: month
@@ -59,16 +59,16 @@ _TOKEN: Final = re.compile(
 )
 
 MAX_JOINED: Final = 24
-"""Digits that one number is put together from: a card has 16, a bank account up to 24."""
+"""Most digits that are joined to one number: a card has 16, a bank account up to 24."""
 ENDS: Final = 3
-"""Of a longer row of digits that many may be given, from its end: "the card ending in 228"."""
+"""A claim may give at least this many digits from the end of a longer number: "the card ending in 228"."""
 
 _Kind = str
 _Token = tuple[_Kind, str]
 
 
 class Quantities:
-    """What numbers, weekdays and months a text holds."""
+    """The numbers, weekdays and months of a text."""
 
     def __init__(self, text: str) -> None:
         tokens = _tokens(text)
@@ -90,11 +90,11 @@ class Quantities:
 
     @property
     def values(self) -> set[str]:
-        """The numbers, also put together from those that stand side by side."""
+        """The numbers, including those joined from adjacent ones."""
         return self._whole | self._joined
 
     def missing_from(self, said: "Quantities") -> list[str]:
-        """What of a claim's numbers, days and months is in none of what was said."""
+        """Return the numbers, days and months of a claim that do not occur in `said`."""
         missing = sorted(self.dates - said.dates)
         for run in self._runs:
             values = [value for value, _ in run]
@@ -116,7 +116,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _dates(tokens: list[_Token]) -> set[str]:
-    """Months and weekdays. "May" and "March" are months only beside a day or behind a preposition of time."""
+    """Return months and weekdays. "May" and "March" are months only next to a day or after a preposition of time."""
     found = set[str]()
     for index, (kind, word) in enumerate(tokens):
         if kind != "word":
@@ -126,20 +126,20 @@ def _dates(tokens: list[_Token]) -> set[str]:
         elif word in _OTHER_DAYS:
             found.add(word)
         elif word in _MONTH_NAMES or (word in _MONTHS and word not in ("may", "mar", "dec", "jan", "sep")):
-            if word in ("may", "march") and not _beside_a_day(tokens, index):
+            if word in ("may", "march") and not _next_to_a_day(tokens, index):
                 continue
             found.add(_MONTHS[word[:3]])
     return found
 
 
-def _beside_a_day(tokens: list[_Token], index: int) -> bool:
+def _next_to_a_day(tokens: list[_Token], index: int) -> bool:
     before = tokens[index - 1] if index else ("", "")
-    behind = tokens[index + 1 : index + 3]
+    after = tokens[index + 1 : index + 3]
     return (
         before[1] in ("in", "of", "since", "until", "last", "next", "by")
         or _is_number(before)
-        or any(_is_number(token) for token in behind[:1])
-        or (len(behind) == 2 and behind[0][1] == "the" and _is_number(behind[1]))
+        or any(_is_number(token) for token in after[:1])
+        or (len(after) == 2 and after[0][1] == "the" and _is_number(after[1]))
     )
 
 
@@ -149,7 +149,7 @@ def _is_number(token: _Token) -> bool:
 
 
 def _runs(tokens: list[_Token]) -> Iterator[list[tuple[str, bool]]]:
-    """Numbers that stand together, each with whether it may be no number at all ("one", "the first")."""
+    """Yield runs of adjacent numbers, each with True if it may be no number at all ("one", "the first")."""
     run: list[tuple[str, bool]] = []
     at = 0
     while at < len(tokens):
@@ -190,7 +190,7 @@ def _runs(tokens: list[_Token]) -> Iterator[list[tuple[str, bool]]]:
 
 
 def _clock(tokens: list[_Token], at: int) -> tuple[str, int] | None:
-    """Half past seven, a quarter to six."""
+    """Read a time such as half past seven or a quarter to six. Returns it, and the index after it."""
     said = [text for _, text in tokens[at : at + 3]]
     if len(said) < 3 or said[0] not in ("half", "quarter") or said[1] not in ("past", "to", "after"):
         return None
@@ -203,14 +203,14 @@ def _clock(tokens: list[_Token], at: int) -> tuple[str, int] | None:
 
 
 def _time(text: str) -> str:
-    """On a clock of twelve hours, without minutes where they are none."""
+    """Return a time on the 12-hour clock, without minutes if they are zero."""
     hour, minute = text.split(":")
     hours = int(hour) - 12 if 13 <= int(hour) <= 23 else int(hour)
     return str(hours) if minute == "00" else f"{hours}{minute}"
 
 
 def _number(tokens: list[_Token], at: int) -> tuple[str, int] | None:
-    """One number from `at` on, and where it ends: digits, or words up to where another number begins."""
+    """Read one number from `at` on, in digits or words. Returns it, and the index after it."""
     kind, text = tokens[at]
     if kind == "ordinal":
         return _plain(text), at + 1
@@ -229,15 +229,15 @@ def _number(tokens: list[_Token], at: int) -> tuple[str, int] | None:
         scale = _SCALES.get(tokens[at][1], 1) if at < len(tokens) else 1
         return _plain(str(Decimal(f"{int(value)}.{decimals}") * scale)), at + (scale > 1)
     if said[:1] and said[0] in ("dollars", "dollar", "euros", "euro", "pounds", "pound"):
-        behind = at + 2 if said[1:2] == ["and"] else at + 1
-        cents = _cardinal(tokens, behind)
+        after = at + 2 if said[1:2] == ["and"] else at + 1
+        cents = _cardinal(tokens, after)
         if cents and cents[1] < len(tokens) and tokens[cents[1]][1] in ("cents", "cent", "pence", "pennies"):
             return _plain(str(value + cents[0] / 100)), cents[1] + 1
     return _plain(str(value)), at
 
 
 def _cardinal(tokens: list[_Token], at: int) -> tuple[Decimal, int] | None:
-    """`group` is what stands before the next scale word, `last` the size of what was taken last."""
+    """Read a cardinal or ordinal. `group` is the part before the next scale word, `last` the kind of the last word."""
     total, group, last = Decimal(0), Decimal(0), None
     first = at
     while at < len(tokens):

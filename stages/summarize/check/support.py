@@ -1,13 +1,12 @@
-"""Whether what a summary claims follows from the turns that it cites.
+"""The support check: judges if the claims of a summary follow from the turns that they cite.
 
-A claim is held against what was said by rules for what can be told apart exactly (numbers and dates, who said or did
-it, yes and no, names) and by its likeness for the rest: the nearest of the cited turns, their sentences and
-neighbouring pairs as sentence embeddings, and the words in common. It is no proof: a claim that changes the meaning in
-words that no rule knows ("most lines are still down" for "most lines are back") passes. `benchmarks.support` says how
-often.
+Rules compare what can be told apart exactly: numbers and dates, who said or did it, yes and no, names. The rest is
+judged by similarity: sentence embeddings of the claim and of the nearest cited turns, their sentences and neighbouring
+pairs, and the words in common. This is no proof: a claim that changes the meaning in words that no rule knows ("most
+lines are still down" for "most lines are back") passes. `benchmarks.support` measures how often.
 
-Who said it and yes and no are read in English only. Numbers spelled out are, too: in other languages a claim's figures
-are looked for where the transcript writes figures at all.
+Attribution and negation are checked in English only, and numbers in words are read in English only. In other languages
+a claim's digits are compared if the transcript has digits at all.
 """
 
 import difflib
@@ -32,20 +31,20 @@ from stages.text import sentences, word_set
 Signal = Literal["numbers", "names", "speakers", "negation", "embedding", "words"]
 
 LIKE: Final = 0.48
-"""The least score of a supported claim with embeddings."""
+"""Lowest score of a supported claim with embeddings."""
 LIKE_WORDS: Final = 0.22
 """The same for words in common alone."""
 LIKE_FOREIGN: Final = 0.35
-"""The same for another language than English, which the default model knows little of."""
+"""The same for languages other than English, of which the default model knows little."""
 WORDS_SHARE: Final = 0.25
-"""How much of the score is words in common, the rest is the embeddings'."""
+"""Share of words in common in the score; the rest is the similarity of embeddings."""
 
 MAX_PASSAGES: Final = 8
-"""Of what a claim cites that its embedding is compared with, those with the most words in common: bounds the work."""
+"""A claim's embedding is compared with this many cited passages, those with the most words in common."""
 MAX_WORDS: Final = 60
-"""Longer passages are left to their sentences: an embedding of much says little, and of more is cut."""
+"""Longer passages are compared sentence by sentence: an embedding of much text says little of each part."""
 NEAREST: Final = 4
-"""Turns that a claim without citations is held against."""
+"""A claim without citations is compared with this many turns."""
 
 _NAME: Final = re.compile(r"\b[A-Z][a-zà-ÿ]{2,}\b")
 _NO_NAMES: Final = word_set(
@@ -59,7 +58,7 @@ _CAPITALIZING: Final = frozenset(("de", "lb"))
 
 
 class Spoken(Protocol):
-    """A turn of the call, as far as the check needs it; `schemas.transcripts.Turn` is one."""
+    """The properties of a turn that the check needs; `schemas.transcripts.Turn` has them."""
 
     @property
     def speaker(self) -> str: ...
@@ -70,28 +69,28 @@ class Spoken(Protocol):
 
 
 class Support(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a claim. `reason` and `detail` say why it is not supported, `signals` what it was held against."""
+    """The judgement of a claim. `reason` and `detail` say why it is not supported, `signals` what was compared."""
 
     supported: bool
     reason: Doubt | None
     detail: str
     score: float
-    """How like what was said the claim is, from 0 to 1: of claims that a rule objects to by their words alone."""
+    """Similarity to the cited turns, from 0 to 1. For claims to which a rule objects, that of the words alone."""
     signals: tuple[Signal, ...]
 
 
 class SupportCheck:
-    """Judges the claims of summaries, without an embedder by rules and words alone. Safe in several threads."""
+    """Judges the claims of summaries; without an embedder by rules and words alone. Thread-safe."""
 
     def __init__(self, embedder: Embedder | None = None) -> None:
         self._embedder = embedder
 
     def judge(self, claims: Sequence[Claim], turns: Sequence[Spoken], *, language: str = "en") -> list[Support]:
-        """One answer for each claim, in order; `language` is an ISO 639-1 code. A claim that cites nothing is held
-        against the turns nearest to it.
+        """Return a judgement for each claim, in order. Deterministic. Raises what the embedder raises.
 
-        Blocks, for ten claims about half a second of one core. Only what claims cite is embedded, all of it at once,
-        and only where no rule objects. The same input gives the same answer. Raises what the embedder raises.
+        A claim without citations is compared with the turns nearest to it. `language` is an ISO 639-1 code. Blocks:
+        ten claims take about half a second of one core. Only cited passages are embedded, all at once, and only for
+        claims to which no rule objects.
         """
         call = _Call(turns, english=language.split("-")[0] == "en", capitals=language.split("-")[0] in _CAPITALIZING)
         cases = [_Case(claim.text, call, call.cited(claim)) for claim in claims]
@@ -103,14 +102,14 @@ class SupportCheck:
         ]
 
     def _likeness(self, cases: Sequence["_Case"]) -> list[float]:
-        """The greatest cosine of each claim with a passage of what it cites; else its words in common."""
+        """Return each claim's greatest cosine with a cited passage; without an embedder its words in common."""
         texts = list(dict.fromkeys(text for case in cases for text in (case.text, *case.passages)))
         if self._embedder is None or not texts:
             return [case.in_common for case in cases]
         vectors = self._embedder.passages(texts)
-        places = {text: place for place, text in enumerate(texts)}
+        indexes = {text: index for index, text in enumerate(texts)}
         return [
-            float(np.max(vectors[[places[text] for text in case.passages]] @ vectors[places[case.text]]))
+            float(np.max(vectors[[indexes[text] for text in case.passages]] @ vectors[indexes[case.text]]))
             for case in cases
         ]
 
@@ -143,7 +142,7 @@ def judged_by_support(check: Callable[[], SupportCheck]) -> Judge:
 
 
 class _Call:
-    """The turns of a call and what is known of it as a whole."""
+    """The turns of a call, and its names and words as a whole."""
 
     def __init__(self, turns: Sequence[Spoken], *, english: bool, capitals: bool) -> None:
         self.turns = turns
@@ -155,44 +154,44 @@ class _Call:
         self._stems: list[set[str]] | None = None
 
     def cited(self, claim: Claim) -> list[int]:
-        """The places of the turns that a claim rests on, in order."""
+        """Return the indexes of the turns that a claim cites, in order."""
         ids = set(claim.segment_ids)
         if ids:
-            return [place for place, turn in enumerate(self.turns) if ids.intersection(turn.segment_ids)]
+            return [index for index, turn in enumerate(self.turns) if ids.intersection(turn.segment_ids)]
         if self._stems is None:
             self._stems = [_stems_and_numbers(turn.text) for turn in self.turns]
         wanted = _stems_and_numbers(claim.text)
         in_common = [sum(1 / _frequency(self._stems, each) for each in wanted & said) for said in self._stems]
-        ranking = sorted((place for place, much in enumerate(in_common) if much), key=lambda at: (-in_common[at], at))
+        ranking = sorted((index for index, much in enumerate(in_common) if much), key=lambda at: (-in_common[at], at))
         return sorted(ranking[:NEAREST])
 
-    def question_before(self, place: int) -> int | None:
-        """The place of the question that a turn answers."""
-        if place == 0 or self.turns[place - 1].speaker == self.turns[place].speaker:
+    def question_before(self, index: int) -> int | None:
+        """Return the index of the question that a turn answers; None if it answers none."""
+        if index == 0 or self.turns[index - 1].speaker == self.turns[index].speaker:
             return None
-        return place - 1 if self.turns[place - 1].text.rstrip().endswith("?") else None
+        return index - 1 if self.turns[index - 1].text.rstrip().endswith("?") else None
 
     def knows(self, name: str) -> bool:
-        """Whether a name is said or spelled in the call, also if it is written a little differently."""
+        """Return True if a name is said or spelled in the call, in this or a similar spelling."""
         name = name.casefold()
         return name in self._letters or bool(difflib.get_close_matches(name, self._words, n=1, cutoff=_LIKE_NAME))
 
 
 class _Case:
-    """One claim and what it is held against: an answer is read together with the question before it."""
+    """A claim and the turns that it cites. An answer is read together with the question before it."""
 
     def __init__(self, text: str, call: _Call, cited: Sequence[int]) -> None:
         self.text = text
         self.call = call
-        self._cited = [call.turns[place] for place in cited]
-        questions = {place: call.question_before(place) for place in cited}
+        self._cited = [call.turns[index] for index in cited]
+        questions = {index: call.question_before(index) for index in cited}
         self._answers = [
             pair
-            for place, before in questions.items()
-            if before is not None and (pair := answered(call.turns[before].text, call.turns[place].text))
+            for index, before in questions.items()
+            if before is not None and (pair := answered(call.turns[before].text, call.turns[index].text))
         ]
         around = sorted({*cited, *(before for before in questions.values() if before is not None)})
-        self._around = [call.turns[place] for place in around]
+        self._around = [call.turns[index] for index in around]
         self._said = " . ".join(turn.text for turn in self._around)
         self._wanted = _stems_and_numbers(text)
         self.passages = self._nearest(_passages(self._around, english=call.english))
@@ -203,18 +202,18 @@ class _Case:
 
     @property
     def in_common(self) -> float:
-        """The share of the claim's content words, numbers and dates that were said."""
+        """Share of the claim's content words, numbers and dates that occur in the cited turns."""
         return len(self._wanted & _stems_and_numbers(self._said)) / len(self._wanted) if self._wanted else 0.0
 
     def _nearest(self, passages: Sequence[str]) -> list[str]:
         if len(passages) <= MAX_PASSAGES:
             return list(passages)
         much = [len(self._wanted & _stems_and_numbers(passage)) for passage in passages]
-        places = sorted(range(len(passages)), key=lambda place: (-much[place], place))[:MAX_PASSAGES]
-        return [passages[place] for place in sorted(places)]
+        indexes = sorted(range(len(passages)), key=lambda index: (-much[index], index))[:MAX_PASSAGES]
+        return [passages[index] for index in sorted(indexes)]
 
     def objection(self) -> tuple[Doubt, str] | None:
-        """The first rule that speaks against the claim."""
+        """Return the objection of the first rule that the claim breaks."""
         if not self._cited:
             return "citation", "no turn has anything to do with it"
         said = Quantities(self._said)
@@ -234,7 +233,7 @@ class _Case:
         return None
 
     def _names(self) -> list[str]:
-        """Words with a capital that no sentence begins with, or with another such word behind it."""
+        """Return capitalized words inside a sentence, or at its start if another one follows."""
         if self.call.capitals:
             return []
         found = []
@@ -251,7 +250,7 @@ def _lines(turns: Iterable[Spoken]) -> list[Line]:
 
 
 def _passages(turns: Sequence[Spoken], *, english: bool) -> list[str]:
-    """What a claim's embedding is compared with: as it was said, and in English as somebody else would tell it."""
+    """Return the passages to compare with a claim: as they were said, and in English also in the third person."""
     said = [[(turn.speaker, part) for part in sentences(turn.text)] for turn in turns]
     passages: list[str] = []
     for tell in (_as_said, _retold) if english else (_as_said,):
@@ -267,7 +266,7 @@ def _as_said(_speaker: str, text: str) -> str:
 
 
 def _retold(speaker: str, text: str) -> str:
-    """With the sides in place of "I" and "you"."""
+    """Replace "I" and "you" by the sides to which they refer."""
     side = side_of(speaker)
     if side is None:
         return text

@@ -1,4 +1,4 @@
-"""English words and stems, as far as comparing a claim with what was said needs them."""
+"""English words and stems, as far as comparing claims with turns needs them."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ FUNCTION_WORDS: Final = COMMON_WORDS | word_set(
     quite rather really representative since somebody someone something state stated states still tell though
     today told towards upon us well within without yes yours"""
 )
-"""Words in which a claim and what was said need not agree."""
+"""Words that are ignored when a claim is compared with turns."""
 
 _IRREGULAR: Final = {
     form: base
@@ -35,11 +35,11 @@ _IRREGULAR: Final = {
     }.items()
     for form in forms.split()
 }  # fmt: skip
-"""Forms that a stemmer does not lead back to their verb."""
+"""Verb forms that the stemmer does not reduce to their verb."""
 
 
 def words(text: str) -> list[str]:
-    """Words and figures in order, in lower case; a contraction's negation is a word: don't → do, not."""
+    """Return words and numbers in order, in lower case. Contractions are split: don't → do, not."""
     return list(_words(text))
 
 
@@ -59,11 +59,11 @@ def _words(text: str) -> Iterator[str]:
 
 
 def stem(word: str) -> str:
-    """Return a form that most inflections of an English word share, those of irregular verbs included."""
+    """Return a form that most inflections of an English word share, including irregular verbs."""
     return porter_stem(_IRREGULAR.get(word, word))
 
 
 def content_stems(text: str) -> list[str]:
-    """Stems of the words that carry the meaning, each once, in order."""
+    """Return the stems of the words that carry meaning, each once, in order."""
     kept = (word for word in words(text) if word not in FUNCTION_WORDS and len(word) > 1 and not word[0].isdigit())
     return list(dict.fromkeys(stem(word) for word in kept))
