@@ -1,4 +1,4 @@
-"""Texts as vectors: what is meant alike lies close together. Search and the check of summaries rest on it."""
+"""Sentence embeddings: texts as vectors, close together for similar meanings. For search and the support check."""
 
 import threading
 from collections.abc import Sequence
@@ -17,36 +17,36 @@ _BATCH: Final = 32
 
 
 class EmbeddingError(StageError):
-    """The embedding model cannot be used: the operator names another or installs it."""
+    """The embedding model cannot be used. The operator installs it or names another."""
 
 
 class QuestionEmbedder(Protocol):
-    """What makes vectors of texts that look for passages: some models want to be told the difference."""
+    """Embeds questions, which some models embed differently from the passages they look for."""
 
     def questions(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of shape (n, dimensions), one for each text. Blocks; safe in several threads."""
+        """Return unit vectors, float32 of shape (n, dimensions), one for each text. Blocks; thread-safe."""
         ...
 
 
 class Embedder(QuestionEmbedder, Protocol):
-    """A sentence embedding model. `name` and `dimensions` say which vectors can be compared with each other."""
+    """A sentence embedding model. Only vectors of the same `name` and `dimensions` can be compared."""
 
     name: str
     dimensions: int
 
     def passages(self, texts: Sequence[str]) -> Vectors:
-        """As `questions`, for the texts that are looked for."""
+        """As `questions`, for the texts that are searched."""
         ...
 
 
 class SentenceEmbedder:
-    """A model of sentence-transformers: a directory, or the name of one in the hub.
+    """A model of sentence-transformers, from a directory or by its name in the hub.
 
-    Texts longer than the model's window (256 tokens for all-MiniLM-L6-v2, some 190 English words) are cut there.
+    Texts are truncated to the model's window (256 tokens for all-MiniLM-L6-v2, about 190 English words).
     """
 
     def __init__(self, weights: Path | str, *, name: str) -> None:
-        """Raises EmbeddingError where the library or the weights cannot be loaded."""
+        """Raises EmbeddingError if the library or the weights cannot be loaded."""
         try:
             with torch_imports():
                 import torch
@@ -61,7 +61,7 @@ class SentenceEmbedder:
                 self._model: Any = SentenceTransformer(
                     str(weights), device="cpu", local_files_only=isinstance(weights, Path)
                 )
-        except Exception as error:  # the library lets through whatever its own libraries raise
+        except Exception as error:  # whatever the library's own libraries raise
             raise EmbeddingError(f"the embedding model {name} cannot be loaded from {weights}: {error}") from error
         self.name = name
         self.dimensions = int(self._model.get_embedding_dimension())

@@ -1,4 +1,4 @@
-"""What all who load models with torch need: an import that is alone and quiet, and the device that `auto` means."""
+"""Loading models with torch: imports one thread at a time, without warnings; and the device of `auto`."""
 
 import contextlib
 import threading
@@ -10,11 +10,11 @@ _IMPORTING = threading.RLock()
 
 @contextlib.contextmanager
 def torch_imports() -> Iterator[None]:
-    """Around imports that bring torch, and the loading of models that imports as it goes.
+    """Wrap imports of torch, and loading of models, which may import more.
 
-    One thread at a time: transformers makes its names when they are first asked for, and while one thread is at it
-    another finds them missing ("cannot import name 'Pipeline'", seen with 4.57). pyannote warns that it could not
-    decode files without FFmpeg; none are decoded.
+    Admits one thread at a time: transformers creates its names when they are first used, and meanwhile another thread
+    finds them missing ("cannot import name 'Pipeline'", seen with 4.57). Suppresses pyannote's warning that it cannot
+    decode files without FFmpeg: none are decoded.
     """
     with _IMPORTING, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed correctly", category=UserWarning)
@@ -22,7 +22,7 @@ def torch_imports() -> Iterator[None]:
 
 
 def torch_device(name: str) -> str:
-    """`auto` is a GPU where torch sees one."""
+    """Return the device of a name: `auto` is a GPU if torch sees one, else the CPU."""
     with torch_imports():
         import torch
 

@@ -1,4 +1,4 @@
-"""Questions over calls, answered by a language model from the passages that search finds."""
+"""Answers to questions about calls: a language model reads the passages that search finds."""
 
 from collections.abc import Sequence
 from typing import Annotated, Final
@@ -12,8 +12,8 @@ PROMPT: Final = "answer-1"
 NOT_IN_THE_CALLS: Final = "not in the calls"
 
 LEAST_SIMILARITY: Final = 0.3
-"""Cosine between a question and a window, by all-MiniLM-L6-v2: of 105 questions that a call answers one had no
-window as near (`benchmarks.search`). Most questions without an answer are nearer to something: the model decides."""
+"""Lowest cosine between a question and a window, by all-MiniLM-L6-v2. Of 105 questions that a call answers, one had no
+window above it (`benchmarks.search`). Most questions without an answer are above it too: the model decides."""
 MAX_PASSAGES: Final = 8
 _BYTES_PER_TOKEN: Final = 3
 
@@ -27,7 +27,7 @@ class _Draft(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """`hits` are what the answer rests on; none where the calls do not answer the question."""
+    """An answer and the hits that it cites; none if the calls do not answer the question."""
 
     text: str
     hits: list[Hit]
@@ -40,7 +40,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def answer(llm: LlmClient, question: str, hits: Sequence[Hit]) -> Answer:
-    """Asks the model, unless nothing that was found is about the question. Raises LlmError."""
+    """Answer a question from hits. The model is not asked if no hit is near the question. Raises LlmError."""
     near = [hit for hit in hits if hit.similarity >= LEAST_SIMILARITY][:MAX_PASSAGES]
     if not near:
         return Answer(text=NOT_IN_THE_CALLS, hits=[], model="", detail="nothing that was said is about it")

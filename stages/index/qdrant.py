@@ -1,11 +1,11 @@
-"""A search index in Qdrant, for more windows than one file should hold: a server that any number of workers fill.
+"""A search index in Qdrant, for more windows than one file should hold. Any number of workers may fill it.
 
-A window is a point with its vector, and with its words as a sparse vector of ones: Qdrant weighs those by inverse
-document frequency over the whole collection, so that the product with a question's words is what the words that both
-have weigh, as in `words.by_weight`. Of each call there is a point without vectors that says which transcript of it is
-the newest: what comes again, or late, changes nothing.
+A window is a point with its vector, and with its words as a sparse vector of ones. Qdrant weights these by inverse
+document frequency over the collection, so the product with a question's words is the weight of their common words, as
+in `words.by_weight`. A point without vectors holds the version of each call's newest transcript, so that repeated and
+late updates change nothing.
 
-`model` is part of the collection's name: vectors of two models never meet.
+`model` is part of the collection's name: vectors of two models never mix.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from stages.index.words import LEAST_COVERED, by_weight, idf, stems
 
 TIMEOUT_S: Final = 60
 SEARCH_EF: Final = 128
-"""How many candidates a search of the HNSW graph keeps: see `benchmarks.search`."""
+"""Candidates that a search of the HNSW graph keeps, see `benchmarks.search`."""
 
 _MEANING: Final = "meaning"
 _WORDS: Final = "words"
@@ -42,16 +42,16 @@ _FIELDS: Final = {
 
 
 class QdrantIndex:
-    """See `SearchIndex`. Safe in several threads.
+    """See `SearchIndex`. Thread-safe.
 
-    An update is not one transaction in Qdrant: after an error a part of it may be there, and the same update again
-    mends it.
+    An update is no single transaction in Qdrant. After an error a part of it may be stored; repeating the update
+    completes it.
     """
 
     def __init__(
         self, url: str, *, model: str, dimensions: int, api_key: str | None = None, client: Any = None
     ) -> None:
-        """Connects when it is first used. `client` is for tests."""
+        """Connects on first use. `client` is for tests."""
         self.url = url
         self.collection = _collection(model)
         self._dimensions = dimensions
@@ -68,7 +68,7 @@ class QdrantIndex:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def update(self, updates: Sequence[Update]) -> None:
-        """See `SearchIndex.update`. Raises StageError where Qdrant does not take it."""
+        """See `SearchIndex.update`. Raises StageError if Qdrant does not accept it."""
         with self._asking():
             self._make()
             known = self._newest({update.call for update in updates})
@@ -114,7 +114,7 @@ class QdrantIndex:
             self._client.upsert(self.collection, points=list(points[at : at + 1000]), wait=True)
 
     def forget(self, call: CallRef) -> None:
-        """All there is of the call. Raises StageError."""
+        """Delete all windows of the call. Raises StageError."""
         with self._asking():
             self._make()
             self._client.delete(
@@ -127,12 +127,12 @@ class QdrantIndex:
             )
 
     def is_empty(self) -> bool:
-        """Whether nobody has filled it yet. Raises StageError."""
+        """Return True if nothing was stored yet. Raises StageError."""
         with self._asking():
             return not (self._exists() and self._client.count(self.collection, exact=False).count)
 
     def count(self) -> int:
-        """How many windows there are. Raises StageError."""
+        """Return the number of windows. Raises StageError."""
         with self._asking():
             if not self._exists():
                 return 0
@@ -167,7 +167,7 @@ class QdrantIndex:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
-        """See `Searcher.search`. Raises StageError; what nobody has filled yet has nothing in it."""
+        """See `Searcher.search`. A collection that does not exist yet is empty. Raises StageError."""
         with self._asking():
             if not self._exists():
                 return []
@@ -177,7 +177,7 @@ class QdrantIndex:
                 self.collection,
                 requests=[self._near(vector, wanted), *map(_with_word, asked)],
             )
-            # The product of a word with one that has it is its weight.
+            # The product of a word with a window that contains it is the word's weight.
             weights = [response.points[0].score if response.points else None for response in rarest]
             rankings = [_ids(near), *self._worded(asked, weights, wanted)]
             best = fused(rankings)[:limit]
@@ -238,13 +238,13 @@ class QdrantIndex:
         try:
             yield
         except (ApiException, httpx.HTTPError, OSError) as error:
-            self._made = self._seen = False  # whoever keeps the server may have thrown the collection away
+            self._made = self._seen = False  # the operator may have dropped the collection
             said = " ".join(str(error).split()) or type(error).__name__
-            raise StageError(f"Qdrant at {self.url} does not do what it is asked: {said[:300]}") from error
+            raise StageError(f"Qdrant at {self.url} failed: {said[:300]}") from error
 
 
 def _collection(model: str) -> str:
-    """A name that Qdrant takes, and no two models share."""
+    """Return the collection's name: valid in Qdrant, and different for each model."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", model)
     return f"callstream-{plain}" if plain == model else f"callstream-{plain}-{_digest(model, 4).hex()}"
 
@@ -254,7 +254,7 @@ def _digest(text: str, size: int) -> bytes:
 
 
 def _sparse(words: Sequence[str]) -> models.SparseVector:
-    """Words as ones. Two of four thousand million numbers meet once among a hundred thousand different words."""
+    """Return words as a vector of ones, indexed by a 32-bit hash: a collision or so in a hundred thousand words."""
     numbers = sorted({int.from_bytes(_digest(word, 4), "big") for word in words})
     return models.SparseVector(indices=numbers, values=[1.0] * len(numbers))
 
@@ -292,7 +292,7 @@ def _of_call(call: CallRef) -> list[Any]:
 
 
 def _replaced(call: CallRef, revision: int, complete: bool, *, parts: set[int]) -> models.Filter:
-    """The windows of the call that an update replaces."""
+    """Return a filter for the windows of the call that an update replaces."""
     older = models.FieldCondition(key="revision", range=models.Range(lt=revision))
     gone = sorted({0, *parts}) if complete else []
     same = models.FieldCondition(key="part", match=models.MatchAny(any=gone))

@@ -1,4 +1,4 @@
-"""The questions that a DuckDB search index is asked, as SQL that reads: run by its owner, or for others by Quack."""
+"""Read-only SQL for searches of a DuckDB index, run by its owner, or for other processes through Quack."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from stages.index.words import LEAST_COVERED, STOPWORDS, WORD, by_weight, idf
 Run = Callable[[str], list[tuple[Any, ...]]]
 
 EXACT_BELOW: Final = 20_000
-"""Of fewer windows each is compared: that takes less than a look into the graph is worth."""
+"""Below this number every window is compared: that is fast enough without the graph."""
 
 _COLUMNS: Final = (
     "window_id::VARCHAR, tenant, call_id, revision, part, agent, started_at, start_s, end_s, "
@@ -23,15 +23,16 @@ _COLUMNS: Final = (
 )
 _STEM_CHARACTERS: Final = 5
 _SCANNED_AT_ONCE: Final = 2048
-"""Rows that DuckDB takes from a table at once."""
+"""Rows of one DuckDB vector: the unit of a table scan."""
 
 QUESTION_VECTOR: Final = "question_vector"
-"""SQL's name for the embedding model of the process that owns an index and serves it."""
+"""SQL function that embeds a question, in the process that owns and serves the index."""
 
 
 class AskedWindows:
-    """An index that another process owns, asked with that one's embedding model: loading one takes seconds. See
-    `Searcher` and `QuestionEmbedder`.
+    """An index that another process owns. Questions are embedded there too: loading a model here would take seconds.
+
+    See `Searcher` and `QuestionEmbedder`.
     """
 
     def __init__(self, run: Run) -> None:
@@ -61,13 +62,13 @@ def search(run: Run, vector: Vectors, words: str, filters: Filters, *, limit: in
 
 
 def literal_vector(vector: Vectors) -> str:
-    """As SQL: a text, because DuckDB takes 8 ms for a list of 384 numbers and less than 1 ms for its text."""
+    """Return a vector as SQL text: DuckDB parses a list of 384 numbers in 8 ms, its text in less than 1 ms."""
     return f"'[{','.join(f'{value:.6g}' for value in vector.tolist())}]'::FLOAT[{len(vector)}]"
 
 
 def near(run: Run, asked: str, filters: Filters) -> list[str]:
-    """The ids of the nearest windows. An HNSW graph is only asked where every window counts: filtered afterwards it may
-    give nothing of what there is.
+    """Return the ids of the nearest windows. The HNSW graph is used only without filters: its results would be filtered
+    afterwards, and possibly none be left.
     """
     graphs = [] if filters else run("SELECT name FROM graph.newest")
     if graphs:
@@ -77,8 +78,8 @@ def near(run: Run, asked: str, filters: Filters) -> list[str]:
                 f"ORDER BY array_cosine_distance(vector, {asked}) LIMIT {CANDIDATES}"
             )
         )
-    # In two halves, for two cores: DuckDB gives a thread no less than a row group, which is 122,880 windows. All
-    # vectors have unit length, so that the inner product orders them as the cosine does.
+    # In two halves, for two cores: DuckDB gives each thread at least a row group, which is 122,880 windows. All vectors
+    # have unit length, so the inner product orders them as the cosine does.
     halves = " UNION ALL ".join(
         f"SELECT window_id, array_negative_inner_product(vector, {asked}) AS distance FROM windows "
         f"{_where(filters, f'number // {_SCANNED_AT_ONCE} % 2 = {half}')}"
@@ -88,7 +89,7 @@ def near(run: Run, asked: str, filters: Filters) -> list[str]:
 
 
 def worded(run: Run, words: str, filters: Filters) -> list[list[str]]:
-    """Rankings of the windows with the words that are asked for: see `by_weight`."""
+    """Return rankings of the windows by the words of the question, see `by_weight`."""
     terms = _terms(run, words)
     if not terms:
         return [[], []]
@@ -101,7 +102,7 @@ def worded(run: Run, words: str, filters: Filters) -> list[list[str]]:
 
 
 class _Term(msgspec.Struct, frozen=True):
-    """A word that says something: its stem, and what the text index knows of it."""
+    """A word of the question that carries meaning: its stem, and its id and document frequency in the text index."""
 
     stem: str
     term_id: int | None
@@ -123,7 +124,7 @@ def _terms(run: Run, words: str) -> list[_Term]:
 
 
 def _indexed(run: Run, weights: Mapping[int, float], least: float, filters: Filters) -> list[tuple[str, float]]:
-    """Of the windows that the text index knows: those with at least so much of the weight, and how much."""
+    """Return the windows in the text index whose words weigh at least `least`, with their weight."""
     if sum(weights.values()) < least:
         return []
     weighed = ", ".join(f"({term_id}, {weight!r}::DOUBLE)" for term_id, weight in weights.items())
@@ -140,8 +141,8 @@ def _indexed(run: Run, weights: Mapping[int, float], least: float, filters: Filt
 
 
 def _fresh(run: Run, weights: Mapping[str, float], filters: Filters) -> list[tuple[str, float]]:
-    """How much each of the windows has that came since the text index was built: they are looked through one by one."""
-    # A stem need not begin its word to the end: that of money is monei.
+    """Return the windows added since the text index was built, with their weight. Each is scanned."""
+    # A word need not begin with its whole stem: the stem of money is monei.
     stems = [stem[: min(_STEM_CHARACTERS, max(1, len(stem) - 1))] for stem in weights]
     score = " + ".join(f"contains(lower(strip_accents(text)), {_literal(stem)})::INTEGER" for stem in stems)
     conditions = _where(filters, "number > (SELECT max(upto) FROM text_index)")

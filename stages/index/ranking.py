@@ -1,4 +1,4 @@
-"""What a search index is, seen from who fills it and who asks it, and how rankings are fused."""
+"""The interface of a search index, for indexing and for searching, and the fusion of rankings."""
 
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
@@ -10,13 +10,13 @@ from stages.adapters.embedding import Vectors
 from stages.index.windows import Window
 
 CANDIDATES: Final = 50
-"""How many of each ranking go into the fused one."""
+"""Windows of each ranking that are fused."""
 RRF_K: Final = 60
 """The constant of reciprocal rank fusion, as in Cormack, Clarke and Büttcher, SIGIR 2009."""
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a window must be to count at all; None is no condition. Times are Unix seconds of the call's start."""
+    """Conditions on windows; None is no condition. `since` and `until` are Unix seconds of the call's start."""
 
     tenant: str | None = None
     since: float | None = None
@@ -29,7 +29,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A window that was found. `similarity` is the cosine to the question's vector, `score` what orders the hits."""
+    """A window found by a search. `similarity` is its cosine to the question; hits are ordered by `score`."""
 
     window: Window
     score: float
@@ -37,7 +37,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordWindows(msgspec.Struct, frozen=True):
-    """The windows of one record: of a turn of a call that goes on (part 0), or a part of a completed transcript."""
+    """The windows of one record: a turn of a call in progress (part 0), or a part of a completed transcript."""
 
     call: CallRef
     revision: int
@@ -46,13 +46,15 @@ class RecordWindows(msgspec.Struct, frozen=True):
 
     @property
     def version(self) -> tuple[int, bool]:
-        """What orders the records of a call: one that is greater replaces those before it."""
+        """Orders the records of a call: a record replaces all with a lower version."""
         return self.revision, self.part > 0
 
 
 class Update(RecordWindows, frozen=True):
-    """New windows of one call, with their vectors. They replace what is there of the call from older revisions and,
-    of the same one, from the same part; a completed transcript (part 1 and higher) also replaces part 0.
+    """New windows of one call, with their vectors, shape (windows, dimensions).
+
+    They replace the call's windows of older revisions and, of the same revision, those of the same part. A completed
+    transcript (part 1 and higher) also replaces part 0.
     """
 
     vectors: Vectors
@@ -62,7 +64,7 @@ AnyRecordWindows = TypeVar("AnyRecordWindows", bound=RecordWindows)
 
 
 def without_outdated(records: Sequence[AnyRecordWindows]) -> list[AnyRecordWindows]:
-    """Without those that others among them, of the same call and a greater standing, replace."""
+    """Return the records without those that another record of the same call replaces."""
     newest: dict[CallRef, tuple[int, bool]] = {}
     for record in records:
         newest[record.call] = max(newest.get(record.call, record.version), record.version)
@@ -70,32 +72,36 @@ def without_outdated(records: Sequence[AnyRecordWindows]) -> list[AnyRecordWindo
 
 
 class Searcher(Protocol):
-    """What can be asked. Blocks."""
+    """Searches an index. Blocks."""
 
     def search(self, vector: Vectors, words: str, filters: Filters, *, limit: int) -> list[Hit]:
-        """The best windows for a question of shape (dimensions,), unit length, and the words in it.
+        """Return the best windows for a question.
 
-        Filters apply before anything is ranked.
+        Args:
+            vector: the question's embedding, shape (dimensions,), unit length.
+            words: the question's text.
+            filters: applied before windows are ranked.
+            limit: most windows to return.
         """
         ...
 
 
 class SearchIndex(Searcher, Protocol):
-    """Windows of calls and their vectors. Blocks; filled from one thread at a time."""
+    """Stores windows and their vectors. Blocks. One thread at a time may write."""
 
     def update(self, updates: Sequence[Update]) -> None:
-        """All of it durably, or an error. The same updates again change nothing, and mend what an error left."""
+        """Store all updates durably, or raise. Repeating them changes nothing, or completes them after an error."""
         ...
 
     def count(self) -> int:
-        """How many windows there are."""
+        """Return the number of windows."""
         ...
 
     def close(self) -> None: ...
 
 
 def fused(rankings: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
-    """Reciprocal rank fusion: the ids of several rankings, the best first, each with its score."""
+    """Fuse rankings by reciprocal rank. Returns (id, score), the best first."""
     scores: dict[str, float] = {}
     for ranking in rankings:
         for rank, window_id in enumerate(ranking, start=1):

@@ -1,4 +1,4 @@
-"""Fills the search index: what is said in calls, as they go on and when they are complete, in batches."""
+"""The index stage: fills the search index with turns of live calls and with completed transcripts, in batches."""
 
 from collections.abc import Mapping
 from itertools import accumulate
@@ -25,7 +25,7 @@ _KINDS: Final[dict[str, type[Turn] | type[TranscriptCompleted]]] = {
 
 
 class IndexStage:
-    """Windows of turns, embedded and stored. See `pipeline.runtime.batch_runner.BatchStage`."""
+    """Embeds and stores windows of turns. See `pipeline.runtime.batch_runner.BatchStage`."""
 
     name = NAME
     topics = (TRANSCRIPTS,)
@@ -34,10 +34,10 @@ class IndexStage:
         self._index = index
         self._embedder = embedder
         self._failed: dict[str, Vectors] = {}
-        """What was embedded in vain: the same comes again and again until the index takes it."""
+        """Vectors of texts that the index has not accepted yet: a failed batch is delivered again."""
 
     def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> RecordWindows | None:
-        """None for a turn of a recorded call: its transcript is complete in a moment. Raises RejectedInput."""
+        """Return a record's windows; None for turns of recorded calls: those complete soon. Raises RejectedInput."""
         record_type = headers.get("ce_type", "")
         kind = _KINDS.get(record_type)
         if kind is None:
@@ -61,9 +61,10 @@ class IndexStage:
         return RecordWindows(call, record.revision, 0, windows_of_turn(record, at_s=timestamp_s))
 
     def write(self, records: list[RecordWindows | None]) -> list[Output]:
-        """Embeds and stores what stands of it; on return it is durable. Called from one thread.
+        """Embed and store the newest records of each call; on return they are durable. Call from one thread.
 
-        Who catches up need not embed turns whose transcript is there in the same moment.
+        Outdated records are dropped first: a worker that catches up need not embed turns whose transcript is in the
+        same batch.
         """
         found = without_outdated([record for record in records if record is not None])
         vectors = self._embedded([window.spoken_text for record in found for window in record.windows])

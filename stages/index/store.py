@@ -1,9 +1,9 @@
-"""A search index in one DuckDB file, outside the warehouse: it can be thrown away and made again.
+"""A search index in one DuckDB file, separate from the warehouse: it can be deleted and rebuilt.
 
-The windows and their vectors are rows, and so is what DuckDB's `fts` makes of the words: durable like all rows, but
-blind to windows that came after it was built, which are compared one by one until it is built again. The HNSW graph of
-`vss` is kept in memory and built when the file is opened: its form in a file is experimental and not safe against a
-crash (DuckDB's documentation of `vss`). Until it is there, and below `EXACT_BELOW` windows, every vector is compared.
+Windows and vectors are rows, and so is the text index of DuckDB's `fts`. It is as durable as all rows, but lacks the
+windows added after it was built: those are scanned until it is rebuilt. The HNSW graph of `vss` is kept in memory and
+built when the file is opened: its persistent form is experimental and not safe against crashes (DuckDB's documentation
+of `vss`). Until it is built, and below `EXACT_BELOW` windows, every vector is compared.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from stages.index.words import STOPWORDS_SQL
 
 FILE: Final = "windows.duckdb"
 _SEARCH_EF: Final = 256
-"""Candidates that a search of the graph keeps: of the 10 nearest of 100,000 it finds 89 %, with `vss`'s own 64 71 %."""
+"""Candidates that a search of the graph keeps. It finds 89 % of the 10 nearest of 100,000, with `vss`'s 64 71 %."""
 _FRESH_AT_LEAST: Final = 200
 _FRESH_SHARE: Final = 10
-"""The text index is built again when more than this many windows, and one in so many, came since."""
+"""The text index is rebuilt when more than `_FRESH_AT_LEAST` windows, and one in `_FRESH_SHARE`, are new."""
 
 _SCHEMA: Final = """
 CREATE SEQUENCE IF NOT EXISTS window_numbers;
 CREATE TABLE IF NOT EXISTS windows (
     window_id UUID PRIMARY KEY,
-    number BIGINT NOT NULL,             -- in the order in which they came
+    number BIGINT NOT NULL,             -- in the order of insertion
     tenant VARCHAR NOT NULL,
     call_id VARCHAR NOT NULL,
     revision INTEGER NOT NULL,
@@ -62,16 +62,16 @@ _TEXT_INDEX: Final = (
     r"PRAGMA create_fts_index('windows', 'window_id', 'text', stopwords = 'stopwords', "
     r"ignore = '[^\p{L}\p{N}]+', overwrite = 1)"
 )
-"""By default `fts` takes letters without accents for words, and so no number is found."""
+"""By default `fts` indexes only letters without accents, and no numbers."""
 
 
 class WindowStore(ServedFile):
-    """The file's owner. One thread at a time writes; `search` may be called from others.
+    """The file's owner. One thread at a time may write; `search` may be called from any thread.
 
-    Raises StageError where the file is in use, or was made with another embedding model.
+    Raises StageError if the file is in use, or was made with another embedding model.
     """
 
-    _locks_settings = False  # `fts` builds its index with a setting of its own, again and again
+    _locks_settings = False  # `fts` changes a setting each time it builds its index
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class WindowStore(ServedFile):
         graph: bool = True,
         embedder: QuestionEmbedder | None = None,
     ) -> None:
-        """`graph`: build an HNSW graph where there are many windows: worth it for who asks often. `embedder` makes the
-        vectors of questions for those whom this is served to.
+        """With `graph`, build an HNSW graph over many windows, which pays off for frequent searches. `embedder` embeds
+        the questions of the processes to which the index is served.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
@@ -104,7 +104,7 @@ class WindowStore(ServedFile):
         self._graphs = 0
         try:
             load_extensions(self.connection, ("vss", "fts"))
-            # Vectors hardly get smaller, and to compare them all takes three times as long when they must be unpacked.
+            # Compression hardly shrinks vectors, and makes comparing them all take three times as long.
             self.connection.execute("SET force_compression = 'uncompressed'")
             self._create()
         except BaseException:
@@ -118,7 +118,7 @@ class WindowStore(ServedFile):
         if made and made != [(model, dimensions)]:
             raise StageError(
                 f"the search index {self.path} was made with the embedding model {made[0][0]}, and this is {model}: "
-                "`callstream search --rebuild` makes it anew"
+                "rebuild it with `callstream search --rebuild`"
             )
         if not made:
             execute("INSERT INTO model VALUES (?, ?)", [model, dimensions])
@@ -139,7 +139,7 @@ class WindowStore(ServedFile):
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def update(self, updates: Sequence[Update]) -> None:
-        """See `SearchIndex.update`. Raises what DuckDB raises. After a fatal error the next opens the file again."""
+        """See `SearchIndex.update`. Raises what DuckDB raises. The next use after a fatal error reopens the file."""
         with self._mending():
             with self._writing:
                 changed: set[str] = set()
@@ -152,7 +152,7 @@ class WindowStore(ServedFile):
             self._build_graph()
 
     def _update(self, update: Update) -> set[str]:
-        """The ids of the windows that came or went."""
+        """Apply an update. Returns the ids of the windows that were added or removed."""
         execute = self.connection.execute
         call = [update.call.tenant, update.call.call_id]
         known = execute(
@@ -175,7 +175,7 @@ class WindowStore(ServedFile):
         return ids
 
     def _insert(self, windows: Sequence[Window], vectors: Vectors) -> None:
-        # Column by column in one statement: row by row takes nearly three times as long.
+        # By columns in one statement: by rows it takes nearly three times as long.
         columns = {
             "window_id": ("UUID", [window.window_id for window in windows]),
             "tenant": ("VARCHAR", [window.tenant for window in windows]),
@@ -199,8 +199,8 @@ class WindowStore(ServedFile):
         )
 
     def _update_graph(self, ids: Sequence[str]) -> None:
-        """In a transaction of its own: DuckDB lets one write to one database. Until then a search may find an id that
-        is gone, and leaves it out.
+        """Update the graph in a transaction of its own: DuckDB allows writes to only one database per transaction.
+        Until then a search may find the id of a removed window, and skips it.
         """
         execute = self.connection.execute
         for (name,) in execute("SELECT name FROM graph.newest").fetchall():
@@ -212,7 +212,7 @@ class WindowStore(ServedFile):
     # -- indexes -----------------------------------------------------------------------------------------------------
 
     def _index_words(self) -> None:
-        """Build the text index over all windows, if any came since."""
+        """Rebuild the text index over all windows, if any are new."""
         if not self._fresh():
             return
         upto = self.connection.execute("SELECT max(number) FROM windows").fetchone()[0]
@@ -221,7 +221,7 @@ class WindowStore(ServedFile):
             self.connection.execute("UPDATE text_index SET upto = ?", [upto])
 
     def _build_graph(self) -> None:
-        """Once there are many windows; in a thread of its own: every vector is compared until it is done."""
+        """Build the graph once there are many windows, in a thread. Every vector is compared until it is done."""
         if self._graphs or not self._wants_graph or self.count() < queries.EXACT_BELOW:
             return
         self._graphs += 1
@@ -237,7 +237,7 @@ class WindowStore(ServedFile):
                 f"WITH (metric = 'cosine', ef_search = {_SEARCH_EF})"
             )
             with self._writing, transaction(cursor):
-                # What changed meanwhile; what changes from here on goes into both.
+                # Apply the changes made meanwhile. Later ones go to the table and the graph.
                 cursor.execute(f"DELETE FROM graph.{name} WHERE window_id NOT IN (SELECT window_id FROM windows)")
                 cursor.execute(
                     f"INSERT INTO graph.{name} SELECT window_id, vector FROM windows "
@@ -247,11 +247,12 @@ class WindowStore(ServedFile):
             (windows,) = cursor.execute("SELECT count(*) FROM windows").fetchone()
             self._log.info("search graph built", windows=windows)
         except duckdb.Error as error:
-            self._log.error("the search graph cannot be built: every vector is compared", error=str(error))
+            self._log.error("search graph failed, every vector is compared", error=str(error))
         finally:
             cursor.close()
 
     def until_built(self) -> None:
+        """Wait for a graph under construction."""
         if self._building is not None:
             self._building.join()
 
@@ -262,7 +263,7 @@ class WindowStore(ServedFile):
         return found
 
     def count(self) -> int:
-        """How many windows there are."""
+        """Return the number of windows."""
         found: int = self.connection.execute("SELECT count(*) FROM windows").fetchone()[0]
         return found
 
@@ -273,6 +274,6 @@ class WindowStore(ServedFile):
             return queries.search(lambda sql: cursor.execute(sql).fetchall(), vector, words, filters, limit=limit)
 
     def close(self) -> None:
-        """Waits until a graph that is being built is there."""
+        """Close, after waiting for a graph under construction."""
         self.until_built()
         super().close()

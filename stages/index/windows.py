@@ -1,4 +1,4 @@
-"""What search finds: windows of a few turns, short enough that an embedding model reads all of it."""
+"""Search windows: passages of a few turns, short enough for an embedding model to read as a whole."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -10,19 +10,19 @@ from schemas.transcripts import Turn
 from stages.text import sentences
 
 MAX_WORDS: Final = 25
-"""An embedding of much says little of each thing in it: of 105 questions the right call was among the first five for
-51 % with 25 words, 26 % with 60, 19 % with 120 (`benchmarks.search`). A longer sentence is a window of its own."""
+"""Most words of a window of several sentences. The embedding of a long text says little of each part: of 105 questions
+the right call was among the first five for 51 % with 25 words, 26 % with 60, 19 % with 120 (`benchmarks.search`)."""
 
 MOST_WORDS: Final = 120
-"""Of a sentence: all-MiniLM-L6-v2 reads 256 tokens, some 190 English words."""
+"""Most words of a window of one sentence: all-MiniLM-L6-v2 reads 256 tokens, about 190 English words."""
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """Consecutive turns of a call, or a part of a long one. Times in seconds from the call's start.
+    """Consecutive turns of a call, or a part of a long one. Times are seconds from the call's start.
 
-    `part` is the transcript's part that it is from; 0 for a turn of a call that still goes on. `started_at` is the
-    call's start as Unix time, by the bus's time of the transcript and its length: a transcript is the same on every
-    bus, so it has no time of day in it. Of a turn of a call that goes on it is the bus's time of the turn.
+    `part` is that of the transcript; 0 for a turn of a call in progress. `started_at` is the call's start in Unix time:
+    the bus's time of the transcript less its duration, because a transcript is the same on every bus and holds no time
+    of day. For a turn of a call in progress it is the bus's time of the turn.
     """
 
     window_id: str
@@ -44,12 +44,12 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def spoken_text(self) -> str:
-        """The text without the speakers: what embeddings are made of."""
+        """The text without the speakers, which is embedded."""
         return "\n".join(line.partition(": ")[2] for line in self.text.splitlines())
 
 
 def windows_of(turns: Sequence[Turn], *, revision: int, part: int, agent: str, started_at: float) -> list[Window]:
-    """The windows of a completed transcript, or a part of one; each begins with the last turn of the one before."""
+    """Return the windows of a completed transcript or a part of one. Each begins with the last turn of the previous."""
     return [
         _window(pieces, revision, part, agent, started_at)
         for pieces in _grouped([piece for turn in turns for piece in _pieces(turn)])
@@ -57,12 +57,12 @@ def windows_of(turns: Sequence[Turn], *, revision: int, part: int, agent: str, s
 
 
 def windows_of_turn(turn: Turn, *, at_s: float) -> list[Window]:
-    """A turn of a call that goes on."""
+    """Return the windows of a turn of a call in progress."""
     return [_window([piece], turn.revision, 0, "", at_s) for piece in _pieces(turn)]
 
 
 class _Piece(msgspec.Struct, frozen=True):
-    """A turn, or so much of a long one as a window holds. `number` counts those of the turn."""
+    """A turn, or as much of a long one as a window holds. `number` counts the pieces of the turn."""
 
     turn: Turn
     number: int
@@ -76,7 +76,7 @@ class _Piece(msgspec.Struct, frozen=True):
 
 
 def _pieces(turn: Turn) -> Iterator[_Piece]:
-    """The turn, or its sentences in as few pieces as `MAX_WORDS` allow."""
+    """Yield the turn, or its sentences in as few pieces as `MAX_WORDS` allows."""
     n_words = len(turn.text.split())
     if not n_words:
         return

@@ -1,4 +1,4 @@
-"""Which words of a question count in search, how much, and how windows are ranked by them."""
+"""The words of a question that count in search, their weights, and rankings of windows by them."""
 
 import math
 import re
@@ -10,29 +10,29 @@ from stages.index.ranking import CANDIDATES
 from stages.text import COMMON_WORDS, porter_stem, word_set
 
 WORD: Final = r"[\p{L}\p{N}]+"
-"""As a regular expression of RE2, which DuckDB has."""
+"""A word, as a regular expression of RE2, which DuckDB uses."""
 
 STOPWORDS: Final = COMMON_WORDS | word_set("call called calls same")
-"""Words that are neither searched for nor indexed."""
+"""Words that are neither indexed nor searched."""
 STOPWORDS_SQL: Final = ", ".join(f"'{word}'" for word in sorted(STOPWORDS))
 
 LEAST_COVERED: Final = 0.6
-"""Of what the words that are asked for weigh."""
+"""Least share of the question's weight that the words of a window must have."""
 _ALL: Final = 0.999
 
 
 def idf(n_windows: int, df: int) -> float:
-    """Inverse document frequency as in BM25: what a word weighs that `df` of the windows have."""
+    """Return the inverse document frequency, as in BM25, of a word that occurs in `df` windows."""
     return math.log(1 + (n_windows - df + 0.5) / (df + 0.5))
 
 
 def by_weight(covered: Iterable[tuple[str, float]], whole: float) -> list[list[str]]:
-    """Two rankings: the windows with all words that are asked for, and those with most of their weight.
+    """Return two rankings: the windows with all words of the question, and those with most of their weight.
 
-    `covered` says how much of `whole` each window's words weigh. A window with less than `LEAST_COVERED` of it only
-    shares common words with the question: in the fused ranking it would push away what is meant. Windows are about
-    equally long, so how often a word comes in one says little, and BM25 would ask ten times as long for it
-    (`benchmarks.search`).
+    `covered` has the weight of each window's words, `whole` that of the question's. A window with less than
+    `LEAST_COVERED` of it shares only common words with the question; in the fused ranking it would displace better
+    ones. Windows have about equal length, so the frequency of a word within one says little, and BM25 would take ten
+    times as long for it (`benchmarks.search`).
     """
     ranked = sorted(covered, key=lambda found: -found[1])
     return [
@@ -42,11 +42,11 @@ def by_weight(covered: Iterable[tuple[str, float]], whole: float) -> list[list[s
 
 
 def stems(text: str) -> list[str]:
-    """Return the stems of the words that say something, sorted, each once; as DuckDB's text index makes them."""
+    """Return the stems of the words that count, sorted, each once; equal to those of DuckDB's text index."""
     words = (word for word in re.findall(r"[^\W_]+", text.lower()) if word not in STOPWORDS)
     return sorted({stem for word in words if (stem := porter_stem(_without_accents(word)))})
 
 
 def _without_accents(word: str) -> str:
-    """Return what DuckDB's `strip_accents` does."""
+    """Return the same as DuckDB's `strip_accents`."""
     return "".join(char for char in normalize("NFD", word) if not category(char).startswith("M"))

@@ -1,13 +1,14 @@
-"""What a batch of records changes in the warehouse: pure, so a replay of the same records changes nothing more.
+"""Computes what a batch of records changes in the warehouse. Pure: a replay of the same records changes nothing more.
 
 The rules:
-- A completed transcript is authoritative. When all its parts are there, the call's other turns go, and turns or parts
-  of its or an older revision that come again (a replay after a crash) change nothing.
-- A summary replaces one of its kind of an older revision; of the same one a language model's replaces one without,
-  and else the higher record number, then the later one, stays.
-- A call whose audio cannot be decoded has failed, and so has one of which nothing could be used, until it starts.
-- A job's ledger row is the later of its entries by their own time, in whatever order they are read. The sink's own are
-  written with what they tell of.
+- A completed transcript is authoritative. Once all its parts have arrived, the call's other turns are deleted. Turns or
+  parts of its or an older revision that arrive again (a replay after a crash) change nothing.
+- A summary replaces one of its kind of an older revision. Within a revision, one by a language model replaces one
+  without; else the one with the higher record number stays, then the later one.
+- A call has failed if its audio cannot be decoded. It also counts as failed while all its events were rejected, until
+  an event starts it.
+- A job's ledger row holds the latest of its entries by their own time, in whatever order they are read. The sink's own
+  entries are written in the same transaction as the rows that they are about.
 """
 
 import uuid
@@ -36,7 +37,7 @@ from stages.sink.rows import (
 
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
-    """One record as the sink read it. `at_s` is the bus's Unix time of it: the only clock that a replay repeats."""
+    """A record as read by the sink. `at_s` is the bus's Unix time of it: the only clock that a replay repeats."""
 
     call: CallRef
     record: Turn | TranscriptCompleted | Summary | JobStatus
@@ -49,7 +50,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stored(msgspec.Struct):
-    """What the warehouse holds of the batch's calls before it, by id."""
+    """The rows of the batch's calls that the warehouse holds before it, by id."""
 
     sessions: dict[uuid.UUID, SessionRow] = {}
     parts: dict[uuid.UUID, PartRow] = {}
@@ -58,7 +59,7 @@ class Stored(msgspec.Struct):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """For a call whose transcript was completed: the ids that stay. Its other rows in these tables go."""
+    """The ids that stay of a call whose transcript was completed. Its other rows in these tables are deleted."""
 
     turns: set[uuid.UUID]
     parts: set[uuid.UUID]
@@ -67,7 +68,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct):
-    """Rows to write, by id, and what to remove before (`kept`, by session id)."""
+    """Rows to write, by id. For the sessions in `kept`, all rows but those are deleted first."""
 
     sessions: dict[uuid.UUID, SessionRow] = {}
     turns: dict[uuid.UUID, TurnRow] = {}
@@ -81,9 +82,9 @@ class Changes(msgspec.Struct):
 
 
 class Batch:
-    """Folds arrivals, in the order of their topics, into `changes`, and collects what is to be said after the commit.
+    """Folds arrivals, in the order of their topics, into `changes`. Collects the outputs to publish after the commit.
 
-    `stored` must hold the rows of every call that arrives; it is not changed.
+    `stored` must hold the rows of every call in the batch. It is not changed.
     """
 
     def __init__(self, stored: Stored) -> None:
@@ -145,7 +146,7 @@ class Batch:
             self._say_stored(session, arrival, "transcript", completed.revision, figures)
 
     def _parts(self, call: CallRef, completed: TranscriptCompleted) -> list[PartRow]:
-        """The parts of the revision that are there, this batch's included."""
+        """Return the parts of the revision that have arrived, those of this batch included."""
         found = []
         for number in range(1, completed.parts + 1):
             part_id = call.derived_id("part", completed.revision, number)
@@ -210,7 +211,7 @@ class Batch:
             _describe(session, status)
 
     def _was_undecodable(self, call: CallRef) -> bool:
-        """Whether the separate stage could make nothing of the call's audio; the transcript is empty then."""
+        """Return True if the separate stage could not decode the call's audio; its transcript is then empty."""
         job_id = rows.job_id(call, "separate")
         job = self.changes.jobs.get(job_id) or self._stored.jobs.get(job_id)
         return job is not None and job.status == "failed"
@@ -227,7 +228,7 @@ class Batch:
             detail={"stored": what, "revision": revision, **figures},
             at=arrival.at_s,
         )
-        # In the ledger at once, so that who reads the completed call finds it; reading it again changes nothing.
+        # Written with the rows, so that readers of a completed call find it. Reading it from the topic changes nothing.
         self._job(session, call, record)
         event_id = f"sink/{call.tenant}/{call.call_id}/{what}/{revision}/{arrival.seq}"
         self.outputs.append(Output(topic=STATUS, record=record, event_id=event_id, event_type=JOB_TYPE))
@@ -238,7 +239,7 @@ def _rank(row: SummaryRow) -> tuple[int, bool, int, datetime]:
 
 
 def _describe(session: SessionRow, status: JobStatus) -> None:
-    """Take over what the separate stage says about the call; figures of the completed transcript stay."""
+    """Copy the call's properties from the separate stage; those of the completed transcript have precedence."""
     detail = status.detail
     if status.status in ("completed", "failed"):
         session.reason = _text(detail.get("reason")) or session.reason

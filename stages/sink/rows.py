@@ -1,4 +1,4 @@
-"""The warehouse's rows, named and ordered as the columns of `migrations`, and how records become rows."""
+"""The rows of the warehouse, with the names and order of the columns in `migrations`, and how records become rows."""
 
 import uuid
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from schemas.transcripts import TranscriptCompleted, Turn
 
 
 class SessionRow(msgspec.Struct, kw_only=True):
-    """A call. What is not known yet is None; the only row that is changed in place while a batch is folded."""
+    """A call. Unknown values are None. The only row that is changed in place while a batch is folded."""
 
     id: uuid.UUID
     filename: str | None = None
@@ -145,12 +145,12 @@ Row = SessionRow | TurnRow | PartRow | SummaryRow | JobRow | CallMetricsRow | Ch
 
 
 def utc(unix_s: float) -> datetime:
-    """A TIMESTAMP value: UTC without a zone. Raises ValueError or OverflowError for what is no time of day."""
+    """Return a TIMESTAMP value: UTC without a zone. Raises ValueError or OverflowError if out of range."""
     return datetime.fromtimestamp(unix_s, UTC).replace(tzinfo=None)
 
 
 def turn_row(call: CallRef, turn: Turn) -> TurnRow:
-    """Raises ValueError when the turn's id is not a UUID."""
+    """Return the row of a turn. Raises ValueError if its id is not a UUID."""
     words = [WordValue(w.text, w.start_s, w.end_s, w.probability, w.interpolated) for w in turn.words]
     return TurnRow(
         id=uuid.UUID(turn.turn_id),
@@ -240,13 +240,14 @@ def gap_rows(call: CallRef, completed: TranscriptCompleted) -> list[GapRow]:
 
 
 def job_id(call: CallRef, job: str, stored: str = "") -> uuid.UUID:
-    """The row of a job as a whole; `stored` tells those of the sink apart."""
+    """Return the id of a job's row; `stored` tells the sink's jobs apart."""
     return call.derived_id("job", job, stored)
 
 
 def job_row(call: CallRef, status: JobStatus) -> JobRow:
-    """The ledger entry by itself: a job has one row a call (the sink one for each thing stored), a gap, a
-    rejection or an update its own."""
+    """Return the row of a ledger entry. A call has a row for each job (the sink one for each kind of record stored),
+    and one for each gap, rejection and update.
+    """
     at = utc(status.at)
     if status.status in ("gap", "rejected", "updated"):
         canonical = msgspec.json.encode(status.detail, order="sorted").decode()
@@ -271,7 +272,7 @@ _JOB_ORDER = {"started": 0, "gap": 1, "rejected": 1, "updated": 1, "completed": 
 
 
 def merged_job(stored: JobRow, arrived: JobRow) -> JobRow:
-    """One row of two entries of the same job, whichever arrived first: the later one's status, both ones' figures."""
+    """Merge two entries of a job, whichever arrived first: the status of the later one, the details of both."""
     first, last = sorted((stored, arrived), key=lambda row: (row.updated_at, _JOB_ORDER[row.status]))
     return msgspec.structs.replace(
         last,

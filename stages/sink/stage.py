@@ -1,4 +1,4 @@
-"""The sink: everything published about calls goes into the warehouse, in batches, flushed before acknowledged."""
+"""The sink stage: writes all published records into the warehouse, in batches that are flushed, then acknowledged."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,17 +27,17 @@ _RECORD_TYPES: Final[
 
 
 class Store(Protocol):
-    """Where the rows are: `stages.sink.tables.Tables`."""
+    """Stores rows; implemented by `stages.sink.tables.Tables`."""
 
     def load(self, session_ids: Sequence[uuid.UUID]) -> Stored: ...
 
     def apply(self, changes: Changes) -> None:
-        """All of it durably, or nothing and an error."""
+        """Store all changes durably, or raise an error and store none."""
         ...
 
 
 class SinkStage:
-    """Records of all calls in batches. `write` is to be called from one thread."""
+    """Stores the records of all calls in batches. Call `write` from one thread."""
 
     name = "sink"
     topics = (TRANSCRIPTS, SUMMARIES, STATUS)
@@ -46,9 +46,9 @@ class SinkStage:
         self._store = store
 
     def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Arrival:
-        """A record of one of `topics`; `timestamp_s` is the bus's Unix time of it.
+        """Decode a record of one of `topics`; `timestamp_s` is the bus's Unix time of it.
 
-        Raises RejectedInput for everything that could make a whole batch fail later.
+        Raises RejectedInput for anything that could make a whole batch fail later.
         """
         record_type = headers.get("ce_type", "")
         kind = _RECORD_TYPES.get((topic, record_type))
@@ -66,10 +66,10 @@ class SinkStage:
         return Arrival(call=call, record=record, seq=int(number), at_s=timestamp_s)
 
     def write(self, records: list[Arrival]) -> list[Output]:
-        """Store the batch; on return it is durable. Raises what the store raises, and then nothing was stored.
+        """Store the batch; on return it is durable. If the store raises, nothing was stored.
 
-        Returns a ledger entry for each completed transcript and each final summary that is now stored, to be published
-        before the batch is acknowledged: a replay of the batch returns the same ones again.
+        Returns a ledger entry for each completed transcript and each final summary that is now stored. They must be
+        published before the batch is acknowledged: a replay of the batch returns the same ones.
         """
         batch = Batch(self._store.load(sorted({record.call.session_id for record in records})))
         for record in records:
@@ -82,7 +82,7 @@ _MAX_INTEGER = 2**31 - 1
 
 
 def _check(record: Turn | TranscriptCompleted | Summary | JobStatus, call: CallRef) -> None:
-    """Raises ValueError or OverflowError for values that no column can hold."""
+    """Raise ValueError or OverflowError for values that a column cannot hold."""
     match record:
         case Turn():
             _check_turn(record, call, record.revision)

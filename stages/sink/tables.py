@@ -1,6 +1,6 @@
-"""The warehouse file: the one DuckDB connection that writes, its migrations, and how rows are loaded and stored.
+"""The warehouse file: its one writing DuckDB connection, its migrations, loading and storing of rows.
 
-A transaction is in DuckDB's write-ahead log, synced to disk, when its commit returns.
+When a commit returns, the transaction is in DuckDB's write-ahead log and synced to disk.
 """
 
 import re
@@ -29,16 +29,16 @@ LoadedRow = TypeVar("LoadedRow", SessionRow, PartRow, SummaryRow, JobRow)
 
 
 class FileInUse(StageError):
-    """Another process has the warehouse file open. The operator ends it, or reads through the running instance."""
+    """Another process has the warehouse file open. The operator stops it, or reads through the running instance."""
 
 
 class Tables(ServedFile):
-    """The owner's connection. Not thread-safe: all calls from one thread, or one after the other."""
+    """The owner's connection. Not thread-safe: one call at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file and bring it to the newest schema.
+        """Open or create the file and migrate it to the newest schema.
 
-        Raises FileInUse when another process has it open, StageError when its schema is newer than this code.
+        Raises FileInUse if another process has it open, StageError if its schema is newer than this program.
         """
         self._path = path
         super().__init__()
@@ -57,7 +57,7 @@ class Tables(ServedFile):
             raise
 
     def load(self, session_ids: Sequence[uuid.UUID]) -> Stored:
-        """Raises what DuckDB raises; so does `apply`."""
+        """Return the rows of the sessions. Raises what DuckDB raises, as does `apply`."""
         with self._mending():
             return Stored(
                 sessions=self._by_id("audio_sessions", "id", session_ids, SessionRow),
@@ -67,7 +67,7 @@ class Tables(ServedFile):
             )
 
     def apply(self, changes: Changes) -> None:
-        """One transaction: on return it is durable; on an error nothing was stored."""
+        """Store the changes in one transaction: durable on return. After an error nothing was stored."""
         with self._mending():
             self._apply(changes)
 
@@ -112,7 +112,7 @@ class Tables(ServedFile):
                 execute("INSERT INTO schema_version VALUES (?, ?)", [version, name])
 
     def _types(self) -> dict[str, str]:
-        """For each table the type of a list of its rows, to read staged rows as."""
+        """Return for each table the SQL type of a list of its rows, for decoding staged rows."""
         found = self.connection.execute("""
             SELECT table_name, string_agg('"' || column_name || '" ' || data_type, ', ' ORDER BY column_index)
             FROM duckdb_columns() WHERE NOT internal GROUP BY table_name
@@ -136,7 +136,7 @@ class Tables(ServedFile):
         )
 
     def _upsert(self, table: str, call_column: str, rows: Iterable[Row], session_ids: Sequence[uuid.UUID]) -> None:
-        """Insert or replace by id; rows that are there already, byte for byte, are not written again."""
+        """Insert or replace rows by id. Rows that are stored already, byte for byte, are not rewritten."""
         staged = list(rows)
         for start in range(0, len(staged), _ROWS_PER_STATEMENT):
             block = msgspec.json.encode(staged[start : start + _ROWS_PER_STATEMENT]).decode()
@@ -155,7 +155,7 @@ def _texts(ids: Iterable[uuid.UUID]) -> list[str]:
 
 
 def _migrations() -> dict[int, tuple[str, str]]:
-    """Version to name and script, from the package."""
+    """Return the migrations of the package: (name, script) by version."""
     found = {}
     for file in (resources.files("stages.sink") / "migrations").iterdir():
         if match := _MIGRATION_NAME.fullmatch(file.name):

@@ -1,4 +1,4 @@
-"""What everything that keeps its rows in a DuckDB file needs: transactions, and extensions out of their wheels."""
+"""Transactions, and extensions from their wheels, for all that store rows in a DuckDB file."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from stages.errors import StageError
 
 @contextlib.contextmanager
 def transaction(connection: Any) -> Iterator[None]:
-    """All that is written inside is durable after it; after an error nothing is stored."""
+    """Commit on success: what was written inside is then durable. Roll back after an error."""
     connection.execute("BEGIN")
     try:
         yield
@@ -21,9 +21,9 @@ def transaction(connection: Any) -> Iterator[None]:
 
 
 def load_extensions(connection: Any, names: Sequence[str]) -> None:
-    """Load extensions from where their wheels put them: nothing is copied or downloaded.
+    """Load extensions from their installed wheels. Nothing is copied or downloaded.
 
-    Raises StageError when no wheel of this DuckDB's version is installed.
+    Raises StageError if a wheel of this DuckDB's version is not installed.
     """
     (version,) = connection.execute("SELECT version()").fetchone()
     for name in names:

@@ -1,9 +1,9 @@
 """Read-only SQL for other processes over DuckDB's Quack protocol, served by the process that owns the file.
 
-Quack asks one function about every statement, and about every bulk append (as the text `INSERT INTO …`, seen on
-1.5.5), before it runs. Ours parses the text with DuckDB's own parser and lets through exactly one statement, of the
-SELECT family, that calls no function with an effect and no table function outside a short list. Beside it the
-instance has no access to files or the network, and its settings are locked.
+Before Quack runs a statement or a bulk append (as the text `INSERT INTO …`, seen on 1.5.5), it calls an authorization
+function. Ours parses the text with DuckDB's own parser. It admits exactly one statement, of the SELECT family, that
+calls no function with side effects and no table function outside a short list. In addition, the instance has no access
+to files or the network, and its settings are locked.
 """
 
 import secrets
@@ -38,10 +38,10 @@ _TABLE_FUNCTIONS: Final = (
     "summary",
     "unnest",
 )
-"""What may stand in FROM: reads the catalog or its arguments. Not `query`, which would parse a text of its own."""
+"""Allowed in FROM: functions that read the catalog or their arguments. Not `query`, which parses a text of its own."""
 
 _REFUSED_FUNCTIONS: Final = ("currval", "nextval", "setseed", "sleep_ms", "write_log")
-"""Functions with an effect: DuckDB 1.5.5's `has_side_effects` without identifiers, random numbers and the like."""
+"""Functions with side effects: DuckDB 1.5.5's `has_side_effects` without identifiers, random numbers and the like."""
 
 
 def _quoted(names: tuple[str, ...]) -> str:
@@ -49,7 +49,7 @@ def _quoted(names: tuple[str, ...]) -> str:
 
 
 def authorization_sql() -> str:
-    """Creates the macro. It must be in the database file: Quack calls it on a connection of its own."""
+    """Return the SQL that creates the macro, in the database file: Quack calls it on a connection of its own."""
     return f"""
 CREATE OR REPLACE MACRO {AUTHORIZATION_MACRO}(connection_id, statement) AS coalesce((
     SELECT tree ->> '$.error' = 'false'
@@ -68,15 +68,15 @@ CREATE OR REPLACE MACRO {AUTHORIZATION_MACRO}(connection_id, statement) AS coale
 
 
 def load_extensions(connection: Any) -> None:
-    """Load Quack and the HTTP client that it needs. Raises StageError when a wheel is missing."""
+    """Load Quack and the HTTP client that it needs. Raises StageError if a wheel is missing."""
     files.load_extensions(connection, ("httpfs", "quack"))
 
 
 def serve(connection: Any, token: str, port: int, *, lock_settings: bool = True) -> str:
-    """Serve on 127.0.0.1; returns the URL for ATTACH. The server runs in DuckDB's own threads.
+    """Serve on 127.0.0.1, in DuckDB's own threads. Returns the URL for ATTACH.
 
-    After it the instance cannot open other files and, with `lock_settings`, not change its settings, this connection
-    included. A client can do neither: see above.
+    From then on the instance, this connection included, cannot open other files. With `lock_settings` it cannot change
+    settings either. Clients can do neither in any case.
     """
     url = f"quack:127.0.0.1:{port}"
     load_extensions(connection)
@@ -93,7 +93,7 @@ def stop(connection: Any, url: str) -> None:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
+    """Return a port of the loopback interface on which nothing listens now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -101,7 +101,7 @@ def free_port() -> int:
 
 
 def kept_token(path: Path) -> str:
-    """The token in `path`, readable by its owner only; made on first use, so that clients may keep it."""
+    """Return the token in `path`, a file that only its owner can read. Created on first use; clients may keep it."""
     try:
         token = path.read_text().strip()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A DuckDB file that one process owns, serves to others, and opens again after a fatal error."""
+"""A DuckDB file that one process owns, serves to others, and reopens after a fatal error."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from stages.adapters.duckdb_file import quack
 
 
 class ServedFile:
-    """The owner's connection. `_open` is a subclass's: it sets `connection`, or raises and leaves nothing open."""
+    """The owner's connection. Subclasses implement `_open`: it sets `connection`, or raises and leaves nothing open."""
 
     connection: Any
     _locks_settings: ClassVar[bool] = True
-    """Whether DuckDB's settings are locked while the file is served: see `quack.serve`."""
+    """True if DuckDB's settings are locked while the file is served, see `quack.serve`."""
 
     def __init__(self) -> None:
         self._serving: tuple[str, int] | None = None
@@ -26,15 +26,15 @@ class ServedFile:
         raise NotImplementedError
 
     def serve(self, token: str, port: int) -> str:
-        """Serve read-only SQL to other processes on this machine; returns the URL to ATTACH."""
+        """Serve read-only SQL to other processes on this machine. Returns the URL for ATTACH."""
         self._serving = (token, port)
         self._served = quack.serve(self.connection, token, port, lock_settings=self._locks_settings)
         return self._served
 
     @contextlib.contextmanager
     def _mending(self) -> Iterator[None]:
-        """After a fatal error, such as a checkpoint on a full disk, DuckDB does nothing more until the file is opened
-        again: at the next use.
+        """Wrap each use of the connection. After a fatal error, such as a checkpoint on a full disk, DuckDB refuses
+        everything until the file is reopened; the next use does that.
         """
         if self._broken:
             with contextlib.suppress(duckdb.Error):

@@ -1,4 +1,4 @@
-"""The one file that speaks to Ollama: `stages.adapters.llm.protocol.LlmClient` over the official client."""
+"""An `LlmClient` for Ollama, over the official client."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ _AWAY = (ConnectionError, httpx.HTTPError)
 class OllamaClient:
     """One model on one Ollama server. Requests are aborted after `timeout_s`; the server then stops generating.
 
-    Ollama cuts a prompt that is too long, from its beginning, and answers as if nothing had happened; and it drops the
-    first half of the context when an answer fills it. Both show in the number of prompt tokens that it reports.
+    Ollama truncates a prompt that is too long, from its beginning, without an error. When an answer fills the context,
+    it drops the first half. Both can be told from the number of prompt tokens that it reports.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class OllamaClient:
             raise LlmUnavailable(f"no Ollama answers at {self._url}") from error
 
     async def _limit_context(self) -> None:
-        """A model's context may be shorter than the one asked for: Ollama then takes the model's without a word.
+        """Limit the context to the model's: Ollama silently uses the shorter of both.
 
-        A server that only looks like Ollama may not tell.
+        A server that only imitates Ollama may not report it.
         """
         lengths: list[Any] = []
         with contextlib.suppress(ollama.ResponseError, ValueError):

@@ -1,4 +1,4 @@
-"""Who asks the language model next: a few at a time, the most urgent first."""
+"""Priorities of requests to a language model."""
 
 import asyncio
 import heapq
@@ -9,7 +9,7 @@ from itertools import count
 
 
 class Urgency(IntEnum):
-    """The lower, the sooner. Somebody waits for a live call's summary; nobody for a stand-in's replacement."""
+    """Priorities of requests, the most urgent first. Nobody waits for the replacement of a deferred summary."""
 
     LIVE = 0
     ROLLING = 1
@@ -18,9 +18,9 @@ class Urgency(IntEnum):
 
 
 class PrioritySemaphore:
-    """At most `limit` inside at a time. Of those who wait the most urgent goes first, of equals the one who came first.
+    """A semaphore for `limit` tasks. The most urgent waiting task goes first, of equals the one that came first.
 
-    asyncio has a semaphore and a priority queue and nothing that is both.
+    asyncio has a semaphore and a priority queue, but nothing that is both.
     """
 
     def __init__(self, limit: int = 1) -> None:
@@ -40,19 +40,19 @@ class PrioritySemaphore:
         if self._free and not self._waiting:
             self._free -= 1
             return
-        called = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._arrivals), called))
+        admitted = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (urgency, next(self._arrivals), admitted))
         try:
-            await called
+            await admitted
         except asyncio.CancelledError:
-            if called.done() and not called.cancelled():
-                self._leave()  # it was called and cannot come: the next one may
+            if admitted.done() and not admitted.cancelled():
+                self._leave()  # its slot goes to the next task
             raise
 
     def _leave(self) -> None:
         while self._waiting:
-            _, _, called = heapq.heappop(self._waiting)
-            if not called.done():
-                called.set_result(None)
+            _, _, admitted = heapq.heappop(self._waiting)
+            if not admitted.done():
+                admitted.set_result(None)
                 return
         self._free += 1

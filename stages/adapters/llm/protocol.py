@@ -1,4 +1,4 @@
-"""A language model's server, seen from this stage: what is asked of it and how it fails."""
+"""The interface of a language model's server, and its errors."""
 
 from importlib import resources
 from typing import Any, Literal, Protocol
@@ -7,7 +7,7 @@ import msgspec
 
 
 def prompt_text(package: str, name: str) -> str:
-    """A prompt that lies in a stage's package, of the version in its name. Raises FileNotFoundError."""
+    """Return a prompt of a stage's package. Its name ends with its version. Raises FileNotFoundError."""
     return resources.files(package).joinpath("prompts", f"{name}.md").read_text("utf-8")
 
 
@@ -33,8 +33,9 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model wrote; it may be cut. `prompt_tokens` is the prompt's length by the model's own tokenizer, 0 where
-    the server does not tell.
+    """The text that a model wrote; it may be truncated.
+
+    `prompt_tokens` is the prompt's length by the model's own tokenizer; 0 if the server does not report it.
     """
 
     text: str
@@ -43,17 +44,17 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlmError(Exception):
-    """No usable answer from the language model. The message is the reason, for `Summary.detail`.
+    """The language model gave no usable answer. The message is the reason that `Summary.detail` gives.
 
     LlmError
     ├── LlmUnavailable   the server cannot be used now: the same request may succeed later
-    │   └── LlmMissing   the server is there and does not have the model
+    │   └── LlmMissing   the server answers but does not have the model
     └── LlmOverflow      the prompt does not fit the context: a shorter one may
     """
 
 
 class LlmUnavailable(LlmError):
-    """`passing`: it may be over in a moment, so the request is worth repeating at once."""
+    """With `passing` the failure may be over in a moment: retry the request at once."""
 
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
@@ -78,22 +79,22 @@ class LlmClient(Protocol):
 
     @property
     def context_tokens(self) -> int:
-        """How many tokens a prompt and its answer may have together. May shrink in `check`."""
+        """Most tokens of a prompt and its answer together. May become less in `check`."""
         ...
 
     @property
     def answer_tokens(self) -> int:
-        """How many of them are kept for the answer."""
+        """How many of them are reserved for the answer."""
         ...
 
     async def check(self) -> None:
-        """Raises LlmUnavailable, with the reason, within a few seconds if the server or the model cannot be used."""
+        """Raise LlmUnavailable with the reason, within a few seconds, if the server or the model cannot be used."""
         ...
 
     async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
-        """The model's answer, asked to follow the JSON Schema.
+        """Return the model's answer, which is constrained to the JSON Schema if the server can do that.
 
-        Raises LlmUnavailable, and LlmOverflow for a prompt of which the model did not read everything.
+        Raises LlmUnavailable, and LlmOverflow if the model did not read the whole prompt.
         """
         ...
 

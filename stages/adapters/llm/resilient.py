@@ -1,4 +1,4 @@
-"""A language model behind retries and a circuit breaker: a server in trouble is left alone, and is found again."""
+"""Retries and a circuit breaker around a language model's server."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from stages.adapters.llm.protocol import Completion, LlmClient, LlmMissing, LlmO
 ATTEMPTS: Final = 3
 LONGEST_PAUSE_S: Final = 8.0
 FAILURES: Final = 3
-"""So many failures in a row open the circuit."""
+"""Consecutive failures that open the circuit."""
 REST_S: Final = 30.0
-"""So long nobody asks while it is open; then the next request tries it."""
+"""An open circuit rejects requests for this long. Then one request tries the server."""
 
 STATES: Final = ("closed", "half-opened", "opened")
 
 
 class Circuit:
-    """The circuit breaker of one server, shared by the clients of all models on it.
+    """The circuit breaker of one server, shared by the clients of all its models.
 
-    `changed` is told each new state, one of `STATES`. That a model is missing or a prompt too long does not count
-    against the server.
+    `changed` is called with each new state, one of `STATES`. A missing model or a prompt that is too long is no failure
+    of the server.
     """
 
     def __init__(
@@ -48,9 +48,10 @@ class Circuit:
         changed(STATES[0])
 
     async def call(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns; raises what it raises, and LlmUnavailable while the circuit is open.
+        """Run `work` and return its result. Raises LlmUnavailable while the circuit is open.
 
-        The reason is then that of the last failure: a summary says the same however often its server was asked.
+        The reason is then that of the last failure, so that summaries give the same reason whether or not the server
+        was asked.
         """
         try:
             async with await self._breakers.get_breaker(self.name):
@@ -67,7 +68,7 @@ class Circuit:
 
 
 class ResilientLlm:
-    """An `LlmClient` that repeats what failed in passing, after a random and growing pause."""
+    """An `LlmClient` that retries passing failures with random, growing pauses."""
 
     def __init__(self, client: LlmClient, circuit: Circuit, *, first_pause_s: float = 0.5) -> None:
         self.model = client.model

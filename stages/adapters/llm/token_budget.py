@@ -1,4 +1,4 @@
-"""How much text fits a prompt. Only the model's own tokenizer knows, so what it counted corrects the estimate."""
+"""Estimates of how much text fits a prompt, corrected by the counts of the model's own tokenizer."""
 
 import math
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ from typing import Final
 from stages.adapters.llm.protocol import Completion, Message
 
 BYTES_PER_TOKEN: Final = 3.0
-"""The first estimate: English has about four bytes of UTF-8 to a token, a line's label and speaker fewer."""
+"""Initial estimate: English has about four bytes of UTF-8 per token, the label and speaker of a line fewer."""
 MARGIN: Final = 0.9
 LEAST_SAMPLE_TOKENS: Final = 200
-"""Shorter prompts are mostly the server's own frame around them."""
+"""Shorter prompts do not count: they consist mostly of the server's own frame."""
 FRAME_TOKENS: Final = 64
-"""What the server puts around the messages: roles, separators."""
+"""Tokens that the server adds around the messages: roles, separators."""
 
 
 class TokenBudget:
-    """Estimates the tokens of prompts for one model. After each answer it counts with the densest text seen so far.
+    """Estimates the tokens of prompts for one model, by the densest text seen so far.
 
-    It only plans. Whether a prompt fitted says the server, see `LlmClient.chat`.
+    This is for planning. The server decides if a prompt fits, see `LlmClient.chat`.
     """
 
     def __init__(self) -> None:
         self._densest = math.inf
-        """Bytes per token of the densest text seen."""
+        """Bytes per token of the densest text seen so far."""
 
     @property
     def _bytes_per_token(self) -> float:
@@ -38,14 +38,14 @@ class TokenBudget:
             self._densest = min(self._densest, n_bytes / (answer.prompt_tokens - FRAME_TOKENS))
 
     def overflowed(self, messages: Sequence[Message], *, tokens: int, room: int) -> None:
-        """A prompt that was planned into `room` was too long; `tokens` is the least that it can have had."""
+        """Correct the estimate after a prompt planned for `room` tokens had at least `tokens`."""
         texts = [message.content for message in messages]
         if self.tokens(texts) <= room:
             n_bytes = sum(len(text.encode()) for text in texts)
             self._densest = min(self._bytes_per_token * MARGIN, n_bytes / tokens)
 
     def fitting(self, lines: Sequence[str], *, room: int) -> int:
-        """How many of the first lines fit `room` tokens; at least one."""
+        """Return how many of the first lines fit `room` tokens; at least one."""
         used = 0
         for index, line in enumerate(lines):
             used += self.tokens([line]) - FRAME_TOKENS
