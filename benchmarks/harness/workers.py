@@ -53,11 +53,11 @@ class WorkerProcess:
         held: dict[str, frozenset[int]] = {}
         for line in self.log.read_text(errors="replace").splitlines():
             said = json.loads(line) if line.startswith("{") else {}
-            if said.get("event") == "partitions shared out":
-                held[said["group"]] = frozenset(said["held"])
+            if said.get("event") == "partitions assigned" and "numbers" in said:
+                held[said["group"]] = frozenset(said["numbers"])
             elif said.get("event") == "partitions assigned" and "held" in said:
                 held[said["group"]] = frozenset(number for _, number in said["held"])
-            elif said.get("event") == "the lease could not be renewed in time, its partitions are given up":
+            elif said.get("event") == "lease expired, partitions given up":
                 held[said["group"]] = frozenset()
         return held
 

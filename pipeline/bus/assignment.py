@@ -1,4 +1,4 @@
-"""How one `Bus.run` reads: a task for each partition that its worker holds, for as long as it holds it."""
+"""The reading of one `Bus.run`: a task for each partition, while this worker holds it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,47 +23,47 @@ Store = Callable[[Outgoing, int, Progress | None], Awaitable[None]]
 
 
 class HeldPartition(Partition, Protocol):
-    """A partition as a bus hands it to `read_shared`: the handler's view, and where its records come from."""
+    """A partition that a bus opens for `read_shared`: the handler's view of it, and its records."""
 
     def records(self) -> AsyncIterator[Record]:
-        """Records from the group's floor on, without end."""
+        """Yield records from the group's floor on, without end."""
         ...
 
     def revoke(self) -> None:
-        """From now on `ack` does nothing."""
+        """Make `ack` do nothing and `publish` raise from now on."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Shares(Protocol):
-    """Which partitions this worker holds. Gives up the ones that it no longer holds only after `release`."""
+    """The partitions that this worker holds. Others get a partition that has left `held` only after `release`."""
 
     @property
     def held(self) -> frozenset[TopicPartition]: ...
 
     async def changed(self) -> None:
-        """Returns when `held` is not what it was when this was last called."""
+        """Wait until `held` differs from what it was when this last returned."""
         ...
 
     async def release(self, partitions: set[TopicPartition]) -> None:
-        """These are no longer read; they had left `held` before."""
+        """Give up partitions that have left `held`: they are no longer read."""
         ...
 
     async def close(self) -> None:
-        """Give up everything. All readers have ended."""
+        """Give up everything, after all readers have ended."""
         ...
 
 
 def revoked(partition: Partition) -> BusError:
-    """What publishing for a partition raises that its worker no longer holds."""
+    """Return the error of publishing for a partition that its worker no longer holds."""
     return BusError(f"partition {partition.number} of {partition.topic} is no longer held")
 
 
 async def read_shared(
     shares: Shares, open_partition: Callable[[TopicPartition], Awaitable[HeldPartition]], handler: Handler
 ) -> None:
-    """Read what `shares` holds until cancelled. Raises what a handler or a partition raised, when all have stopped."""
+    """Read the partitions of `shares` until cancelled. Raises what the handler or a partition raised, after all end."""
     readers: dict[TopicPartition, _Reader] = {}
     watch = asyncio.create_task(shares.changed())
     try:
@@ -120,7 +120,7 @@ class _Reader:
 
 
 async def _stop(readers: list[_Reader]) -> None:
-    """Stop readers; a failure of one is raised by whoever looks at its task, not here."""
+    """Stop readers. Their failures are not raised here: `read_shared` looks at the tasks."""
     for reader in readers:
         reader.revoke()
         reader.task.cancel()

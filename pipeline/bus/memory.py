@@ -1,4 +1,4 @@
-"""The reference bus: everything in this process, for tests and as the shortest statement of what a bus does."""
+"""The reference bus: everything in this process, for tests and as the shortest definition of a bus."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,9 +15,9 @@ from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 
 
 class MemoryBus:
-    """Topics, groups and their floors live as long as this object. One event loop.
+    """Keeps topics, groups and their floors as long as it exists, in one event loop. Retention is not applied.
 
-    `partitions` is what a topic gets that nobody gave to `ensure_topics`. Retention is not applied.
+    `partitions` is the number for topics that were not passed to `ensure_topics`.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class MemoryBus:
         self, topic: str, *, key: bytes | None = None, start: tuple[int, int] | None = None
     ) -> AsyncIterator[Record]:
         logs = self._existing(topic).logs
-        held = [list(log) for log in logs] if start is None else [logs[start[0]][start[1] :]]
-        for log in held:
+        snapshot = [list(log) for log in logs] if start is None else [logs[start[0]][start[1] :]]
+        for log in snapshot:
             for record in log:
                 if key is None or record.key == key:
                     yield record
@@ -156,7 +156,7 @@ class _Topic:
         )
 
     async def read(self, number: int, position: int) -> Record:
-        """The record at `position`, waited for, with its lag as of now."""
+        """Wait for the record at `position` and return it with its lag as of now."""
         log = self.logs[number]
         while len(log) <= position:
             self._grown[number].clear()
@@ -213,7 +213,7 @@ class _MemoryPartition:
 
 
 class _Group:
-    """The workers of a group: what each holds, and the floors that they have reached together."""
+    """The workers of a group, and the floors that they have reached together."""
 
     def __init__(self) -> None:
         self.floors: dict[TopicPartition, int] = {}
@@ -226,7 +226,7 @@ class _Group:
         return member
 
     def share_out(self) -> None:
-        """Partition numbers go round robin; a partition moves when its holder has released it."""
+        """Deal partition numbers out in turn. A partition moves once its holder has released it."""
         for index, member in enumerate(self.members):
             member.wanted = {tp for tp in member.partitions if tp.partition % len(self.members) == index}
         for member in self.members:

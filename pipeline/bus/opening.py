@@ -1,4 +1,4 @@
-"""From an address to the bus that is there."""
+"""Connecting to the bus at an address."""
 
 from typing import Final
 
@@ -12,10 +12,16 @@ KAFKA: Final = "kafka://"
 
 
 async def open_bus(url: str, security: BusSecurity, *, replication: int = 1, reconnect_s: float = 30.0) -> Bus:
-    """A connected bus: kafka://HOST:PORT[,HOST:PORT], or NATS by nats:// and tls://.
+    """Return a connected bus.
 
-    `replication` is what topics get that are created through it on Kafka. Raises BusError when nothing answers within
-    `reconnect_s`, ConfigurationError when the broker refuses us or the package for it is not installed.
+    Args:
+        url: kafka://HOST:PORT[,HOST:PORT], or nats:// or tls:// for NATS.
+        security: credentials and TLS.
+        replication: the replication factor of topics that the bus creates on Kafka.
+        reconnect_s: how long an unreachable broker is waited for, now and later.
+
+    Raises BusError if nothing answers within `reconnect_s`, ConfigurationError if the broker refuses us or its package
+    is not installed.
     """
     if not url.startswith(KAFKA):
         from pipeline.bus.nats.bus import JetStreamBus
@@ -33,7 +39,7 @@ async def open_bus(url: str, security: BusSecurity, *, replication: int = 1, rec
 
 
 async def await_bus(url: str, security: BusSecurity, *, reconnect_s: float = 30.0) -> Bus:
-    """The same, however long nothing answers there."""
+    """Return a connected bus, however long its broker is unreachable."""
     while True:
         try:
             return await open_bus(url, security, reconnect_s=reconnect_s)

@@ -1,4 +1,4 @@
-"""How a process shows a broker who it is, and how it knows that the broker is the right one."""
+"""Credentials for a broker, and TLS, by which a client knows that it talks to the right one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,11 +15,11 @@ SaslMechanism = Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"]
 
 
 class BusSecurity(msgspec.Struct, frozen=True, kw_only=True):
-    """What both buses take beside the address. Without anything given: no credentials, no TLS.
+    """Credentials and TLS of a connection, for both brokers. The default is neither.
 
-    `user` and `password` are for NATS and for Kafka's SASL with `sasl`; `credentials` is a NATS .creds file. With
-    `tls` the broker's certificate is checked against `ca_file`, or the system's authorities where it is None, and
-    `cert_file` with `key_file` is shown to the broker (PEM; `key_file` None: the key is in `cert_file`).
+    `user` and `password` are for NATS, and for Kafka's SASL with the mechanism `sasl`. `credentials` is a NATS .creds
+    file. With `tls` the broker's certificate is checked against `ca_file`, or against the system's authorities if that
+    is None, and the client presents `cert_file` with `key_file` (PEM; without `key_file` the key is in `cert_file`).
     """
 
     user: str | None = None
@@ -32,7 +32,7 @@ class BusSecurity(msgspec.Struct, frozen=True, kw_only=True):
     sasl: SaslMechanism = "SCRAM-SHA-512"
 
     def tls_context(self) -> "ssl.SSLContext | None":
-        """The context of TLS connections, None without `tls`. Raises ConfigurationError that names the bad file."""
+        """Return the context of TLS connections, None without `tls`. Raises ConfigurationError naming a bad file."""
         if not self.tls:
             return None
         import ssl
@@ -52,8 +52,8 @@ class BusSecurity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _no_passphrase() -> str:
-    """Without this OpenSSL would ask the terminal."""
-    raise ValueError("the key is encrypted; give it without a passphrase, readable by this user alone")
+    """Refuse to give a passphrase. Without this callback OpenSSL asks on the terminal."""
+    raise ValueError("the key is encrypted; store it without a passphrase, readable by this user alone")
 
 
 def _reason(error: Exception) -> str:

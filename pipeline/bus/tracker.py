@@ -1,8 +1,8 @@
 """The contiguous prefix of acknowledged positions.
 
-Acknowledgements come in any order, because calls run concurrently; what may be committed to a broker is only the
-position before which nothing is open. Faust 0.15.3 commits past a held record in three cases (seen on a real broker),
-so every bus keeps this tracker in front of its own acknowledgement.
+Acknowledgements come in any order, because calls run concurrently. A broker may only be told the position up to which
+everything is acknowledged. Faust 0.15.3 commits past a held record in three cases (seen on a real broker), so every
+bus puts this tracker before its own acknowledgement.
 """
 
 from collections import deque
@@ -11,8 +11,8 @@ from collections import deque
 class PrefixTracker:
     """Positions delivered and acknowledged in one assignment of one partition.
 
-    Positions are delivered in rising order, with holes where the broker has none (compaction, other subjects). Memory
-    is bounded by the positions delivered but not yet in the prefix.
+    Positions are delivered in rising order, with gaps where the broker has none (compaction, other subjects). Memory
+    is bounded by the positions delivered and not in the prefix yet.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class PrefixTracker:
         return self._floor
 
     def deliver(self, position: int) -> bool:
-        """Note a delivery. False for a repeat of one, which must not reach the stage a second time."""
+        """Note a delivery. Returns False for a repeat, which must not reach the stage a second time."""
         if position <= self._delivered:
             return False
         self._delivered = position
@@ -36,7 +36,10 @@ class PrefixTracker:
         return True
 
     def ack(self, position: int) -> int | None:
-        """Note an acknowledgement; returns the new floor if it rose. A repeat, or one never delivered, does nothing."""
+        """Note an acknowledgement; a repeat, or one of a position never delivered, does nothing.
+
+        Returns the new floor, None if it did not rise.
+        """
         if position not in self._open:
             return None
         self._open.discard(position)

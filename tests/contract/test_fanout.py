@@ -149,7 +149,7 @@ async def until_shown(bus: MemoryBus, seen: Subscription, name: str) -> str:
 async def test_a_live_server_that_refuses_is_an_error_at_the_start(tmp_path: Path) -> None:
     with NatsProcess(tmp_path, {"authorization": {"user": "fanout", "password": "right"}}) as server:
         wrong = BusSecurity(user="fanout", password=Secret("wrong"))
-        with pytest.raises(ConfigurationError, match="does not take these credentials"):
+        with pytest.raises(ConfigurationError, match="rejects these credentials"):
             async with Fanout(MemoryBus(), LiveServer(server.url, wrong), metrics=Metrics()):
                 pass
 

@@ -234,7 +234,7 @@ async def test_a_branch_office_needs_one_process_and_a_center_that_comes_later(t
         await produce(url, 3, 5)
         with center:
             target = await open_bus(center.url, BusSecurity(user="branch", password=Secret("hunter2")))
-            bridge.wait_until_it_says("the target does not take records, waiting")
+            bridge.wait_until_it_says("target unavailable")
             await target.ensure_topics(SPECS)
             await until_stored(target, len(CALLS) * 5)
             assert await arrived(target) == {call: list(range(5)) for call in CALLS}
@@ -269,6 +269,6 @@ def test_a_center_that_refuses_ends_the_bridge_with_the_reason(tmp_path: Path) -
             check=False,
         )
     assert done.returncode == 2
-    assert f"callstream: the NATS server at {center.url} refuses: it does not take these credentials" in done.stderr
+    assert f"callstream: the NATS server at {center.url} refuses: it rejects these credentials" in done.stderr
     assert "wrong" not in done.stderr
     assert "hunter2" not in done.stderr

@@ -62,6 +62,4 @@ def test_a_wrong_password_ends_the_command_at_once_with_the_reason(tmp_path: Pat
     done = deployment.run("topics", "describe", check=False)
     assert time.monotonic() - began < 15
     assert done.returncode == 2
-    assert (
-        done.stderr == f"callstream: the NATS server at {secured['bus']} refuses: it does not take these credentials\n"
-    )
+    assert done.stderr == f"callstream: the NATS server at {secured['bus']} refuses: it rejects these credentials\n"

@@ -1,4 +1,4 @@
-"""How many bytes are between Faust's fetcher and the agent that reads."""
+"""A bound on the bytes between Faust's fetcher and the agent that reads."""
 
 import asyncio
 import contextlib
@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _RECORD_OVERHEAD_BYTES: Final = 1_000
-_LOOK_AGAIN_S: Final = 1.0
+_CHECK_EVERY_S: Final = 1.0
 
 
 class StreamBuffer:
-    """Bounds a stream's buffer by bytes: Faust counts records, of which one may be a thousand times as large as one.
+    """Bounds a stream's buffer by bytes: Faust counts records, whose sizes differ up to a thousandfold.
 
-    When it is full it is emptied to the half before more is let in. So records pass in groups, and waiting for room
-    costs little for each. A single record that is larger than the whole buffer passes. `is_empty` looks at Faust's
-    own buffer, which Faust may throw away.
+    A full buffer drains to one half before it admits more. So records pass in groups, and waiting for room costs little
+    per record. A single record that is larger than the buffer passes. `is_empty` looks at Faust's own buffer, which
+    Faust may discard.
     """
 
     def __init__(self, limit_bytes: int, is_empty: Callable[[], bool]) -> None:
@@ -30,16 +30,17 @@ class StreamBuffer:
         return not self._has_room.is_set()
 
     async def room(self) -> None:
+        """Wait for room."""
         while self.full:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN_S):
+                async with asyncio.timeout(_CHECK_EVERY_S):
                     await self._has_room.wait()
             if self._is_empty():
                 self._held_bytes = 0
                 self._has_room.set()
 
     def put(self, message: Any) -> None:
-        """A message of Faust's is on its way into the stream. Those of an earlier generation never come out of it."""
+        """Count a Faust message that enters the stream. Messages of earlier generations never leave it."""
         if message.generation_id != self._generation:
             self._generation, self._held_bytes = message.generation_id, 0
         self._held_bytes += _size(message)
@@ -47,7 +48,7 @@ class StreamBuffer:
             self._has_room.clear()
 
     def taken(self, message: Any) -> None:
-        """The stream has given a message to the agent."""
+        """Count a message that the agent has taken from the stream."""
         if message.generation_id != self._generation:
             return
         self._held_bytes -= _size(message)

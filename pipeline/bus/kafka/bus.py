@@ -1,8 +1,8 @@
-"""The bus on Kafka: a topic per topic, a Faust app per run, progress in headers and an index.
+"""The bus on Kafka: a Kafka topic for each topic, a Faust app for each run, progress in headers and an index.
 
 Reading is in `pipeline.bus.kafka.reading`, progress in `pipeline.bus.kafka.progress`. Keys go to the partitions that
-NATS would give them; outside producers may use any partitioner that keeps a call on one partition. Kafka cannot tell
-a repeat that comes after a restart: stages know repeats by the numbers in a call's records.
+NATS would choose; outside producers may use any partitioner that keeps a call on one partition. Kafka cannot recognise
+a repeat after a restart: stages recognise it by the numbers in a call's records.
 """
 
 import asyncio
@@ -41,20 +41,21 @@ from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError
 
 REQUEST_S: Final = 40.0
-"""How long a broker may take for an answer: longer than a pause of it that its clients should outlast."""
+"""How long a broker may take to answer: longer than any pause of it that clients should outlast."""
 _CONNECT_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _COORDINATOR_PAUSE_S: Final = 0.2
 _CREATED_WITHIN_S: Final = 20.0
 _CLOSE_S: Final = 5.0
 _KEPT_S: Final = 90 * SECONDS_PER_DAY
-"""How long the index keeps what is known of a call. A call is asked for while its records are kept, or come late."""
+"""How long the index keeps the progress of a call. It is needed while its records are kept, or may arrive late."""
 _INDEX_SEGMENT_BYTES: Final = 64 << 20
-_NOTHING_MORE: Final[Mapping[str, str]] = {}
 
 
 class KafkaBus:
-    """`servers` is "host:port[,host:port]"; `replication` is what new topics get; `reconnect_s` is how long a cluster
-    that does not answer is waited for before BusError.
+    """The bus on the cluster at `servers` ("host:port[,host:port]").
+
+    `replication` is the replication factor of new topics. A cluster that does not answer is waited for `reconnect_s`
+    before BusError.
     """
 
     def __init__(
@@ -71,21 +72,21 @@ class KafkaBus:
         self._worker_id = secrets.token_hex(4)
         self._reconnect_s = reconnect_s
         self._producer = RecordProducer(self._clients)
-        self._looker: AIOKafkaConsumer | None = None
+        self._reader: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._partitions: dict[str, int] = {}
         self._faust_data = tempfile.TemporaryDirectory(prefix="callstream-faust-")
         self._log = structlog.get_logger("callstream.kafka").bind(servers=servers)
 
     async def connect(self) -> None:
-        """Raises BusError when no broker answers within `reconnect_s`, ConfigurationError when one refuses us."""
+        """Raises BusError if no broker answers within `reconnect_s`, ConfigurationError if one refuses us."""
         deadline = asyncio.get_running_loop().time() + self._reconnect_s
         backoff = Backoff(_CONNECT_PAUSES_S)
         try:
             while True:
                 try:
                     self._admin = await self._clients.admin()
-                    self._looker = await self._clients.reader()
+                    self._reader = await self._clients.reader()
                     await self._producer.open()
                     return
                 except BusError:
@@ -104,8 +105,8 @@ class KafkaBus:
 
     async def _close_clients(self) -> None:
         admin, self._admin = self._admin, None
-        looker, self._looker = self._looker, None
-        stops: list[Any] = [] if looker is None else [looker.stop]
+        reader, self._reader = self._reader, None
+        stops: list[Any] = [] if reader is None else [reader.stop]
         if admin is not None:
             stops.append(admin.close)
         for stop in stops:
@@ -114,7 +115,7 @@ class KafkaBus:
                     await stop()
 
     async def ensure_topics(self, topics: list[TopicSpec]) -> None:
-        """Create what is missing. What exists stays as it is: its operator may have reasons."""
+        """Create missing topics. Existing ones stay as they are: their operator may have reasons."""
         wanted = [self._topic(spec) for spec in topics]
         wanted += [self._index(group, spec.partitions) for spec in topics for group in spec.groups]
         await self._create(wanted)
@@ -129,17 +130,17 @@ class KafkaBus:
             for name, code, *_ in answer.topic_errors:
                 error = for_code(code)
                 if code and error is not TopicAlreadyExistsError:
-                    raise BusError(f"Kafka does not create the topic {name}: {error.description or error.__name__}")
+                    raise BusError(f"Kafka refuses to create the topic {name}: {error.description or error.__name__}")
             async with asyncio.timeout(_CREATED_WITHIN_S):
                 for topic in missing:
-                    while not await self._has_leaders(topic.name):  # noqa: ASYNC110  # nothing tells
+                    while not await self._has_leaders(topic.name):  # noqa: ASYNC110  # the client has no event for it
                         await asyncio.sleep(0.05)
 
     def _topic(self, spec: TopicSpec) -> NewTopic:
         return self._new_topic(spec.name, spec.partitions, spec.retention_s, "delete")
 
     def _index(self, group: str, partitions: int) -> NewTopic:
-        """Read whole at each assignment, so the broker is to compact it early and in small segments."""
+        """Return the spec of a group's index. It is read whole at each assignment, so it is compacted early."""
         return self._new_topic(
             progress_topic(group),
             partitions,
@@ -149,14 +150,14 @@ class KafkaBus:
         )
 
     def _new_topic(
-        self, name: str, partitions: int, retention_s: float, cleanup: str, more: Mapping[str, str] = _NOTHING_MORE
+        self, name: str, partitions: int, retention_s: float, cleanup: str, more: Mapping[str, str] | None = None
     ) -> NewTopic:
-        """Times are the broker's: a producer's wrong clock must not decide what is kept, or for how long."""
+        """Return the spec of a topic. Times are the broker's: a producer's wrong clock must not affect retention."""
         config = {
             "retention.ms": str(int(retention_s * 1000)),
             "message.timestamp.type": "LogAppendTime",
             "cleanup.policy": cleanup,
-            **more,
+            **(more or {}),
         }
         if self._replication >= 3:
             config["min.insync.replicas"] = "2"
@@ -167,7 +168,7 @@ class KafkaBus:
         return not found["error_code"] and all(partition["leader"] >= 0 for partition in found["partitions"])
 
     async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
-        """See `Bus.publish`. Kafka cannot tell a repeated event id."""
+        """See `Bus.publish`. Kafka cannot recognise a repeated event id."""
         count = await self._partitions_of(record.topic)
         number = partition_of(key_token(record.key).encode(), count) if partition is None else partition % count
         await self._producer.send(record.topic, number, record.key, record.value, to_wire(record.headers))
@@ -235,16 +236,16 @@ class KafkaBus:
         total = 0
         for topic in subscription.topics:
             partitions = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
-            with bus_errors(f"asking how far {subscription.group} has come"):
+            with bus_errors(f"reading the offsets of {subscription.group}"):
                 async with asyncio.timeout(self._reconnect_s):
                     done = await self._committed(subscription.group, partitions)
-                    begins = await self._open_looker.beginning_offsets(partitions)
-                    ends = await self._open_looker.end_offsets(partitions)
+                    begins = await self._open_reader.beginning_offsets(partitions)
+                    ends = await self._open_reader.end_offsets(partitions)
             total += sum(ends[tp] - max(begins[tp], done.get(tp, 0)) for tp in partitions)
         return total
 
     async def _committed(self, group: str, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where the group goes on. A new cluster first has to make the topic in which it keeps that."""
+        """Return the group's committed offsets. A new cluster first has to create the topic that stores them."""
         while True:
             try:
                 done = await self._open_admin.list_consumer_group_offsets(group, partitions=partitions)
@@ -264,8 +265,8 @@ class KafkaBus:
         [answer] = await self._open_admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
         config = {entry[0]: entry[1] for entry in answer.resources[0][4]}
         partitions = [TopicPartition(topic, partition["partition"]) for partition in found["partitions"]]
-        begins = await self._open_looker.beginning_offsets(partitions)
-        ends = await self._open_looker.end_offsets(partitions)
+        begins = await self._open_reader.beginning_offsets(partitions)
+        ends = await self._open_reader.end_offsets(partitions)
         retention_ms = int(config["retention.ms"])
         return TopicState(
             name=topic,
@@ -279,7 +280,7 @@ class KafkaBus:
         )
 
     async def _partitions_of(self, topic: str) -> int:
-        """As the topic was created. Raises BusError where there is no such topic."""
+        """Return the topic's number of partitions. Raises BusError if there is no such topic."""
         known = self._partitions.get(topic)
         if known is not None:
             return known
@@ -299,7 +300,7 @@ class KafkaBus:
         return self._admin
 
     @property
-    def _open_looker(self) -> AIOKafkaConsumer:
-        if self._looker is None:
+    def _open_reader(self) -> AIOKafkaConsumer:
+        if self._reader is None:
             raise BusError(f"the connection to Kafka at {self.servers} is closed")
-        return self._looker
+        return self._reader

@@ -1,4 +1,4 @@
-"""Clients of one Kafka cluster, made alike: address, login and TLS, and why none can connect."""
+"""Clients of one Kafka cluster, all with the same address, login and TLS."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ _FETCH_BYTES: Final = 2_000_000
 
 
 class KafkaClients:
-    """Makes clients for the brokers at `servers` ("host:port,host:port"). A client is started; who asked closes it."""
+    """Makes started clients for the brokers at `servers` ("host:port,host:port"). The caller closes them."""
 
     def __init__(self, servers: str, security: BusSecurity, *, request_timeout_s: float) -> None:
         self.servers = servers
@@ -42,14 +42,14 @@ class KafkaClients:
 
     @property
     def protocol(self) -> str:
-        """What is spoken with the brokers, in Kafka's words."""
+        """Kafka's name of the security protocol."""
         login = self.security.user is not None
         if self.security.tls:
             return "SASL_SSL" if login else "SSL"
         return "SASL_PLAINTEXT" if login else "PLAINTEXT"
 
     async def producer(self) -> AIOKafkaProducer:
-        """Idempotent: a batch that is sent again within one connection is stored once and in order."""
+        """Return an idempotent producer: a batch that it resends on a connection is stored once and in order."""
         return await self._started(
             AIOKafkaProducer(
                 **self._options,
@@ -61,7 +61,7 @@ class KafkaClients:
         )
 
     async def reader(self) -> AIOKafkaConsumer:
-        """Without a group: reads what it is assigned by hand, and commits nothing."""
+        """Return a consumer without a group. It is assigned its partitions by hand, and commits nothing."""
         return await self._started(
             _Reader(
                 **self._options,
@@ -84,7 +84,7 @@ class KafkaClients:
         return await self._started(AIOKafkaAdminClient(**self._options))
 
     async def _started(self, client: Any) -> Any:
-        """Raises BusError when no broker answers, ConfigurationError when one refuses us or we refuse it."""
+        """Start a client. Raises BusError if no broker answers, ConfigurationError if one refuses us, or we it."""
         stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
         with bus_errors(f"connecting to Kafka at {self.servers}"):
             try:
@@ -103,7 +103,7 @@ class KafkaClients:
 
 class _Reader(AIOKafkaConsumer):  # type: ignore[misc]
     async def stop(self) -> None:
-        """aiokafka's own ends where a task that it has cancelled raises that, and leaves its connections open."""
+        """Stop and close the connections. aiokafka's own `stop` leaves them open if a task that it cancelled raises."""
         try:
             await super().stop()
         except asyncio.CancelledError:
@@ -120,17 +120,17 @@ def _is_being_cancelled() -> bool:
 
 @contextlib.contextmanager
 def bus_errors(doing: str) -> Iterator[None]:
-    """Whatever a client raises, as BusError that names what it was doing.
+    """Raise errors of a Kafka client as BusError that names what was done.
 
-    Also the CancelledError of its own: aiokafka awaits tasks that it has cancelled. Who gets that without having been
-    cancelled would end without anybody knowing.
+    This includes a CancelledError of aiokafka's own, which awaits tasks that it has cancelled. A task that got it
+    without being cancelled would end unnoticed.
     """
     try:
         yield
     except asyncio.CancelledError as error:
         if _is_being_cancelled():
             raise
-        raise BusError(f"{doing}: the Kafka client gave it up") from error
+        raise BusError(f"{doing}: the Kafka client gave up") from error
     except (KafkaError, OSError, TimeoutError, asyncio.InvalidStateError) as error:
         raise BusError(f"{doing}: {str(error) or type(error).__name__}") from error
 
@@ -138,9 +138,9 @@ def bus_errors(doing: str) -> Iterator[None]:
 async def read_to_end(
     reader: AIOKafkaConsumer, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int], *, timeout_s: float
 ) -> AsyncIterator[Any]:
-    """The records of several partitions from `starts` up to `ends`, positions as the broker counts them.
+    """Yield the records of several partitions from `starts` up to `ends`, which are positions of the broker.
 
-    Raises TimeoutError when nothing comes for `timeout_s`.
+    Raises TimeoutError if nothing arrives for `timeout_s`.
     """
     left = {tp for tp, end in ends.items() if starts[tp] < end}
     if not left:
@@ -153,7 +153,7 @@ async def read_to_end(
             batches: dict[TopicPartition, list[Any]] = {}
             while not batches and left:
                 batches = await reader.getmany(*left, timeout_ms=200)
-                # Behind the last record there may be others that are not records: of transactions, or compacted away.
+                # The last positions may hold no records: markers of transactions, or records that compaction removed.
                 ended = {tp for tp in left if tp not in batches and await reader.position(tp) >= ends[tp]}
                 left -= ended
         for tp, records in batches.items():

@@ -1,14 +1,14 @@
-"""Faust 0.15 as this bus uses it: group membership, fetching and flow control; positions are committed by us.
+"""Faust 0.15 for group membership, fetching and flow control. This bus commits positions itself.
 
-Four things of Faust's own are switched off, each because it loses records when acknowledgements come out of order or
-late (`tests/contract/test_faust_pitfalls.py` shows each on a real broker):
+Four parts of Faust are replaced, because each loses records when acknowledgements come out of order or late
+(`tests/contract/test_faust_pitfalls.py` shows each on a real broker):
 
-- Its bookkeeping of acknowledged positions commits past a record that is still held. Here `commit` commits floors of
-  `pipeline.bus.tracker`, and `ack` does nothing, also for the events that Faust's streams skip and acknowledge.
-- It may commit a position of an earlier generation as one of the present. Here a commit is sent once, in the
-  generation that its floors are of, or not at all.
-- Records that were fetched before a rebalance may reach the stream after it. Here a fetch carries the generation in
-  which it was made, and one of another generation is dropped whole: its partitions begin again at what is committed.
+- Its bookkeeping of acknowledged positions commits past a record that is still held. Here `commit` commits the floors
+  of `pipeline.bus.tracker`, and `ack` does nothing, even for events that Faust's streams skip and acknowledge.
+- It may commit a position of an earlier generation as one of the current. Here a commit is sent once, in the
+  generation of its floors, or not at all.
+- Records that were fetched before a rebalance may reach the stream after it. Here a fetch carries its generation, and
+  one of another generation is dropped as a whole: its partitions are re-read from the committed positions.
 - Its assignor does not keep a partition number of several topics together. Kafka's range assignor does.
 """
 
@@ -35,7 +35,7 @@ from pipeline.bus.kafka.clients import KafkaClients
 
 SESSION_S: Final = 10.0
 HEARTBEAT_S: Final = 1.0
-"""So late a worker learns that another came or went."""
+"""The delay after which a worker learns that another joined or left."""
 REBALANCE_S: Final = 30.0
 COMMIT_S: Final = 1.0
 _COMMIT_WITHIN_S: Final = 5.0
@@ -46,35 +46,36 @@ _NEVER_FULL: Final = 1_000_000
 
 
 class Floors(Protocol):
-    """What may be committed."""
+    """The positions that may be committed."""
 
     def floors(self) -> tuple[int, Mapping[tuple[str, int], int]]:
-        """The generation in which partitions are held, and for each the position up to which everything that was
-        delivered is acknowledged; -1 where nothing is.
+        """Return the generation in which partitions are held, and the floor of each by topic and partition.
+
+        The floor is the position up to which everything that was delivered is acknowledged, -1 before the first.
         """
         ...
 
 
 class _Fetched(dict[Any, Any]):
-    """Records by partition, and the generation of the group in which they were fetched."""
+    """Records by partition, with the generation of the group in which they were fetched."""
 
     generation: int = -1
 
 
 class GroupError(Exception):
-    """The group turned this worker away. Only waiting for another answer of its operator mends it."""
+    """The group refuses this worker, for example by an access list, until an operator changes that."""
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's thread with the Kafka client. What begins with _fetch or _commit runs in it, the rest in the app's."""
+    """Faust's thread with the Kafka client. Methods named _fetch… or _commit… run in it, the others in the app's."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.last_fetched: dict[Any, tuple[int, int]] = {}
-        """By partition, in this generation: the position of the last record, and where the next fetch begins."""
+        """By partition, in this generation: the position of the last record, and the start of the next fetch."""
         self._last_generation = -1
         self._committed: dict[Any, int] = {}
         self.heard_at_s = 0.0
-        """When the heartbeat was sent to which the broker last said that this worker is in the group."""
+        """When the last heartbeat was sent that the broker answered with this worker being in the group."""
         super().__init__(*arguments, **options)
 
     def _create_consumer(self, loop: Any) -> Any:
@@ -102,7 +103,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await super().on_partitions_assigned(*arguments)
 
     async def seek_to_committed(self) -> Any:
-        """Also where nothing was committed yet: there aiokafka leaves the position behind what it has handed out."""
+        """Seek the committed positions, and the beginning of partitions without one.
+
+        For those aiokafka leaves the position after the records that it has handed out.
+        """
         committed = await super().seek_to_committed()
         fresh = [tp for tp, position in committed.items() if not position or position < 0]
         if fresh:
@@ -123,16 +127,18 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return fetched
 
     async def commit_floors(self, generation: int, floors: Mapping[tuple[str, int], int]) -> None:
-        """Raises TimeoutError also where the thread has ended: then nobody answers. Without floors it only raises what
-        reading has failed with.
+        """Commit from the app's thread. Without floors it only raises the error that reading has failed with.
+
+        Raises what `_commit_floors` raises, and TimeoutError also if Faust's thread has ended and does not answer.
         """
         async with asyncio.timeout(2 * _COMMIT_WITHIN_S):
             await self.call_thread(self._commit_floors, generation, floors)
 
     async def _commit_floors(self, generation: int, floors: Mapping[tuple[str, int], int]) -> None:
-        """Raises what aiokafka raises; unlike Faust's own commit it does not end the app, and tries once.
+        """Commit once. Unlike Faust's own commit this does not end the app.
 
-        Raises GroupError for what aiokafka's reading of groups failed with, which Faust never asks for.
+        Raises what aiokafka raises, and GroupError for an error of aiokafka's group coordination, which Faust never
+        asks for.
 
         Once everything that was fetched is acknowledged, the positions up to the next fetch hold no records (they are
         markers of transactions, or compaction removed theirs). They are committed too: else they count as lag for ever.
@@ -159,9 +165,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._committed |= {tp: committed.offset for tp, committed in positions.items()}
 
     async def on_thread_stop(self) -> None:
-        """Leave the group, if the broker answers: if not, the group's session runs out.
+        """Leave the group if the broker answers; if not, the group's session expires.
 
-        Faust waits for it for a minute. Nobody cancels this; aiokafka raises CancelledError of tasks that it cancels.
+        Faust waits a minute for it. A CancelledError here is one of aiokafka's own tasks: nobody cancels this.
         """
         await super(driver.AIOKafkaConsumerThread, self).on_thread_stop()
         consumer = self._consumer
@@ -174,7 +180,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 def _next_position(consumer: Any, tp: Any) -> int | None:
-    """Where the next fetch begins; everything before it was handed out. None where that is not known."""
+    """Return the start of the next fetch, before which everything was handed out; None if it is not known."""
     subscription = consumer._subscription.subscription
     assignment = None if subscription is None else subscription.assignment
     if assignment is None or tp not in assignment.tps:
@@ -197,8 +203,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def perform_seek(self) -> None:
-        """Faust drops what it fetched while a group rebalances, and begins again at what is committed. When that fails
-        it goes on behind what it has dropped; so here nothing is fetched before it has succeeded.
+        """Seek the committed positions after a rebalance, in which Faust drops what it has fetched.
+
+        If seeking fails Faust continues after the dropped records. So here nothing is fetched before it has succeeded.
         """
         self._sought = False
         await super().perform_seek()
@@ -209,7 +216,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             try:
                 await self.perform_seek()
             except KafkaError as error:
-                self.log.info("seeking what is committed failed: %r", error)
+                self.log.info("seek to committed positions failed: %r", error)
                 await asyncio.sleep(_SEEK_PAUSE_S)
                 return {}
         fetched = await super()._getmany(active_partitions, timeout)
@@ -224,7 +231,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         await self._give_to_stream(message)
 
     async def wait_first(self, *waited: Any, timeout: Any = None) -> Any:
-        """Faust has each delivery race against a rebalance: four tasks a record. One that cannot wait needs none."""
+        """Wait for a delivery or a rebalance: without tasks if a delivery cannot block. Faust makes four a record."""
         if len(waited) != 2 or self._delivery_may_wait():
             return await super().wait_first(*waited, timeout=timeout)
         delivery, suspension = waited
@@ -237,17 +244,17 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         )
 
     def verify_event_path(self, _now: float, _tp: Any) -> None:
-        """Faust's warning of slow streams, which ends the app where it meets a partition that was just assigned."""
+        """Do nothing. Faust's own warns of slow streams, and ends the app if it meets a newly assigned partition."""
 
     def ack(self, _message: Any) -> bool:
         return False
 
     async def commit(self, _topics: Any = None, **_options: Any) -> bool:
-        """Commit the floors. What fails is committed with the next: the broker is away, or the group rebalances."""
+        """Commit the floors. If that fails (broker away, group rebalancing), the next commit includes them."""
         try:
             await self._thread.commit_floors(*self.floors.floors())
         except (KafkaError, TimeoutError) as error:
-            self.log.info("the commit failed: %r", error)
+            self.log.info("commit failed: %r", error)
             return False
         except GroupError as error:
             await self.crash(error)
@@ -255,11 +262,12 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return True
 
     @property
-    def unheard_s(self) -> float:
+    def since_heartbeat_s(self) -> float:
+        """Seconds since the last heartbeat that the broker answered with this worker being in the group."""
         return time.monotonic() - self._thread.heard_at_s
 
-    def behind(self, tp: Any, position: int) -> int:
-        """How many positions of the partition are behind a record, as of the last fetch."""
+    def lag(self, tp: Any, position: int) -> int:
+        """Return the number of the partition's positions after a record, as of the last fetch."""
         last, following = self._thread.last_fetched.get(tp, (-1, 0))
         return max(0, (self.highwater(tp) or 0) - (following if position == last else position + 1))
 
@@ -269,7 +277,7 @@ class _Transport(driver.Transport):  # type: ignore[misc]
 
 
 class _Boot(BootStrategy):  # type: ignore[misc]
-    """Outputs go through the bus's own producer, metrics through ours."""
+    """Without Faust's producer, web server and sensors: the bus has its own producer and metrics."""
 
     enable_kafka_producer = False
     enable_web = False
@@ -278,7 +286,7 @@ class _Boot(BootStrategy):  # type: ignore[misc]
 
 class _Tables(TableManager):  # type: ignore[misc]
     async def on_start(self) -> None:
-        """There are none. Faust waits a second for those that may come."""
+        """Start without waiting. Faust waits a second for tables, of which there are none."""
         await self._update_channels()
         await self.recovery.start()
 
@@ -288,23 +296,23 @@ class ReaderApp(faust.App):  # type: ignore[misc]
 
     BootStrategy = _Boot
 
-    def behind(self, topic: str, partition: int, position: int) -> int:
-        """How many records of the partition are behind `position`, as of the last fetch."""
-        behind: int = self.consumer.behind(TopicPartition(topic, partition), position)
-        return behind
+    def lag(self, topic: str, partition: int, position: int) -> int:
+        """Return the number of the partition's records after `position`, as of the last fetch."""
+        lag: int = self.consumer.lag(TopicPartition(topic, partition), position)
+        return lag
 
     @property
     def is_member(self) -> bool:
-        """Whether the group cannot have given this worker's partitions away: it has heard of it within a session."""
-        unheard_s: float = self.consumer.unheard_s
-        return unheard_s < SESSION_S
+        """True while the group cannot have given this worker's partitions away: its session has not expired."""
+        since_heartbeat_s: float = self.consumer.since_heartbeat_s
+        return since_heartbeat_s < SESSION_S
 
 
 Take = Callable[[Any], Awaitable[None]]
 
 
 def settings(clients: KafkaClients, *, prefetch_bytes: int, data: Path) -> dict[str, Any]:
-    """What an app is made with. The timeouts of 24 hours are of watchdogs that end an app whose stage is slow."""
+    """Return the settings of an app. The timeouts of 24 hours are of watchdogs that end an app with a slow stage."""
     return {
         "broker": [URL(f"kafka://{server}") for server in clients.servers.split(",")],
         "broker_credentials": _credentials(clients),
@@ -338,7 +346,7 @@ def reader_app(
     floors: Floors,
     take: Take,
 ) -> ReaderApp:
-    """An app whose one agent gives each message of `topics` to `take`, in order per partition. Not started."""
+    """Return an app, not started, whose one agent passes each message of `topics` to `take`, in order per partition."""
     app = ReaderApp(group, TableManager=_Tables, **settings(clients, prefetch_bytes=prefetch_bytes, data=data))
     channel = app.topic(*topics, key_serializer="raw", value_serializer="raw", acks=True)
 

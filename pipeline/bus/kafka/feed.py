@@ -1,7 +1,7 @@
-"""Watching topics on Kafka from now on: a consumer without a group."""
+"""Following topics on Kafka from now on: a consumer without a group."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -12,9 +12,11 @@ from pipeline.bus.kafka.clients import KafkaClients, bus_errors
 from pipeline.bus.kafka.records import stored_record
 from pipeline.errors import BusError
 
+_PAUSE_S: Final = 0.5
+
 
 class KafkaFeed(QueueFeed):
-    """Records of several topics as they arrive, in order per partition. Iteration raises BusError if Kafka is gone."""
+    """Records of several topics as they arrive, in order per partition. Iteration raises BusError if Kafka is lost."""
 
     def __init__(
         self, clients: KafkaClients, topics: tuple[str, ...], key: bytes | None, *, reconnect_s: float
@@ -29,7 +31,7 @@ class KafkaFeed(QueueFeed):
         self._log = structlog.get_logger("callstream.kafka").bind(topics=topics)
 
     async def start(self) -> None:
-        """Everything published after this returns is seen."""
+        """Begin to follow: the feed has everything that is published after this returns."""
         self._reader = reader = await self._clients.reader()
         with bus_errors("following topics"):
             await reader._client.set_topics(self._topics)
@@ -66,5 +68,5 @@ class KafkaFeed(QueueFeed):
                 if clock() - failed_since > self._reconnect_s:
                     self.put(BusError(f"following topics ended: {error}"))
                     return
-                self._log.debug("following goes on", error=str(error))
-                await asyncio.sleep(0.5)
+                self._log.debug("follower resumes", error=str(error))
+                await asyncio.sleep(_PAUSE_S)

@@ -1,4 +1,4 @@
-"""One partition of Kafka while it is assigned: what Faust delivered and the handler has not taken, and the floor."""
+"""One assigned partition of Kafka: the records that Faust delivered and the handler has not taken, and the floor."""
 
 import asyncio
 from collections import deque
@@ -9,14 +9,14 @@ from pipeline.bus.assignment import Store, revoked
 from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.bus.tracker import PrefixTracker
 
-_ASK_AGAIN_S: Final = 0.05
+_CHECK_EVERY_S: Final = 0.05
 
 
 class KafkaPartition:
-    """From assignment to revocation. `prefetch_bytes` bounds what is held for the handler.
+    """A partition from assignment to revocation. `prefetch_bytes` bounds what is held for the handler.
 
-    `is_member` says whether the group cannot have given the partition to another worker without this one knowing: one
-    that stood still for long finds out with its next heartbeat, and nothing is published before that is answered.
+    `is_member` returns True if the group cannot have given the partition to another worker unnoticed. A worker that
+    stood still for long finds out with its next heartbeat, and publishes nothing before that is answered.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class KafkaPartition:
             self._tracker.ack(position)
 
     async def publish(self, record: Outgoing, *, progress: Progress | None = None) -> None:
-        while not self._revoked and not self._is_member():  # noqa: ASYNC110  # another thread finds out
-            await asyncio.sleep(_ASK_AGAIN_S)
+        while not self._revoked and not self._is_member():  # noqa: ASYNC110  # Faust's thread finds out
+            await asyncio.sleep(_CHECK_EVERY_S)
         if self._revoked:
             raise revoked(self)
         await self._store(record, self.number, progress)
@@ -63,9 +63,9 @@ class KafkaPartition:
     # -- for the bus ---------------------------------------------------------------------------------------------------
 
     async def put(self, record: Record) -> None:
-        """Hold a record for the handler, when there is room. Drops repeats, and everything after revocation.
+        """Wait for room and hold a record for the handler. Repeats are dropped, and everything after revocation.
 
-        When it is full it is emptied to the half before more is let in: records pass in groups, not each alone.
+        A full partition drains to one half before it admits more, so that records pass in groups.
         """
         size_bytes = record.size_bytes
         if self._held_bytes + size_bytes > self._prefetch_bytes:
@@ -101,4 +101,4 @@ class KafkaPartition:
         self._has_room.set()
 
     async def close(self) -> None:
-        """Nothing is open beside what `revoke` has dropped."""
+        """Nothing is left to close: `revoke` has dropped everything."""

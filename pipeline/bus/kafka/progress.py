@@ -1,22 +1,21 @@
-"""The progress of a group's keys on Kafka, which cannot be asked for the last record of a key.
+"""The progress of a group's keys on Kafka, which cannot look up the last record of a key.
 
-An output carries the progress of its key in its headers, so the two are stored together or not at all. To find it
-again there is an index, the compacted topic `<group>.progress`: once a second each partition's owner writes what is
-new, and then a mark that says up to which position of the output topic everything is in the index. Who gets a
-partition reads its index, and then the outputs behind the mark. So one record an output is all that is published, and
-what has to be read is a second's worth of outputs.
+An output carries the progress of its key in its headers, so both are stored or neither. To find it again there is an
+index, the compacted topic `<group>.progress`. Once a second, the owner of a partition writes new entries to it, and
+then a mark: the position of the output topic before which everything is in the index. The next owner reads the index,
+and then the outputs after the mark. So an output costs one record, and a new owner reads a second's worth of outputs.
 
-A state that is too large for headers is stored in the index first, in one of two slots of its key (the output's number
-modulo 2), and then its output: the state of output n does not replace that of n - 1, which is the last one until
-output n is stored. A slot holds as many records as the state has pieces.
+A state that is too large for headers is stored in the index before its output, in one of two slots of its key (the
+output's number modulo 2). So the state of output n does not replace that of output n - 1, which is the last one until
+output n is stored. A slot has a record for each piece of the state.
 
-A worker that lost its partition without knowing may still write. What it publishes harms nobody: the inputs of it are
-not committed, so the new owner makes the same outputs. Its index must not hide what the new owner publishes:
+A worker that lost its partition unnoticed may still write. Its outputs do no harm: their inputs are not committed, so
+the new owner makes the same outputs. Its index entries must not hide those of the new owner:
 
-- All records are keyed by who wrote them, and of several writers' records for a key the one with the highest number
-  counts: compaction keeps the last of a key, which must not be one that knows less.
-- A mark counts only if it is of the last owner: it bears a term, and who gets a partition writes a mark with a higher
-  one before it publishes anything.
+- The key of an index record names its writer, and among several writers' entries for a key the one with the highest
+  number counts. Compaction keeps the last record of a key, which otherwise might be one that knows less.
+- A mark counts only if it is the last owner's: it has a term, and a new owner writes a mark with a higher term before
+  it publishes anything.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ from pipeline.errors import BusError
 
 FLUSH_S: Final = 1.0
 _READ_S: Final = 30.0
-"""How long nothing may come while a part of the index is read."""
+"""How long reading a part of the index may stall."""
 _SEND_AT_ONCE: Final = 500
 _SLOTS: Final = 2
 _MARK, _ENTRY, _STATE = "mark", "entry", "state"
@@ -44,12 +43,12 @@ Send = Callable[[str, int, bytes, bytes | None, Headers], Awaitable[int]]
 
 
 def progress_topic(group: str) -> str:
-    """The name of a group's index."""
+    """Return the name of a group's index topic."""
     return f"{group}.progress"
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True):
-    """`state` is None where it is large: then it is in a slot."""
+    """The last output of a key. `state` is None if it is large: then it is in a slot."""
 
     seq: int
     released: int
@@ -65,7 +64,10 @@ class _IndexKey(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Mark(msgspec.Struct, frozen=True, array_like=True):
-    """`era` rises where the group's generations begin again: Kafka forgets a group that nobody was in for long."""
+    """The position of the output topic before which everything is in the index, and the term of its writer.
+
+    `era` rises when the group's generations restart: Kafka forgets a group that had no members for long.
+    """
 
     era: int = 0
     generation: int = -1
@@ -76,7 +78,7 @@ class _Mark(msgspec.Struct, frozen=True, array_like=True):
         return self.era, self.generation
 
     def next_term(self, generation: int) -> "_Mark":
-        """The mark with which the owner in `generation` follows the one of this mark."""
+        """Return the first mark of the owner in `generation`, after the owner of this mark."""
         return _Mark(self.era if generation > self.generation else self.era + 1, generation, self.position)
 
 
@@ -87,7 +89,7 @@ _encode = msgspec.msgpack.encode
 
 
 class ProgressIndex:
-    """The progress of one group on one output topic, for the partitions that this worker has held."""
+    """The progress of a group on its output topic, for the partitions that this worker has held."""
 
     def __init__(self, clients: KafkaClients, *, group: str, topic: str, writer: str, send: Send) -> None:
         self.group = group
@@ -103,7 +105,7 @@ class ProgressIndex:
         self._log = structlog.get_logger("callstream.kafka").bind(group=group)
 
     def begin(self, numbers: Iterable[int], generation: int) -> None:
-        """Read, in the background, what is known of partitions that were assigned in a generation of the group."""
+        """Begin to read the progress of partitions that were assigned in a generation of the group."""
         if self._loading is not None:
             self._loading.cancel()
         self._held = sorted(numbers)
@@ -113,14 +115,14 @@ class ProgressIndex:
             self._flushing = asyncio.create_task(self._keep_flushing(), name=f"index of {self.group}")
 
     async def get(self, number: int, key: bytes) -> Progress | None:
-        """Raises BusError when what is known could not be read, or a large state is gone."""
+        """Return the progress of a key. Raises BusError if the index could not be read, or a large state is gone."""
         part = await self._part(number)
         if part.lacks_state(key):
             await self._search(number, part, key)
         return part.get(key)
 
     async def publish(self, record: Outgoing, number: int, partition: int, progress: Progress) -> None:
-        """Store an output and its progress; `number` is the partition of the inputs, `partition` of the output."""
+        """Store an output and its progress. `number` is the partition of the inputs, `partition` that of the output."""
         part = await self._part(number)
         key = record.key
         large = progress.is_large
@@ -146,7 +148,7 @@ class ProgressIndex:
                     await self._write(number, _STATE, key, None, slot=seq % _SLOTS, piece=index)
 
     async def flush(self) -> None:
-        """Write what is new of every partition that is held. Raises BusError."""
+        """Write the new entries of every partition that is held. Raises BusError."""
         async with self._writing:
             if self._loading is not None and _succeeded(self._loading):
                 for number in self._held:
@@ -169,7 +171,7 @@ class ProgressIndex:
         part.take_mark(mark)
 
     async def close(self) -> None:
-        """Write what is new, if the broker answers: if not, the next owner has more outputs to read."""
+        """Write new entries if the broker answers; if not, the next owner has more outputs to read."""
         for task in (self._loading, self._flushing):
             if task is not None:
                 task.cancel()
@@ -178,7 +180,7 @@ class ProgressIndex:
             async with asyncio.timeout(2 * FLUSH_S):
                 await self.flush()
         except (BusError, TimeoutError) as error:
-            self._log.debug("the index was not completed", error=str(error))
+            self._log.debug("index not completed", error=str(error))
 
     async def _keep_flushing(self) -> None:
         while True:
@@ -186,7 +188,7 @@ class ProgressIndex:
             try:
                 await self.flush()
             except BusError as error:
-                self._log.debug("the index waits for the broker", error=str(error))
+                self._log.debug("index waits for the broker", error=str(error))
 
     async def _write(
         self,
@@ -205,7 +207,7 @@ class ProgressIndex:
         part.written_to = max(part.written_to, position + 1)
 
     async def _part(self, number: int) -> "_Part":
-        """Waits for what `begin` reads."""
+        """Wait until the partition is read. Raises BusError if that failed or the partition is not held any more."""
         loading = None
         while loading is not self._loading:
             loading = self._loading
@@ -213,7 +215,7 @@ class ProgressIndex:
             await asyncio.wait([loading])
         assert loading is not None
         if loading.cancelled() or number not in self._parts:
-            raise BusError(f"partition {number} is not held any more")
+            raise BusError(f"partition {number} is no longer held")
         loading.result()
         return self._parts[number]
 
@@ -235,7 +237,7 @@ class ProgressIndex:
             begins, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
         for tp, number in partitions.items():
             known = self._parts.get(number)
-            if known is None or max(known.read_to, known.written_to) > ends[tp]:  # the topic was made anew
+            if known is None or max(known.read_to, known.written_to) > ends[tp]:  # the topic was recreated
                 self._parts[number] = _Part()
         starts = {tp: max(begins[tp], self._parts[number].read_to) for tp, number in partitions.items()}
         async for record in read_to_end(reader, starts, ends, timeout_s=_READ_S):
@@ -244,7 +246,7 @@ class ProgressIndex:
             self._parts[number].read_to = ends[tp]
 
     async def _read_outputs(self, reader: Any, numbers: list[int], count: int) -> None:
-        """Outputs of the group from the lowest mark on, for all partitions whose outputs are in there."""
+        """Read outputs of the group from the lowest mark on, for all partitions that have outputs there."""
         sources: dict[TopicPartition, list[_Part]] = {}
         for number in numbers:
             sources.setdefault(TopicPartition(self.topic, number % count), []).append(self._parts[number])
@@ -259,7 +261,7 @@ class ProgressIndex:
                 part.outputs_read_to = ends[tp]
 
     async def _search(self, number: int, part: "_Part", key: bytes) -> None:
-        """Look through all outputs for the last one of a key whose state is gone.
+        """Search all outputs for the last one of a key whose state is gone.
 
         A worker that had lost the partition may have replaced the state, but only after it had stored a later output.
         """
@@ -281,7 +283,7 @@ class ProgressIndex:
                 part.note(record.offset, record.key, entry)
 
     async def _claim(self, number: int, generation: int) -> None:
-        """From here on only this worker's marks count, or those of who gets the partition after it."""
+        """Write a mark with a new term: from now on only marks of this worker count, or of later owners."""
         part = self._parts[number]
         mark = part.mark.next_term(generation)
         await self._write(number, _MARK, b"", _encode(mark))
@@ -289,28 +291,29 @@ class ProgressIndex:
 
 
 class _Part:
-    """What is known of one partition."""
+    """The known progress of one partition."""
 
     def __init__(self) -> None:
         self.entries: dict[bytes, _Entry] = {}
         self.states: dict[bytes, dict[int, bytes]] = {}
-        """Large states by key and number of output."""
+        """Large states by key and output number."""
         self.mark = _Mark()
         self.read_to = 0
         self.written_to = 0
         self.outputs_read_to = 0
         self.next_position = 0
-        """Behind the last output that is known, also of those that this worker published itself."""
+        """The position after the last known output, which may be one that this worker published."""
         self._gathered: dict[bytes, dict[tuple[int, str], dict[int, bytes]]] = {}
-        """The pieces of states that are not whole yet, by key, then number of the output and writer."""
+        """The pieces of states that are not complete yet, by key, then output number and writer."""
         self._fresh: set[bytes] = set()
-        self._under_way: list[int] = []
+        self._in_flight: list[int] = []
 
     @property
     def known_to(self) -> int:
         """The position of the output topic before which everything was read or is in the index.
 
-        Not `next_position`: while this worker published for a partition that it had lost, another did too.
+        This is not `next_position`: while this worker published for a partition that it had lost, the new owner did
+        too.
         """
         return max(self.mark.position, self.outputs_read_to)
 
@@ -328,7 +331,7 @@ class _Part:
         return Progress(seq=entry.seq, released=entry.released, state=state)
 
     def apply(self, record: Any) -> None:
-        """A record of the index."""
+        """Take in a record of the index."""
         name = _decode_key(record.key)
         if name.kind == _STATE:
             if record.value is not None:
@@ -343,7 +346,7 @@ class _Part:
             self.mark = mark
 
     def note(self, position: int, key: bytes, entry: _Entry) -> dict[int, bytes]:
-        """An output of `key` is at `position`. Returns the large states that it has made useless, by their number."""
+        """Note an output of `key` at `position`. Returns the large states that are now outdated, by output number."""
         self.next_position = max(self.next_position, position + 1)
         outdated = self._keep(key, entry)
         if self.entries[key] is entry:
@@ -351,16 +354,16 @@ class _Part:
         return outdated
 
     def begin_output(self) -> int:
-        """An output is on its way; it will be at what is returned or behind it."""
-        self._under_way.append(self.next_position)
+        """Note that an output is being sent, and return the lowest position that it can get."""
+        self._in_flight.append(self.next_position)
         return self.next_position
 
     def end_output(self, before: int) -> None:
-        self._under_way.remove(before)
+        self._in_flight.remove(before)
 
     def take_fresh(self) -> tuple[list[bytes], _Mark | None]:
-        """The keys to write and the mark to set behind them; None when there is nothing to say."""
-        position = min([self.next_position, *self._under_way])
+        """Return the keys whose entries to write, and the mark to write after them; None if there is nothing new."""
+        position = min([self.next_position, *self._in_flight])
         fresh = sorted(self._fresh)
         self._fresh.clear()
         if not fresh and position <= self.mark.position:
@@ -399,14 +402,14 @@ class _Part:
 
 
 async def _all(writes: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run them at once. Raises what the first raised that failed, when all have ended."""
+    """Run writes together. When all have ended, raises the first failure."""
     for failure in await asyncio.gather(*writes, return_exceptions=True):
         if failure is not None:
             raise failure
 
 
 async def _partitions(reader: Any, topic: str) -> set[int]:
-    """The partitions of a topic that exists."""
+    """Return the partitions of an existing topic."""
     await reader._client._wait_on_metadata(topic)
     found: set[int] = reader.partitions_for_topic(topic)
     return found
@@ -417,6 +420,6 @@ def _succeeded(task: asyncio.Task[None]) -> bool:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """A failed load is raised to who asks for progress; nobody may."""
+    """Retrieve the error of a failed load. `get` raises it, but may never be called."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""One `Bus.run` on Kafka: a Faust app, the partitions that it was assigned, and what becomes of them."""
+"""One `Bus.run` on Kafka: a Faust app, and the partitions that it is assigned and loses."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,7 @@ _RELEASE_S: Final = 0.7 * REBALANCE_S
 
 
 class FaustReading:
-    """Reads a subscription as a worker of its group until cancelled.
-
-    It is also the `Shares` of `read_shared`, and the app's `Floors`.
-    """
+    """Reads a subscription as a worker of its group. Also the `Shares` of `read_shared`, and the app's `Floors`."""
 
     def __init__(
         self,
@@ -59,9 +56,9 @@ class FaustReading:
         self._app.on_partitions_revoked.connect(self._on_revoked)
 
     async def run(self, handler: Handler) -> None:
-        """Raises what the handler raised, and BusError when Faust gives up."""
+        """Read until cancelled. Raises what the handler raised, and BusError if Faust gives up."""
         async with self._clients.reading():
-            """Says in words why there is no connection. Faust would only say that its thread has crashed."""
+            pass  # raises the reason if there is no connection; Faust only reports that its thread has crashed
         app = self._app
         tasks: list[asyncio.Future[Any]] = []
         try:
@@ -74,7 +71,7 @@ class FaustReading:
             tasks.append(asyncio.ensure_future(app._crashed.wait()))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].cancelled():
-                raise BusError(f"reading as {self._subscription.group} was given up by the Kafka client")
+                raise BusError(f"reading as {self._subscription.group}: the Kafka client gave up")
             if tasks[0].done():
                 tasks[0].result()
             raise BusError(f"reading as {self._subscription.group} ended: {app.crash_reason!r}")
@@ -85,8 +82,10 @@ class FaustReading:
             await self._stop()
 
     async def _stop(self) -> None:
-        """Leave the group; what is acknowledged is committed before. Ends soon, also when no broker answers, and also
-        when it is cancelled: a worker that has not left would hold its partitions for as long as this process lives.
+        """Commit what is acknowledged and leave the group. This ends soon even if no broker answers.
+
+        It is completed even if it is cancelled: a worker that has not left holds its partitions as long as this process
+        lives.
         """
         stopping = asyncio.ensure_future(self._leave())
         cancelled = False
@@ -107,7 +106,7 @@ class FaustReading:
                 await self._index.close()
             await app.stop()
         except Exception as error:
-            self._log.warning("left without a word, the group's session runs out", error=repr(error))
+            self._log.warning("leaving failed, the group's session will expire", error=repr(error))
         finally:
             app.on_partitions_assigned.disconnect(self._on_assigned)
             app.on_partitions_revoked.disconnect(self._on_revoked)
@@ -160,10 +159,10 @@ class FaustReading:
         self._step.set()
 
     async def _on_revoked(self, app: Any, _revoked: Any, **_: object) -> None:
-        """All partitions are revoked at each rebalance. Returns when nobody works on them any more.
+        """Wait until no reader works on the partitions any more. Each rebalance revokes all of them.
 
-        Until then they are this worker's: `read_shared` revokes each when it ends its reader, so that a reader is ended
-        by that and not by a failure to publish, which would end the run.
+        Until then they are this worker's. `read_shared` revokes a partition when it stops its reader, so that the
+        reader is stopped by that and not by a failure to publish, which would end the run.
         """
         held, self._held = self._held, frozenset()
         self._change.set()
@@ -177,7 +176,7 @@ class FaustReading:
         await app.consumer.commit()
 
     async def _take(self, message: Any) -> None:
-        """Give a message to its partition; one of an earlier generation will come again."""
+        """Pass a message to its partition. One of an earlier generation is dropped: it will be delivered again."""
         tp = TopicPartition(message.topic, message.partition)
         while message.generation_id == self._app.consumer_generation_id and (
             message.generation_id != self._generation or (tp in self._held and tp not in self._partitions)
@@ -187,8 +186,8 @@ class FaustReading:
         partition = self._partitions.get(tp)
         if partition is None or message.generation_id != partition.generation:
             return
-        behind = self._app.behind(message.topic, message.partition, message.offset)
-        await partition.put(stored_record(message, message.timestamp, lag=behind))
+        lag = self._app.lag(message.topic, message.partition, message.offset)
+        await partition.put(stored_record(message, message.timestamp, lag=lag))
 
     def floors(self) -> tuple[int, dict[tuple[str, int], int]]:
         return self._generation, {

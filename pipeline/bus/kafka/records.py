@@ -1,4 +1,4 @@
-"""Records as Kafka holds them, and how a stage's progress travels in them."""
+"""Records as Kafka stores them, and the headers that carry a stage's progress."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def to_wire(headers: Mapping[str, str]) -> Headers:
 
 
 def progress_to_wire(progress: Progress, group: str) -> Headers:
-    """The headers of the output that carries `progress`; without a large state.
+    """Return the headers that carry `progress`, without a large state (see `pipeline.bus.kafka.progress`).
 
     All are text: outside consumers print and decode every header.
     """
@@ -36,8 +36,9 @@ def progress_to_wire(progress: Progress, group: str) -> Headers:
 
 
 def progress_from_wire(headers: Sequence[tuple[str, bytes]], group: str) -> tuple[Progress, bool] | None:
-    """What `progress_to_wire` wrote for `group`, and whether the state is in there; None for any other record, also one
-    of another program whose headers only look like ours.
+    """Return the progress of `group` in a record's headers, and True if its state is there too.
+
+    Returns None for any other record, and for one of another program whose headers look like ours.
     """
     found = dict(headers)
     if found.get(_GROUP) != group.encode():
@@ -55,8 +56,8 @@ def progress_from_wire(headers: Sequence[tuple[str, bytes]], group: str) -> tupl
 
 
 @lru_cache(maxsize=1024)
-def _shown(name: str) -> str | None:
-    """How a header is named to stages; None for one of the bus itself."""
+def _name_off_wire(name: str) -> str | None:
+    """Return a header's name on any bus, None for a header of this bus."""
     if name.startswith(_OWN):
         return None
     lower = name.lower()
@@ -64,16 +65,16 @@ def _shown(name: str) -> str | None:
 
 
 def stored_record(stored: Any, timestamp_s: float, *, lag: int = 0) -> Record:
-    """A record as aiokafka or Faust read it (their times have other units), without the headers of the bus itself.
+    """Return a record that aiokafka or Faust has read, without the headers of the bus. `timestamp_s`: Unix time.
 
-    An absent key or value is empty, the names of CloudEvents attributes are in lower case, and text that is no UTF-8
-    is read as far as it goes: what an outside producer sends is for the stage to judge.
+    A missing key or value is empty. Names of CloudEvents attributes are in lower case. Bytes of headers that are not
+    UTF-8 are replaced: it is for the stage to judge what an outside producer sends.
     """
     headers = {}
     for name, raw in stored.headers or ():
-        shown = _shown(name)
-        if shown is not None:
-            headers[shown] = (raw or b"").decode(errors="replace")
+        own = _name_off_wire(name)
+        if own is not None:
+            headers[own] = (raw or b"").decode(errors="replace")
     return Record(
         topic=stored.topic,
         partition=stored.partition,

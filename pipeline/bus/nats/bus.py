@@ -1,9 +1,8 @@
-"""The bus on NATS JetStream: a stream per topic, a consumer per group and partition.
+"""The bus on NATS JetStream: a stream for each topic, a consumer for each group and partition.
 
-Beside this file: names in `subjects`, reading in `partition`, sharing between workers in `leases`, reading without a
-group in `stored`.
-The last record of a key's subject on a topic holds the key's progress, so asking for that record is all there is to
-`progress`, but for large states (`pipeline.bus.nats.large_states`). Producers of other make publish to
+Names are in `subjects`, reading in `partition`, sharing between workers in `leases`, reading without a group in
+`stored`. The last record of a key's subject on a topic holds the key's progress, so `progress` is one request for that
+record, except for large states (`pipeline.bus.nats.large_states`). Other producers publish to
 `calls.audio.<call id in base64url>`; the server adds the partition.
 """
 
@@ -44,7 +43,7 @@ _GROUP: Final = re.compile(r"[A-Za-z0-9_-]+")
 _STREAM_NOT_FOUND: Final = 10059
 _CONSUMER_NOT_FOUND: Final = 10014
 _STORE_FULL: Final = frozenset({10023, 10028, 10047, 10077})
-"""Error codes: insufficient resources, resource limits exceeded, insufficient storage, the stream's store refuses."""
+"""Error codes of JetStream: insufficient resources, resource limits exceeded, insufficient storage, store failed."""
 _EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
 _ANOTHER_CAME_BEFORE: Final = 10071
 _HEADER_LIMIT: Final = 64 * 1024
@@ -53,13 +52,7 @@ _HEADER_LIMIT: Final = 64 * 1024
 class JetStreamBus:
     """`reconnect_s` is how long a lost broker is waited for before BusError."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        reconnect_s: float = 30.0,
-        security: BusSecurity | None = None,
-    ) -> None:
+    def __init__(self, url: str, *, reconnect_s: float = 30.0, security: BusSecurity | None = None) -> None:
         self._worker_id = secrets.token_hex(4)
         self._connection = NatsConnection(
             url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s, security=security
@@ -69,7 +62,7 @@ class JetStreamBus:
         self._runs = 0
 
     async def connect(self) -> None:
-        """Raises BusError when no server answers within `reconnect_s`, ConfigurationError when it refuses at once."""
+        """Raises BusError if no server answers within `reconnect_s`, ConfigurationError if one refuses at once."""
         await self._connection.connect()
 
     async def close(self) -> None:
@@ -78,7 +71,7 @@ class JetStreamBus:
     async def ensure_topics(self, topics: list[TopicSpec]) -> None:
         """Create missing streams, and give existing ones the retention and size of their spec.
 
-        Raises StoreFullError when the limits of the topics together exceed the store's.
+        Raises StoreFullError if the limits of the topics together exceed the store's.
         """
         for spec in topics:
 
@@ -109,9 +102,9 @@ class JetStreamBus:
         location = await self._location(record.topic, record.key, partition)
 
         async def send(session: Session) -> None:
-            limit = session.max_payload_bytes
-            if len(record.value) + header_bytes > limit:
-                raise RecordTooLargeError(record.topic, len(record.value) + header_bytes, limit)
+            size_bytes, limit_bytes = len(record.value) + header_bytes, session.max_payload_bytes
+            if size_bytes > limit_bytes:
+                raise RecordTooLargeError(record.topic, size_bytes, limit_bytes)
             if header_bytes > _HEADER_LIMIT:
                 raise RecordTooLargeError(record.topic, header_bytes, _HEADER_LIMIT)
             try:
@@ -132,7 +125,7 @@ class JetStreamBus:
         headers: dict[str, str],
         progress: Progress | None,
     ) -> None:
-        """A large state goes before the output that it belongs to, and is dropped behind one that needs it no more."""
+        """Publish a record: a large state before its output. The key's next output with a small one deletes it."""
         large = progress is not None and progress.is_large
         if progress is not None and large:
             self._large_states.add(location)
@@ -145,8 +138,9 @@ class JetStreamBus:
     async def _put_back(
         self, session: Session, location: "_KeyLocation", value: bytes, headers: dict[str, str]
     ) -> None:
-        """Store a record that has no progress of its own where others have: it repeats that of its key's last record,
-        and is stored right behind that one or not at all.
+        """Store a record without progress on a topic whose records have it.
+
+        It repeats the progress of its key's last record, and is stored directly after that record or not at all.
         """
         while True:
             last = (await session.request(location.last_record_subject)).headers or {}
@@ -161,7 +155,7 @@ class JetStreamBus:
 
     async def run(self, subscription: Subscription, handler: Handler) -> None:
         if not _GROUP.fullmatch(subscription.group):
-            raise ConfigurationError(f"the group {subscription.group!r} must be letters, digits, '_' or '-'")
+            raise ConfigurationError(f"the group {subscription.group!r} may only have letters, digits, '_' and '-'")
         counts = {topic: await self._partitions_of(topic) for topic in subscription.topics}
         self._runs += 1
         shares = LeaseShares(
@@ -249,10 +243,9 @@ class JetStreamBus:
         return await self._connection.retrying(read)
 
     async def _location(self, topic: str, key: bytes, partition: int | None = None) -> "_KeyLocation":
-        """Where the key's records are: in `partition`, if it is given.
+        """Return where the key's records are: in `partition`, if it is given.
 
-        The server decides on the partition of what producers publish, so there the key needs a spelling that it puts
-        into `partition`.
+        On topics of producers the server chooses the partition, so the key needs a spelling that goes into `partition`.
         """
         count = await self._partitions_of(topic)
         token = key_token(key)
@@ -263,7 +256,7 @@ class JetStreamBus:
         return _KeyLocation(topic, partition_of(token.encode(), count), token)
 
     async def _partitions_of(self, topic: str) -> int:
-        """As the stream was created. Raises BusError where there is no such topic."""
+        """Return the topic's number of partitions. Raises BusError if there is no such topic."""
         known = self._partitions.get(topic)
         if known is not None:
             return known
@@ -280,7 +273,7 @@ class JetStreamBus:
 
 
 class _KeyLocation(NamedTuple):
-    """Where a key's records are."""
+    """The subject of a key's records."""
 
     topic: str
     partition: int
@@ -293,13 +286,13 @@ class _KeyLocation(NamedTuple):
 
     @property
     def last_record_subject(self) -> str:
-        """Requested, it answers with the key's last record."""
+        """The subject on which the server answers with the key's last record."""
         base = subject_base(self.topic)
         return f"$JS.API.DIRECT.GET.{stream_name(self.topic)}.{base}.{self.partition}.{self.token}"
 
 
 def _header_bytes(headers: dict[str, str]) -> int:
-    """As NATS sends them: a first line, and each name and text with a colon, a space and the end of a line."""
+    """Return their size on the wire: a first line, and each name and text with a colon, a space and a line end."""
     texts = "".join(headers.values())
     n_bytes = len(texts) if texts.isascii() else len(texts.encode())
     return n_bytes + sum(map(len, headers)) + 4 * len(headers) + 12
@@ -364,7 +357,7 @@ async def _lag(session: Session, topic: str, number: int, group: str) -> int:
         return int(info["num_pending"]) + int(info["num_ack_pending"])
     except ApiError as error:
         if error.code != _CONSUMER_NOT_FOUND:
-            raise BusError(f"the lag of {topic} is not known: {error}") from error
+            raise BusError(f"the lag of {topic} is unknown: {error}") from error
     total, seen, expected = 0, 0, 1
     while seen < expected:
         body = {"subjects_filter": f"{subject_base(topic)}.{number}.*", "offset": seen}
@@ -377,5 +370,5 @@ async def _lag(session: Session, topic: str, number: int, group: str) -> int:
 
 def _refusal(error: ApiError, topic: str) -> BusError:
     if error.code in _STORE_FULL:
-        return StoreFullError(f"the store is full, it takes no more for {topic}: {error}")
-    return BusError(f"the broker refuses for {topic}: {error}")
+        return StoreFullError(f"the store is full and accepts no more records for {topic}: {error}")
+    return BusError(f"the broker refuses a request for {topic}: {error}")

@@ -1,8 +1,8 @@
-"""A connection to NATS that comes back by itself, and the requests made over it.
+"""A connection to NATS that reconnects by itself, and requests over it.
 
-nats-py's own reconnect is not used: it replays buffered commands and subscriptions of the lost connection, and a pull
-that was forgotten about would take records. Here every connection is a new `Session`; what lived on the old one ends
-with it, at once, and whoever needs it again sets it up again.
+nats-py's own reconnect is not used: it replays buffered commands and subscriptions of the lost connection, so that a
+forgotten pull would take records. Here every connection is a new `Session`. What lived on the old one ends with it, at
+once, and its users set it up again.
 """
 
 import asyncio
@@ -32,39 +32,38 @@ _RETRY_PAUSE_S: Final = 0.02
 _CLOSE_S: Final = 0.2
 _CANCEL_AGAIN_S: Final = 0.5
 NANOSECONDS: Final = 1_000_000_000
-"""In a second: JetStream's API has all durations in nanoseconds."""
+"""Nanoseconds in a second: the unit of all durations in JetStream's API."""
 _NO_RESPONDERS: Final = "503"
 _PENDING_MESSAGES: Final = 1_000_000
 _PENDING_BYTES: Final = 512_000_000
 _REFUSALS: Final = {
-    "authorization violation": "it does not take these credentials",
+    "authorization violation": "it rejects these credentials",
     "user authentication expired": "the credentials have expired",
     "account authentication expired": "the credentials have expired",
     "user authentication revoked": "the credentials were revoked",
 }
-"""What a server says when it turns a client away for good, and what that means."""
+"""What a server says when it refuses a client for good, and what to tell the operator."""
 _ALERTS: Final = {
-    "CERTIFICATE_REQUIRED": "it asks for a client certificate, and there is none",
-    "UNKNOWN_CA": "it does not know the authority of the client certificate",
-    "BAD_CERTIFICATE": "it refuses the client certificate",
+    "CERTIFICATE_REQUIRED": "it requires a client certificate, and none is set",
+    "UNKNOWN_CA": "it does not trust the authority of the client certificate",
+    "BAD_CERTIFICATE": "it rejects the client certificate",
     "CERTIFICATE_EXPIRED": "the client certificate has expired",
 }
-"""OpenSSL's names of the server's TLS alerts, likewise."""
+"""The same for the server's TLS alerts, by OpenSSL's names."""
 
 _TOKEN: Final = re.compile(r"^-+BEGIN NATS USER JWT-+\s*\n\S+\s*\n", re.MULTILINE)
 _SEED: Final = re.compile(r"^-+BEGIN USER NKEY SEED-+\s*\n(\S+)\s*\n", re.MULTILINE)
-"""What a .creds file holds."""
+"""The two parts of a .creds file."""
 
-
-_TROUBLE: Final = (nats.errors.Error, OSError)
+_CONNECTION_ERRORS: Final = (nats.errors.Error, OSError)
 
 
 class SessionLost(Exception):
-    """The connection ended, or nobody answered on it. What was asked may or may not have happened."""
+    """The connection ended, or a request was not answered. What was requested may or may not have happened."""
 
 
 class ApiError(Exception):
-    """JetStream's own answer that it refuses. `code` is its error code (`err_code`)."""
+    """JetStream answered with an error. `code` is its `err_code`."""
 
     def __init__(self, code: int, description: str) -> None:
         super().__init__(f"{description} ({code})")
@@ -73,7 +72,7 @@ class ApiError(Exception):
 
 
 class _Stored(msgspec.Struct):
-    """JetStream's answer to a publish, as far as it is of interest."""
+    """The fields of JetStream's answer to a publish that are read here."""
 
     seq: int = 0
     error: dict[str, Any] | None = None
@@ -83,7 +82,7 @@ _decode_stored = msgspec.json.Decoder(_Stored).decode
 
 
 class Session:
-    """One TCP connection, from connect to loss. Every wait on it ends with SessionLost when it is lost."""
+    """One TCP connection, until it is lost. Every wait on it then ends with SessionLost."""
 
     def __init__(self, client: Client) -> None:
         self.lost = asyncio.Event()
@@ -119,7 +118,7 @@ class Session:
             subscription = await self._client.subscribe(
                 subject, cb=callback, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES
             )
-        except _TROUBLE as error:
+        except _CONNECTION_ERRORS as error:
             raise _lost(error) from error
         return Listening(subscription)
 
@@ -128,7 +127,7 @@ class Session:
     ) -> None:
         try:
             await self._client.publish(subject, payload, reply=reply, headers=headers)
-        except _TROUBLE as error:
+        except _CONNECTION_ERRORS as error:
             raise _lost(error) from error
 
     async def request(
@@ -139,7 +138,10 @@ class Session:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Msg:
-        """The answer. Raises SessionLost when the connection ends or the time is over, or nobody listens there."""
+        """Send a request and return the answer.
+
+        Raises SessionLost if the connection ends, no answer comes in time, or nobody listens on the subject.
+        """
         if self.lost.is_set():
             raise SessionLost("the connection was lost")
         self._numbers += 1
@@ -157,11 +159,11 @@ class Session:
             if answer.done() and not answer.cancelled():
                 answer.exception()
         if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
-            raise SessionLost(f"nobody answers on {subject}")
+            raise SessionLost(f"nobody listens on {subject}")
         return message
 
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """A JetStream API call. Raises ApiError for a refusal."""
+        """Call the JetStream API. Raises ApiError if it refuses, and what `request` raises."""
         message = await self.request(f"$JS.API.{subject}", b"" if body is None else json.dumps(body).encode())
         answer: dict[str, Any] = json.loads(message.data)
         check(answer)
@@ -174,19 +176,19 @@ class Session:
 
 
 class Listening:
-    """A subscription, until `close`."""
+    """A subscription."""
 
     def __init__(self, subscription: Any) -> None:
         self._subscription = subscription
 
     async def close(self) -> None:
-        """Also on a lost session, where there is nothing left to close."""
+        """Unsubscribe. On a lost session there is nothing left to do."""
         with contextlib.suppress(nats.errors.Error, OSError):
             await self._subscription.unsubscribe()
 
 
 class NatsConnection:
-    """Keeps one session open. `reconnect_s` is how long its users wait for a lost one before they raise BusError."""
+    """Keeps one session open. Users wait up to `reconnect_s` for a lost one before they get BusError."""
 
     def __init__(self, url: str, *, name: str, reconnect_s: float, security: BusSecurity | None = None) -> None:
         self.url = url
@@ -202,10 +204,9 @@ class NatsConnection:
         self._log = structlog.get_logger("callstream.nats").bind(url=url)
 
     async def connect(self) -> None:
-        """Raises BusError when no server answers within `reconnect_s`, ConfigurationError when one refuses at once.
+        """Raises BusError if no server answers within `reconnect_s`, ConfigurationError if one refuses at once.
 
-        A server that refuses later, while this is connected or reconnects, is asked again: what it asks for may be
-        under change there.
+        After a first connection a refusal is retried: the server's credentials may be about to change.
         """
         refused: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._keeping = asyncio.create_task(self._keep(refused), name=f"keep {self.url}")
@@ -227,7 +228,7 @@ class NatsConnection:
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
             while not keeping.done():
-                keeping.cancel()  # asyncio.wait_for of Python 3.11, in nats-py, may swallow one
+                keeping.cancel()  # asyncio.wait_for of Python 3.11, in nats-py, may swallow a cancellation
                 await asyncio.wait({keeping}, timeout=_CANCEL_AGAIN_S)
             await asyncio.gather(keeping, return_exceptions=True)
         if self._session is not None:
@@ -236,7 +237,7 @@ class NatsConnection:
         self._connected.clear()
 
     async def session(self, timeout_s: float | None = None) -> Session:
-        """The session, waited for while there is none. Raises BusError when there is none in time."""
+        """Return the session; wait for one if it is lost. Raises BusError if none is there in time."""
         if self._session is not None and not self._session.lost.is_set():
             return self._session
         if self._keeping is None:
@@ -251,7 +252,7 @@ class NatsConnection:
             raise BusError(f"no NATS server answers at {self.url}: {self._reason}") from None
 
     async def retrying(self, operation: Callable[[Session], Awaitable[T]]) -> T:
-        """`operation`, again after each SessionLost until `reconnect_s` is over, then BusError."""
+        """Run `operation`, again after each SessionLost. Raises BusError once `reconnect_s` is over."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.reconnect_s
         while True:
@@ -278,16 +279,16 @@ class NatsConnection:
             self._session = session
             self._connected.set()
             if backoff.failures:
-                self._log.info("connected to NATS again", attempts=backoff.failures + 1)
+                self._log.info("connected to NATS", attempts=backoff.failures + 1)
             await session.lost.wait()
             self._connected.clear()
             await session.close()
-            backoff.failures = 1  # the loss: the attempt that follows at once is the second
+            backoff.failures = 1  # the loss counts: the attempt that follows at once is the second
             self._reason = "the connection was lost"
-            self._log.warning("the connection to NATS was lost")
+            self._log.warning("connection to NATS lost")
 
     async def _open(self) -> Session:
-        """Files of certificates and credentials are read for each connection: they may be renewed."""
+        """Connect. Certificate and credentials files are read every time: they may have been renewed."""
         session: Session | None = None
 
         async def on_end() -> None:
@@ -297,7 +298,7 @@ class NatsConnection:
         async def on_error(error: Exception) -> None:
             self._log.debug("NATS client error", error=str(error) or type(error).__name__)
 
-        shown = _shown(self._security)
+        security = _security_options(self._security)
         client = _Client(tls=self._security.tls)
         try:
             await client.connect(
@@ -313,14 +314,14 @@ class NatsConnection:
                 error_cb=on_error,
                 disconnected_cb=on_end,
                 closed_cb=on_end,
-                **shown,
+                **security,
             )
             session = Session(client)
             if not client.is_connected:
                 session.end()
             await session.begin()
         except BaseException:
-            # After a TLS handshake that failed, asyncio never says that the connection is closed.
+            # After a failed TLS handshake asyncio never reports the connection as closed.
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
                     await client.close()
@@ -328,35 +329,35 @@ class NatsConnection:
         return session
 
     def _refusal(self, error: Exception) -> ConfigurationError | None:
-        """`error` as one that trying again does not mend, None for any other."""
+        """Return `error` as one that a retry does not cure, None if a retry may."""
         if isinstance(error, ConfigurationError):
             return error
         said = str(error)
         reason = next((meaning for words, meaning in _REFUSALS.items() if words in said.lower()), None)
         if isinstance(error, nats.errors.SecureConnRequiredError):
-            reason = "TLS is on, and the server there does not offer it"
+            reason = "TLS is on, but the server does not offer it"
         elif isinstance(error, ssl.SSLCertVerificationError):
-            reason = f"its certificate is not to be trusted: {error.verify_message}"
+            reason = f"its certificate is not trusted: {error.verify_message}"
         elif isinstance(error, ssl.SSLError):
             reason = next((text for alert, text in _ALERTS.items() if alert in (error.reason or "")), None)
         return None if reason is None else ConfigurationError(f"the NATS server at {self.url} refuses: {reason}")
 
 
 class _Client(Client):  # type: ignore[misc]
-    """With `tls` it sends nothing, no password either, to a server that does not speak TLS."""
+    """A nats-py client that with `tls` sends nothing, and so no password, to a server that does not speak TLS."""
 
     def __init__(self, *, tls: bool) -> None:
         super().__init__()
-        self._tls_demanded = tls
+        self._tls_required = tls
 
     def _connect_command(self) -> bytes:
-        if self._tls_demanded and not self._server_info.get("tls_required"):
+        if self._tls_required and not self._server_info.get("tls_required"):
             raise nats.errors.SecureConnRequiredError
         return bytes(super()._connect_command())
 
 
-def _shown(security: BusSecurity) -> dict[str, Any]:
-    """What a client shows and asks for, as nats-py's `connect` takes it."""
+def _security_options(security: BusSecurity) -> dict[str, Any]:
+    """Return TLS and credentials as options of nats-py's `connect`."""
     options: dict[str, Any] = {}
     context = security.tls_context()
     if context is not None:
@@ -369,7 +370,7 @@ def _shown(security: BusSecurity) -> dict[str, Any]:
 
 
 def _credentials(path: Path) -> RawCredentials:
-    """The file's text, seen to hold what nats-py would look for in it without end."""
+    """Return the text of a .creds file. It is checked here, because nats-py loops forever on one without its parts."""
     import nkeys
 
     try:
@@ -386,7 +387,7 @@ def _credentials(path: Path) -> RawCredentials:
 
 
 def check_publish(message: Msg) -> int:
-    """The position at which JetStream stored a record, from its answer. Raises ApiError where it refused."""
+    """Return the position at which JetStream stored a record, from its answer. Raises ApiError if it refused."""
     answer = _decode_stored(message.data)
     if answer.error is not None:
         check({"error": answer.error})
@@ -394,7 +395,7 @@ def check_publish(message: Msg) -> int:
 
 
 def check(answer: Mapping[str, Any]) -> None:
-    """Raise ApiError where a JetStream answer holds an error."""
+    """Raise ApiError if a JetStream answer has an error."""
     error = answer.get("error")
     if error is not None:
         raise ApiError(int(error.get("err_code", 0)), str(error.get("description", "")))

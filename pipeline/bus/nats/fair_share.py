@@ -1,8 +1,8 @@
-"""Who reads which partition number, decided by each worker of a group for itself from one shared entry.
+"""Fair shares of partition numbers: each worker of a group decides for itself, from one shared entry.
 
-Pure: `leases` reads and writes the entry by compare and set, and brings the clock. What holds whatever the order
-of the members' steps: a number is in one member's `held` at most, unless a member could neither write nor
-notice for a whole lease that it could not (a stopped process), and then until it goes on.
+Pure: `leases` reads and writes the entry by compare and set, and passes in the clock. Whatever the order of the
+members' steps, a number is in the `held` of one member at most. The one exception is a process that is stopped for a
+whole lease, which can neither write nor notice it: it may hold numbers of others until it resumes.
 """
 
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from typing import Final
 import msgspec
 
 LEASE_S: Final = 5.0
-"""How long a member's beat must stand still, on another's clock, before its partitions are free."""
+"""How long a member's beat must stand still, by another's clock, before its partitions are free."""
 LAPSE_S: Final = 3.5
-"""How long after its last successful write a member holds its partitions, on its own clock: less than the lease."""
+"""How long a member holds its partitions after its last successful write, by its own clock: less than the lease."""
 
 
 class Entry(msgspec.Struct):
     """A group's entry: `beats` by member, `owners` by partition number.
 
-    `recovering` names the member that found the store empty although it held something: for a lease after that, what
-    others hold may not be written down again yet, so nobody takes or gives up anything.
+    `recovering` names a member that found the store empty although it held numbers. For a lease after that, others may
+    not have written again what they hold, so no member takes or gives up anything.
     """
 
     beats: dict[str, int] = {}
@@ -28,14 +28,15 @@ class Entry(msgspec.Struct):
     recovering: str | None = None
 
     def arrangement(self) -> tuple[frozenset[str], dict[int, str]]:
-        """What the others need to know of a change at once; a beat alone is none."""
+        """Return the part of the entry whose changes others need at once: all but the beats' values."""
         return frozenset(self.beats), self.owners
 
 
 class FairShare:
-    """One member's view. `decide` proposes the next entry, `settle` follows once that entry is written.
+    """One member's view. `decide` proposes the next entry, `settle` is called once that entry is written.
 
-    Its beat never repeats, or another would take its return after a strike for the old beat that stands still.
+    Its beat never repeats: after it was removed and has returned, others must not take it for the beat that stood
+    still.
     """
 
     def __init__(self, member: str, numbers: Iterable[int]) -> None:
@@ -50,11 +51,11 @@ class FairShare:
 
     @property
     def held(self) -> frozenset[int]:
-        """The numbers to read now."""
+        """The numbers that this member is to read now."""
         return frozenset(self._mine - self._leaving)
 
     def decide(self, before: Entry, now: float, *, lost: bool) -> Entry:
-        """The next entry: beat raised, the dead struck off, surplus given up, free numbers taken up to the share.
+        """Return the next entry: its beat raised, dead members removed, surplus given up, free numbers taken.
 
         `lost`: the store has no entry.
         """
@@ -83,18 +84,18 @@ class FairShare:
         return after
 
     def settle(self, entry: Entry) -> None:
-        """`entry` is in the store. What it gives to others is lost, what exceeds the share is to be released."""
+        """Adopt an entry that is in the store: numbers that others own are lost, surplus is to be released."""
         self._mine = {n for n in self._owned(entry) if n in self._mine or n not in self._reading}
         self._leaving = set(sorted(self._mine)[self._share(entry) :])
         self._reading |= self.held
 
     def lapse(self) -> None:
-        """The last write is `LAPSE_S` ago: others may soon take over."""
+        """Give up everything: the last write was `LAPSE_S` ago, and others may soon take over."""
         self._mine = set()
         self._leaving = set()
 
     def release(self, numbers: Iterable[int]) -> None:
-        """The readers of these have ended. Until then nobody else gets a number that is given up."""
+        """Release numbers whose readers have ended. Others get a number that is given up only then."""
         self._reading -= set(numbers) - self.held
 
     def _alive(self, before: Entry, now: float) -> set[str]:
@@ -108,7 +109,7 @@ class FairShare:
         return {number for number, member in entry.owners.items() if member == self.member}
 
     def _share(self, entry: Entry) -> int:
-        """How many numbers are this member's: the division's remainder goes to the first members by name."""
+        """Return this member's share of the numbers. The remainder of the division goes to the first by name."""
         if entry.recovering is not None:
             return len(self._numbers)
         whole, rest = divmod(len(self._numbers), len(entry.beats))
@@ -116,7 +117,7 @@ class FairShare:
 
 
 def without(entry: Entry, member: str) -> Entry:
-    """The entry once `member` has left."""
+    """Return the entry without `member`."""
     return Entry(
         beats={name: beat for name, beat in entry.beats.items() if name != member},
         owners={number: name for number, name in entry.owners.items() if name != member},

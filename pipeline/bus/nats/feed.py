@@ -1,4 +1,4 @@
-"""Watching topics on JetStream from now on: consumers without acknowledgement that begin again where they broke off."""
+"""Following topics on JetStream from now on: consumers without acknowledgement, resumed after a fault."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _PAUSE_S: Final = 0.2
 
 
 class JetStreamFeed(QueueFeed):
-    """Records of several topics as they arrive, in order per topic. Iteration raises BusError if the broker is gone."""
+    """Records of several topics as they arrive, in order per topic. Iteration raises BusError if the broker is lost."""
 
     def __init__(self, connection: NatsConnection, topics: tuple[str, ...], key: bytes | None) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class JetStreamFeed(QueueFeed):
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Everything published after this returns is seen."""
+        """Begin to follow: the feed has everything that is published after this returns."""
         for topic in self._topics:
 
             async def last_of(session: Session, topic: str = topic) -> int:
@@ -54,7 +54,7 @@ class JetStreamFeed(QueueFeed):
             try:
                 await watch.run(await self._connection.session())
             except (SessionLost, ApiError) as error:
-                log.debug("following again from where it broke off", error=str(error))
+                log.debug("follower resumes", error=str(error))
             except BusError as error:
                 self.put(error)
                 return
@@ -62,7 +62,7 @@ class JetStreamFeed(QueueFeed):
 
 
 class _TopicWatch:
-    """An ephemeral push consumer on one topic. `last` is the position up to which records were passed on."""
+    """An ephemeral push consumer on one topic. `last` is the position of the last record that was passed on."""
 
     def __init__(self, topic: str, token: str, last: int, put: Callable[[Record], None]) -> None:
         self._topic = topic
@@ -71,19 +71,19 @@ class _TopicWatch:
         self._put = put
         self._delivery = 0
         self._ended = asyncio.Event()
-        self._heard_at = 0.0
+        self._last_heard_at = 0.0
 
     async def run(self, session: Session) -> None:
-        """Returns when deliveries are missing or have stopped; raises SessionLost."""
+        """Pass records on until deliveries are missing or stop. Raises SessionLost."""
         loop = asyncio.get_running_loop()
         self._delivery = 0
-        self._heard_at = loop.time()
+        self._last_heard_at = loop.time()
         self._ended = ended = asyncio.Event()
         inbox = session.new_inbox()
 
         async def on_message(message: Any) -> None:
             if not ended.is_set():
-                self._heard_at = loop.time()
+                self._last_heard_at = loop.time()
                 self._take(message, inbox)
 
         listening: Listening = await session.subscribe(inbox, on_message)
@@ -105,7 +105,7 @@ class _TopicWatch:
                     },
                 },
             )
-            while not ended.is_set() and not session.lost.is_set() and loop.time() < self._heard_at + _SILENCE_S:
+            while not ended.is_set() and not session.lost.is_set() and loop.time() < self._last_heard_at + _SILENCE_S:
                 waits = [asyncio.ensure_future(event.wait()) for event in (ended, session.lost)]
                 try:
                     await asyncio.wait(waits, timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)

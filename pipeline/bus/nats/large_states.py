@@ -1,10 +1,10 @@
-"""Large states of keys on JetStream, beside the outputs that they belong to.
+"""Large states of keys on JetStream, in a stream of their own.
 
-nats-server refuses headers above 64 kB, and a state may hold seconds of audio or all words of a day. So a large one is
-stored first, in pieces in one of two slots of its key, and then the output is published. The slot is the output's
-number modulo 2: writing the state of output n leaves that of n - 1 alone, to which the last output on the bus points
-until output n is stored. Repeated after a crash it overwrites itself. Without this pair a crash between the two writes
-would lose the only state.
+nats-server refuses headers above 64 kB, and a state may hold seconds of audio or all words of a day. So a large state
+is stored first, in pieces in one of two slots of its key, and then its output is published. The slot is the output's
+number modulo 2. Writing the state of output n leaves that of output n - 1 alone, which is the last one on the bus until
+output n is stored. A write that is repeated after a crash overwrites itself. With one slot, a crash between the two
+writes would lose the only state.
 """
 
 from typing import Any, Final
@@ -22,7 +22,7 @@ _PIECES_HEADER: Final = "callstream-pieces"
 
 
 async def ensure_states(session: Session, *, retention_s: float) -> None:
-    """Make sure of the stream, and that it keeps at least as long as the outputs are kept. Raises ApiError."""
+    """Create the stream if it is missing, and let it keep states for at least `retention_s`. Raises ApiError."""
     wanted: dict[str, Any] = {
         "name": STREAM,
         "subjects": [f"{_ROOT}.>"],
@@ -44,7 +44,7 @@ async def ensure_states(session: Session, *, retention_s: float) -> None:
 
 
 async def write_state(session: Session, topic: str, partition: int, token: str, progress: Progress) -> None:
-    """Raises ApiError for a refusal."""
+    """Store the state of an output in pieces. Raises ApiError if the server refuses."""
     pieces = state_pieces(progress.state)
     headers = {_SEQ_HEADER: str(progress.seq), _PIECES_HEADER: str(len(pieces))}
     for index, piece in enumerate(pieces):
@@ -53,7 +53,7 @@ async def write_state(session: Session, topic: str, partition: int, token: str, 
 
 
 async def read_state(session: Session, topic: str, partition: int, token: str, seq: int) -> bytes:
-    """The state of output `seq`. Raises BusError where it is gone."""
+    """Return the state of output `seq`. Raises BusError if it is gone."""
     pieces: list[bytes] = []
     count = 1
     while len(pieces) < count:
@@ -68,7 +68,7 @@ async def read_state(session: Session, topic: str, partition: int, token: str, s
 
 
 async def drop_states(session: Session, topic: str, partition: int, token: str) -> None:
-    """Both slots: an output whose state is in its headers was stored behind them. Raises ApiError."""
+    """Delete both slots, after an output whose state is in its headers. Raises ApiError."""
     subjects = _subject(topic, partition, token, 0, 0).rpartition(".")[0] + ".>"
     await session.api(f"STREAM.PURGE.{STREAM}", {"filter": subjects})
 

@@ -1,12 +1,12 @@
-"""How workers of a group share partitions on NATS: an entry per group in a key-value bucket, by compare and set.
+"""Leases of partitions on NATS: workers of a group share an entry in a key-value bucket, by compare and set.
 
-The entry lists the members, each with a beat that it raises every second, and who owns which partition number
-(`pipeline.bus.nats.fair_share` decides). A member whose beat stands still for `LEASE_S` on another's clock is struck
-off; it has given up by itself before that, `LAPSE_S` after its last successful write on its own clock. No clocks are
-compared.
+The entry lists the members, each with a heartbeat counter that it raises every second, and the owner of each partition
+number (`pipeline.bus.nats.fair_share` decides). A member whose counter stands still for `LEASE_S` by another member's
+clock is removed. By then it has given up its partitions, `LAPSE_S` after its last successful write by its own clock.
+No two clocks are compared.
 
-The bucket is in memory: a restarted server has none. Members that are still reading then write down again what they
-hold, so a restart moves nothing; and a worker on a fresh embedded server finds nobody to wait for.
+The bucket is in memory, so a restarted server has none. Members that are reading then write again what they hold, so a
+restart moves no partition, and a worker on a fresh embedded server has nobody to wait for.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _ROUNDS: Final = 5
 
 
 class LeaseShares:
-    """One worker's share of a group's partitions: the `Shares` that `read_shared` reads by."""
+    """One worker's share of a group's partitions: the `Shares` that `read_shared` follows."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class LeaseShares:
         return frozenset().union(*(self._partitions[number] for number in self._share.held))
 
     async def start(self) -> None:
-        """Take a first share. Raises BusError when the broker does not answer."""
+        """Take a first share. Raises BusError if the broker does not answer."""
         await self._connection.retrying(self._round)
         self._keeping = asyncio.create_task(self._keep(), name=f"leases of {self._group}")
 
@@ -91,7 +91,7 @@ class LeaseShares:
             async with asyncio.timeout(_REQUEST_S):
                 await self._leave(await self._connection.session(_REQUEST_S))
         except (SessionLost, ApiError, BusError, TimeoutError) as error:
-            self._log.debug("left without a word, the lease runs out", error=str(error))
+            self._log.debug("leaving failed, the lease will expire", error=str(error))
         if self._listening is not None:
             await self._listening.close()
 
@@ -112,7 +112,7 @@ class LeaseShares:
                     await self._round(await self._connection.session(BEAT_S))
             except (SessionLost, ApiError, BusError, TimeoutError) as error:
                 self._entry = None
-                self._log.debug("the lease was not renewed", error=str(error) or type(error).__name__)
+                self._log.debug("lease not renewed", error=str(error) or type(error).__name__)
 
     async def _round(self, session: Session) -> None:
         loop = asyncio.get_running_loop()
@@ -136,11 +136,14 @@ class LeaseShares:
         before = self._share.held
         self._share.settle(entry)
         if self._share.held != before:
-            self._log.info("partitions shared out", held=sorted(self._share.held), members=len(entry.beats))
+            self._log.info("partitions assigned", numbers=sorted(self._share.held), members=len(entry.beats))
             self._change.set()
 
     def _on_lapse(self, first: bool) -> None:
-        """Give up what is held; but where this process stood still, not the broker, ask first who has it now."""
+        """Give up the partitions: the lease was not renewed in time.
+
+        If this process stood still, not the broker, it first asks who owns them now.
+        """
         loop = asyncio.get_running_loop()
         assert self._lapse is not None
         self._entry = None
@@ -149,7 +152,7 @@ class LeaseShares:
             self._wake.set()
             return
         if self._share.held:
-            self._log.warning("the lease could not be renewed in time, its partitions are given up")
+            self._log.warning("lease expired, partitions given up")
         self._share.lapse()
         self._change.set()
 
@@ -168,7 +171,7 @@ class LeaseShares:
         return f"$KV.{_BUCKET}.{self._group}"
 
     async def _read(self, session: Session) -> tuple[Entry, int]:
-        """The entry and its revision; an empty one and 0 where there is none."""
+        """Return the entry and its revision, or an empty one and 0 if there is none."""
         message = await session.request(f"$JS.API.DIRECT.GET.{_STREAM}.{self._key}", timeout_s=_REQUEST_S)
         headers = message.headers or {}
         if headers.get("Status") == "404":
@@ -176,7 +179,7 @@ class LeaseShares:
         return msgspec.json.decode(message.data, type=Entry), int(headers["Nats-Sequence"])
 
     async def _write(self, session: Session, entry: Entry, revision: int) -> int | None:
-        """The new revision; None where someone else has written since `revision`."""
+        """Return the new revision, None if another member has written since `revision`."""
         message = await session.request(
             self._key,
             msgspec.json.encode(entry),
@@ -191,7 +194,7 @@ class LeaseShares:
             raise
 
     async def _listen(self, session: Session) -> None:
-        """Once per session: make sure of the bucket, and be woken by what others write into it."""
+        """Once in each session, create the bucket if it is missing and subscribe to what others write into it."""
         if self._listening_on is session:
             return
         await session.api(

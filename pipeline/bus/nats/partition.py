@@ -1,11 +1,13 @@
-"""One partition as a JetStream consumer gives it: pulled in overlapping requests, acknowledged up to a floor.
+"""One partition as a JetStream consumer delivers it: pulled in overlapping requests, acknowledged up to a floor.
 
-The consumer is durable, one per group and partition, with `AckPolicy.ALL`. Each time that reading begins, and after
-each trouble, it is reset (ADR-60): everything behind its floor comes again, in order and before anything new, under
-delivery numbers that count from 1. What was delivered before the reset cannot arrive any more, because it went to an
-inbox that is closed; what the handler has had already is recognised by its position. So every trouble has one answer:
-`_begin`. Trouble is a lost connection, a delivery number missing (another worker took one, or it was dropped on the
-way), silence past the heartbeats, or a pull that ended for an unknown reason.
+The consumer is durable, one for each group and partition, with `AckPolicy.ALL`. Whenever reading begins it is reset
+(ADR-60): the server delivers everything after its floor again, in order and before anything new, with delivery numbers
+that count from 1. Deliveries of before the reset cannot arrive any more, because their inbox is closed. Records that
+the handler had already are recognised by their position.
+
+So one method, `_begin`, answers every fault: a lost connection, a missing delivery number (another worker took the
+record, or it was lost on the way), silence for longer than the heartbeats allow, a pull that ended for an unknown
+reason.
 """
 
 import asyncio
@@ -22,22 +24,23 @@ from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsC
 from pipeline.bus.nats.subjects import delivery, stored_record, subject_base
 from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.bus.tracker import PrefixTracker
+from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError
 
 PULLS: Final = 2
-"""Requests that overlap, so that the server has one to serve while the other is on its way."""
+"""Requests that overlap: the server serves one while the other is on its way."""
 EXPIRES_S: Final = 60.0
 HEARTBEAT_S: Final = 15.0
 SILENCE_S: Final = 2.5 * HEARTBEAT_S
 ACK_S: Final = 0.05
 _BATCH: Final = 1_000_000
 _ANY_SIZE: Final = 1 << 30
-"""Some limit in bytes there must be, because the server says when a pull is complete only where there is one."""
+"""A limit that never applies: the server reports a pull as complete only if the pull has a limit in bytes."""
 _PAUSE_S: Final = 0.2
 
 
 class PulledPartition:
-    """A partition from assignment to revocation. `prefetch_bytes` bounds what is requested and not yet taken."""
+    """A partition from assignment to revocation. `prefetch_bytes` bounds what is requested and not taken yet."""
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class PulledPartition:
             finally:
                 await intake.close()
             if not intake.lost:
-                self._log.info("reading the partition again from its floor", reason=intake.trouble)
+                self._log.info("partition re-read from its floor", reason=intake.fault)
                 await asyncio.sleep(_PAUSE_S)
 
     def revoke(self) -> None:
@@ -105,7 +108,7 @@ class PulledPartition:
             await self._intake.close()
 
     async def _begin(self) -> "_Intake":
-        """Set up the consumer and read from its floor. Raises BusError after the connection's `reconnect_s`."""
+        """Reset the consumer and read from its floor. Raises BusError after the connection's `reconnect_s`."""
 
         async def begin(session: Session) -> "_Intake":
             intake = self._intake = _Intake(session, self._stream, self._consumer, self.topic, self._pull_bytes)
@@ -128,14 +131,14 @@ class PulledPartition:
             "durable_name": self._consumer,
             "deliver_policy": "all",
             "ack_policy": "all",
-            "ack_wait": 86_400 * NANOSECONDS,
+            "ack_wait": int(SECONDS_PER_DAY) * NANOSECONDS,
             "max_deliver": -1,
             "max_ack_pending": -1,
             "filter_subject": f"{subject_base(self.topic)}.{self.number}.>",
         }
 
     def _ack_soon(self) -> None:
-        """Acknowledge the floor within `ACK_S`, or when the partition is closed: many acks become one."""
+        """Acknowledge the floor within `ACK_S`, or when the partition is closed, so that many acks become one."""
         self._floor_risen.set()
         if self._acking is None or self._acking.done():
             self._acking = asyncio.create_task(self._ack_floors())
@@ -150,14 +153,14 @@ class PulledPartition:
                 try:
                     await self._intake.ack(self._tracker.floor)
                 except SessionLost:
-                    self._log.debug("an acknowledgement was lost with the connection")
+                    self._log.debug("acknowledgement lost with the connection")
 
 
 class _Intake:
-    """The records of one reset, on one session. `trouble` says why it has ended, once it has."""
+    """The records after one reset, on one session. `fault` says why they have ended; None before that."""
 
     def __init__(self, session: Session, stream: str, consumer: str, topic: str, pull_bytes: int) -> None:
-        self.trouble: str | None = None
+        self.fault: str | None = None
         self._session = session
         self._stream = stream
         self._consumer = consumer
@@ -169,27 +172,28 @@ class _Intake:
         self._replies: deque[tuple[int, str]] = deque()
         self._held_bytes = 0
         self._open_pulls = 0
-        self._single = False
+        self._one_large = False
+        """The next record is larger than a pull: it is requested alone."""
         self._last_delivery = 0
-        self._heard_at = 0.0
+        self._last_heard_at = 0.0
         self._wake = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
 
     @property
     def lost(self) -> bool:
-        """Whether the trouble is that of the connection, whose return is waited for anyway."""
+        """True if the connection was lost, whose return is waited for anyway."""
         return self._session.lost.is_set()
 
     async def begin(self) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_heard_at = asyncio.get_running_loop().time()
         self._listening = await self._session.subscribe(f"{self._inbox}.*", self._on_message)
         self._watch = asyncio.create_task(self._watch_session())
         await self._top_up()
 
     async def take(self) -> Record | None:
-        """The next record, waited for; None when there is trouble and everything is to begin again."""
+        """Wait for the next record and return it; None after a fault."""
         while True:
-            if self.trouble is not None:
+            if self.fault is not None:
                 return None
             if self._arrived:
                 record = self._arrived.popleft()
@@ -201,7 +205,7 @@ class _Intake:
             await self._wake.wait()
 
     async def ack(self, floor: int) -> None:
-        """Acknowledge the last record that came in this reset and is not beyond `floor`."""
+        """Acknowledge the last record of this reset that is not after `floor`."""
         reply = None
         while self._replies and self._replies[0][0] <= floor:
             _, reply = self._replies.popleft()
@@ -217,25 +221,25 @@ class _Intake:
             self._listening = None
 
     async def _watch_session(self) -> None:
-        """Notice what no message tells: a lost connection, and silence."""
+        """Notice faults that no message reports: a lost connection, and silence."""
         loop = asyncio.get_running_loop()
-        while self.trouble is None:
+        while self.fault is None:
             try:
-                async with asyncio.timeout_at(self._heard_at + SILENCE_S):
+                async with asyncio.timeout_at(self._last_heard_at + SILENCE_S):
                     await self._session.lost.wait()
                 self._fail("the connection was lost")
             except TimeoutError:
                 if not self._open_pulls:
-                    self._heard_at = loop.time()
-                elif loop.time() >= self._heard_at + SILENCE_S:
+                    self._last_heard_at = loop.time()
+                elif loop.time() >= self._last_heard_at + SILENCE_S:
                     self._fail("the server is silent")
 
     async def _top_up(self) -> None:
-        """Request as much as fits: each open pull may still bring `pull_bytes`."""
+        """Request as much as there is room for: each open pull may still deliver `pull_bytes`."""
         try:
-            if self._single:
+            if self._one_large:
                 if not self._open_pulls and not self._arrived:
-                    self._single = False
+                    self._one_large = False
                     await self._pull({"batch": 1, "max_bytes": _ANY_SIZE})
                 return
             while self._open_pulls < PULLS and self._held_bytes + self._open_pulls * self._pull_bytes <= (
@@ -247,7 +251,7 @@ class _Intake:
 
     async def _pull(self, request: dict[str, int]) -> None:
         self._open_pulls += 1
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_heard_at = asyncio.get_running_loop().time()
         body = request | {"expires": int(EXPIRES_S * NANOSECONDS), "idle_heartbeat": int(HEARTBEAT_S * NANOSECONDS)}
         await self._session.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
@@ -256,15 +260,15 @@ class _Intake:
         )
 
     async def _on_message(self, message: Any) -> None:
-        if self.trouble is not None:
+        if self.fault is not None:
             return
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_heard_at = asyncio.get_running_loop().time()
         if message.subject.startswith(self._inbox):
             await self._on_status(message.headers or {})
             return
         delivered = delivery(message)
         if delivered.number != self._last_delivery + 1:
-            self._fail(f"delivery {delivered.number} came after {self._last_delivery}")
+            self._fail(f"delivery {delivered.number} follows {self._last_delivery}")
             return
         self._last_delivery = delivered.number
         record = stored_record(self._topic, message, delivered)
@@ -278,16 +282,16 @@ class _Intake:
         if status == "100":
             last = headers.get("Nats-Last-Consumer")
             if last is not None and int(last) != self._last_delivery:
-                self._fail(f"the server delivered {last}, {self._last_delivery} came")
+                self._fail(f"{self._last_delivery} of {last} deliveries arrived")
             return
         self._open_pulls -= 1
         if status == "409" and description == "Message Size Exceeds MaxBytes":
-            self._single = self._single or headers.get("Nats-Pending-Bytes") == str(self._pull_bytes)
+            self._one_large = self._one_large or headers.get("Nats-Pending-Bytes") == str(self._pull_bytes)
         elif status != "408" and description != "Batch Completed":
             self._fail(f"the pull ended: {status} {description}")
             return
         await self._top_up()
 
     def _fail(self, reason: str) -> None:
-        self.trouble = self.trouble or reason
+        self.fault = self.fault or reason
         self._wake.set()

@@ -1,4 +1,4 @@
-"""Freeing what a group has read: for a JetStream store that is there to be forwarded and is read by nobody else."""
+"""Deleting records that a group has read, from a JetStream store that nobody else reads: an edge's, once forwarded."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from pipeline.errors import BusError
 
 
 async def drop_acknowledged(connection: NatsConnection, subscription: Subscription) -> int:
-    """Remove the records up to the group's floor in each partition (a consumer each, `GROUP_PARTITION`); how many.
+    """Delete the records up to the group's floor in each partition, and return their number.
 
-    A producer's repeat of one of them is stored again once the server was restarted. Raises BusError when the server
-    is away for longer than the connection waits for it.
+    The floors are those of the group's consumers (`GROUP_PARTITION`). After a restart of the server, a producer's
+    repeat of a deleted record is stored again. Raises BusError if the server is away for longer than the connection
+    waits for it.
     """
 
     async def drop(session: Session) -> int:
@@ -21,7 +22,7 @@ async def drop_acknowledged(connection: NatsConnection, subscription: Subscripti
     try:
         return await connection.retrying(drop)
     except ApiError as error:
-        raise BusError(f"what {subscription.group} has read is not freed: {error}") from error
+        raise BusError(f"records that {subscription.group} has read cannot be deleted: {error}") from error
 
 
 async def _drop(session: Session, stream: str, group: str) -> int:

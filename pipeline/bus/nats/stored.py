@@ -1,6 +1,6 @@
-"""Reading what a JetStream stream holds, without a consumer: direct gets by position, one or a batch (ADR-31).
+"""Reading the records of a JetStream stream without a consumer: direct gets by position, singly or in batches (ADR-31).
 
-The server keeps nothing about the reader, so after a restart of it the next batch is asked for as if nothing had been.
+The server keeps no state of the reader, so a restart of it between two batches makes no difference.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pipeline.bus.protocol import Record
 from pipeline.errors import BusError
 
 BATCH_BYTES: Final = 1_000_000
-"""A batch ends with the record that reaches this, and one batch at a time is in memory."""
+"""A batch ends with the record that reaches this. One batch at a time is in memory."""
 _BATCH_RECORDS: Final = 1000
 _SILENCE_S: Final = 5.0
 _END_OF_BATCH: Final = "204"
@@ -24,7 +24,7 @@ _NOT_FOUND: Final = "404"
 async def stored_records(
     connection: NatsConnection, topic: str, key: bytes | None, start: tuple[int, int] | None = None
 ) -> AsyncIterator[Record]:
-    """What the stream holds when iteration begins, in the stream's order. See `Bus.stored`."""
+    """Yield the records that the stream holds when iteration begins, in the stream's order. See `Bus.stored`."""
 
     async def last_position(session: Session) -> int:
         try:
@@ -44,7 +44,7 @@ async def stored_records(
 
 
 async def record_at(connection: NatsConnection, topic: str, position: int) -> Record | None:
-    """The record at `position`, None where the stream does not hold it."""
+    """Return the record at `position`, None if the stream does not hold it."""
     if position < 1:
         return None
 
@@ -81,7 +81,7 @@ async def _matching(
 
 
 async def _batch(session: Session, topic: str, subject: str, position: int) -> list[Record]:
-    """The next records of `subject` from `position` on; none where there are no more. Raises SessionLost."""
+    """Return the next records of `subject` from `position` on; none at the end. Raises SessionLost."""
     records: list[Record] = []
     arrived: asyncio.Queue[Any] = asyncio.Queue()
     inbox = session.new_inbox()
@@ -98,7 +98,7 @@ async def _batch(session: Session, topic: str, subject: str, position: int) -> l
             if status is not None:
                 raise SessionLost(f"{topic} answers a read with {status}")
             if records and int(message.headers["Nats-Last-Sequence"]) != records[-1].position:
-                raise SessionLost(f"a record of {topic} behind {records[-1].position} was lost on the way")
+                raise SessionLost(f"a record of {topic} after {records[-1].position} was lost on the way")
             records.append(direct_record(topic, message))
     finally:
         lost.cancel()
@@ -106,16 +106,16 @@ async def _batch(session: Session, topic: str, subject: str, position: int) -> l
 
 
 async def _next(arrived: "asyncio.Queue[Any]", lost: "asyncio.Future[Any]") -> Any:
-    """The next message. Raises SessionLost when the connection ends or nothing comes for a while."""
+    """Return the next message. Raises SessionLost if the connection ends or nothing arrives for `_SILENCE_S`."""
     taking = asyncio.ensure_future(arrived.get())
     await asyncio.wait({taking, lost}, timeout=_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
     if taking.done():
         return taking.result()
     taking.cancel()
-    raise SessionLost("the connection was lost" if lost.done() else "a read is not answered in time")
+    raise SessionLost("the connection was lost" if lost.done() else "no answer to a read in time")
 
 
 def _status(headers: Mapping[str, str] | None) -> str | None:
-    """The status of an answer that is no record. A record of a producer may have a header `Status` too."""
+    """Return the status of an answer that is not a record, None for a record, which may have such a header too."""
     given = headers or {}
     return None if "Nats-Sequence" in given else given.get("Status", "")

@@ -1,7 +1,7 @@
-"""Names on NATS: from topics, partitions and keys to streams, subjects and tokens, and header names both ways.
+"""Names on NATS: streams, subjects and tokens of topics, partitions and keys, and header names both ways.
 
-A subject is `<base>.<partition>.<token>`: the base is the topic with a lane's dot replaced, so that the subjects of
-`calls.audio` (`calls.audio.>`) and of `calls.audio.batch` (`calls.audio_batch.>`) do not overlap; the token is the
+A subject is `<base>.<partition>.<token>`. The base is the topic with the dot of its lane replaced, so that the subjects
+of `calls.audio` (`calls.audio.>`) and of `calls.audio.batch` (`calls.audio_batch.>`) do not overlap. The token is the
 key in base64url without padding, because a key may hold any byte and a subject token may not.
 """
 
@@ -18,13 +18,13 @@ from pipeline.bus.protocol import Progress, Record
 from schemas import topics
 
 PRODUCER_TOPICS: Final = frozenset({topics.AUDIO, topics.AUDIO_BATCH})
-"""Topics that clients of other make publish to, without a partition: the server adds it."""
+"""Topics that outside producers publish to without a partition: the server adds it."""
 
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f]+")
 
 _SHORT_REPLY: Final = 9
-"""Tokens of a delivery's reply subject, where it names no domain and account."""
+"""Tokens of a delivery's reply subject without domain and account."""
 
 EVENT_ID_HEADER: Final = "Nats-Msg-Id"
 _SEQ_HEADER: Final = "callstream-seq"
@@ -34,13 +34,13 @@ PROGRESS_HEADERS: Final = frozenset({_SEQ_HEADER, _RELEASED_HEADER, _STATE_HEADE
 
 
 def padded_token(key: bytes) -> str:
-    """The same with padding, as some producers spell it: the server may put it into another partition."""
+    """Return the key in base64url with padding, as some producers spell it. Its partition may be another one."""
     return base64.urlsafe_b64encode(key).decode()
 
 
 @lru_cache(maxsize=4096)
 def token_key(token: str) -> bytes:
-    """The inverse; padding is accepted, and a token that is no base64url is the key itself, as bytes."""
+    """Return the key of a token, with or without padding. A token that is not base64url is the key itself."""
     if _BASE64URL.fullmatch(token):
         bare = token.rstrip("=")
         try:
@@ -51,7 +51,7 @@ def token_key(token: str) -> bytes:
 
 
 def key_spellings(topic: str, key: bytes) -> list[str]:
-    """All tokens that the key's records may have on `topic`: what others publish is stored as they spell it."""
+    """Return all tokens that the key's records may have on `topic`: producers' spellings are stored as they are."""
     if topic not in PRODUCER_TOPICS:
         return [key_token(key)]
     spellings = [key_token(key), padded_token(key)]
@@ -63,13 +63,13 @@ def key_spellings(topic: str, key: bytes) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def subject_base(topic: str) -> str:
-    """`calls.audio.batch` gives `calls.audio_batch`: two tokens, whatever the topic's lanes."""
+    """Return `calls.audio_batch` for `calls.audio.batch`: two tokens, whatever the topic's lane."""
     root, *rest = topic.split(".")
     return f"{root}.{'_'.join(rest)}" if rest else root
 
 
 def stream_name(topic: str) -> str:
-    """`calls.audio.batch` gives `calls-audio-batch`: stream names have no dots."""
+    """Return `calls-audio-batch` for `calls.audio.batch`: stream names have no dots."""
     return topic.replace(".", "-")
 
 
@@ -78,33 +78,34 @@ def subject(topic: str, partition: int, key: bytes) -> str:
 
 
 def parse_subject(text: str) -> tuple[int, bytes]:
-    """Partition and key of a stored record's subject."""
+    """Return the partition and the key of a stored record's subject."""
     _, partition, token = text.rsplit(".", 2)
     return int(partition), token_key(token)
 
 
 def to_wire(headers: Mapping[str, str]) -> dict[str, str]:
-    """CloudEvents attributes as NATS spells them: `ce_id` becomes `ce-id`."""
-    return {_sent(name): text for name, text in headers.items()}
+    """Return headers with CloudEvents attributes as NATS spells them: `ce_id` becomes `ce-id`."""
+    return {_name_on_wire(name): text for name, text in headers.items()}
 
 
 @lru_cache(maxsize=1024)
-def _sent(name: str) -> str:
+def _name_on_wire(name: str) -> str:
     return f"ce-{name[3:]}" if name.startswith("ce_") else name
 
 
 def from_wire(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """The inverse, without the headers of NATS and of this bus itself. Names of attributes become lower case."""
+    """Return the headers of a record, without those of NATS and of this bus. Attribute names become lower case."""
     found = {}
     for name, text in (headers or {}).items():
-        shown = _shown(name)
-        if shown is not None:
-            found[shown] = text
+        own = _name_off_wire(name)
+        if own is not None:
+            found[own] = text
     return found
 
 
 @lru_cache(maxsize=1024)
-def _shown(name: str) -> str | None:
+def _name_off_wire(name: str) -> str | None:
+    """Return a header's name on any bus, None for a header of NATS or of this bus."""
     lower = name.lower()
     if lower.startswith("ce-"):
         return f"ce_{lower[3:]}"
@@ -112,7 +113,7 @@ def _shown(name: str) -> str | None:
 
 
 def progress_to_wire(progress: Progress) -> dict[str, str]:
-    """The headers of the output that carries `progress`; without a large state (`pipeline.bus.nats.large_states`)."""
+    """Return the headers that carry `progress`, without a large state (see `pipeline.bus.nats.large_states`)."""
     headers = {_SEQ_HEADER: str(progress.seq), _RELEASED_HEADER: str(progress.released)}
     if not progress.is_large:
         headers[_STATE_HEADER] = base64.b64encode(progress.state).decode()
@@ -120,8 +121,9 @@ def progress_to_wire(progress: Progress) -> dict[str, str]:
 
 
 def progress_from_wire(headers: Mapping[str, str] | None) -> tuple[Progress, bool] | None:
-    """What `progress_to_wire` wrote, and whether the state is in there; None for a record without progress, also one of
-    another program whose headers only look like ours.
+    """Return the progress in a record's headers, and True if its state is there too.
+
+    Returns None for a record without progress, and for one of another program whose headers look like ours.
     """
     if not headers or _SEQ_HEADER not in headers:
         return None
@@ -138,27 +140,28 @@ def progress_from_wire(headers: Mapping[str, str] | None) -> tuple[Progress, boo
 
 
 class Delivery(NamedTuple):
-    """What the reply subject of a delivered record says. `number` counts the consumer's deliveries from 1."""
+    """The reply subject of a delivered record. `number` counts the consumer's deliveries from 1."""
 
     number: int
     position: int
     timestamp_s: float
-    behind: int
+    lag: int
+    """Records of the consumer after this one."""
 
 
 def delivery(message: Any) -> Delivery:
-    """Of a nats-py `Msg`, whose own way to read it makes five objects.
+    """Parse the reply subject of a nats-py `Msg`, whose own parser makes five objects.
 
-    The subject is `$JS.ACK.<stream>.<consumer>.<times>.<position>.<number>.<time>.<behind>`, in its longer form with
-    domain and account before the stream and another token at the end (ADR-15).
+    The subject is `$JS.ACK.<stream>.<consumer>.<times>.<position>.<number>.<time>.<lag>`. Its longer form has domain
+    and account before the stream, and another token at the end (ADR-15).
     """
     tokens = message.reply.split(".")
-    _, position, number, time_ns, behind = tokens[4:9] if len(tokens) == _SHORT_REPLY else tokens[6:11]
-    return Delivery(int(number), int(position), int(time_ns) // 1_000 / 1_000_000, int(behind))
+    _, position, number, time_ns, lag = tokens[4:9] if len(tokens) == _SHORT_REPLY else tokens[6:11]
+    return Delivery(int(number), int(position), int(time_ns) // 1_000 / 1_000_000, int(lag))
 
 
 def stored_record(topic: str, message: Any, delivered: Delivery) -> Record:
-    """A record as a consumer delivers it (a nats-py `Msg`)."""
+    """Return a record as a consumer delivers it (a nats-py `Msg`)."""
     partition, key = parse_subject(message.subject)
     return Record(
         topic=topic,
@@ -168,12 +171,12 @@ def stored_record(topic: str, message: Any, delivered: Delivery) -> Record:
         value=message.data,
         headers=from_wire(message.headers),
         timestamp_s=delivered.timestamp_s,
-        lag=delivered.behind,
+        lag=delivered.lag,
     )
 
 
 def direct_record(topic: str, message: Any) -> Record:
-    """A record as a direct get answers with it: headers hold subject, position and time, in a batch also the lag."""
+    """Return a record from the answer to a direct get, whose headers have subject, position, time and maybe lag."""
     headers = message.headers
     partition, key = parse_subject(headers["Nats-Subject"])
     return Record(

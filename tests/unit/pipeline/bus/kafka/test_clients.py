@@ -32,7 +32,7 @@ async def test_an_error_of_a_client_says_what_it_was_doing() -> None:
 
 
 async def test_a_task_that_a_client_cancels_does_not_cancel_who_waits_for_it() -> None:
-    with pytest.raises(BusError, match="publishing: the Kafka client gave it up"):
+    with pytest.raises(BusError, match="publishing: the Kafka client gave up"):
         await publishing()
     task = asyncio.create_task(publishing())
     await asyncio.wait([task])
