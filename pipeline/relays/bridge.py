@@ -1,10 +1,11 @@
-"""From an edge's bus to a central one: a branch office stores what its producers send and forwards it.
+"""Forwards records from an edge's bus to a central one: a branch office stores what its producers send.
 
-A record reaches the target with the key, headers and value that it has at the source, and is acknowledged at the
-source once the target has stored it. Records of a key are stored one after the other, so their order is kept also
-where one has to be sent again; keys do not wait for each other, and neither do the lanes. While either side is away
-the bridge waits, holding a bounded number of bytes. A bridge that was killed repeats records with the same
-`ce_id` and `ce_source`, which the stages drop. What the target can never store becomes a dead letter at the source.
+A record reaches the target with its key, headers and value, and is acknowledged at the source once the target has
+stored it. Records of a key are stored one after the other, so retries keep their order. Keys do not wait for each
+other, and neither do the lanes. While either side is away the bridge waits, with a bounded number of bytes in memory.
+
+A bridge that was killed repeats records with the same `ce_id` and `ce_source`, which the stages drop. A record that the
+target can never store becomes a dead letter at the source.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ LANES: Final[dict[Lane, Subscription]] = {
     "batch": Subscription(group=f"{NAME}-batch", topics=(topics.AUDIO_BATCH,), prefetch_bytes=500_000),
 }
 BUDGET_BYTES: Final = 8_000_000
-"""What a lane may hold of records that it has taken and the target has not stored."""
+"""The most bytes of records that a lane has taken and the target has not stored."""
 
 _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _REPORT_S: Final = 30.0
@@ -39,7 +40,7 @@ _EDGE_SHARES: Final = {topics.AUDIO: 0.6, topics.AUDIO_BATCH: 0.3, topics.DEAD_L
 
 
 def edge_specs(*, partitions: int, retention_days: float, store_bytes: int) -> list[TopicSpec]:
-    """What an edge needs: the topics of its producers, which may take nearly all of its store, and dead letters."""
+    """Return the topics of an edge: those of its producers, which may fill most of its store, and dead letters."""
     return [
         TopicSpec(
             name=name,
@@ -52,15 +53,15 @@ def edge_specs(*, partitions: int, retention_days: float, store_bytes: int) -> l
 
 
 async def ensure_edge(source: Bus, specs: list[TopicSpec]) -> None:
-    """Create what is missing there. What exists belongs to who made it, and stays as it is."""
-    have = {state.name for state in await source.describe(tuple(spec.name for spec in specs))}
-    missing = [spec for spec in specs if spec.name not in have]
+    """Create missing topics at the edge. Existing ones stay as their operator made them."""
+    existing = {state.name for state in await source.describe(tuple(spec.name for spec in specs))}
+    missing = [spec for spec in specs if spec.name not in existing]
     if missing:
         await source.ensure_topics(missing)
 
 
 class Bridge:
-    """Forwards both lanes until cancelled. `records` and `bytes` count what the target has stored."""
+    """Forwards both lanes. `records` and `bytes` count what the target has stored."""
 
     def __init__(self, source: Bus, target: Bus, *, metrics: Metrics, budget_bytes: int = BUDGET_BYTES) -> None:
         self.records = 0
@@ -81,7 +82,7 @@ class Bridge:
             group.create_task(self._report())
 
     async def store(self, record: Record) -> None:
-        """Store a record at the target, however long that takes. Raises RecordTooLargeError."""
+        """Store a record at the target, however long it is away. Raises RecordTooLargeError."""
         backoff = Backoff(_PAUSES_S)
         while True:
             try:
@@ -110,17 +111,17 @@ class Bridge:
     def _missed(self, error: BusError) -> None:
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
-            self._log.warning("the target does not take records, waiting", error=str(error))
+            self._log.warning("target unavailable", error=str(error))
 
     def _reached(self) -> None:
         if self._away_since is not None:
             waited_s = asyncio.get_running_loop().time() - self._away_since
             self._away_since = None
-            self._log.info("the target takes records again", waited_s=round(waited_s, 1))
+            self._log.info("target available", waited_s=round(waited_s, 1))
 
     async def _report(self) -> None:
-        """Say from time to time how much was forwarded and how much waits, unless nothing has changed."""
-        said: tuple[int, int] | None = None
+        """Log regularly how much was forwarded and how much waits, if it has changed."""
+        reported: tuple[int, int] | None = None
         while True:
             await asyncio.sleep(_REPORT_S)
             try:
@@ -129,13 +130,13 @@ class Bridge:
                 continue
             for group, records in waiting.items():
                 self.metrics.queue_depth.labels(group).set(records)
-            if (news := (self.records, sum(waiting.values()))) != said:
-                self._log.info("forwarded", records=self.records, bytes=self.bytes, waiting=news[1])
-                said = news
+            if (now := (self.records, sum(waiting.values()))) != reported:
+                self._log.info("forwarded", records=self.records, bytes=self.bytes, waiting=now[1])
+                reported = now
 
 
 class _LaneRunner:
-    """One lane: the source's handler, which gives each key's records to a task of the key's own."""
+    """Forwards one lane: the handler at the source, with a task for each key."""
 
     def __init__(
         self, bridge: Bridge, source: Bus, subscription: Subscription, publisher: Publisher, budget: ByteBudget
@@ -155,7 +156,7 @@ class _LaneRunner:
         await restarting(self._read, backoff=self._backoff, report=self._report_restart)
 
     async def _read(self) -> None:
-        """Read until the source or a key fails."""
+        """Read until the source or a key fails, which raises."""
         self._failure = asyncio.get_running_loop().create_future()
         stored = self._bridge.records
         try:
@@ -169,7 +170,7 @@ class _LaneRunner:
         """Log a traceback for a defect, not for a broker that is merely unreachable."""
         self._bridge.metrics.stage_restarts.labels(NAME).inc()
         trace = None if isinstance(error, CallstreamError) else error
-        self._log.warning("forwarding begins again", reason=str(error), pause_s=pause_s, exc_info=trace)
+        self._log.warning("forwarding restarts", reason=str(error), pause_s=pause_s, exc_info=trace)
 
     async def on_assigned(self, partition: Partition) -> None:
         self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)
@@ -180,19 +181,19 @@ class _LaneRunner:
         metrics.record_bytes.labels(NAME, record.topic).inc(record.size_bytes)
         await self._budget.take(record.size_bytes)
         assert self._failure is not None
-        if self._failure.done():  # what follows a record that failed must not overtake it
+        if self._failure.done():  # a later record must not overtake one that failed
             self._budget.give(record.size_bytes)
             await asyncio.Event().wait()
         metrics.inflight_bytes.labels(NAME).set(self._budget.used_bytes)
-        place = (record.topic, record.partition, record.key)
-        work = self._works.get(place)
+        name = (record.topic, record.partition, record.key)
+        work = self._works.get(name)
         if work is None:
-            work = self._works[place] = _KeyWork(self, place, partition)
+            work = self._works[name] = _KeyWork(self, name, partition)
         work.put(record)
 
     async def on_revoked(self, partition: Partition) -> None:
-        mine = [work for place, work in self._works.items() if place[:2] == (partition.topic, partition.number)]
-        await asyncio.gather(*(work.cancel() for work in mine))
+        lost = [work for name, work in self._works.items() if name[:2] == (partition.topic, partition.number)]
+        await asyncio.gather(*(work.cancel() for work in lost))
 
     # -- for the keys ------------------------------------------------------------------------------------------------
 
@@ -206,8 +207,8 @@ class _LaneRunner:
     def release(self, size_bytes: int) -> None:
         self._budget.give(size_bytes)
 
-    def ended(self, place: tuple[str, int, bytes]) -> None:
-        self._works.pop(place, None)
+    def ended(self, name: tuple[str, int, bytes]) -> None:
+        self._works.pop(name, None)
 
     def fail(self, error: BaseException) -> None:
         if self._failure is not None and not self._failure.done():
@@ -215,11 +216,11 @@ class _LaneRunner:
 
 
 class _KeyWork:
-    """The records of one key, one after the other, until none is left."""
+    """Forwards the records of one key, one after the other, until none is left."""
 
-    def __init__(self, lane: _LaneRunner, place: tuple[str, int, bytes], partition: Partition) -> None:
+    def __init__(self, lane: _LaneRunner, name: tuple[str, int, bytes], partition: Partition) -> None:
         self._lane = lane
-        self._place = place
+        self._name = name
         self._partition = partition
         self._records: deque[Record] = deque()
         self._task = asyncio.create_task(self._run())
@@ -244,15 +245,15 @@ class _KeyWork:
         self._end()
 
     def _end(self) -> None:
-        self._lane.ended(self._place)
+        self._lane.ended(self._name)
         while self._records:
             self._lane.release(self._records.popleft().size_bytes)
 
 
 def event_id(record: Record) -> str:
-    """The record's id for the target's broker: the same for the same bytes, whichever bridge sends them and when.
+    """Return the record's id for the target's broker: the same for the same bytes, whichever bridge sends them.
 
-    `ce_id` alone would not do: two producers may count alike, and a damaged record has none.
+    `ce_id` alone is not enough: two producers may count alike, and a damaged record has none.
     """
     digest = hashlib.blake2b(record.key, digest_size=16)
     for text in [record.topic, *(f"{name}={record.headers[name]}" for name in sorted(record.headers))]:

@@ -1,10 +1,8 @@
-"""Calls as they go on, for those who watch: partials, segments, turns and summaries.
+"""Publishes live updates of calls in progress: partials, segments, turns and summaries.
 
-They are published on core NATS subjects, `live.<tenant>.<call>`.
-
-At most once, and from now on: nothing is kept for who comes later or reads too slowly, and nothing waits for a NATS
-server that is away. The topics hold all of it; what is shown here has the ids that it has there. Values are JSON by the
-published schemas, headers are CloudEvents' in NATS's spelling.
+They go to core NATS subjects, `live.<tenant>.<call>`, at most once: nothing is kept for subscribers that come later or
+read too slowly, and nothing waits for a NATS server that is away. The topics hold all of it, under the same ids. Values
+are JSON by the published schemas, headers are those of CloudEvents in NATS's spelling.
 """
 
 import asyncio
@@ -36,7 +34,7 @@ _PAUSE_S: Final = 1.0
 
 
 class LiveEvent(msgspec.Struct, frozen=True):
-    """What is sent to viewers, `headers` in their Kafka form (`ce_id`)."""
+    """One update for viewers. `headers` have their Kafka spelling (`ce_id`)."""
 
     subject: str
     event_type: str
@@ -49,14 +47,14 @@ def live_subject(tenant: str, call_id: str) -> str:
 
 
 def _token(name: str) -> str:
-    """The name where a subject may hold it, else '=' and the bus's token: no two names have the same."""
+    """Return the name if a subject may hold it, else '=' and the bus's token. No two names have the same."""
     if _PLAIN_TOKEN.fullmatch(name) and not _NOT_IN_TOKENS & set(name):
         return name
     return f"={key_token(name.encode())}"
 
 
 def live_event(record: Record) -> LiveEvent | None:
-    """What viewers are shown of a record, None for one that is not for them. Raises ValueError for a damaged one."""
+    """Return the update of a record, None if it is not for viewers. Raises ValueError for a damaged record."""
     headers = dict(record.headers)
     try:
         if record.topic != topics.SEGMENTS:
@@ -78,7 +76,7 @@ class LiveServer(msgspec.Struct, frozen=True):
 
 
 def live_server(settings: Settings, bus_url: str) -> LiveServer | None:
-    """Where calls are shown: the server that is set, else the bus's where that is NATS. None: nowhere."""
+    """Return the server for live updates: the one that is set, else the bus if that is NATS, else None."""
     if settings.live_url is not None:
         return LiveServer(settings.live_url, settings.live_security())
     if bus_url.startswith(KAFKA):
@@ -87,9 +85,9 @@ def live_server(settings: Settings, bus_url: str) -> LiveServer | None:
 
 
 class Fanout:
-    """Shows what comes in on `bus` at a NATS server. Used as an async context manager around `run`.
+    """Publishes the updates of a bus on a NATS server. Used as an async context manager around `run`.
 
-    Entering raises ConfigurationError where the server refuses us; one that is away is waited for while running.
+    Entering raises ConfigurationError if the server refuses us. A server that is away is waited for while running.
     """
 
     def __init__(self, bus: Bus, server: LiveServer, *, metrics: Metrics) -> None:
@@ -109,10 +107,10 @@ class Fanout:
         await self._live.close()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Publish until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_trying())
-            group.create_task(self._show_all())
+            group.create_task(self._publish_all())
 
     async def _keep_trying(self) -> None:
         while not self._connected:
@@ -120,35 +118,35 @@ class Fanout:
             try:
                 await self._connect()
             except ConfigurationError as error:
-                self._log.error("calls are not shown live", error=str(error))
+                self._log.error("live updates refused", error=str(error))
                 await asyncio.sleep(_CONNECT_S)
 
     async def _connect(self) -> None:
-        """Once connected, the connection comes back by itself."""
+        """Connect. From then on the connection reconnects by itself."""
         try:
             await self._live.connect()
             self._connected = True
         except BusError as error:
-            self._log.warning("calls are not shown live until the NATS server is there", error=str(error))
+            self._log.warning("live updates wait for the NATS server", error=str(error))
 
-    async def _show_all(self) -> None:
+    async def _publish_all(self) -> None:
         while True:
             try:
                 feed = await self._bus.follow(TOPICS)
                 try:
                     async for record in feed:
-                        await self._show(record)
+                        await self._publish(record)
                 finally:
                     await feed.close()
             except BusError as error:
-                self._log.warning("calls are not shown live until the bus is there", error=str(error))
+                self._log.warning("live updates wait for the bus", error=str(error))
             await asyncio.sleep(_PAUSE_S)
 
-    async def _show(self, record: Record) -> None:
+    async def _publish(self, record: Record) -> None:
         try:
             event = live_event(record)
         except ValueError as error:
-            self._log.warning("not shown live", topic=record.topic, position=record.position, error=str(error))
+            self._log.warning("live update skipped", topic=record.topic, position=record.position, error=str(error))
             return
         if event is None:
             return
@@ -157,6 +155,6 @@ class Fanout:
             await session.publish(event.subject, event.value, headers=to_wire(event.headers))
         except (BusError, SessionLost) as error:
             self._metrics.live_dropped.labels(event.event_type).inc()
-            self._log.debug("not shown live", subject=event.subject, error=str(error))
+            self._log.debug("live update dropped", subject=event.subject, error=str(error))
             return
         self._metrics.live_events.labels(event.event_type).inc()

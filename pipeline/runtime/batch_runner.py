@@ -1,4 +1,4 @@
-"""Runs the sink: records of all calls in small batches, one writer thread, flush and then acknowledge."""
+"""Runs a stage that takes records of all calls in small batches: one writer thread, write, then acknowledge."""
 
 import asyncio
 from collections.abc import Mapping
@@ -24,16 +24,20 @@ class BatchStage(Protocol):
     name: str
 
     def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Any:
-        """Raises RejectedInput for what cannot be read."""
+        """Return what `write` takes. Raises RejectedInput for a record that cannot be read."""
         ...
 
     def write(self, records: list[Any]) -> list[Output]:
-        """Store all or nothing, durably. Called from one thread."""
+        """Store all records or none, durably, and return what to publish. Called from one thread."""
         ...
 
 
 class BatchRunner:
-    """The sink's handler: collects, writes every `_FLUSH_S` seconds or `max_records`, publishes, acknowledges."""
+    """Runs a batch stage. Also the handler that the bus calls.
+
+    Records are collected for `_FLUSH_S` seconds, written in batches of up to `max_records` and acknowledged after what
+    `write` returned was published. If writing fails nothing is acknowledged, and the bus delivers the records again.
+    """
 
     def __init__(
         self,
@@ -61,11 +65,11 @@ class BatchRunner:
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
     async def run(self) -> None:
-        """Read until cancelled; restart from the floor after any failure, later where nothing was written since."""
+        """Read until cancelled; restart from the floor after any failure, later each time until a batch is written."""
         await restarting(self._read, backoff=self._backoff, report=self._report_restart)
 
     async def _read(self) -> None:
-        """Read and write until the bus or the writer fails."""
+        """Read and write until the bus or the writer fails, which raises."""
         await log_backlog(self._bus, self.subscription, self._log)
         try:
             await until_one_ends(self._bus.run(self.subscription, self), self._write())
@@ -74,16 +78,16 @@ class BatchRunner:
 
     def _report_restart(self, error: Exception, pause_s: float) -> None:
         self._metrics.stage_restarts.labels(self.stage.name).inc()
-        self._log.error("stage starts again from its floor", error=str(error), pause_s=pause_s, exc_info=error)
+        self._log.error("stage restarts", error=str(error), pause_s=pause_s, exc_info=error)
 
     async def on_assigned(self, partition: Partition) -> None:
-        """Nothing is kept per partition."""
+        """Nothing is kept for each partition."""
 
     async def on_record(self, record: Record, partition: Partition) -> None:
         self._metrics.records_in.labels(self.stage.name, record.topic).inc()
         try:
             content = self.stage.decode(record.topic, record.headers, record.value, record.timestamp_s)
-        except Exception as error:  # decoding is a function of the record: another attempt would end the same
+        except Exception as error:  # decoding depends on the record alone: a retry would end the same
             await self._publisher.reject(record, None, error, attempts=1)
             partition.ack(record.position)
             return
@@ -95,7 +99,7 @@ class BatchRunner:
         self._forget(partition)
 
     def _forget(self, partition: Partition | None = None) -> None:
-        """Drop the pending records of a partition, of every partition where it is None."""
+        """Drop the pending records of a partition, or of all."""
         kept = []
         for entry in self._pending:
             if partition is None or entry[1] is partition:

@@ -1,11 +1,11 @@
-"""A bound on the bytes of records that a stage has taken and not finished."""
+"""A bound on the bytes of the records that a stage has taken and not finished."""
 
 import asyncio
 from collections import deque
 
 
 class ByteBudget:
-    """First come, first served. A single record larger than the whole budget passes when nothing else is held."""
+    """Bytes are given first come, first served. A record larger than the budget passes when nothing else is held."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -18,10 +18,11 @@ class ByteBudget:
 
     @property
     def exhausted(self) -> bool:
-        """Whether somebody waits for room."""
+        """True while a caller waits for room."""
         return bool(self._waiting)
 
     async def take(self, size_bytes: int) -> None:
+        """Wait for room and take it."""
         if not self._waiting and self._fits(size_bytes):
             self._used += size_bytes
             return
@@ -38,6 +39,7 @@ class ByteBudget:
             raise
 
     def give(self, size_bytes: int) -> None:
+        """Give back what `take` took."""
         self._used -= size_bytes
         self._admit()
 

@@ -1,8 +1,8 @@
-"""One stage on one bus: decode, stage, publish, acknowledge. What it guarantees is said in `stages.protocol`.
+"""Runs one stage on one bus: decode, process, publish, acknowledge. Its guarantees are those of `stages.protocol`.
 
-A record's path: `StageRunner.on_record` decodes it and waits for room in the byte budget; `CallWork` hands it to the
-call's processor, publishes what comes out in order, and acknowledges what the published checkpoint releases. When
-anything fails the run ends, all memory of calls is dropped, and the bus delivers again from the floor: the same path
+The path of a record: `StageRunner.on_record` decodes it and waits for room in the byte budget. `CallWork` submits it to
+the call's processor, publishes the outputs in order, and acknowledges the inputs that the published checkpoint
+releases. After any failure all calls are dropped from memory, and the bus delivers again from the floor: the same path
 as after a crash.
 """
 
@@ -32,16 +32,17 @@ from stages.errors import RejectedInput
 from stages.protocol import CallProcessor, CallStage, Output
 
 MAX_ATTEMPTS = 3
-"""A record whose processing fails this often, for a reason that is not the bus, becomes a dead letter."""
+"""A record that fails this often, for another reason than the bus, becomes a dead letter."""
 
 _RESTART_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 60.0
-"""A run that lasted this long was no failed attempt: the next pause is the first again."""
+"""After a run of this length the next pause is the first again."""
 _KEEP_IDLE_CALL_S = 30.0
+"""How long a call that is finished stays in memory."""
 
 
 class ProcessingError(Exception):
-    """A stage failed on a record; carries which, so that it is given up after `MAX_ATTEMPTS`."""
+    """A stage failed on the record `record_id`, which is given up after `MAX_ATTEMPTS`."""
 
     def __init__(self, record_id: str, cause: BaseException) -> None:
         super().__init__(f"{type(cause).__name__}: {cause}")
@@ -49,7 +50,7 @@ class ProcessingError(Exception):
 
 
 class StageRunner:
-    """Runs one stage in one lane until cancelled. Also the bus's handler for it."""
+    """Runs one stage in one lane. Also the handler that the bus calls."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class StageRunner:
         self._calls: dict[tuple[str, int, CallRef], CallWork] = {}
         self._attempts: Counter[str] = Counter()
         self._lag: dict[tuple[str, int], int] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._backoff = Backoff(_RESTART_PAUSES_S)
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
@@ -82,7 +83,7 @@ class StageRunner:
         await restarting(self._read, backoff=self._backoff, report=self._report_restart)
 
     async def _read(self) -> None:
-        """Read until the bus or a call fails."""
+        """Read until the bus or a call fails, which raises."""
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         await log_backlog(self._bus, self.subscription, self._log)
@@ -102,7 +103,7 @@ class StageRunner:
 
     def _report_restart(self, error: Exception, pause_s: float) -> None:
         self.metrics.stage_restarts.labels(self.stage.name).inc()
-        self._log.error("stage starts again from its floor", error=str(error), pause_s=pause_s, exc_info=error)
+        self._log.error("stage restarts", error=str(error), pause_s=pause_s, exc_info=error)
 
     # -- the bus's handler -------------------------------------------------------------------------------------------
 
@@ -114,26 +115,26 @@ class StageRunner:
         self._lag[record.topic, record.partition] = record.lag
         try:
             decoded = self._decoder(record)
-        except Exception as error:  # decoders are functions of the record: another attempt would end the same
+        except Exception as error:  # decoding depends on the record alone: a retry would end the same
             await self.publisher.reject(record, None, error, attempts=1)
             partition.ack(record.position)
             return
         await self.budget.take(record.size_bytes)
         self.metrics.inflight_bytes.labels(self.stage.name).set(self.budget.used_bytes)
-        place = (record.topic, record.partition, decoded.call)
-        work = self._calls.get(place)
+        key = (record.topic, record.partition, decoded.call)
+        work = self._calls.get(key)
         if work is None or work.ended:
-            work = self._calls[place] = CallWork(self, decoded.call, partition)
+            work = self._calls[key] = CallWork(self, decoded.call, partition)
         work.put(record, decoded)
 
     async def on_revoked(self, partition: Partition) -> None:
-        mine = [place for place in self._calls if place[:2] == (partition.topic, partition.number)]
-        await self._end([self._calls.pop(place) for place in mine])
+        lost = [key for key in self._calls if key[:2] == (partition.topic, partition.number)]
+        await self._cancel([self._calls.pop(key) for key in lost])
 
     # -- for the calls -----------------------------------------------------------------------------------------------
 
     def open_calls(self) -> "list[CallWork]":
-        """The calls in memory, for the idle watch."""
+        """Return the calls in memory."""
         return [work for work in self._calls.values() if not work.ended]
 
     def _count(self, record: Record) -> None:
@@ -142,46 +143,51 @@ class StageRunner:
         self.metrics.queue_seconds.labels(self.stage.name).observe(max(0.0, unix_time_s() - record.timestamp_s))
 
     def has_lag(self, partition: Partition) -> bool:
-        """Whether records of the partition were waiting behind the last one read, or wait for room here."""
+        """Return True if records of the partition wait: on the bus after the last one read, or for room here."""
         return self.budget.exhausted or self._lag.get((partition.topic, partition.number), 0) > 0
 
     def given_up(self, record_id: str) -> bool:
+        """Return True if a record has failed `MAX_ATTEMPTS` times."""
         return self._attempts[record_id] >= MAX_ATTEMPTS
 
     def forget(self, record_id: str) -> None:
+        """Forget the failures of a record."""
         del self._attempts[record_id]
 
     def fail(self, error: BaseException) -> None:
+        """End this run: `_read` raises `error`."""
         if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)
 
     async def _sweep(self) -> None:
-        """Drop the calls that are over from memory, and measure what waits."""
+        """Drop finished calls from memory, and measure the group's lag."""
         while True:
             await asyncio.sleep(_KEEP_IDLE_CALL_S / 3)
             with contextlib.suppress(BusError):
                 waiting = await self._bus.lag(self.subscription)
                 self.metrics.queue_depth.labels(self.subscription.group).set(waiting)
-            for place, work in list(self._calls.items()):
+            for key, work in list(self._calls.items()):
                 if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S):
-                    del self._calls[place]
-                    await self._end([work])
+                    del self._calls[key]
+                    await self._cancel([work])
 
     async def _drop_calls(self) -> None:
         works = list(self._calls.values())
         self._calls.clear()
-        await self._end(works)
+        await self._cancel(works)
 
-    async def _end(self, works: "list[CallWork]") -> None:
-        """Returns when no work is ending any more. Whoever waits may be cancelled, as when a failure comes during a
-        revocation: the work ends all the same, and gives back what it holds of the budget.
+    async def _cancel(self, works: "list[CallWork]") -> None:
+        """Cancel works, and wait until none is being cancelled any more.
+
+        The caller may itself be cancelled, as by a failure during a revocation. The works end all the same, and give
+        back what they hold of the budget.
         """
         for work in works:
-            ending = asyncio.create_task(work.cancel())
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
-        if self._ending:
-            await asyncio.wait(self._ending)
+            cancelling = asyncio.create_task(work.cancel())
+            self._cancelling.add(cancelling)
+            cancelling.add_done_callback(self._cancelling.discard)
+        if self._cancelling:
+            await asyncio.wait(self._cancelling)
 
 
 class _Queued(msgspec.Struct, frozen=True):

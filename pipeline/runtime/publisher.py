@@ -1,4 +1,4 @@
-"""From a stage's outputs to bus records: encoding, headers, lane, and waiting while the store is full."""
+"""Publishes a stage's outputs: encoding, headers, lane, and waiting while the store is full."""
 
 import base64
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ _FULL_STORE_PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 
 
 class Publisher:
-    """What one stage writes, in one lane."""
+    """Publishes the outputs of one stage in one lane."""
 
     def __init__(self, bus: Bus, *, stage: str, lane: Lane, metrics: Metrics) -> None:
         self._bus = bus
@@ -41,11 +41,15 @@ class Publisher:
         progress: Progress | None = None,
         traceparent: str | None = None,
     ) -> None:
-        """Store one output; a numbered one from the partition that it came from, with its progress.
+        """Store an output. Waits while the store is full; the inputs stay unacknowledged meanwhile.
 
-        While the store is full it waits: what came before is not acknowledged meanwhile.
+        Args:
+            output: the output of `call`.
+            source: the partition of the inputs, whose number the output gets; needed with `progress`.
+            progress: the progress that a numbered output carries.
+            traceparent: the trace header of the input that led to the output.
 
-        Raises BusError when the broker is gone for longer than the bus waits for it.
+        Raises BusError if the broker is away for longer than the bus waits for it.
         """
         if isinstance(output.record, envelope.StageRecord):
             content_type, value = envelope.CONTENT_TYPE, envelope.encode(output.record)
@@ -71,7 +75,7 @@ class Publisher:
         self._metrics.count(output.topic, output.record)
 
     async def reject(self, record: Record, call: CallRef | None, error: Exception, *, attempts: int) -> None:
-        """Put a record that the stage cannot use among the dead letters, and into its call's ledger."""
+        """Publish a dead letter for a record that the stage cannot use, and note it in its call's ledger."""
         letter = dead_letter(
             stage=self._stage,
             topic=record.topic,
@@ -128,6 +132,6 @@ class Publisher:
                 return
             except StoreFullError as error:
                 if not backoff.failures:
-                    self._log.error("the store is full, waiting for room", topic=record.topic, error=str(error))
+                    self._log.error("store full", topic=record.topic, error=str(error))
                 self._metrics.publish_retries.labels(record.topic).inc()
                 await backoff.pause()

@@ -1,4 +1,4 @@
-"""Running what reads a bus: attempt after attempt, each from the floor of the one before."""
+"""Restarting what reads a bus: each attempt begins at the floor that the one before has reached."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -50,4 +50,4 @@ async def log_backlog(bus: Bus, subscription: Subscription, log: Any) -> None:
     try:
         log.info("stage reads", waiting=await bus.lag(subscription))
     except BusError as error:
-        log.warning("stage reads, the broker does not tell how much waits", error=str(error))
+        log.warning("stage reads, lag unknown", error=str(error))

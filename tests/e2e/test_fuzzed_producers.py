@@ -233,7 +233,7 @@ async def test_whatever_is_sent_the_instance_lives_on_and_accounts_for_it(
         case.__name__: REJECTED.get(case, 0) for case in ENDS
     }
     assert running.alive
-    assert "stage starts again from its floor" not in [line["event"] for line in running.log_lines(1)[logged:]]
+    assert "stage restarts" not in [line["event"] for line in running.log_lines(1)[logged:]]
     await client.close()
 
 
