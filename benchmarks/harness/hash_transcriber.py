@@ -6,17 +6,20 @@ worker is up in a second. Each utterance takes a random moment, so that utteranc
     python -m benchmarks.harness.hash_transcriber        # as `callstream worker transcribe`
 """
 
+import contextlib
 import hashlib
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from unittest.mock import patch
 
 from pipeline.cli.main import main
-from pipeline.wiring.worker import Worker
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring import engines
 from schemas.segments import Word
-from stages.transcribe.engine.protocol import Row, Transcription
+from stages.transcribe.engine.protocol import Row, SpeechEngine, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 LANGUAGES = ("en", "de", "fr")
@@ -68,11 +71,18 @@ def _said(row: Row) -> Transcription:
     )
 
 
-def load_engine(_worker: Worker) -> HashEngine:
+def load_hash_engine(_settings: Settings, _metrics: Metrics) -> SpeechEngine:
     return HashEngine()
+
+
+@contextlib.contextmanager
+def hashing() -> Iterator[None]:
+    """Let workers of this process load `HashEngine`."""
+    with patch.object(engines, "load_engine", load_hash_engine):
+        yield
 
 
 if __name__ == "__main__":
     sys.argv = ["callstream", "worker", "transcribe"]
-    with patch.object(Worker, "load_engine", load_engine):
+    with hashing():
         main()

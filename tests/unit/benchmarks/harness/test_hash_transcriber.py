@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness.hash_transcriber import HashEngine, hashing
+from pipeline.bus.memory import MemoryBus
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring.context import WiringContext
+from pipeline.wiring.transcribe import open_scheduler
+from schemas.segments import Word
+from stages.transcribe.engine.protocol import Row
+
+
+def row(samples: list[float]) -> Row:
+    return Row(audio=np.array(samples, np.float32), voiced=[(0.0, 1.0)], language="en")
+
+
+async def test_a_worker_transcribes_with_the_hash_engine(tmp_path: Path) -> None:
+    """And loads no weights: there are none in the folder."""
+    settings = Settings(data=tmp_path, model=str(tmp_path))
+    with hashing():
+        async with open_scheduler(WiringContext(MemoryBus(), settings, Metrics())) as scheduler:
+            assert isinstance(scheduler.engine, HashEngine)
+
+
+def test_the_text_depends_on_every_sample() -> None:
+    first, again, other = HashEngine().transcribe_batch([row([0.1] * 16_000), row([0.1] * 16_000), row([0.2] * 16_000)])
+    assert first == again
+    assert first.text != other.text
+    assert all(isinstance(word, Word) for word in first.words)
