@@ -1,22 +1,20 @@
 """A real Apache Kafka broker of a test's own, as a process that may be killed, paused and started again."""
 
 import contextlib
-import os
 import random
-import signal
 import socket
 import struct
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
+from tests.support.brokers.certificates import Authority
+from tests.support.processes.server import ServerProcess
 from tests.support.requirements import SCRIPTS, require_built
 
 LOG_CONFIGURATION = SCRIPTS / "kafka" / "log4j2.properties"
 READY_WITHIN_S = 120.0
-STOP_WITHIN_S = 30.0
 STARTED = b"Kafka Server started"
 """It says so when all its listeners are open; one of them answers before."""
 
@@ -32,7 +30,7 @@ def require_kafka() -> Path:
     return Path(require_built("kafka", "fetches it in about a minute (needs Java and Maven)")["KAFKA_LIBS"])
 
 
-class KafkaServer:
+class KafkaServer(ServerProcess):
     """One broker with its records in `folder`; `start` after `stop` or `kill` begins again on the same records.
 
     Clients connect to `bootstrap`: in plain text, or by `tls` over TLS 1.3 with a certificate that `ca_file` proves,
@@ -51,6 +49,7 @@ class KafkaServer:
         extra: Mapping[str, str] | None = None,
         java_options: Sequence[str] = QUICK_START,
     ) -> None:
+        super().__init__()
         self.folder = folder
         self.tls = tls
         self.scram_user = scram_user
@@ -58,16 +57,9 @@ class KafkaServer:
         self._java_options = java_options
         self._libs = require_kafka()
         self._port, self._inside_port, self._controller_port = _free_ports(3)
-        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "KafkaServer":
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self.kill()
 
     @property
     def security_protocol(self) -> str:
@@ -100,23 +92,13 @@ class KafkaServer:
         """What all starts of the broker said."""
         return self.folder / "kafka.log"
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    # -- life and death ----------------------------------------------------------------------------------------------
-
     def start(self) -> None:
         """Start, and return when clients are served. Raises RuntimeError with the end of the log if that fails."""
         assert self._process is None
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.tls and not self.ca_file.exists():
-            _make_certificates(self.folder / "tls")
+        if self.tls and not self._keystore.exists():
+            certificate, key = Authority(self.folder / "tls").issue("broker")
+            self._keystore.write_text(key.read_text() + certificate.read_text())
         self._properties_file.write_text("".join(f"{name}={text}\n" for name, text in self._properties().items()))
         if not (self.folder / "records" / "meta.properties").exists():
             self._format()
@@ -131,33 +113,11 @@ class KafkaServer:
             self.kill()
             raise
 
-    def stop(self) -> None:
-        """SIGTERM; SIGKILL if it takes too long."""
-        process, self._process = self._process, None
-        assert process is not None
-        process.terminate()
-        try:
-            process.wait(STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def kill(self) -> None:
-        """kill -9."""
-        process, self._process = self._process, None
-        assert process is not None
-        process.kill()
-        process.wait()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers, as in a long pause of its machine."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
-
     # -- how it is run -----------------------------------------------------------------------------------------------
+
+    @property
+    def _keystore(self) -> Path:
+        return self.folder / "tls" / "keystore.pem"
 
     @property
     def _properties_file(self) -> Path:
@@ -201,7 +161,7 @@ class KafkaServer:
         if self.tls:
             properties |= {
                 "ssl.keystore.type": "PEM",
-                "ssl.keystore.location": str(self.folder / "tls" / "server.pem"),
+                "ssl.keystore.location": str(self._keystore),
                 "ssl.enabled.protocols": "TLSv1.3",
             }
         if self.scram_user is not None:
@@ -264,22 +224,3 @@ def _serves_metadata(port: int) -> bool:
         return False
     _size, correlation_id, n_brokers = struct.unpack(">iii", answer)
     return bool(correlation_id == 7 and n_brokers > 0)
-
-
-def _make_certificates(folder: Path) -> None:
-    """An authority and a certificate for 127.0.0.1 and localhost, by the openssl program."""
-    folder.mkdir(parents=True)
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-
-    def openssl(*arguments: str) -> None:
-        done = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"openssl {' '.join(arguments)} failed:\n{done.stderr}")
-
-    (folder / "server.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    openssl("req", "-x509", *new_key, "-days", "30", "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.new")
-    openssl("req", *new_key, "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr")
-    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.new", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30",
-            "-extfile", "server.ext", "-out", "server.crt")  # fmt: skip
-    (folder / "server.pem").write_text((folder / "server.key").read_text() + (folder / "server.crt").read_text())
-    (folder / "ca.new").rename(folder / "ca.pem")

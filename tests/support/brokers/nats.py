@@ -1,8 +1,6 @@
 """A nats-server of a test's own, configured as an operator would, as a process that may be killed and started again."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import time
@@ -10,29 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.bus.nats.server import find_binary
+from tests.support.processes.server import ServerProcess
 
-READY_WITHIN_S = 20.0
+READY_WITHIN_S = 60.0
 
 
-class NatsProcess:
+class NatsProcess(ServerProcess):
     """One server with JetStream on records in `folder`; `start` after `kill` begins again on the same records.
 
     `settings` is added to its configuration: `tls`, `authorization` and the like, in NATS's own words.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object] | None = None) -> None:
+        super().__init__()
         self.folder = folder
         self.settings = dict(settings or {})
         self.port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "NatsProcess":
         self.start()
         return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._process is not None:
-            self.kill()
 
     @property
     def address(self) -> str:
@@ -42,7 +37,13 @@ class NatsProcess:
     def url(self) -> str:
         return f"nats://{self.address}"
 
+    @property
+    def log(self) -> Path:
+        """What all starts of the server said."""
+        return self.folder / "server.log"
+
     def start(self) -> None:
+        """Start, and return when clients are served. Raises RuntimeError with the end of the log if that fails."""
         assert self._process is None
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -52,31 +53,17 @@ class NatsProcess:
         } | self.settings
         config = self.folder / "server.conf"
         config.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in settings.items()))
-        with open(self.folder / "server.log", "ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen([find_binary(), "-c", str(config)], stdout=log, stderr=log)
         deadline = time.monotonic() + READY_WITHIN_S
-        while not _greets(self.port):
-            ended = self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
+        while not self._serves():
+            if not self.alive or time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"nats-server serves nobody:\n{(self.folder / 'server.log').read_text()[-2000:]}")
+                raise RuntimeError(f"nats-server serves nobody:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.02)
 
-    def kill(self) -> None:
-        """kill -9."""
-        process, self._process = self._process, None
-        assert process is not None
-        process.kill()
-        process.wait()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
+    def _serves(self) -> bool:
+        return _greets(self.port)
 
 
 def _free_port() -> int:
