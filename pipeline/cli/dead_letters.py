@@ -1,4 +1,4 @@
-"""`callstream dead-letters`: what stages could not use, and what becomes of it."""
+"""`callstream dead-letters`: list, show, replay and drop records that no stage could use."""
 
 import asyncio
 import codecs
@@ -23,16 +23,18 @@ from schemas.status import DeadLetter
 _SHOWN_BYTES = 256
 _SHOWN_MESSAGE = 70
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as `list` prints them.", metavar="ID", show_default=False)]
-Call = Annotated[str | None, typer.Option("--call", help="Only of this call.", metavar="ID")]
-Tenant = Annotated[str | None, typer.Option("--tenant", help="Only of this tenant.")]
-Stage = Annotated[str | None, typer.Option("--stage", help="Only those that this stage could not use.")]
-Error = Annotated[str | None, typer.Option("--error", help="Only with this error, or words of its message.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids as printed by `list`.", metavar="ID", show_default=False)]
+Call = Annotated[str | None, typer.Option("--call", help="Only records of this call.", metavar="ID")]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Only records of this tenant.")]
+Stage = Annotated[str | None, typer.Option("--stage", help="Only records rejected by this stage.")]
+Error = Annotated[
+    str | None, typer.Option("--error", help="Only records with this error, or this text in its message.")
+]
 Topic = Annotated[str | None, typer.Option("--topic", help="Only records of this topic.")]
 
 
 def app() -> typer.Typer:
-    """Records that a stage could not use: list, show, put back or give up."""
+    """Records that no stage could use: list, show, replay, drop."""
     return plain(help=app.__doc__, commands={"list": list_, "show": show, "replay": replay, "drop": drop})
 
 
@@ -42,12 +44,12 @@ def list_(
     stage: Stage = None,
     error: Error = None,
     topic: Topic = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also those that were replayed or dropped.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also replayed and dropped ones.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     bus: options.BusUrl = None,
     data: options.Data = None,
 ) -> None:
-    """List the dead letters that nobody has dealt with, call by call."""
+    """List the open dead letters, by call."""
     selection = Selection(call=call, tenant=tenant, stage=stage, error=error, topic=topic)
 
     async def find() -> list[Letter]:
@@ -63,14 +65,14 @@ def list_(
 
 
 def show(
-    letter_id: Annotated[str, typer.Argument(help="Id, as `list` prints it.", metavar="ID")],
+    letter_id: Annotated[str, typer.Argument(help="Id as printed by `list`.", metavar="ID")],
     value: Annotated[
-        Path | None, typer.Option("--value", help="Write the record's whole value here.", metavar="FILE")
+        Path | None, typer.Option("--value", help="Write the record's whole value to this file.", metavar="FILE")
     ] = None,
     bus: options.BusUrl = None,
     data: options.Data = None,
 ) -> None:
-    """Show a dead letter: what failed, where the record lay, its headers and the beginning of its value."""
+    """Show a dead letter: the error, the record's position, its headers and the beginning of its value."""
 
     async def find() -> tuple[Letter, DeadLetter]:
         async with _opened(bus, data) as letters:
@@ -93,19 +95,19 @@ def replay(
     stage: Stage = None,
     error: Error = None,
     topic: Topic = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All open ones.")] = False,
     bus: options.BusUrl = None,
     data: options.Data = None,
 ) -> None:
-    """Put records back on their topics, as they were: after their cause was mended.
+    """Publish records again, unchanged, once the cause of their failure is fixed.
 
-    A record goes into the partition that it came from, behind what is there, under its own id and number. Stages drop
-    what they have had, so doing it twice does nothing. What fails again becomes a new dead letter.
+    A record is appended to the partition it came from, with its own id and number. Stages drop repeats, so a second
+    replay does nothing. A record that fails again becomes a new dead letter.
 
-    Give the letters of a call together (--call): they are put back in the call's order. An event of a call's audio is
-    taken as long as its place is open: the call's start first, nothing that was filled with silence meanwhile, nothing
-    behind the call's end. The stages behind take a call's records in order and pass over one if they had a later one:
-    such a letter is refused here, and the way is to send the call again under another id.
+    Replay all letters of a call together (--call): they are published in the call's order. An audio event is accepted
+    while its position in the call is open: not before the call's start, not after it was filled with silence, not
+    after the call's end. Later stages read a call's records in order and skip one that is older than the last: such a
+    letter is refused. Send the call again under another id instead.
     """
     selection = _selection(ids, call, tenant, stage, error, topic, everything=everything)
     asyncio.run(_each(selection, bus, data, DeadLetters.replay, "replayed"))
@@ -118,11 +120,11 @@ def drop(
     stage: Stage = None,
     error: Error = None,
     topic: Topic = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All open ones.")] = False,
     bus: options.BusUrl = None,
     data: options.Data = None,
 ) -> None:
-    """Give records up: `list` shows their letters no more. `list --all` and `replay ID` still find them."""
+    """Give records up. `list` no longer shows them; `list --all` and `replay ID` still find them."""
     selection = _selection(ids, call, tenant, stage, error, topic, everything=everything)
     asyncio.run(_each(selection, bus, data, DeadLetters.drop, "dropped"))
 
@@ -144,9 +146,9 @@ def _selection(
     *,
     everything: bool,
 ) -> Selection:
-    """Raises InputError where nothing is named: that all are meant must be said."""
+    """Return the selection. Raises InputError if nothing is selected: all must be asked for with --all."""
     if not everything and not ids and not any((call, tenant, stage, error, topic)):
-        raise InputError("say which: ids, --call, --tenant, --stage, --error, --topic, or --all")
+        raise InputError("select letters: ids, --call, --tenant, --stage, --error, --topic, or --all")
     return Selection(ids=frozenset(ids or ()), call=call, tenant=tenant, stage=stage, error=error, topic=topic)
 
 
@@ -157,7 +159,7 @@ async def _each(
     action: Callable[[DeadLetters, Letter], Awaitable[None]],
     done: str,
 ) -> None:
-    """Do it to every letter of the selection; one that is named by its id also if it was dealt with before."""
+    """Apply the action to every selected letter; to one selected by id even if it is closed."""
     failed = 0
     async with _opened(bus, data) as letters:
         found = letters.select(selection, resolved=bool(selection.ids))
@@ -169,7 +171,7 @@ async def _each(
                 print(f"callstream: {error}", file=sys.stderr)
                 failed += 1
     if not found:
-        print("no open dead letter fits", file=sys.stderr)
+        print("no open dead letter matches", file=sys.stderr)
     if failed:
         raise NotReplayable(f"{failed} of {len(found)} were not {done}")
 
@@ -208,7 +210,7 @@ def _table(letters: list[Letter], *, with_state: bool) -> str:
 
 
 def _text(letter: Letter, about: DeadLetter) -> str:
-    """Everything that is known of a letter, a line each."""
+    """Return the lines that describe a letter."""
     call, resolved = letter.call, letter.resolved
     lines = {
         "id": letter.letter_id,
@@ -228,7 +230,7 @@ def _text(letter: Letter, about: DeadLetter) -> str:
 
 
 def _bytes_text(data: bytes) -> str:
-    """The beginning, as text where all of it is text."""
+    """Return the beginning of the value, as text if all of it is text."""
     shown = data[:_SHOWN_BYTES]
     more = f" … and {len(data) - len(shown)} bytes more" if len(data) > len(shown) else ""
     try:

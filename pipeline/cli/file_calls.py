@@ -1,4 +1,4 @@
-"""One recorded file through the pipeline, with what a person sees of it meanwhile."""
+"""Send a recorded file through the pipeline and show its progress."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _ASK_WAREHOUSE_S = 3.0
 
 
 class FileCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A file to be sent as a call."""
+    """A file and the call that it becomes."""
 
     path: Path
     call: CallRef
@@ -35,11 +35,11 @@ class FileCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallFailed(CallstreamError):
-    """The pipeline took the call and could not finish it."""
+    """The pipeline accepted the call and could not complete it."""
 
 
 def open_audio(path: Path) -> AudioFile:
-    """Raises InputError that names the file and says what is wrong with it."""
+    """Open the file. Raises InputError with its name and the reason."""
     try:
         return open_audio_file(path)
     except AudioFileError as error:
@@ -47,20 +47,20 @@ def open_audio(path: Path) -> AudioFile:
 
 
 def check_audio(path: Path) -> None:
-    """Raises InputError for a file that cannot be opened or in which not one sample can be decoded."""
+    """Raise InputError if the file cannot be opened or no sample of it can be decoded."""
     with contextlib.closing(open_audio(path)) as audio:
         if next(iter(audio), None) is None:
-            raise InputError(f"{audio.name}: there is no audio in it")
+            raise InputError(f"{audio.name}: the file holds no audio")
 
 
 def new_call_id(path: Path) -> str:
-    """A call id from a file's name; the random part lets a file be transcribed again."""
+    """Return a call id made of the file's name and a random part, so that a file can be sent again."""
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem)[:64] or "call"
     return f"{stem}-{secrets.token_hex(4)}"
 
 
 def refuse_finished(reader: Reader, call: CallRef) -> None:
-    """Raises InputError where the call has ended: it would take no more audio. Closes the reader."""
+    """Raise InputError if the call has ended and takes no more audio. Closes the reader."""
     with contextlib.closing(reader):
         ended_as = reader.ended_as(call)
     if ended_as is not None:

@@ -40,7 +40,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command; an error that callstream raises on purpose is one line on standard error, never a trace."""
+    """Run the command. An error of callstream is one line on standard error, never a traceback."""
     try:
         app()
     except (CallstreamError, StageError) as error:
@@ -53,4 +53,4 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        gc.freeze()  # else the interpreter looks through all of torch for garbage before it ends, for seconds
+        gc.freeze()  # else the interpreter searches torch for garbage at exit, which takes seconds

@@ -1,4 +1,4 @@
-"""`callstream publish`: a recorded file as a producer."""
+"""`callstream publish`: send a recorded file as a producer does."""
 
 import asyncio
 import sys
@@ -25,12 +25,13 @@ RESTART_S = 60.0
 
 def publish(
     file: Annotated[Path, typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…", metavar="FILE")],
-    call: Annotated[str | None, typer.Option("--call", help="Call id; else made from the file's name.")] = None,
+    call: Annotated[str | None, typer.Option("--call", help="Call id; by default made from the file's name.")] = None,
     realtime: Annotated[
-        bool, typer.Option("--realtime", help="At the speed of speech, on the live lane; else as fast as it goes.")
+        bool,
+        typer.Option("--realtime", help="At the speed of speech, in the live lane; by default as fast as possible."),
     ] = False,
     partials: Annotated[
-        bool, typer.Option("--partials", help="Show text while it is being spoken; with --realtime.")
+        bool, typer.Option("--partials", help="With --realtime: publish text that is still being spoken.")
     ] = False,
     roles: options.Roles = None,
     language: options.Language = None,
@@ -40,7 +41,7 @@ def publish(
 ) -> None:
     """Send a recorded call to the running instance; exits 0 once the bus holds all of it.
 
-    Sending again after an interruption continues the call; an id that is completed already is refused.
+    After an interruption the same command continues the call. The id of a completed call is refused.
     """
     settings = load_settings(data, log_level="warning")
     check_audio(file)

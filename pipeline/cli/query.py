@@ -43,7 +43,7 @@ def sql(
     output: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
     data: options.Data = None,
 ) -> None:
-    """Run read-only SQL over the calls, also while they come in."""
+    """Run read-only SQL over the calls, including calls in progress."""
     if output not in _FORMATS:
         raise InputError(f"--format {output!r}: it is one of {', '.join(_FORMATS)}")
     with contextlib.closing(DataDirectory.of(read_settings(data)).open_warehouse()) as reader:

@@ -1,4 +1,4 @@
-"""`callstream summarize`: a finished call through another model or prompt, without changing what is stored."""
+"""`callstream summarize`: re-summarize a finished call without changing stored results."""
 
 import asyncio
 from pathlib import Path
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 def summarize(
     call: Annotated[str, typer.Argument(help="Call id.", metavar="ID")],
     model: Annotated[
-        str | None, typer.Option("--model", help="A name as in `ollama list` (CALLSTREAM_SUMMARY_MODEL).")
+        str | None, typer.Option("--model", help="Model name as in `ollama list` (CALLSTREAM_SUMMARY_MODEL).")
     ] = None,
     prompt: Annotated[
-        Path | None, typer.Option("--prompt", help="A text to ask with, instead of ours.", metavar="FILE")
+        Path | None, typer.Option("--prompt", help="Prompt to use instead of the built-in one.", metavar="FILE")
     ] = None,
-    diff: Annotated[bool, typer.Option("--diff", help="Show how it differs from the stored summary.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the differences from the stored summary.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     tenant: options.Tenant = DEFAULT_TENANT,
     data: options.Data = None,
 ) -> None:
-    """Summarize a finished call again, with another model or prompt; what is stored stays as it is."""
+    """Re-summarize a finished call with another model or prompt. Stored results stay unchanged."""
     settings = load_settings(data, log_level="warning", summary_model=model)
     document = DataDirectory.of(settings).completed_call(call_ref(tenant, call))
     text = _prompt_text(prompt) if prompt is not None else None
@@ -70,7 +70,7 @@ def _prompt_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read as text: {error}") from error
     if "{language}" not in text:
         raise InputError(
-            f"{path} must say {{language}} where the transcript's language goes, and ask for the JSON of a summary"
+            f"{path} must contain {{language}} for the transcript's language, and ask for the JSON of a summary"
         )
     return text
 
@@ -92,7 +92,7 @@ async def _written(
 
 
 def _lines(one: Document, other: Document) -> list[str]:
-    """Text and lines, as many as the longer of two summaries has."""
+    """Return the text and the lines, padded to the longer of two summaries."""
     lines, others = ([summary["text"], *summary_lines(summary)] for summary in (one, other))
     return [*lines, *[""] * (len(others) - len(lines))]
 

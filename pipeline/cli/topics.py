@@ -1,4 +1,4 @@
-"""`callstream topics`: the topics of a deployment, as planned and as the broker has them."""
+"""`callstream topics`: create and describe the topics of a deployment, and show their lag."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,22 +25,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def app() -> typer.Typer:
-    """Topics on the bus: create, describe, and how much waits."""
+    """Topics on the bus: create, describe, show lag."""
     return plain(help=app.__doc__, commands={"create": create, "describe": describe, "lag": lag})
 
 
 def create(as_json: AsJson = False, bus: options.BusUrl = None, data: options.Data = None) -> None:
-    """Create the topics that are missing, as `up` and workers do when they start. Partitions stay as they are."""
+    """Create missing topics, as `up` and workers do when they start. Existing topics stay unchanged."""
     _print(_create, bus, data, as_json=as_json)
 
 
 def describe(as_json: AsJson = False, bus: options.BusUrl = None, data: options.Data = None) -> None:
-    """Show each topic: partitions, how long and how much it keeps, what it holds, who writes and reads it."""
+    """Show each topic: partitions, retention, size limit, records, writers and readers."""
     _print(_describe, bus, data, as_json=as_json)
 
 
 def lag(as_json: AsJson = False, bus: options.BusUrl = None, data: options.Data = None) -> None:
-    """Show how many records of each topic every group of workers has not finished."""
+    """Show the lag: how many records of each topic every consumer group has not finished."""
     _print(_lag, bus, data, as_json=as_json)
 
 
@@ -73,7 +73,7 @@ async def _create(bus: Bus, settings: Settings) -> Rows:
 
 
 async def _describe(bus: Bus, _settings: Settings) -> Rows:
-    """A row per topic of the table; one that the broker does not have has no partitions."""
+    """Return a row per topic. A topic missing on the broker has no partitions."""
     states = {state.name: state for state in await bus.describe(_NAMES)}
     rows = []
     for row in topology.topic_rows():

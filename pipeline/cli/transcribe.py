@@ -25,7 +25,7 @@ SAMPLE_ROLES = "left=agent,right=customer"
 
 def transcribe(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…; mono or one speaker a channel.")
+        list[Path] | None, typer.Argument(help="WAV, MP3, FLAC, Opus, M4A…; mono, or one speaker per channel.")
     ] = None,
     roles: options.Roles = None,
     language: options.Language = None,
@@ -34,60 +34,58 @@ def transcribe(
         list[Path] | None,
         typer.Option(
             "--out",
-            help="Write the transcript: .json, .vtt, .srt or .txt by its ending; may be given several times. "
+            help="Write the transcript: .json, .vtt, .srt or .txt by its suffix; repeatable. "
             "With several FILEs put {stem} into the name.",
             metavar="F",
         ),
     ] = None,
     call: Annotated[
-        str | None, typer.Option("--call", help="Call id (one FILE only); else made from its name.", metavar="ID")
+        str | None, typer.Option("--call", help="Call id (one FILE only); by default made from its name.", metavar="ID")
     ] = None,
     tenant: options.Tenant = DEFAULT_TENANT,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No turns on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no turns.")] = False,
     again: Annotated[
         str | None,
         typer.Option(
             "--again",
-            help="Instead of FILEs: hear a finished call again from the bus's audio. What is stored stays.",
+            help="Instead of FILEs: re-transcribe a finished call from the bus's audio. Stored results stay unchanged.",
             metavar="ID",
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="With --again: the weights (CALLSTREAM_MODEL).", metavar="NAME")
+        str | None, typer.Option("--model", help="With --again: Whisper weights (CALLSTREAM_MODEL).", metavar="NAME")
     ] = None,
     beam_size: Annotated[
-        int | None, typer.Option("--beam-size", help="With --again: Whisper's beam (CALLSTREAM_BEAM_SIZE).")
+        int | None, typer.Option("--beam-size", help="With --again: Whisper's beam size (CALLSTREAM_BEAM_SIZE).")
     ] = None,
     diff: Annotated[
-        bool, typer.Option("--diff", help="With --again: show how it differs from the stored transcript.")
+        bool, typer.Option("--diff", help="With --again: show the differences from the stored transcript.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --again: as JSON.")] = False,
     data: options.Data = None,
 ) -> None:
     """Transcribe recorded calls; exits 0 once DuckDB holds them.
 
-    Uses the instance that runs on the data directory, or runs the whole pipeline for as long as it takes.
+    Uses the instance that runs on the data directory, or runs the pipeline until the calls are done.
     """
     outs = out or []
     if again is not None:
         if files or call is not None or roles is not None or hotwords is not None:
-            raise InputError(
-                "--again hears a call that is there: FILE, --call, --roles and --hotwords do not go with it"
-            )
+            raise InputError("--again cannot be combined with FILE, --call, --roles or --hotwords")
         _check_outs(outs, [])
         settings = load_settings(data, log_level="warning", model=model, beam_size=beam_size)
-        hearing = transcribe_again(
+        work = transcribe_again(
             settings, call_ref(tenant, again), language, outs, diff=diff, as_json=as_json, quiet=quiet
         )
-        asyncio.run(hearing)
+        asyncio.run(work)
         return
     if model is not None or beam_size is not None or diff or as_json:
         raise InputError("--model, --beam-size, --diff and --json go with --again; for new calls set CALLSTREAM_MODEL")
     if not files:
-        raise InputError("name one FILE or several, or a finished call by --again")
+        raise InputError("give one or more FILEs, or a finished call with --again")
     _check_outs(outs, files)
     if call is not None and len(files) > 1:
-        raise InputError("--call names one call, and there are several files")
+        raise InputError("--call goes with one file, not with several")
     jobs = [
         FileCall(
             path=path,
@@ -104,17 +102,17 @@ def transcribe(
 
 
 def demo(data: options.Data = None) -> None:
-    """Run the sample call through the whole pipeline and show all that comes out of it."""
+    """Run the sample call through the whole pipeline and show the results."""
     sample = next(
         (root / SAMPLE for root in (Path.cwd(), Path(__file__).parents[2]) if (root / SAMPLE).is_file()), None
     )
     if sample is None:
-        raise InputError(f"{SAMPLE} is not here: run the demo from a checkout")
+        raise InputError(f"{SAMPLE} is missing: run the demo from a checkout")
     asyncio.run(_demo(sample, data))
 
 
 def _usable(jobs: list[FileCall]) -> list[FileCall]:
-    """Those whose files can be read; of several, the others are named. Raises InputError where there is only one."""
+    """Return the jobs with readable files and report the others. Raises InputError if the only file is unreadable."""
     usable = []
     for job in jobs:
         try:
@@ -129,7 +127,7 @@ def _usable(jobs: list[FileCall]) -> list[FileCall]:
 
 
 async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, quiet: bool, data: Path | None) -> int:
-    """How many were transcribed; the failures of several are named, that of a single one is raised."""
+    """Return the number of transcribed files. Of several files failures are reported, of a single one raised."""
     if not jobs:
         return 0
     settings = load_settings(data, log_level="warning")
@@ -189,10 +187,10 @@ def _show(target: Target, call: CallRef) -> dict[str, object]:
 def _check_outs(outs: list[Path], files: list[Path]) -> None:
     for path in outs:
         if path.suffix.lower() not in FORMATS:
-            raise InputError(f"--out {path}: the ending must be one of {', '.join(FORMATS)}")
+            raise InputError(f"--out {path}: the suffix must be one of {', '.join(FORMATS)}")
         if len(files) > 1 and "{stem}" not in path.name:
-            raise InputError(f"--out {path}: with several files put {{stem}} into the name")
+            raise InputError(f"--out {path}: with several files the name must contain {{stem}}")
         if len({file.stem for file in files}) < len(files):
             raise InputError(f"--out {path}: two of the files have the same name")
         if not path.parent.is_dir():
-            raise InputError(f"--out {path}: there is no folder {path.parent}")
+            raise InputError(f"--out {path}: the folder {path.parent} does not exist")

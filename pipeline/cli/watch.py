@@ -1,4 +1,4 @@
-"""`callstream watch`: one call as it goes on."""
+"""`callstream watch`: print a call in progress."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ def watch(
     bus: options.BusUrl = None,
     data: options.Data = None,
 ) -> None:
-    """Print a call as it goes on, text while it is being spoken included, until it has ended or Ctrl-C.
+    """Print a call in progress, including text that is still being spoken, until it ends or Ctrl-C.
 
     A live call gets partials for as long as somebody watches it, whatever its start says.
     """
@@ -72,7 +72,7 @@ async def _follow(feed: Feed, viewer: CallViewer, request: PartialsRequest) -> N
 async def _catch_up(bus: Bus, call: CallRef, viewer: CallViewer, notes: Console) -> None:
     viewer.catch_up([record async for record in bus.stored(topics.TRANSCRIPTS, key=call.key)])
     if not viewer.known:
-        notes.print(f"nothing has been said in {call.call_id} yet: waiting for it", markup=False)
+        notes.print(f"no speech in {call.call_id} yet: waiting", markup=False)
 
 
 @contextlib.asynccontextmanager
@@ -87,7 +87,7 @@ async def _running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[list[asyn
 
 
 class Screen:
-    """On a terminal what may still change stays below the turns and is drawn anew; elsewhere each version is a line."""
+    """On a terminal, partials are updated in place below the turns; elsewhere each one is a line."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
@@ -114,7 +114,7 @@ class Screen:
 
 
 def partial_line(partial: Partial) -> Text:
-    """As a turn, with an ellipsis behind it while it may go on."""
+    """Format like a turn, followed by an ellipsis while it is in progress."""
     return Text.assemble(
         (f"{clock_text(partial.start_s)}–{clock_text(partial.end_s)}  ", "dim"),
         (f"{partial.speaker:<10}", speaker_style(partial.channel)),

@@ -66,7 +66,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zero bytes": (bad.zero_bytes, "the file is empty"),
     "text": (bad.not_audio, "not a readable audio file"),
     "random bytes": (bad.random_bytes, "not a readable audio file"),
-    "header without samples": (bad.header_only, "there is no audio in it"),
+    "header without samples": (bad.header_only, "holds no audio"),
     "no channels": (bad.no_channels, "it has 0 channels, 1 to 8 can be used"),
     "a header that breaks off": (
         lambda path: bad.truncated(path, SAMPLE, kept=20 / SAMPLE.stat().st_size),
@@ -91,8 +91,8 @@ def test_a_file_that_does_not_exist_is_refused_by_name(running: Deployment, tmp_
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--out", "call.docx"], "the ending must be one of"),
-        (["--out", "nowhere/call.txt"], "there is no folder nowhere"),
+        (["--out", "call.docx"], "the suffix must be one of"),
+        (["--out", "nowhere/call.txt"], "the folder nowhere does not exist"),
         (["--roles", "left=,=right;9=x"], "--roles"),
         (["--call", "line\nbreak"], "control character"),
         (["--call", "one", str(SAMPLE)], "there are several files"),

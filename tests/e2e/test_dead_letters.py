@@ -70,7 +70,7 @@ async def test_a_call_whose_start_came_last_is_completed_by_replaying_its_letter
     assert [letter["id"] for letter in everything] == [letter["id"] for letter in found]
     assert {letter["state"] for letter in everything} == {"replayed"}
     again = await asyncio.to_thread(running.run, "dead-letters", "replay", "--call", producer.call)
-    assert (again.stdout, again.stderr) == ("", "no open dead letter fits\n")
+    assert (again.stdout, again.stderr) == ("", "no open dead letter matches\n")
 
     some = [letter["id"] for letter in found[:5]]
     await asyncio.to_thread(running.run, "dead-letters", "replay", *some)

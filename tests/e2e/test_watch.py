@@ -78,6 +78,6 @@ async def test_a_call_that_has_ended_is_printed_and_one_that_does_not_exist_is_w
     note = await asyncio.to_thread(waiting.stderr.readline)
     waiting.terminate()
     printed, _ = await asyncio.to_thread(waiting.communicate, timeout=20)
-    assert (note, printed, waiting.returncode) == ("nothing has been said in nobody's yet: waiting for it\n", "", 0)
+    assert (note, printed, waiting.returncode) == ("no speech in nobody's yet: waiting\n", "", 0)
     assert await asyncio.to_thread(running.show, "nobody's") is None
     assert "nobody's" not in running.run("dead-letters", "list").stdout
