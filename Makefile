@@ -4,16 +4,16 @@ INSTALL := $(VENV)/bin/python infra/install.py
 INPUTS := pyproject.toml infra/constraints.txt
 
 help: ## show what can be made
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: $(VENV)/installed ## install what runs calls, then run the sample call through the whole pipeline
 	@$(VENV)/bin/callstream demo
 
-test: $(VENV)/installed-for-tests ## install what tests need, then check the code and run all tests
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+test: lint ## install what tests need, check the code, run the tests that need nothing else
+	$(VENV)/bin/pytest -m "not extra"
+
+test-all: test ## then the tests with brokers, a language model, and processes killed for minutes
+	$(VENV)/bin/pytest -m extra
 
 lint: $(VENV)/installed-for-tests ## check the code without running it
 	$(VENV)/bin/ruff check .
@@ -42,4 +42,4 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 	@$(INSTALL) --group test --group lint
 	@touch $@
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-all lint clean

@@ -36,7 +36,7 @@ def test_a_full_store_refuses_the_producer_loses_nothing_and_is_continued(
     tmp_path: Path, parts: tuple[Path, Path]
 ) -> None:
     short, long = parts
-    with Deployment(tmp_path / "data", store_gb="0.02", idle_s="3") as deployment:
+    with Deployment(tmp_path / "data", store_gb="0.02", idle_s="3", search="off") as deployment:
         deployment.start()
         deployment.wait_ready()
         deployment.run("publish", str(short), "--call", "accepted")

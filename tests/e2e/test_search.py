@@ -31,12 +31,12 @@ def rows(deployment: Deployment, sql: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, build: dict[str, str]) -> Any:
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An instance with the sample call, its folder, and the port on which it asks for a language model."""
     folder = tmp_path_factory.mktemp("search")
     port = free_port()
-    settings = {"ollama_url": f"http://127.0.0.1:{port}", "summary_model": build["OLLAMA_MODEL"]}
-    with Deployment(folder / "data", **settings, summary_timeout_s=f"{MODEL_TIMEOUT_S:g}") as deployment:
+    settings = {"ollama_url": f"http://127.0.0.1:{port}", "summary_timeout_s": f"{MODEL_TIMEOUT_S:g}"}
+    with Deployment(folder / "data", **settings, search="on") as deployment:
         deployment.start()
         deployment.wait_ready()
         deployment.run("transcribe", str(SAMPLE), "--roles", SAMPLE_ROLES, "--call", "bill")
@@ -78,7 +78,8 @@ def test_a_question_is_answered_with_what_it_rests_on_or_it_is_not_in_the_calls(
     away = deployment.run("ask", "Why is the bill too high?", check=False)
     assert (away.returncode, "no Ollama answers" in away.stderr) == (6, True)
     with serving(build, folder / "server.log", port=port):
-        done = deployment.run("ask", "Why is the bill too high?", "--json", timeout_s=400, check=False)
+        asked = ("ask", "Why is the bill too high?", "--model", build["OLLAMA_MODEL"], "--json")
+        done = deployment.run(*asked, timeout_s=400, check=False)
     if done.returncode == 6:
         assert "JSON" in done.stderr
         return
@@ -108,7 +109,7 @@ def test_before_there_is_anything_it_says_so(tmp_path: Path) -> None:
 
 def test_a_call_that_goes_on_is_found_and_summarized_on_the_way(build: dict[str, str], tmp_path: Path) -> None:
     with serving(build, tmp_path / "server.log") as server:
-        settings = {"ollama_url": server.url, "summary_model": server.model, "summary_rolling": "2"}
+        settings = {"ollama_url": server.url, "summary_model": server.model, "summary_rolling": "2", "search": "on"}
         with Deployment(tmp_path / "data", **settings, summary_timeout_s=f"{MODEL_TIMEOUT_S:g}") as deployment:
             deployment.start()
             deployment.wait_ready()

@@ -12,11 +12,23 @@ from typing import NoReturn
 
 import pytest
 
+OPTIONAL = ("asyncapi", "kafka", "kcat", "ollama", "qdrant")
+"""Tests that need one of these are left to `make test-all`."""
+foreseen: set[str] | None = None
+"""The parts that the running test is marked with; None outside of a test."""
+
 SCRIPTS = Path(__file__).parents[2] / "infra" / "dev"
+
+
+def check_foreseen(part: str) -> None:
+    """Fail a test that needs a part which `tests/conftest.py` did not find in its code: it would run too early."""
+    if foreseen is not None and part in OPTIONAL and part not in foreseen:
+        pytest.fail(f"the test needs {part}, which tests/conftest.py does not see; name the part where it can")
 
 
 def missing(part: str, how: str) -> NoReturn:
     """Skip the test, or fail it where `part` is required; `how` says how to get it."""
+    check_foreseen(part)
     message = f"there is no {part} for tests; {how}"
     if part in os.environ.get("CALLSTREAM_REQUIRE", "").replace(",", " ").split():
         pytest.fail(message)
@@ -25,6 +37,7 @@ def missing(part: str, how: str) -> NoReturn:
 
 def require(program: str) -> str:
     """Where the program is, which Debian has in a package of the same name."""
+    check_foreseen(program)
     path = shutil.which(program)
     if path is None:
         missing(program, f"Debian's is installed by apt-get install {program}")
@@ -33,6 +46,7 @@ def require(program: str) -> str:
 
 def require_built(part: str, how: str) -> dict[str, str]:
     """What `infra/dev/PART.sh --check` says about the part that the script builds."""
+    check_foreseen(part)
     script = SCRIPTS / f"{part}.sh"
     found = subprocess.run([script, "--check"], capture_output=True, text=True, check=False)
     if found.returncode != 0:

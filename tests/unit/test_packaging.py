@@ -64,6 +64,7 @@ def test_make_alone_lists_what_can_be_made() -> None:
         "make help",
         "make demo",
         "make test",
+        "make test-all",
         "make lint",
         "make clean",
     ]

@@ -15,8 +15,12 @@ from typing import Any
 
 import psutil
 
+from tests.support.processes.ended import has_ended
+
 COMMAND = str(Path(sys.executable).parent / "callstream")
 SAMPLE = Path(__file__).parents[2] / "calls" / "sample" / "sample.wav"
+SHOWN_EVERY_S = 15.0
+"""So often a call that is waited for is asked for with the command, whatever the instance says or nobody does."""
 SAMPLE_ROLES = "left=agent,right=customer"
 
 
@@ -153,14 +157,18 @@ class Deployment:
         self, call: str, timeout_s: float = 180.0, *, revision: int = 1, tenant: str = "default"
     ) -> dict[str, Any]:
         """The document once the call is completed, in this revision or a later one, and summarized."""
-        deadline = time.monotonic() + timeout_s
+        asked_at = time.monotonic()
+        deadline = asked_at + timeout_s
         document = None
         while time.monotonic() < deadline:
+            if not has_ended(self.data, call, tenant, revision) and time.monotonic() < asked_at + SHOWN_EVERY_S:
+                time.sleep(0.1)
+                continue
+            asked_at = time.monotonic()
             document = self.show(call, tenant=tenant)
             ended = document is not None and document["status"] == "completed" and document["revision"] >= revision
             if document is not None and ended and document["summary"] and document["summary"]["kind"] == "final":
                 return document
-            time.sleep(1.0)  # asking takes as long, on a core that the call could use
         raise AssertionError(f"{call} is not completed after {timeout_s} s: {document and document['status']}")
 
 
