@@ -33,36 +33,28 @@ from stages.summarize.check.support import SupportCheck, judged_by_support
 from stages.summarize.writer import SummaryWriter
 
 CALL: Final = CallRef("default", "long")
+TIMEOUT_S: Final = 1_200.0
 
 
-class Listening:
-    """The client, and what goes through it."""
+class RecordingClient(OllamaClient):
+    """The client, with what went through it."""
 
-    def __init__(self, client: OllamaClient) -> None:
-        self.model = client.model
-        self.check, self.close = client.check, client.close
+    def __init__(self, url: str, model: str) -> None:
+        super().__init__(url, model, timeout_s=TIMEOUT_S)
         self.prompts: list[int] = []
-        self.overflows = 0
-        self.read: set[str] = set()
-        self._client = client
-
-    @property
-    def context_tokens(self) -> int:
-        return self._client.context_tokens
-
-    @property
-    def answer_tokens(self) -> int:
-        return self._client.answer_tokens
+        """Tokens of each prompt that was answered."""
+        self.refused = 0
+        self.turns_read: set[str] = set()
 
     async def chat(self, messages: list[Message], *, schema: dict[str, Any]) -> Completion:
         try:
-            answer = await self._client.chat(messages, schema=schema)
+            answer = await super().chat(messages, schema=schema)
         except LlmError:
-            self.overflows += 1
+            self.refused += 1
             raise
         self.prompts.append(answer.prompt_tokens)
-        self.read |= {*re.findall(r"^\[(S\d+)\] \w+:", messages[1].content, re.MULTILINE)}
-        print(f"  {len(self.prompts)} requests, {len(self.read)} turns read", flush=True)
+        self.turns_read |= {*re.findall(r"^\[(S\d+)\] \w+:", messages[1].content, re.MULTILINE)}
+        print(f"  {len(self.prompts)} requests, {len(self.turns_read)} turns read", flush=True)
         return answer
 
 
@@ -73,7 +65,7 @@ async def measured(url: str, model: str, hours: float, seed: int) -> dict[str, A
     while not turns or turns[-1].end_s < 3600 * hours:
         lines += writer.write(SETTINGS[len(lines) % len(SETTINGS)], 1_500, backchannels=False)
         turns = spoken(CALL, lines)
-    client = Listening(OllamaClient(url, model, timeout_s=1_200))
+    client = RecordingClient(url, model)
     embedder = SentenceEmbedder(embedding_weights(DEFAULT_EMBEDDING_MODEL), name=DEFAULT_EMBEDDING_MODEL)
     before_mb = _peak_mb()
     began = time.monotonic()
@@ -95,8 +87,8 @@ async def measured(url: str, model: str, hours: float, seed: int) -> dict[str, A
         "context_tokens": client.context_tokens,
         "requests": len(client.prompts),
         "longest_prompt_tokens": max(client.prompts, default=0),
-        "refused_prompts": client.overflows,
-        "turns_read": len(client.read),
+        "refused_prompts": client.refused,
+        "turns_read": len(client.turns_read),
         "seconds": round(time.monotonic() - began, 1),
         "memory_mb_before": before_mb,
         "memory_mb_peak": _peak_mb(),
