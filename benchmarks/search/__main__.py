@@ -41,10 +41,10 @@ from pipeline.wiring.weights import embedding_weights
 from schemas.calls import CallRef
 from schemas.transcripts import Turn
 from stages.adapters.embedding import Embedder, SentenceEmbedder, Vectors
-from stages.index import queries, windows
+from stages.index import queries
 from stages.index.ranking import CANDIDATES, Filters, SearchIndex, Update, fused
 from stages.index.store import WindowStore
-from stages.index.windows import windows_of
+from stages.index.windows import MAX_WORDS, windows_of
 
 if TYPE_CHECKING:
     from stages.index.qdrant import QdrantIndex
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("search", __doc__)
     made.add_argument("--calls", type=int, default=210, help="calls to find something in (210); 0 for none")
     made.add_argument("--windows", type=int, default=100_000, help="windows to search among (100000); 0 for none")
-    made.add_argument("--window-words", type=int, default=windows.MAX_WORDS, help="the most words of a window")
+    made.add_argument("--window-words", type=int, default=MAX_WORDS, help="the most words of a window")
     made.add_argument("--model", default=DEFAULT_EMBEDDING_MODEL, help=f"of the embeddings ({DEFAULT_EMBEDDING_MODEL})")
     made.add_argument("--qdrant", metavar="URL", help="of a server to be measured instead of DuckDB")
     made.add_argument("--seed", type=int, default=SEED, help=f"of calls and windows ({SEED})")
@@ -72,14 +72,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     given = parser().parse_args()
-    windows.MAX_WORDS = given.window_words  # type: ignore[misc]
     embedder = SentenceEmbedder(embedding_weights(given.model), name=given.model)
     figures: dict[str, Any] = {"model": given.model, "window_words": given.window_words}
     if given.calls:
-        figures["finding"] = finding(embedder, *corpus(seed=given.seed, calls=given.calls), given.qdrant)
+        figures["finding"] = finding(
+            embedder, *corpus(seed=given.seed, calls=given.calls), given.qdrant, max_words=given.window_words
+        )
         _show_finding(figures["finding"])
     if given.windows:
-        measured = Corpus(embedder, given.windows, given.seed)
+        measured = Corpus(embedder, given.windows, given.seed, max_words=given.window_words)
         figures["speed"] = speed(measured) if given.qdrant is None else speed_of_qdrant(measured, given.qdrant)
         _show_speed(figures["speed"])
     asked = {"calls": given.calls, "windows": given.windows, "seed": given.seed}
@@ -87,11 +88,13 @@ def main() -> int:
     return 0
 
 
-def finding(embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequence[Asked], url: str | None) -> Any:
+def finding(
+    embedder: Embedder, calls: dict[CallRef, list[Turn]], asked: Sequence[Asked], url: str | None, *, max_words: int
+) -> Any:
     with tempfile.TemporaryDirectory() as folder, _index(embedder, Path(folder), url) as index:
         call_of: dict[str, str] = {}
         for call, turns in calls.items():
-            found = windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
+            found = windows_of(turns, revision=1, part=1, agent="", started_at=0.0, max_words=max_words)
             call_of |= {window.window_id: call.call_id for window in found}
             index.update([Update(call, 1, 1, found, embedder.passages([window.spoken_text for window in found]))])
         ranks: dict[str, dict[str, list[int]]] = {kind: defaultdict(list) for kind in _KINDS}
@@ -178,7 +181,7 @@ def _found(ranks: Sequence[int]) -> dict[str, float]:
 class Corpus:
     """Many windows, and questions over them."""
 
-    def __init__(self, embedder: Embedder, n_windows: int, seed: int) -> None:
+    def __init__(self, embedder: Embedder, n_windows: int, seed: int, *, max_words: int) -> None:
         calls, asked = corpus(seed=seed, calls=210)
         self.embedder = embedder
         self.n_windows = n_windows
@@ -187,7 +190,7 @@ class Corpus:
         self._real = [
             window
             for turns in calls.values()
-            for window in windows_of(turns, revision=1, part=1, agent="", started_at=0.0)
+            for window in windows_of(turns, revision=1, part=1, agent="", started_at=0.0, max_words=max_words)
         ]
         self._real_vectors = embedder.passages([window.spoken_text for window in self._real])
         self._made: list[Vectors] = []

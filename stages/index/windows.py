@@ -48,17 +48,19 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join(line.partition(": ")[2] for line in self.text.splitlines())
 
 
-def windows_of(turns: Sequence[Turn], *, revision: int, part: int, agent: str, started_at: float) -> list[Window]:
+def windows_of(
+    turns: Sequence[Turn], *, revision: int, part: int, agent: str, started_at: float, max_words: int = MAX_WORDS
+) -> list[Window]:
     """Return the windows of a completed transcript or a part of one. Each begins with the last turn of the previous."""
     return [
         _window(pieces, revision, part, agent, started_at)
-        for pieces in _grouped([piece for turn in turns for piece in _pieces(turn)])
+        for pieces in _grouped([piece for turn in turns for piece in _pieces(turn, max_words)], max_words)
     ]
 
 
 def windows_of_turn(turn: Turn, *, at_s: float) -> list[Window]:
     """Return the windows of a turn of a call in progress."""
-    return [_window([piece], turn.revision, 0, "", at_s) for piece in _pieces(turn)]
+    return [_window([piece], turn.revision, 0, "", at_s) for piece in _pieces(turn, MAX_WORDS)]
 
 
 class _Piece(msgspec.Struct, frozen=True):
@@ -75,27 +77,27 @@ class _Piece(msgspec.Struct, frozen=True):
         return len(self.text.split())
 
 
-def _pieces(turn: Turn) -> Iterator[_Piece]:
-    """Yield the turn, or its sentences in as few pieces as `MAX_WORDS` allows."""
+def _pieces(turn: Turn, max_words: int) -> Iterator[_Piece]:
+    """Yield the turn, or its sentences in as few pieces as `max_words` allows."""
     n_words = len(turn.text.split())
     if not n_words:
         return
-    if n_words <= MAX_WORDS:
+    if n_words <= max_words:
         yield _Piece(turn, 0, turn.text, turn.start_s, turn.end_s)
         return
     per_word_s = (turn.end_s - turn.start_s) / n_words
     done = 0
-    for number, words in enumerate(_packed(turn.text)):
+    for number, words in enumerate(_packed(turn.text, max_words)):
         start_s = turn.start_s + done * per_word_s
         done += len(words)
         yield _Piece(turn, number, " ".join(words), start_s, turn.start_s + done * per_word_s)
 
 
-def _packed(text: str) -> Iterator[list[str]]:
+def _packed(text: str, max_words: int) -> Iterator[list[str]]:
     packed: list[str] = []
     for sentence in sentences(text):
         words = sentence.split()
-        if packed and len(packed) + len(words) > MAX_WORDS:
+        if packed and len(packed) + len(words) > max_words:
             yield packed
             packed = []
         packed += words
@@ -106,13 +108,13 @@ def _packed(text: str) -> Iterator[list[str]]:
         yield packed
 
 
-def _grouped(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+def _grouped(pieces: Sequence[_Piece], max_words: int) -> Iterator[list[_Piece]]:
     window: list[_Piece] = []
     for piece in pieces:
-        if window and sum(each.n_words for each in window) + piece.n_words > MAX_WORDS:
+        if window and sum(each.n_words for each in window) + piece.n_words > max_words:
             yield window
             last = window[-1]
-            window = [last] if len(window) > 1 and last.n_words + piece.n_words <= MAX_WORDS else []
+            window = [last] if len(window) > 1 and last.n_words + piece.n_words <= max_words else []
         window.append(piece)
     if window:
         yield window
