@@ -1,4 +1,4 @@
-"""What stands behind the buses of the contract suite, and what is declared to be different between them."""
+"""The brokers of the contract suite, with their declared differences."""
 
 import asyncio
 from pathlib import Path
@@ -20,16 +20,16 @@ class Broker(Protocol):
     """Makes buses that see the same records."""
 
     outlives_its_clients: bool
-    """Whether the records are elsewhere than in the process that reads them, so that a worker can be killed."""
+    """True if the records outlive the process that reads them, so that a worker can be killed."""
     drops_repeats: bool
-    """Whether it stores an event id once that is published twice within a short time."""
+    """True if an event id that is published twice within a short time is stored once."""
     limits_topics: bool
-    """Whether `TopicSpec.max_bytes` is kept."""
+    """True if `TopicSpec.max_bytes` is enforced."""
 
     async def bus(self) -> Bus: ...
 
     async def given_out(self, subscription: Subscription) -> int | None:
-        """Records that the broker has sent to the group's readers and that are not acknowledged; None: not known."""
+        """Return the number of records sent to the group and not acknowledged; None if it is not known."""
         ...
 
 
@@ -85,7 +85,7 @@ class JetStreamBroker:
 
 
 class KafkaBroker:
-    """All tests share one server, so each begins by deleting the topics of the one before."""
+    """All tests share one server, so each begins by deleting the topics of its predecessor."""
 
     outlives_its_clients = True
     drops_repeats = False

@@ -16,7 +16,7 @@ Running = Callable[[Bus, Subscription, Handler], AbstractAsyncContextManager["as
 
 @pytest.fixture
 async def jetstream(tmp_path: Path) -> AsyncIterator[JetStreamBroker]:
-    """A real nats-server of the test's own."""
+    """A nats-server for this test alone."""
     broker = JetStreamBroker(tmp_path / "store")
     await broker.start()
     yield broker
@@ -53,7 +53,7 @@ async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 @pytest.fixture
 def running() -> Running:
-    """`async with running(bus, subscription, handler)`: reads while inside; leaving raises what reading raised."""
+    """`async with running(bus, subscription, handler)` reads inside the block; leaving raises what reading raised."""
 
     @contextlib.asynccontextmanager
     async def run(bus: Bus, subscription: Subscription, handler: Handler) -> AsyncIterator["asyncio.Task[None]"]:

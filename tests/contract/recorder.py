@@ -1,4 +1,4 @@
-"""A handler that keeps what it was given, and acknowledges as it is told."""
+"""A handler that keeps all records, and acknowledges as the test says."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from pipeline.bus.protocol import Partition, Record
 
 
 class Recorder:
-    """`on_each` runs for each record; without one every record is acknowledged at once."""
+    """`on_each` runs for each record; without it every record is acknowledged at once."""
 
     def __init__(self, on_each: Callable[[Record, Partition], Awaitable[None]] | None = None) -> None:
         self.records: list[Record] = []
@@ -48,7 +48,7 @@ class Recorder:
         self.partitions[record.topic, record.partition].ack(record.position)
 
     async def until(self, condition: Callable[[], bool], *, timeout_s: float = 15.0) -> None:
-        """Wait until `condition` holds; it is looked at after each event and every 50 ms."""
+        """Wait until `condition` holds. It is checked after each event and every 50 ms."""
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self._step.clear()
@@ -63,7 +63,7 @@ class Recorder:
 
 
 async def hold(record: Record, partition: Partition) -> None:
-    """For `Recorder`: acknowledge nothing."""
+    """Acknowledge nothing."""
 
 
 def holding() -> Recorder:

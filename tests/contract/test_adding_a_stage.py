@@ -1,4 +1,4 @@
-"""A stage is its folder, its wiring and its topic: `tests/contract/keywords` is one, on every bus, beside ours."""
+"""A stage is a folder, its wiring and its topic: `tests/contract/keywords` runs as one, with ours, on every bus."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ def turn(call: CallRef, number: int, text: str, words: list[Word]) -> Turn:
 
 
 async def publish(bus: Bus, call: CallRef, first: int, texts: tuple[str, ...], *, words: bool = True) -> None:
-    """Turns as the merge stage publishes them, numbered from `first`."""
+    """Return turns as the merge stage publishes them, numbered from `first`."""
     merge = Publisher(bus, stage="merge", lane="live", metrics=Metrics())
     for number, text in enumerate(texts, start=first):
         record = turn(call, number, text, [WORD] if words else [])
@@ -71,7 +71,7 @@ async def working(bus: Bus, settings: Settings) -> AsyncIterator[Metrics]:
 
 
 async def stored(bus: Bus, topic: str, n_records: int) -> list[bytes]:
-    """The values of a topic, once it holds that many."""
+    """Return the values of a topic once it holds that many."""
     values: list[bytes] = []
     async with asyncio.timeout(30):
         while len(values) < n_records:
@@ -110,7 +110,7 @@ async def test_records_flow_through_a_stage_that_was_added(broker: Broker, tmp_p
     assert said(values, CALLS[1]) == (*SAID, ("4", "lawyer"))
 
 
-def test_an_added_stage_shows_among_the_topics_as_their_writer_and_reader() -> None:
+def test_topics_name_the_added_stage_as_writer_and_reader() -> None:
     rows = {row.name: row for row in topology.topic_rows((*STAGES, WIRING))}
     assert rows[KEYWORDS].written_by == "keywords"
     assert rows[KEYWORDS].read_by == ("consumers",)

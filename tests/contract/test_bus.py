@@ -1,4 +1,4 @@
-"""What every bus must do. Each test runs on the memory bus and on JetStream with a real server."""
+"""The contract of a bus. Each test runs on memory, JetStream and Kafka; the brokers are real."""
 
 import asyncio
 import base64
@@ -29,14 +29,14 @@ async def bus_with_topics(broker: Broker, *, partitions: int = PARTITIONS, max_b
 
 
 async def publish(bus: Bus, count: int, *, keys: int = 1, first: int = 0, size: int = 0) -> None:
-    """Records `first`, `first` + 1, …; the value starts with the number, the key goes round."""
+    """Publish records `first`, `first` + 1, …: the value starts with the number, the keys take turns."""
     for number in range(first, first + count):
         value = str(number).encode().ljust(size, b".")
         await bus.publish(Outgoing(IN, key=f"call-{number % keys}".encode(), value=value, event_id=f"in/{number}"))
 
 
 async def lag_is_zero(bus: Bus) -> None:
-    """Acknowledgements are on their way for a moment."""
+    """Wait for the lag to become 0: acknowledgements take a moment."""
     for _ in range(100):
         if await bus.lag(SUBSCRIPTION) == 0:
             return
@@ -48,9 +48,7 @@ def numbers(values: list[bytes]) -> list[int]:
     return [int(value.rstrip(b".")) for value in values]
 
 
-async def test_a_record_goes_to_the_partition_where_its_producer_put_the_others(
-    broker: Broker, running: Running
-) -> None:
+async def test_a_record_joins_its_key_s_others_in_their_producer_s_partition(broker: Broker, running: Running) -> None:
     bus = await broker.bus()
     await bus.ensure_topics([TopicSpec(name=AUDIO, partitions=7, retention_s=3600)])
     keys = [f"call-{number}".encode() for number in range(20)]
@@ -103,7 +101,7 @@ async def _publish_key(bus: Bus, key: bytes, count: int) -> None:
 
 async def test_an_event_id_is_stored_once(broker: Broker, running: Running) -> None:
     if not broker.drops_repeats:
-        pytest.skip("this broker cannot tell repeats: stages know them by their numbers")
+        pytest.skip("this broker cannot recognise repeats: stages do, by their numbers")
     bus = await bus_with_topics(broker)
     for number in (0, 1, 0, 1, 2):
         await publish(bus, 1, first=number)
@@ -125,7 +123,7 @@ async def test_each_group_gets_every_record(broker: Broker, running: Running) ->
     assert sorted(numbers(first.values)) == sorted(numbers(second.values)) == list(range(10))
 
 
-async def test_what_was_not_acknowledged_comes_again_before_anything_new(broker: Broker, running: Running) -> None:
+async def test_unacknowledged_records_are_redelivered_before_new_ones(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 10)
     first = holding()
@@ -140,9 +138,7 @@ async def test_what_was_not_acknowledged_comes_again_before_anything_new(broker:
     assert numbers(second.values) == list(range(4, 15))
 
 
-async def test_a_held_record_is_redelivered_though_later_ones_were_acknowledged(
-    broker: Broker, running: Running
-) -> None:
+async def test_a_held_record_is_redelivered_although_later_ones_were_acked(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 10)
     first = holding()
@@ -160,7 +156,7 @@ async def test_a_held_record_is_redelivered_though_later_ones_were_acknowledged(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_acknowledgements_in_any_order_count_up_to_the_first_missing(
+async def test_acknowledgements_in_any_order_count_up_to_the_first_gap(
     broker: Broker, running: Running, seed: int
 ) -> None:
     bus = await bus_with_topics(broker)
@@ -182,7 +178,7 @@ async def test_acknowledgements_in_any_order_count_up_to_the_first_missing(
     assert numbers(second.values) == list(range(floor, 30))
 
 
-async def test_progress_is_what_the_last_output_of_the_key_carried(broker: Broker, running: Running) -> None:
+async def test_progress_is_that_of_the_key_s_last_output(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 1)
     recorder = holding()
@@ -198,7 +194,7 @@ async def test_progress_is_what_the_last_output_of_the_key_carried(broker: Broke
         assert await partition.progress(b"call-2") is None
 
 
-async def test_a_record_without_progress_leaves_that_of_its_key_as_it_is(broker: Broker, running: Running) -> None:
+async def test_a_record_without_progress_does_not_change_its_key_s(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 1)
     recorder = holding()
@@ -245,7 +241,7 @@ async def test_progress_outlives_the_worker_that_published_it(broker: Broker, ru
             await partition.publish(Outgoing(OUT, key=b"call-1", value=b"", event_id=f"out/{seq}"), progress=before)
 
 
-async def test_what_followed_from_a_partition_is_stored_in_the_same_one(broker: Broker, running: Running) -> None:
+async def test_outputs_are_stored_in_the_partition_of_their_inputs(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     inputs, outputs = Recorder(), Recorder()
     async with (
@@ -261,7 +257,7 @@ async def test_what_followed_from_a_partition_is_stored_in_the_same_one(broker: 
     assert {record.partition for record in outputs.records} == set(range(PARTITIONS))
 
 
-async def test_nothing_is_published_for_a_partition_that_was_revoked(broker: Broker, running: Running) -> None:
+async def test_publishing_for_a_revoked_partition_is_refused(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 1)
     recorder = holding()
@@ -297,7 +293,7 @@ async def test_a_slow_handler_bounds_what_the_bus_holds(broker: Broker, running:
     assert numbers(slow.values) == list(range(100))
 
 
-async def test_a_record_larger_than_the_prefetch_limit_still_comes(broker: Broker, running: Running) -> None:
+async def test_a_record_larger_than_the_prefetch_limit_is_delivered(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker, partitions=1)
     sizes = [10, 100_000, 10, 10, 300_000, 300_000, 10]
     for number, size in enumerate(sizes):
@@ -342,7 +338,7 @@ async def test_a_worker_that_stays_takes_over_from_one_that_leaves(broker: Broke
 
 
 class Afresh(Recorder):
-    """Acknowledges nothing, and keeps what came since each partition was assigned last."""
+    """Acknowledges nothing, and keeps the records since each partition was last assigned."""
 
     def __init__(self) -> None:
         super().__init__(hold)
@@ -361,7 +357,7 @@ class Afresh(Recorder):
         return sorted(numbers([value for _, number in self.held for value in self.since[number]]))
 
 
-async def test_what_nobody_acknowledged_comes_from_the_first_at_every_change_of_workers(
+async def test_every_rebalance_redelivers_from_the_first_unacknowledged_record(
     broker: Broker, running: Running
 ) -> None:
     first_bus, second_bus = await bus_with_topics(broker), await bus_with_topics(broker)
@@ -377,9 +373,7 @@ async def test_what_nobody_acknowledged_comes_from_the_first_at_every_change_of_
             await staying.until(lambda: staying.values_held == list(range(40)))
 
 
-async def test_topics_of_a_subscription_meet_in_one_worker_by_partition_number(
-    broker: Broker, running: Running
-) -> None:
+async def test_a_worker_gets_the_same_partition_numbers_of_all_topics(broker: Broker, running: Running) -> None:
     buses = [await bus_with_topics(broker) for _ in range(2)]
     recorders = [Recorder(), Recorder()]
     both = Subscription(group="sink", topics=(IN, OUT))
@@ -409,7 +403,7 @@ async def test_partitions_are_assigned_before_their_records_and_revoked_at_the_e
 ) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 40, keys=20)
-    recorder = Recorder()  # refuses records of a partition that is not assigned
+    recorder = Recorder()  # asserts that the partition of each record is assigned
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(40)
     assigned = [(IN, number) for kind, _, number in recorder.log if kind == "assigned"]
@@ -419,7 +413,7 @@ async def test_partitions_are_assigned_before_their_records_and_revoked_at_the_e
 
 async def test_a_full_store_refuses_and_loses_nothing(broker: Broker, running: Running) -> None:
     if not broker.limits_topics:
-        pytest.skip("this broker has no limit of a topic that refuses: it would delete what is oldest")
+        pytest.skip("this broker has no topic limit that refuses: it would delete the oldest records")
     bus = await bus_with_topics(broker, max_bytes=200_000)
     accepted = 0
     with pytest.raises(StoreFullError):  # noqa: PT012 - which record is refused is the question
@@ -435,7 +429,7 @@ async def test_a_full_store_refuses_and_loses_nothing(broker: Broker, running: R
     assert numbers(recorder.values) == list(range(accepted))
 
 
-async def test_a_record_beyond_the_limit_is_refused_and_the_bus_goes_on(broker: Broker, running: Running) -> None:
+async def test_a_record_that_is_too_large_is_refused_and_later_ones_pass(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     with pytest.raises(RecordTooLargeError) as refusal:
         await publish(bus, 1, size=1_200_000)
@@ -449,7 +443,7 @@ async def test_a_record_beyond_the_limit_is_refused_and_the_bus_goes_on(broker: 
     assert numbers(recorder.values) == [1]
 
 
-async def test_an_exception_of_the_handler_ends_the_run_and_the_next_one_gets_the_records_again(
+async def test_a_handler_s_exception_ends_the_run_and_the_next_gets_its_records(
     broker: Broker, running: Running
 ) -> None:
     bus = await bus_with_topics(broker)
@@ -472,7 +466,7 @@ async def test_an_exception_of_the_handler_ends_the_run_and_the_next_one_gets_th
     assert numbers(recorder.values) == [2, 3, 4]
 
 
-async def test_following_shows_what_is_published_from_then_on(broker: Broker) -> None:
+async def test_a_feed_has_what_is_published_after_it_was_opened(broker: Broker) -> None:
     bus = await bus_with_topics(broker)
     await publish(bus, 5, keys=2)
     everything = await bus.follow((IN, OUT))
@@ -490,7 +484,7 @@ async def test_following_shows_what_is_published_from_then_on(broker: Broker) ->
     await one_call.close()
 
 
-async def test_lag_counts_what_is_not_acknowledged(broker: Broker, running: Running) -> None:
+async def test_lag_counts_unacknowledged_records(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     assert await bus.lag(SUBSCRIPTION) == 0
     await publish(bus, 10, keys=5)

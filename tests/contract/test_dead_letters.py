@@ -1,4 +1,4 @@
-"""Dead letters put back on every bus: records meet their call again in the partition that their producer chose."""
+"""Dead letters put back on every bus: records rejoin their call in the partition that their producer chose."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ PARTITIONS = 4
 CALL = CallRef("acme", "call-11")
 KEY = CALL.call_id.encode()
 PLACE = partition_of(base64.urlsafe_b64encode(KEY), PARTITIONS)
-"""Where a producer that spells the key with padding puts the call: not where we would."""
+"""The partition that a producer chooses who spells the key with padding: not the one that we would."""
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def until_open(bus: Bus, count: int) -> tuple[DeadLetters, list[Letter]]:
 
 
 async def utterances(bus: Bus, count: int) -> list[envelope.StageRecord]:
-    """The call's records, once there are so many."""
+    """Return the call's records once there are that many."""
     for _ in range(200):
         found = [envelope.decode(record.value) async for record in bus.stored(topics.UTTERANCES, key=CALL.key)]
         if len(found) >= count:
@@ -100,7 +100,7 @@ async def test_a_replayed_call_comes_out_as_one_that_was_never_rejected(bus: Bus
         records = await utterances(bus, 6)
         while not isinstance(records[-1], CallClosed):
             records = await utterances(bus, len(records) + 1)
-        # Once more: nothing happens, because the stage has had all of it.
+        # A second replay changes nothing, because the stage has taken all of it.
         letters, _ = await until_open(bus, 0)
         for letter in letters.select(Selection(), resolved=True):
             await letters.replay(letter)

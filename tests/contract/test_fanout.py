@@ -1,4 +1,4 @@
-"""The live fan-out from the reference bus to a real NATS server, seen by a plain client."""
+"""The live fan-out from the memory bus to a real NATS server, read by a plain client."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ async def watching(url: str, subject: str) -> AsyncIterator[tuple[Client, Subscr
     client = await nats.connect(url, allow_reconnect=True, reconnect_time_wait=0.1)
     try:
         subscription = await client.subscribe(subject)
-        for _ in range(2):  # the first flush may overtake the subscription, the second is behind it
+        for _ in range(2):  # the first flush may overtake the subscription, the second comes after it
             await client.flush()
         yield client, subscription
     finally:
@@ -79,7 +79,7 @@ def count(registry: CollectorRegistry, name: str) -> float:
     return sum(sample.value for sample in samples if sample.name == f"callstream_{name}_total")
 
 
-async def test_segments_turns_and_summaries_are_shown_under_their_call_as_json(tmp_path: Path) -> None:
+async def test_segments_turns_and_summaries_are_published_as_json_by_call(tmp_path: Path) -> None:
     bus = MemoryBus()
     with NatsProcess(tmp_path) as server:
         async with (
@@ -101,7 +101,7 @@ async def test_segments_turns_and_summaries_are_shown_under_their_call_as_json(t
     assert {message.headers["ce-id"] for message in shown} == {"segment", "turn", "summary"}
 
 
-async def test_what_is_not_for_viewers_is_not_shown(tmp_path: Path) -> None:
+async def test_records_that_are_not_for_viewers_are_not_published(tmp_path: Path) -> None:
     bus, metrics = MemoryBus(), Metrics()
     with NatsProcess(tmp_path) as server:
         async with (
@@ -117,7 +117,7 @@ async def test_what_is_not_for_viewers_is_not_shown(tmp_path: Path) -> None:
     assert count(metrics.registry, "live_events") == 1
 
 
-async def test_nothing_waits_for_a_live_server_that_is_away_and_it_is_used_when_it_is_back(tmp_path: Path) -> None:
+async def test_an_unreachable_live_server_delays_nothing_and_is_used_once_back(tmp_path: Path) -> None:
     bus, metrics = MemoryBus(), Metrics()
     server = NatsProcess(tmp_path)
     async with showing(bus, LiveServer(server.url, BusSecurity()), metrics):
@@ -137,7 +137,7 @@ async def test_nothing_waits_for_a_live_server_that_is_away_and_it_is_used_when_
 
 
 async def until_shown(bus: MemoryBus, seen: Subscription, name: str) -> str:
-    """Publish turns until one of them is shown; its id."""
+    """Publish turns until one of them arrives, and return its id."""
     async with asyncio.timeout(20):
         for attempt in range(1000):
             await publish_turn(bus, f"{name}-{attempt}")
@@ -146,7 +146,7 @@ async def until_shown(bus: MemoryBus, seen: Subscription, name: str) -> str:
     raise AssertionError("nothing was shown")
 
 
-async def test_a_live_server_that_refuses_is_an_error_at_the_start(tmp_path: Path) -> None:
+async def test_a_live_server_that_refuses_is_an_error_at_start(tmp_path: Path) -> None:
     with NatsProcess(tmp_path, {"authorization": {"user": "fanout", "password": "right"}}) as server:
         wrong = BusSecurity(user="fanout", password=Secret("wrong"))
         with pytest.raises(ConfigurationError, match="rejects these credentials"):
@@ -165,12 +165,12 @@ async def test_a_live_server_that_refuses_is_an_error_at_the_start(tmp_path: Pat
         (CallRef("default", "Müller"), "live.default.=TcO8bGxlcg"),
     ],
 )
-def test_a_call_s_subject_is_its_name_where_a_subject_may_hold_that(call: CallRef, subject: str) -> None:
+def test_a_call_s_subject_is_its_name_if_a_subject_may_hold_that(call: CallRef, subject: str) -> None:
     assert live_subject(call.tenant, call.call_id) == subject
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
-def test_no_two_calls_share_a_subject_and_each_is_one_that_nats_takes(one: str, other: str) -> None:
+def test_no_two_calls_share_a_subject_and_nats_accepts_each(one: str, other: str) -> None:
     subject = live_subject("default", one)
     assert subject.isascii()
     assert subject.isprintable()

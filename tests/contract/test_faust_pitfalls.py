@@ -1,8 +1,8 @@
-"""Where Faust loses records when acknowledgements come late and out of order: ours keeps them, plain Faust does not.
+"""Cases in which Faust loses records if acknowledgements come late and out of order. Our bus does not lose them.
 
-Each pitfall is shown twice on a real broker: that the bus delivers the record again, and by a twin that Faust with the
-same settings, `stream.noack()` and `event.ack()` does not (faust-streaming 0.15.3). A twin that fails has good news:
-what it shows is mended in Faust, and what the bus does about it may be taken out.
+Each pitfall has two tests on a real broker: one shows that the bus redelivers the record, its twin that Faust with the
+same settings, `stream.noack()` and `event.ack()`, does not (faust-streaming 0.15.3). A twin that fails is good news:
+Faust has fixed the fault, and the bus may drop its workaround.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class _Boot(BootStrategy):  # type: ignore[misc]
 
 
 class PlainFaust:
-    """A worker of the group as Faust's documentation has it: one agent, acknowledgements by hand."""
+    """A worker of the group as in Faust's documentation: one agent, manual acknowledgements."""
 
     def __init__(self, server: KafkaServer, data: Path, on_event: Callable[[Any], Awaitable[None]] | None = None):
         clients = KafkaClients(server.bootstrap, BusSecurity(), request_timeout_s=40.0)
@@ -74,7 +74,7 @@ class PlainFaust:
         return {place.partition for place in self.app.consumer.assignment()}
 
     async def ack(self, *numbers: int) -> None:
-        """Acknowledge the first delivery of each."""
+        """Acknowledge the first delivery of each number."""
         for number in numbers:
             event = next(event for event in self.events if int(event.value) == number)
             event.ack()
@@ -100,7 +100,7 @@ async def topic(kafka: KafkaBroker, *, partitions: int = 1) -> KafkaBus:
 
 
 async def publish(bus: KafkaBus, first: int, count: int, *, partitions: int = 1) -> None:
-    """Records `first`, `first` + 1, …, in turn to the partitions."""
+    """Publish records `first`, `first` + 1, …, to the partitions in turn."""
     for number in range(first, first + count):
         await bus.publish(
             Outgoing(TOPIC, key=b"call", value=str(number).encode(), event_id=str(number)),
@@ -109,7 +109,7 @@ async def publish(bus: KafkaBus, first: int, count: int, *, partitions: int = 1)
 
 
 async def committed(kafka: KafkaBroker, partition: int = 0) -> int | None:
-    """Where the group goes on in the partition; None where nothing is committed."""
+    """Return the group's committed offset in the partition, None without one."""
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.server.inside)
     await admin.start()
     try:
@@ -121,21 +121,21 @@ async def committed(kafka: KafkaBroker, partition: int = 0) -> int | None:
 
 
 async def comes_to(kafka: KafkaBroker, offset: int, *, partition: int = 0, timeout_s: float = 10.0) -> None:
-    """Wait until the group's commit is `offset`."""
+    """Wait until the group's committed offset is `offset`."""
     async with asyncio.timeout(timeout_s):
         while await committed(kafka, partition) != offset:  # noqa: ASYNC110  # the broker does not tell
             await asyncio.sleep(0.1)
 
 
 async def acknowledge_the_first(bus: KafkaBus, count: int, running: Running) -> None:
-    """The group has read and acknowledged `count` records, and is not new any more."""
+    """Let the group read and acknowledge `count` records, so that it is no longer new."""
     recorder = Recorder()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(count)
 
 
 async def delivered_next(bus: KafkaBus, running: Running, *, last: int) -> list[int]:
-    """What the group's next worker gets, up to the record `last`."""
+    """Return what the group's next worker gets, up to the record `last`."""
     recorder = Recorder()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.until(lambda: str(last).encode() in recorder.values)
@@ -150,7 +150,7 @@ def ack(recorder: Recorder, *numbers: int) -> None:
 # -- one held head record ----------------------------------------------------------------------------------------------
 
 
-async def test_a_single_held_head_record_comes_again(kafka: KafkaBroker, running: Running) -> None:
+async def test_a_single_held_head_record_is_redelivered(kafka: KafkaBroker, running: Running) -> None:
     bus = await topic(kafka)
     await publish(bus, 0, 10)
     await acknowledge_the_first(bus, 10, running)
@@ -182,7 +182,7 @@ async def test_plain_faust_commits_past_a_single_held_head_record(
 # -- the first records of a new group ----------------------------------------------------------------------------------
 
 
-async def test_the_first_records_of_a_new_group_come_again(kafka: KafkaBroker, running: Running) -> None:
+async def test_the_first_records_of_a_new_group_are_redelivered(kafka: KafkaBroker, running: Running) -> None:
     bus = await topic(kafka)
     await publish(bus, 0, 20)
     recorder = holding()
@@ -211,9 +211,9 @@ async def test_plain_faust_commits_past_all_the_first_records_of_a_new_group(
 
 
 async def compacted_topic(kafka: KafkaBroker) -> tuple[KafkaBus, int]:
-    """Records 0 to 4, a hole, and records 5 to 9; with the position of the record 5.
+    """Return a bus with records 0 to 4, a gap, and records 5 to 9, and the position of record 5.
 
-    The records of the hole were of record 5's key, and compaction took them.
+    The records of the gap had the key of record 5, and compaction removed them.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.server.inside)
     await admin.start()
@@ -235,7 +235,7 @@ async def compacted_topic(kafka: KafkaBroker) -> tuple[KafkaBus, int]:
     for number in range(6, 10):
         await put(number, f"call-{number}".encode())
     async with asyncio.timeout(60):
-        while len([record async for record in bus.stored(TOPIC)]) > 10:  # noqa: ASYNC110  # nor does it tell this
+        while len([record async for record in bus.stored(TOPIC)]) > 10:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.2)
     positions = {int(record.value): record.position async for record in bus.stored(TOPIC)}
     assert positions[5] == positions[4] + 1 + n_lost
@@ -243,7 +243,7 @@ async def compacted_topic(kafka: KafkaBroker) -> tuple[KafkaBus, int]:
 
 
 async def transactional_topic(kafka: KafkaBroker) -> tuple[KafkaBus, int]:
-    """Records 0 to 4 of one transaction of an outside producer and 5 to 9 of another; with the position of 5."""
+    """The same, with records 0 to 4 and 5 to 9 in two transactions of an outside producer."""
     bus = await topic(kafka)
     async with AIOKafkaProducer(bootstrap_servers=kafka.server.bootstrap, transactional_id="outside") as producer:
         for numbers in (range(5), range(5, 10)):
@@ -253,14 +253,14 @@ async def transactional_topic(kafka: KafkaBroker) -> tuple[KafkaBus, int]:
     return bus, 6
 
 
-HOLES = pytest.mark.parametrize("with_hole", [compacted_topic, transactional_topic])
+GAPS = pytest.mark.parametrize("with_gap", [compacted_topic, transactional_topic])
 
 
-@HOLES
-async def test_a_record_behind_a_hole_comes_again(
-    kafka: KafkaBroker, running: Running, with_hole: Callable[[KafkaBroker], Awaitable[tuple[KafkaBus, int]]]
+@GAPS
+async def test_a_record_after_a_gap_is_redelivered(
+    kafka: KafkaBroker, running: Running, with_gap: Callable[[KafkaBroker], Awaitable[tuple[KafkaBus, int]]]
 ) -> None:
-    bus, behind_hole = await with_hole(kafka)
+    bus, behind_hole = await with_gap(kafka)
     recorder = holding()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(10)
@@ -272,14 +272,14 @@ async def test_a_record_behind_a_hole_comes_again(
     assert await bus.lag(SUBSCRIPTION) == 0
 
 
-@HOLES
-async def test_plain_faust_commits_past_a_held_record_behind_a_hole(
+@GAPS
+async def test_plain_faust_commits_past_a_held_record_after_a_gap(
     kafka: KafkaBroker,
     running: Running,
     tmp_path: Path,
-    with_hole: Callable[[KafkaBroker], Awaitable[tuple[KafkaBus, int]]],
+    with_gap: Callable[[KafkaBroker], Awaitable[tuple[KafkaBus, int]]],
 ) -> None:
-    bus, behind_hole = await with_hole(kafka)
+    bus, behind_hole = await with_gap(kafka)
     async with PlainFaust(kafka.server, tmp_path) as plain:
         await until(lambda: len(plain.events) == 10)
         await plain.ack(*(number for number in range(10) if number != 5))
@@ -288,7 +288,7 @@ async def test_plain_faust_commits_past_a_held_record_behind_a_hole(
     assert await delivered_next(bus, running, last=10) == [10]
 
 
-async def test_what_follows_the_last_record_of_a_transaction_is_no_lag(kafka: KafkaBroker, running: Running) -> None:
+async def test_the_end_marker_of_a_transaction_is_no_lag(kafka: KafkaBroker, running: Running) -> None:
     bus, _ = await transactional_topic(kafka)
     recorder = Recorder()
     async with running(bus, SUBSCRIPTION, recorder):
@@ -313,7 +313,7 @@ async def test_records_of_an_aborted_transaction_are_not_read(kafka: KafkaBroker
 # -- acknowledgements of an earlier generation -------------------------------------------------------------------------
 
 
-async def test_an_acknowledgement_from_before_a_rebalance_does_not_count_after_it(
+async def test_acknowledgements_from_before_a_rebalance_do_not_count_after_it(
     kafka: KafkaBroker, running: Running
 ) -> None:
     bus, other = await topic(kafka, partitions=2), await kafka.bus()
@@ -337,9 +337,7 @@ async def test_an_acknowledgement_from_before_a_rebalance_does_not_count_after_i
         await recorder.count(10)
 
 
-async def test_plain_faust_counts_an_acknowledgement_from_before_a_rebalance(
-    kafka: KafkaBroker, tmp_path: Path
-) -> None:
+async def test_plain_faust_counts_acknowledgements_from_before_a_rebalance(kafka: KafkaBroker, tmp_path: Path) -> None:
     bus = await topic(kafka, partitions=2)
     await publish(bus, 0, 10, partitions=2)
     async with PlainFaust(kafka.server, tmp_path) as plain:
@@ -347,7 +345,7 @@ async def test_plain_faust_counts_an_acknowledgement_from_before_a_rebalance(
         before = list(plain.events)
         async with PlainFaust(kafka.server, tmp_path) as second:
             await until(lambda: len(plain.held) == len(second.held) == 1)
-        # Whether the records come again by then is another of its pitfalls: nothing was committed yet.
+        # That records may not be redelivered by then is another pitfall: nothing was committed yet.
         await until(lambda: len(plain.held) == 2, timeout_s=40.0)
         await asyncio.sleep(2.0)
         for event in before:
@@ -361,7 +359,7 @@ MODEL_CALL_S = 25.0
 
 
 class ModelCalls:
-    """Works on each record in a task of its own, as a stage does: on record 0 for as long as a slow model takes."""
+    """Processes each record in a task of its own, as a stage does. Record 0 takes as long as a slow model."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
@@ -386,7 +384,7 @@ class ModelCalls:
 
 
 @pytest.mark.slow
-async def test_a_worker_that_joins_during_a_long_model_call_gets_its_share_at_once_and_no_record_is_lost(
+async def test_a_worker_that_joins_during_a_model_call_gets_its_share_at_once(
     kafka: KafkaBroker, running: Running
 ) -> None:
     bus, other = await topic(kafka, partitions=2), await kafka.bus()
@@ -400,7 +398,7 @@ async def test_a_worker_that_joins_during_a_long_model_call_gets_its_share_at_on
             joined_at = clock()
             await first.until(lambda: len(first.held) == len(second.held) == 1)
             assert clock() - joined_at < 8
-            # Record 0 came again, to whoever has its partition now; with it what lay behind it.
+            # Record 0 and those after it are redelivered to the worker that now has its partition.
             zero = first if (TOPIC, 0) in first.held else second
             await zero.until(lambda: zero.values.count(b"0") == (2 if zero is first else 1))
             assert not await committed(kafka, 0)
@@ -413,9 +411,7 @@ async def test_a_worker_that_joins_during_a_long_model_call_gets_its_share_at_on
 
 
 @pytest.mark.slow
-async def test_an_await_in_the_handler_itself_does_not_delay_the_worker_that_joins(
-    kafka: KafkaBroker, running: Running
-) -> None:
+async def test_a_handler_that_awaits_does_not_delay_a_worker_that_joins(kafka: KafkaBroker, running: Running) -> None:
     bus, other = await topic(kafka, partitions=2), await kafka.bus()
     await publish(bus, 0, 400, partitions=2)
 
@@ -435,10 +431,8 @@ async def test_an_await_in_the_handler_itself_does_not_delay_the_worker_that_joi
         assert clock() - joined_at < MODEL_CALL_S
 
 
-async def test_plain_faust_does_not_deliver_the_record_of_a_model_call_to_the_worker_that_gets_its_partition(
-    kafka: KafkaBroker, tmp_path: Path
-) -> None:
-    """So if the worker in the call dies, nobody makes the call."""
+async def test_plain_faust_does_not_redeliver_the_record_of_a_model_call(kafka: KafkaBroker, tmp_path: Path) -> None:
+    """So if the worker dies during the call, nobody repeats it."""
     bus = await topic(kafka, partitions=2)
     await publish(bus, 0, 40, partitions=2)
     first_calls, second_calls = ModelCalls(), ModelCalls()
@@ -457,7 +451,7 @@ async def test_plain_faust_does_not_deliver_the_record_of_a_model_call_to_the_wo
 # -- a handler that fails ----------------------------------------------------------------------------------------------
 
 
-async def test_the_record_on_which_a_handler_failed_comes_again(kafka: KafkaBroker, running: Running) -> None:
+async def test_a_record_on_which_the_handler_failed_is_redelivered(kafka: KafkaBroker, running: Running) -> None:
     bus = await topic(kafka)
     await publish(bus, 0, 10)
 
@@ -473,7 +467,7 @@ async def test_the_record_on_which_a_handler_failed_comes_again(kafka: KafkaBrok
     assert await delivered_next(bus, running, last=9) == list(range(3, 10))
 
 
-async def test_plain_faust_goes_on_behind_the_record_on_which_an_agent_failed(
+async def test_plain_faust_skips_the_record_on_which_an_agent_failed(
     kafka: KafkaBroker, running: Running, tmp_path: Path
 ) -> None:
     bus = await topic(kafka)

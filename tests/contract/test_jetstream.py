@@ -1,4 +1,4 @@
-"""What is JetStream's own: clients of other make on both ends, and what can go wrong between a server and a reader."""
+"""JetStream alone: plain clients on both ends, and faults between the server and a reader."""
 
 import asyncio
 import base64
@@ -58,7 +58,7 @@ async def test_a_plain_client_publishes_audio(
     assert record.headers["content-type"] == "text/plain"
 
 
-async def test_a_subject_that_is_no_base64url_is_the_key_itself(jetstream: JetStreamBroker, running: Running) -> None:
+async def test_a_subject_that_is_not_base64url_is_the_key_itself(jetstream: JetStreamBroker, running: Running) -> None:
     bus = await bus_with_topics(jetstream)
     client = await nats.connect(jetstream.url)
     await client.jetstream().publish("calls.audio.call-№1", b"x")
@@ -81,7 +81,7 @@ async def test_the_servers_hash_of_a_token_is_ours(jetstream: JetStreamBroker, r
         assert record.partition == partition_of(token(record.key, padded=False).encode(), 7)
 
 
-async def test_a_large_state_whose_output_was_not_published_any_more_changes_nothing(
+async def test_a_large_state_without_its_output_changes_nothing(
     jetstream: JetStreamBroker,
 ) -> None:
     bus = await bus_with_topics(jetstream, partitions=1)
@@ -96,7 +96,7 @@ async def test_a_large_state_whose_output_was_not_published_any_more_changes_not
         await partition.publish(
             Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id=str(progress.seq)), progress=progress
         )
-        for _ in range(2):  # a crash, and another one at the same place
+        for _ in range(2):  # two crashes in the same place
             await write_state(await connection.session(), TRANSCRIPTS, 0, token(b"k", padded=False), following)
             assert await partition.progress(b"k") == progress
     client = await nats.connect(jetstream.url)
@@ -167,7 +167,7 @@ async def test_limits_that_the_store_cannot_hold_are_refused(jetstream: JetStrea
         await bus.ensure_topics([TopicSpec(name=AUDIO, partitions=1, retention_s=60, max_bytes=10**12)])
 
 
-async def test_a_delivery_that_went_elsewhere_is_noticed_and_comes_again(
+async def test_a_delivery_that_went_elsewhere_is_noticed_and_repeated(
     jetstream: JetStreamBroker, running: Running
 ) -> None:
     bus = await bus_with_topics(jetstream, partitions=1)
@@ -187,7 +187,7 @@ async def test_a_delivery_that_went_elsewhere_is_noticed_and_comes_again(
     assert [int(value) for value in recorder.values] == list(range(60))
 
 
-async def test_a_consumer_that_is_deleted_is_made_again(jetstream: JetStreamBroker, running: Running) -> None:
+async def test_a_deleted_consumer_is_recreated(jetstream: JetStreamBroker, running: Running) -> None:
     bus = await bus_with_topics(jetstream, partitions=1)
     recorder = Recorder()
     async with running(bus, Subscription(group="merge", topics=(TRANSCRIPTS,)), recorder):
@@ -202,7 +202,7 @@ async def test_a_consumer_that_is_deleted_is_made_again(jetstream: JetStreamBrok
     assert [int(value) for value in recorder.values] == list(range(20))
 
 
-async def test_a_feed_goes_on_after_the_broker_was_killed(jetstream: JetStreamBroker) -> None:
+async def test_a_feed_resumes_after_the_broker_was_killed(jetstream: JetStreamBroker) -> None:
     bus = await bus_with_topics(jetstream)
     feed = await bus.follow((TRANSCRIPTS,))
     for number in range(20):
@@ -215,7 +215,7 @@ async def test_a_feed_goes_on_after_the_broker_was_killed(jetstream: JetStreamBr
     await feed.close()
 
 
-async def test_reading_ends_with_a_bus_error_when_the_broker_is_gone_for_good(jetstream: JetStreamBroker) -> None:
+async def test_reading_raises_bus_error_when_the_broker_is_gone_for_good(jetstream: JetStreamBroker) -> None:
     await bus_with_topics(jetstream)
     bus = JetStreamBus(jetstream.url, reconnect_s=0.5)
     await bus.connect()
@@ -231,13 +231,13 @@ async def test_reading_ends_with_a_bus_error_when_the_broker_is_gone_for_good(je
     await bus.close()
 
 
-async def test_connecting_where_nothing_listens_is_a_bus_error_that_names_the_url() -> None:
+async def test_connecting_where_nothing_listens_raises_an_error_with_the_url() -> None:
     bus = JetStreamBus("nats://127.0.0.1:1", reconnect_s=0.3)
     with pytest.raises(BusError, match=r"127\.0\.0\.1:1"):
         await bus.connect()
 
 
-async def test_topics_that_do_not_exist_and_groups_that_cannot_are_refused(jetstream: JetStreamBroker) -> None:
+async def test_unknown_topics_and_invalid_groups_are_refused(jetstream: JetStreamBroker) -> None:
     bus = await bus_with_topics(jetstream)
     with pytest.raises(BusError, match=r"calls\.nothing"):
         await bus.publish(Outgoing("calls.nothing", key=b"k", value=b"", event_id="1"))
@@ -256,9 +256,7 @@ async def test_reading_alone_on_a_fresh_server_starts_at_once(jetstream: JetStre
         assert loop.time() - started < 0.5
 
 
-async def test_many_acknowledgements_become_few_and_the_floor_arrives(
-    jetstream: JetStreamBroker, running: Running
-) -> None:
+async def test_acknowledgements_are_merged_and_the_floor_arrives(jetstream: JetStreamBroker, running: Running) -> None:
     bus = await bus_with_topics(jetstream, partitions=1)
     for number in range(200):
         await bus.publish(Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id=str(number)))

@@ -1,4 +1,4 @@
-"""Processes that die while records flow: workers, the broker, one worker that is stopped and goes on."""
+"""Kills while records flow through JetStream: workers, the broker, a worker that is stopped and resumes."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ async def bus_with_topics(broker: JetStreamBroker) -> Bus:
 
 @contextlib.asynccontextmanager
 async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker process that has been given a partition."""
+    """Yield a worker process that holds a partition."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.contract.worker", url, stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
@@ -48,7 +48,7 @@ async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def publish_calls(bus: Bus, count: int, *, pause_s: float) -> None:
-    """`count` records of every call, in order per call."""
+    """Publish `count` records of every call, in order per call."""
     for number in range(count):
         for key in KEYS:
             await bus.publish(Outgoing(IN, key=key, value=str(number).encode(), event_id=f"{key.decode()}/{number}"))
@@ -56,7 +56,7 @@ async def publish_calls(bus: Bus, count: int, *, pause_s: float) -> None:
 
 
 async def outputs(url: str, expected: int, *, timeout_s: float) -> dict[str, list[int]]:
-    """What is stored on the output topic, by subject, once `expected` records are."""
+    """Return the records of the output topic by subject, once there are `expected`."""
     client = await nats.connect(url)
     stream = client.jetstream()
     for _ in range(int(timeout_s / 0.1)):
@@ -74,7 +74,7 @@ async def outputs(url: str, expected: int, *, timeout_s: float) -> dict[str, lis
 
 
 @pytest.mark.slow
-async def test_killed_workers_lose_nothing_and_double_nothing(jetstream: JetStreamBroker) -> None:
+async def test_killed_workers_lose_and_duplicate_nothing(jetstream: JetStreamBroker) -> None:
     bus = await bus_with_topics(jetstream)
     count = 60
     async with worker(jetstream.url) as first, worker(jetstream.url) as second:
@@ -91,7 +91,7 @@ async def test_killed_workers_lose_nothing_and_double_nothing(jetstream: JetStre
 
 
 @pytest.mark.slow
-async def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_no_harm(jetstream: JetStreamBroker) -> None:
+async def test_a_worker_stopped_for_longer_than_its_lease_does_no_harm(jetstream: JetStreamBroker) -> None:
     bus = await bus_with_topics(jetstream)
     count = 100
     async with worker(jetstream.url) as stopped, worker(jetstream.url):
@@ -107,7 +107,7 @@ async def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_no_harm(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_broker_that_is_killed_under_load_loses_nothing_and_reorders_nothing(
+async def test_a_broker_killed_under_load_loses_and_reorders_nothing(
     jetstream: JetStreamBroker, running: Running, number: signal.Signals
 ) -> None:
     bus, other = await bus_with_topics(jetstream), await jetstream.bus()

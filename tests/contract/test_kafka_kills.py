@@ -37,7 +37,7 @@ async def kafka(kafka_server: KafkaServer) -> AsyncIterator[KafkaBroker]:
 
 
 class WorkerProcess:
-    """`said` is what it has written: its partitions as they come and go."""
+    """`said` has the lines that it has written: its partitions as they come and go."""
 
     def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
         self.process = process
@@ -66,7 +66,7 @@ class WorkerProcess:
         await self.until(lambda: len(self.held) == n_partitions)
 
     async def end(self) -> None:
-        """Kill it, and fail if it had ended by itself with an error."""
+        """Kill the worker. Fails if it had ended with an error."""
         ended = self.process.returncode
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGCONT)
@@ -85,7 +85,7 @@ class WorkerProcess:
 
 @contextlib.asynccontextmanager
 async def worker(server: KafkaServer) -> AsyncIterator[WorkerProcess]:
-    """A worker process that has been given a partition."""
+    """Yield a worker process that holds a partition."""
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.contract.worker", f"kafka://{server.bootstrap}"),
@@ -108,7 +108,7 @@ async def bus_with_topics(kafka: KafkaBroker) -> Bus:
 
 
 async def publish_calls(bus: Bus, count: int, *, pause_s: float) -> None:
-    """`count` records of every call, in order per call."""
+    """Publish `count` records of every call, in order per call."""
     for number in range(count):
         await asyncio.gather(
             *(
@@ -126,7 +126,7 @@ async def finished(bus: Bus, *, timeout_s: float = 60.0) -> None:
 
 
 async def assert_every_call_is_complete(bus: Bus, count: int) -> int:
-    """Returns how many outputs were published more than once."""
+    """Return how many outputs were published more than once."""
     found: dict[bytes, list[bytes]] = defaultdict(list)
     repeats = 0
     async for record in bus.stored(OUT):
@@ -159,7 +159,7 @@ async def test_killed_terminated_and_new_workers_lose_nothing(kafka: KafkaBroker
         await assert_every_call_is_complete(bus, count)
 
 
-async def test_a_worker_that_stood_still_for_longer_than_its_session_does_no_harm(kafka: KafkaBroker) -> None:
+async def test_a_worker_stopped_for_longer_than_its_session_does_no_harm(kafka: KafkaBroker) -> None:
     bus = await bus_with_topics(kafka)
     count = 130
     async with worker(kafka.server) as stopped, worker(kafka.server) as other:
@@ -173,11 +173,11 @@ async def test_a_worker_that_stood_still_for_longer_than_its_session_does_no_har
         await stopped.until_it_holds(2)
         await publishing
         await finished(bus)
-    # What it was sending when it was stopped arrived when it went on; nothing that it did after that.
+    # What it was sending when it was stopped arrived once it resumed, but nothing that it did later.
     assert await assert_every_call_is_complete(bus, count) <= len(KEYS)
 
 
-async def test_a_broker_that_stands_still_and_then_dies_under_load_loses_nothing(kafka: KafkaBroker) -> None:
+async def test_a_broker_that_hangs_and_then_dies_under_load_loses_nothing(kafka: KafkaBroker) -> None:
     bus = await bus_with_topics(kafka)
     count = 70
     async with worker(kafka.server), worker(kafka.server):

@@ -1,4 +1,4 @@
-"""The index of progress on a real broker that compacts it, or has lost it."""
+"""The progress index on a real broker that compacts or has lost it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -47,12 +47,12 @@ async def bus_with_topics(kafka: KafkaBroker) -> KafkaBus:
 
 
 def progress(seq: int) -> Progress:
-    """Every third state is too large for headers."""
+    """Return progress; every third state is too large for headers."""
     return Progress(seq=seq, released=seq, state=bytes([seq % 256]) * (20_000 if seq % 3 == 0 else 9))
 
 
 async def publish(bus: KafkaBus, running: Running, seqs: range) -> None:
-    """An output of each call for each number, as a worker that comes and goes."""
+    """Publish an output of each call for each number, as a worker that comes and goes."""
     recorder = holding()
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.until(lambda: len(recorder.held) == 1)
@@ -80,7 +80,7 @@ async def test_progress_is_found_in_an_index_that_was_compacted(
         await publish(bus, running, range(first, first + 3))
         await asyncio.sleep(0.15)
     await publish(bus, running, range(12, 13))
-    # Of some 80 records that were written.
+    # Some 80 records were written.
     async with asyncio.timeout(30):
         while len([record async for record in bus.stored(index)]) > 7 * len(KEYS):  # noqa: ASYNC110  # nothing tells
             await asyncio.sleep(0.3)

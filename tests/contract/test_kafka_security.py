@@ -1,4 +1,4 @@
-"""TLS and logins towards real Kafka brokers: all of the bus works over them, and a refusal is said at once in words."""
+"""TLS and logins with real Kafka brokers: the whole bus works over them, and a refusal is reported at once."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ async def connected(server: KafkaServer, security: BusSecurity) -> AsyncIterator
 
 
 async def refused(servers: str, security: BusSecurity | None = None) -> str:
-    """The error's words; it must come at once, not after the time that a lost broker is waited for."""
+    """Return the text of the error, which must come at once, before a lost broker is given up."""
     bus = KafkaBus(servers, security=security, reconnect_s=60.0)
     began = time.monotonic()
     with pytest.raises(ConfigurationError) as raised:
@@ -106,7 +106,9 @@ async def test_everything_works_with_a_login_over_tls(sasl_ssl: KafkaServer, run
 
 
 @pytest.mark.parametrize(("user", "tls"), [(USER, False), (None, True)], ids=["a login alone", "TLS alone"])
-async def test_everything_works_with(tmp_path: Path, running: Running, user: tuple[str, str] | None, tls: bool) -> None:
+async def test_everything_works_with_a_login_or_tls_alone(
+    tmp_path: Path, running: Running, user: tuple[str, str] | None, tls: bool
+) -> None:
     with KafkaServer(tmp_path, scram_user=user, tls=tls) as server:
         server.start()
         trusting = BusSecurity(tls=True, ca_file=server.ca_file) if tls else BusSecurity()
@@ -131,9 +133,7 @@ async def test_a_wrong_login_is_refused(sasl_ssl: KafkaServer) -> None:
     assert await refused(sasl_ssl.bootstrap, plain) == "it accepts logins by SCRAM-SHA-512, not by PLAIN"
 
 
-async def test_a_broker_of_an_unknown_authority_or_another_name_is_refused(
-    sasl_ssl: KafkaServer, tmp_path: Path
-) -> None:
+async def test_a_broker_with_an_untrusted_certificate_is_refused(sasl_ssl: KafkaServer, tmp_path: Path) -> None:
     other = Authority(tmp_path / "other")
     for ca_file in (other.ca_file, None):
         security = BusSecurity(user=USER[0], password=Secret(PASSWORD), tls=True, ca_file=ca_file)
@@ -141,7 +141,7 @@ async def test_a_broker_of_an_unknown_authority_or_another_name_is_refused(
         assert said.startswith("its certificate is not trusted: ")
 
 
-async def test_plain_text_to_a_port_of_tls_is_refused_and_the_other_way_round(sasl_ssl: KafkaServer) -> None:
+async def test_plain_text_to_a_tls_port_is_refused_and_vice_versa(sasl_ssl: KafkaServer) -> None:
     assert await refused(sasl_ssl.bootstrap) == "TLS is off, but it speaks TLS there"
     without = BusSecurity(user=USER[0], password=Secret(PASSWORD))
     assert await refused(sasl_ssl.bootstrap, without) == "TLS is off, but it speaks TLS there"
@@ -149,7 +149,7 @@ async def test_plain_text_to_a_port_of_tls_is_refused_and_the_other_way_round(sa
     assert await refused(sasl_ssl.inside, without) == "a user is set, but it accepts no logins there"
 
 
-async def test_a_client_certificate_that_a_broker_asks_for_is_shown_or_missed(tmp_path: Path) -> None:
+async def test_a_required_client_certificate_is_presented_or_asked_for(tmp_path: Path) -> None:
     with KafkaServer(tmp_path / "kafka", tls=True) as server:
         server.folder.mkdir(parents=True)
         authority, other = Authority(tmp_path / "clients"), Authority(tmp_path / "others")
@@ -170,7 +170,7 @@ async def test_a_client_certificate_that_a_broker_asks_for_is_shown_or_missed(tm
         assert await refused(server.bootstrap, theirs) == "it does not trust the client certificate"
 
 
-async def test_nobody_at_the_address_is_waited_for_and_then_said() -> None:
+async def test_an_address_where_nothing_listens_is_retried_then_reported() -> None:
     began = time.monotonic()
     with pytest.raises(BusError, match=r"no Kafka broker answers at 127.0.0.1:1: .*Connect call failed"):
         await KafkaBus("127.0.0.1:1", reconnect_s=1.0).connect()
@@ -179,7 +179,7 @@ async def test_nobody_at_the_address_is_waited_for_and_then_said() -> None:
         await KafkaBus("nobody.invalid:9092", reconnect_s=0.1).connect()
 
 
-async def test_a_broker_that_is_away_later_is_an_error_of_what_is_asked_and_comes_back(
+async def test_an_outage_later_on_fails_requests_until_the_broker_is_back(
     sasl_ssl: KafkaServer, running: Running
 ) -> None:
     async with connected(sasl_ssl, login(sasl_ssl)) as bus:
@@ -199,7 +199,7 @@ async def test_a_broker_that_is_away_later_is_an_error_of_what_is_asked_and_come
             await recorder.until(lambda: b"later" in recorder.values, timeout_s=40.0)
 
 
-async def test_a_group_that_an_access_list_forbids_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+async def test_a_group_forbidden_by_an_access_list_ends_the_run_with_the_reason(tmp_path: Path) -> None:
     with KafkaServer(tmp_path, scram_user=USER) as server:
         server.extra = {
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",

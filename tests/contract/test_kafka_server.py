@@ -1,4 +1,4 @@
-"""The tests' own Kafka broker: it is a real one, dies like one, and keeps strangers out where it should."""
+"""The Kafka broker of these tests: a real one that can be killed, and that refuses strangers."""
 
 import asyncio
 import socket
@@ -53,7 +53,7 @@ async def refused(producer: AIOKafkaProducer) -> None:
 
 
 @pytest.mark.slow
-async def test_the_broker_survives_a_kill_with_its_records_and_its_address(tmp_path: Path) -> None:
+async def test_the_broker_keeps_its_records_and_address_over_a_kill(tmp_path: Path) -> None:
     with KafkaServer(tmp_path) as server:
         server.start()
         bootstrap = server.bootstrap
@@ -72,7 +72,7 @@ async def test_the_broker_survives_a_kill_with_its_records_and_its_address(tmp_p
 
 
 @pytest.mark.slow
-async def test_the_broker_has_the_limits_that_a_broker_has_by_default_and_waits_while_it_is_paused(
+async def test_the_broker_has_default_limits_and_can_be_paused(
     tmp_path: Path,
 ) -> None:
     with KafkaServer(tmp_path) as server:
@@ -91,7 +91,7 @@ async def test_the_broker_has_the_limits_that_a_broker_has_by_default_and_waits_
 
 
 @pytest.mark.slow
-async def test_a_login_over_tls_is_accepted_and_a_wrong_password_or_authority_or_protocol_is_not(
+async def test_only_the_right_login_authority_and_protocol_are_accepted(
     tmp_path: Path,
 ) -> None:
     with KafkaServer(tmp_path / "server", scram_user=USER, tls=True) as server:

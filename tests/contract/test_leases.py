@@ -1,4 +1,4 @@
-"""Leases on a real server: what a worker does when it, or the broker, stands still."""
+"""Leases on a real server while a worker, or the broker, stands still."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ async def bus_with_topic(broker: JetStreamBroker) -> Bus:
 
 
 @pytest.mark.slow
-async def test_a_lone_worker_that_stood_still_goes_on_with_what_it_held(
+async def test_a_lone_worker_that_stood_still_keeps_its_partitions(
     jetstream: JetStreamBroker, running: Running
 ) -> None:
     bus = await bus_with_topic(jetstream)
@@ -36,7 +36,7 @@ async def test_a_lone_worker_that_stood_still_goes_on_with_what_it_held(
 
 
 @pytest.mark.slow
-async def test_a_worker_without_a_broker_gives_up_before_its_lease_ends_and_comes_back(
+async def test_a_worker_without_a_broker_gives_up_in_time_and_comes_back(
     jetstream: JetStreamBroker, running: Running
 ) -> None:
     bus = await bus_with_topic(jetstream)

@@ -1,4 +1,4 @@
-"""TLS and credentials towards real NATS servers: what gets in, and that a refusal is said at once."""
+"""TLS and credentials with real NATS servers: which clients get in, and that a refusal is reported at once."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ BRANCH = BusSecurity(user="branch", password=Secret("hunter2"))
 
 
 async def stores(url: str, security: BusSecurity | None = None) -> None:
-    """Connect, store a record, and see that it is there."""
+    """Connect, store a record, and check that it arrives."""
     bus = JetStreamBus(url, security=security)
     await bus.connect()
     try:
@@ -37,7 +37,7 @@ async def stores(url: str, security: BusSecurity | None = None) -> None:
 
 
 async def refused(url: str, security: BusSecurity | None = None) -> str:
-    """The error's words; it must come at once, not after the time that a lost broker is waited for."""
+    """Return the text of the error, which must come at once, before a lost broker is given up."""
     bus = JetStreamBus(url, security=security, reconnect_s=30.0)
     began = time.monotonic()
     with pytest.raises(ConfigurationError) as raised:
@@ -64,7 +64,7 @@ async def test_a_user_with_a_credentials_file_gets_in(tmp_path: Path) -> None:
         await stores(server.url, BusSecurity(credentials=operator.user(tmp_path / "branch.creds")))
 
 
-async def test_credentials_that_the_server_does_not_take_are_refused_at_once(tmp_path: Path) -> None:
+async def test_credentials_that_the_server_rejects_are_an_error_at_once(tmp_path: Path) -> None:
     operator = Operator()
     with NatsProcess(tmp_path / "nats", operator.settings) as server:
         strangers = Operator().user(tmp_path / "stranger.creds")
@@ -94,7 +94,7 @@ async def test_a_damaged_credentials_file_is_named_and_its_seed_is_not_shown(
     assert seed[4:] not in said
 
 
-async def test_a_server_behind_tls_is_known_by_its_authority(tmp_path: Path) -> None:
+async def test_a_server_with_tls_is_trusted_by_its_authority(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
     cert, key = authority.issue("server")
     with NatsProcess(tmp_path / "nats", {"tls": {"cert_file": str(cert), "key_file": str(key)}}) as server:
@@ -137,7 +137,7 @@ async def test_a_client_is_known_by_its_certificate(tmp_path: Path) -> None:
         assert "client certificate" in said
 
 
-async def test_nothing_is_told_to_a_server_that_does_not_speak_tls(tmp_path: Path) -> None:
+async def test_nothing_is_sent_to_a_server_that_does_not_speak_tls(tmp_path: Path) -> None:
     heard = bytearray()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -163,7 +163,7 @@ async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, broken: str) 
     assert "No such file" in said
 
 
-async def test_a_server_that_refuses_after_it_was_reached_is_waited_for(tmp_path: Path) -> None:
+async def test_a_server_that_refuses_later_on_is_retried(tmp_path: Path) -> None:
     server = NatsProcess(tmp_path, USER)
     with server:
         bus = JetStreamBus(server.url, security=BRANCH, reconnect_s=10.0)
@@ -182,7 +182,7 @@ async def test_a_server_that_refuses_after_it_was_reached_is_waited_for(tmp_path
         await bus.close()
 
 
-async def test_a_refusal_that_lasts_is_the_reason_of_the_bus_error(tmp_path: Path) -> None:
+async def test_a_lasting_refusal_is_the_reason_of_the_bus_error(tmp_path: Path) -> None:
     with NatsProcess(tmp_path, USER) as server:
         bus = JetStreamBus(server.url, security=BRANCH, reconnect_s=1.0)
         await bus.connect()

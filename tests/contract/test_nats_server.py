@@ -1,4 +1,4 @@
-"""The embedded server as a process: its lock, its port, its end."""
+"""The embedded server as a process: its lock, port and end."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ def server_on(store: Path) -> NatsServer:
 
 @contextlib.asynccontextmanager
 async def owner(store: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, int]]:
-    """Another process that owns a server: the process, the server's URL and the server's process id."""
+    """Start a process that owns a server. Returns the process, and the server's URL and process id."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", OWNER, store, stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
@@ -80,7 +80,7 @@ async def test_it_is_ready_in_under_a_second_on_loopback_only(tmp_path: Path) ->
     assert server.pid is None
 
 
-async def test_the_port_is_kept_and_another_one_taken_only_where_it_is_occupied(tmp_path: Path) -> None:
+async def test_the_port_is_kept_unless_another_program_has_taken_it(tmp_path: Path) -> None:
     server = server_on(tmp_path)
     first = await server.start()
     await server.stop()
@@ -99,7 +99,7 @@ async def test_the_port_is_kept_and_another_one_taken_only_where_it_is_occupied(
     await fourth.stop()
 
 
-async def test_a_second_server_on_a_store_is_refused_by_the_holders_name(tmp_path: Path) -> None:
+async def test_a_second_server_on_a_store_is_refused_naming_the_holder(tmp_path: Path) -> None:
     first = server_on(tmp_path)
     await first.start()
     with pytest.raises(InstanceError, match=f"in use by process {os.getpid()}"):
@@ -119,7 +119,7 @@ async def test_it_ends_with_a_killed_parent_and_the_store_is_free_at_once(tmp_pa
         await server.stop()
 
 
-async def test_it_is_started_again_on_its_port_when_it_alone_is_killed(tmp_path: Path) -> None:
+async def test_it_restarts_on_its_port_when_it_alone_is_killed(tmp_path: Path) -> None:
     server = server_on(tmp_path)
     url = await server.start()
     for _ in range(2):
@@ -204,7 +204,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_server_whose_disk_was_full_takes_records_again_when_there_is_room(tmp_path: Path) -> None:
+async def test_after_a_full_disk_it_accepts_records_once_there_is_room(tmp_path: Path) -> None:
     before = namespace()
     if not before:
         missing("unshare", "a user and mount namespace, to have a disk that can be filled")
@@ -213,6 +213,6 @@ async def test_a_server_whose_disk_was_full_takes_records_again_when_there_is_ro
     )
     said, _ = await process.communicate()
     assert process.returncode == 0
-    seen = json.loads(said.splitlines()[-1])  # behind what the server logged
+    seen = json.loads(said.splitlines()[-1])  # after what the server logged
     assert seen["held"] >= seen["stored"] >= 2
     assert seen["restarts"] >= 1

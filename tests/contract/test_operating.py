@@ -1,4 +1,4 @@
-"""What operators' commands need of every bus: records put back where they were, and topics described."""
+"""What operators' commands need of a bus: records put back where they were, and descriptions of topics."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ async def test_a_record_is_put_back_into_the_partition_that_it_came_from(broker:
     assert sorted([record.partition async for record in bus.stored(IN, key=b"call-1")]) == list(range(PARTITIONS))
 
 
-async def test_a_record_is_put_back_where_its_producer_s_others_are(broker: Broker) -> None:
+async def test_a_record_is_put_back_next_to_its_producer_s_others(broker: Broker) -> None:
     bus = await bus_with_topics(broker)
     keys = [f"call-{number}".encode() for number in range(12)]
     places = {key: partition_of(base64.urlsafe_b64encode(key), PARTITIONS) for key in keys}
@@ -62,7 +62,7 @@ async def test_progress_stays_when_a_record_is_put_back(broker: Broker, running:
         assert await again.partitions[IN, 1].progress(b"call-1") == progress
 
 
-async def test_progress_that_is_made_while_records_are_put_back_is_kept(broker: Broker, running: Running) -> None:
+async def test_progress_published_while_records_are_put_back_is_kept(broker: Broker, running: Running) -> None:
     bus = await bus_with_topics(broker)
     await bus.publish(Outgoing(IN, key=b"call-1", value=b"", event_id="in"), partition=1)
     recorder, outputs = holding(), Recorder()

@@ -1,4 +1,4 @@
-"""Freeing what a group has read, on a real nats-server."""
+"""Deleting records that a group has read, on a real nats-server."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ TOPIC = TopicSpec(name="calls.audio", partitions=3, retention_s=3600)
 GROUP = Subscription(group="bridge", topics=(TOPIC.name,))
 
 
-async def test_only_what_the_group_has_acknowledged_without_a_gap_is_freed(
+async def test_only_records_acknowledged_without_a_gap_are_deleted(
     jetstream: JetStreamBroker, running: Running
 ) -> None:
     bus = await jetstream.bus()
@@ -53,7 +53,7 @@ async def test_only_what_the_group_has_acknowledged_without_a_gap_is_freed(
 
 
 async def _never(*_given: object) -> None:
-    """Acknowledges nothing."""
+    """Acknowledge nothing."""
 
 
 async def _stored(bus: Bus) -> set[bytes]:

@@ -1,4 +1,4 @@
-"""Qdrant away, killed, and filled by two at once."""
+"""Qdrant while it is away, killed, or filled by two workers at once."""
 
 import contextlib
 import threading
@@ -33,7 +33,7 @@ def test_a_server_that_is_away_is_named() -> None:
                 asking()
 
 
-def test_what_was_taken_is_there_after_a_kill(tmp_path: Path) -> None:
+def test_accepted_windows_survive_a_kill(tmp_path: Path) -> None:
     with QdrantServer(tmp_path) as server, opened(server.url) as index:
         for number in range(300):
             index.update([update([window(call(number), f"call number {number}")], [unit(number + 1, 1)])])
@@ -48,7 +48,7 @@ def test_what_was_taken_is_there_after_a_kill(tmp_path: Path) -> None:
             assert hit.window.text == f"call number {number}"
 
 
-def test_a_collection_that_was_thrown_away_is_made_again(qdrant_server: QdrantServer) -> None:
+def test_a_deleted_collection_is_recreated(qdrant_server: QdrantServer) -> None:
     with opened(qdrant_server.url, "thrown away") as index:
         index.update([update([window(call(1), "before")], [unit(1)])])
         assert not index.is_empty()
@@ -61,7 +61,7 @@ def test_a_collection_that_was_thrown_away_is_made_again(qdrant_server: QdrantSe
         assert [hit.window.text for hit in index.search(unit(1), "", EVERYTHING, limit=9)] == ["behind"]
 
 
-def test_two_workers_make_the_collection_and_fill_it(qdrant_server: QdrantServer) -> None:
+def test_two_workers_create_and_fill_the_collection(qdrant_server: QdrantServer) -> None:
     failed: list[Exception] = []
 
     def fill(first: int) -> None:

@@ -1,4 +1,4 @@
-"""What every search index does, whatever it keeps its windows in."""
+"""The contract of a search index, in DuckDB and in Qdrant."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ EVERYTHING = Filters()
 
 @pytest.fixture(params=["duckdb", "qdrant's client alone", "qdrant"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SearchIndex]:
-    """Qdrant's client imitates the server, all but its graph and its deaths: for those there must be one."""
+    """Qdrant's client imitates the server, except its graph and its crashes: those need a real one."""
     opened: WindowStore | QdrantIndex
     if request.param == "duckdb":
         opened = WindowStore(tmp_path, model="made up", dimensions=DIMENSIONS)
@@ -41,7 +41,7 @@ def texts(hits: list[Hit]) -> list[str]:
     return [hit.window.text for hit in hits]
 
 
-def test_the_nearest_and_the_one_with_the_words_come_first(index: SearchIndex) -> None:
+def test_the_nearest_window_and_the_one_with_the_words_rank_first(index: SearchIndex) -> None:
     index.update(
         [
             update([window(call(1), "the bill is too high")], [unit(1)]),
@@ -57,7 +57,7 @@ def test_the_nearest_and_the_one_with_the_words_come_first(index: SearchIndex) -
     assert found.window == window(call(2), "the heating is cold")
 
 
-def test_quotes_and_nothing_at_all_are_no_trouble(index: SearchIndex) -> None:
+def test_quotes_and_empty_queries_are_accepted(index: SearchIndex) -> None:
     assert index.search(unit(1), "", EVERYTHING, limit=5) == []
     index.update([update([window(call(1), 'it\'s a "quoted" bill; DROP TABLE windows')], [unit(1)])])
     for words in ("it's", "'; DROP TABLE windows; --", '"', "\0", "%_\\"):
@@ -65,7 +65,7 @@ def test_quotes_and_nothing_at_all_are_no_trouble(index: SearchIndex) -> None:
         assert index.search(unit(1), words, Filters(tenant="no' such"), limit=5) == []
 
 
-def test_filters_apply_before_anything_is_ranked(index: SearchIndex) -> None:
+def test_filters_apply_before_ranking(index: SearchIndex) -> None:
     index.update(crowded(unit(-1), unit(1)))
     assert len(index.search(unit(1), "bill", Filters(tenant="small"), limit=40)) == 40
     assert {hit.window.tenant for hit in index.search(unit(1), "", Filters(tenant="small"), limit=40)} == {"small"}
@@ -95,7 +95,7 @@ def test_tenant_time_agent_and_call_are_filters(index: SearchIndex) -> None:
     }
 
 
-def test_a_newer_revision_replaces_the_windows_and_an_older_one_changes_nothing(index: SearchIndex) -> None:
+def test_a_newer_revision_replaces_the_windows_an_older_one_does_not(index: SearchIndex) -> None:
     first, second = (update([window(call(1), f"revision {n}", revision=n)], [unit(1)]) for n in (1, 2))
     index.update([first])
     index.update([second])
@@ -103,7 +103,7 @@ def test_a_newer_revision_replaces_the_windows_and_an_older_one_changes_nothing(
     assert texts(index.search(unit(1), "revision", EVERYTHING, limit=9)) == ["revision 2"]
 
 
-def test_what_comes_again_or_late_changes_nothing(index: SearchIndex) -> None:
+def test_repeated_and_late_records_change_nothing(index: SearchIndex) -> None:
     live = update([window(call(1), "said once", part=0)], [unit(1)])
     whole = update([window(call(1), "said in full")], [unit(1)])
     other = update([window(call(2), "elsewhere")], [unit(1)])
@@ -114,7 +114,7 @@ def test_what_comes_again_or_late_changes_nothing(index: SearchIndex) -> None:
     assert index.count() == 2
 
 
-def test_a_transcript_without_words_replaces_what_was_there(index: SearchIndex) -> None:
+def test_a_transcript_without_words_removes_the_windows(index: SearchIndex) -> None:
     index.update([update([window(call(1), "said once", part=0)], [unit(1)])])
     index.update([update([window(call(1), "said in full")], [unit(1)])])
     index.update([Update(call(1), 2, 1, [], np.zeros((0, DIMENSIONS), np.float32))])
@@ -123,13 +123,13 @@ def test_a_transcript_without_words_replaces_what_was_there(index: SearchIndex) 
     assert index.count() == 0
 
 
-def test_words_count_by_how_rare_they_are_and_common_ones_alone_do_not(index: SearchIndex) -> None:
-    """All vectors are alike: what comes first does so by its words. Most have `heating`, one `kangaroo`."""
+def test_rare_words_count_more_and_common_ones_alone_do_not_match(index: SearchIndex) -> None:
+    """All vectors are alike, so words alone decide the rank. Most windows have `heating`, one has `kangaroo`."""
     index.update([update([window(call(n), f"the heating in room {n}")], [unit(1)]) for n in range(60)])
     index.update([update([window(call(90), "a kangaroo near the heating")], [unit(1)])])
 
     def best(words: str) -> list[tuple[str, bool]]:
-        """The first two, and whether words had a part in it: vectors alone give the first 1 / 61."""
+        """Return the first two, and True if words counted: vectors alone give the first 1 / 61."""
         return [(hit.window.call_id, hit.score > 1 / 60) for hit in index.search(unit(1), words, EVERYTHING, limit=2)]
 
     assert best("Kangaroos and heatings?")[0] == ("call-90", True)
@@ -139,7 +139,7 @@ def test_words_count_by_how_rare_they_are_and_common_ones_alone_do_not(index: Se
     assert best("room 17")[0] == ("call-17", True)
 
 
-def test_turns_of_a_call_that_goes_on_are_found_until_its_transcript_is_complete(index: SearchIndex) -> None:
+def test_turns_of_a_call_in_progress_are_found_until_it_is_complete(index: SearchIndex) -> None:
     live = [update([window(call(1), f"turn {n}", number=n, part=0)], [unit(1)]) for n in range(3)]
     for one in live:
         index.update([one])

@@ -1,4 +1,4 @@
-"""Reading what a topic holds, without a group. Each test runs on every bus, but those of one broker's own ways."""
+"""Reading stored records without a group. Tests run on every bus, except those of one broker's peculiarities."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ def numbers(records: list[Record]) -> list[int]:
     return [int(record.value.rstrip(b".")) for record in records]
 
 
-async def test_what_is_stored_is_read_as_readers_of_a_group_get_it(broker: Broker, running: Running) -> None:
+async def test_stored_records_are_those_that_a_group_reads(broker: Broker, running: Running) -> None:
     bus = await bus_with_topic(broker)
     headers = {"ce_id": "a/1", "content-type": "application/msgpack", "Status": "ok"}
     await bus.publish(Outgoing(TOPIC, key=b"a/b c.>*\x1f\xff", value=b"\x00\xff", event_id="1", headers=headers))
@@ -81,11 +81,11 @@ async def test_the_records_of_one_key_are_read_alone(broker: Broker) -> None:
     assert await everything(bus, key=b"call-9") == []
 
 
-async def test_an_empty_topic_holds_nothing(broker: Broker) -> None:
+async def test_an_empty_topic_yields_nothing(broker: Broker) -> None:
     assert await everything(await bus_with_topic(broker)) == []
 
 
-async def test_what_is_stored_after_the_beginning_is_left_out(broker: Broker) -> None:
+async def test_records_stored_after_reading_began_are_left_out(broker: Broker) -> None:
     bus = await bus_with_topic(broker)
     await publish(bus, 20, keys=5)
     reading = bus.stored(TOPIC)
@@ -106,7 +106,7 @@ async def test_reading_moves_no_floor(broker: Broker, running: Running) -> None:
     assert len(await everything(bus)) == 10
 
 
-async def test_much_is_read_with_little_memory(broker: Broker) -> None:
+async def test_a_large_topic_is_read_in_little_memory(broker: Broker) -> None:
     bus = await bus_with_topic(broker)
     await publish(bus, 200, keys=13, size=100_000)
     count = 0
@@ -130,7 +130,7 @@ async def test_a_record_is_read_by_its_position(broker: Broker) -> None:
         assert by_place([again]) == by_place([record])
 
 
-async def test_there_is_no_record_at_a_position_that_nothing_was_stored_at(broker: Broker) -> None:
+async def test_there_is_no_record_at_an_unused_position(broker: Broker) -> None:
     bus = await bus_with_topic(broker)
     assert await bus.read(TOPIC, 0, 0) is None
     await publish(bus, 10)
@@ -140,7 +140,7 @@ async def test_there_is_no_record_at_a_position_that_nothing_was_stored_at(broke
     assert await bus.read(TOPIC, 99, last.position) is None
 
 
-async def test_a_topic_that_is_not_there_cannot_be_read(broker: Broker) -> None:
+async def test_a_missing_topic_cannot_be_read(broker: Broker) -> None:
     bus = await broker.bus()
     with pytest.raises(BusError, match=r"no topic calls\.nothing"):
         await everything(bus, "calls.nothing")
@@ -148,7 +148,7 @@ async def test_a_topic_that_is_not_there_cannot_be_read(broker: Broker) -> None:
         await bus.read("calls.nothing", 0, 0)
 
 
-async def test_reading_goes_on_after_a_restart_of_the_server(jetstream: JetStreamBroker) -> None:
+async def test_reading_resumes_after_a_restart_of_the_server(jetstream: JetStreamBroker) -> None:
     bus = await bus_with_topic(jetstream)
     await publish(bus, 60, keys=5, size=100_000)
     reading = bus.stored(TOPIC)
@@ -179,7 +179,7 @@ async def test_a_server_that_stays_away_ends_the_reading(jetstream: JetStreamBro
     await bus.close()
 
 
-async def test_a_key_is_read_however_its_producer_spells_it(jetstream: JetStreamBroker) -> None:
+async def test_a_key_is_found_in_any_spelling_of_its_producer(jetstream: JetStreamBroker) -> None:
     bus = await jetstream.bus()
     await bus.ensure_topics([TopicSpec(name=AUDIO, partitions=4, retention_s=3600)])
     padded = base64.urlsafe_b64encode(b"call-1").decode()
@@ -193,7 +193,7 @@ async def test_a_key_is_read_however_its_producer_spells_it(jetstream: JetStream
     assert numbers(await everything(bus, AUDIO, b"=not=base64=")) == [99]
 
 
-async def test_a_record_that_retention_took_is_not_there(jetstream: JetStreamBroker) -> None:
+async def test_a_record_that_retention_deleted_is_not_found(jetstream: JetStreamBroker) -> None:
     bus = await jetstream.bus()
     await bus.ensure_topics([TopicSpec(name=TOPIC, partitions=1, retention_s=0.5)])
     await publish(bus, 3)

@@ -60,7 +60,7 @@ class CountingStage:
 
 
 def _progress(number: int) -> Progress:
-    """Every third state is a large one."""
+    """Return progress; every third state is large."""
     return Progress(seq=number, released=number + 1, state=bytes([number % 256]) * (20_000 if number % 3 == 0 else 9))
 
 

@@ -6,7 +6,7 @@ from pipeline.bus.protocol import Outgoing, Subscription, TopicSpec
 from tests.contract.recorder import Recorder
 
 
-async def test_a_follower_that_is_too_far_behind_misses_the_oldest_records() -> None:
+async def test_a_follower_that_lags_too_far_misses_the_oldest_records() -> None:
     bus = MemoryBus(1)
     feed = await bus.follow(("t",))
     for number in range(FEED_RECORDS + 5):
@@ -22,7 +22,7 @@ async def test_the_clock_that_is_passed_in_stamps_the_records() -> None:
     assert (await anext(feed)).timestamp_s == 1234.5
 
 
-async def test_a_topic_that_nobody_specified_has_the_bus_number_of_partitions() -> None:
+async def test_an_unspecified_topic_has_the_bus_s_number_of_partitions() -> None:
     bus = MemoryBus(3)
     await bus.ensure_topics([TopicSpec(name="known", partitions=2, retention_s=1)])
     for topic, partitions in (("unknown", 3), ("known", 2)):

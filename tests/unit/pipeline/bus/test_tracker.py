@@ -1,4 +1,4 @@
-"""The tracker against a model that keeps everything: after any interleaving the floor is what brute force finds."""
+"""The tracker against a brute-force model: after any interleaving both have the same floor."""
 
 from random import Random
 
@@ -9,7 +9,7 @@ from pipeline.bus.tracker import PrefixTracker
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("deliver"), st.integers(1, 4)),  # how far behind the last one: more than 1 leaves a hole
+        st.tuples(st.just("deliver"), st.integers(1, 4)),  # distance from the last one: more than 1 leaves a gap
         st.tuples(st.just("repeat"), st.integers(0, 40)),
         st.tuples(st.just("ack"), st.integers(0, 60)),
     ),
@@ -57,9 +57,7 @@ def test_the_floor_is_the_last_of_the_unbroken_prefix(script: list[tuple[str, in
 
 
 @given(st.sets(st.integers(0, 10_000), min_size=1, max_size=60), st.randoms())
-def test_once_everything_is_acknowledged_the_floor_is_the_last_position_in_any_order(
-    positions: set[int], random: Random
-) -> None:
+def test_acknowledging_everything_in_any_order_raises_the_floor_to_the_end(positions: set[int], random: Random) -> None:
     tracker = PrefixTracker()
     for position in sorted(positions):
         tracker.deliver(position)
@@ -81,7 +79,7 @@ def test_a_held_head_keeps_the_floor_before_it() -> None:
     assert tracker.ack(3) == 9
 
 
-def test_an_acknowledgement_that_was_never_delivered_or_repeats_does_nothing() -> None:
+def test_a_repeated_acknowledgement_or_one_never_delivered_does_nothing() -> None:
     tracker = PrefixTracker()
     tracker.deliver(0)
     assert tracker.ack(7) is None

@@ -1,4 +1,4 @@
-"""The bridge between two reference buses, with a target that fails as it is told."""
+"""The bridge between two memory buses, with a target that fails as the test says."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Target(MemoryBus):
-    """Keeps what it was sent in order. `fault` raises what a broker would; `after` does so when all is stored."""
+    """Keeps records in order. `fault` returns an error to raise before a record is stored, `after` one afterwards."""
 
     def __init__(self, *, max_record_bytes: int = 8_000_000) -> None:
         super().__init__(max_record_bytes=max_record_bytes)
@@ -96,7 +96,7 @@ def expected(n: int) -> list[bytes]:
     return [b"%d" % number for number in range(n)]
 
 
-async def test_records_arrive_as_they_are_in_the_topic_that_they_come_from() -> None:
+async def test_records_arrive_unchanged_in_the_topic_of_their_source() -> None:
     source, target = await edge(), Target()
     await produce(source, b"live", range(2))
     await produce(source, b"backfill", range(1), topics.AUDIO_BATCH)
@@ -123,7 +123,7 @@ async def test_records_arrive_as_they_are_in_the_topic_that_they_come_from() -> 
     assert made.records == 3
 
 
-async def test_a_record_is_acknowledged_once_the_target_has_stored_it_and_not_before() -> None:
+async def test_a_record_is_acknowledged_only_once_the_target_has_stored_it() -> None:
     source, target = await edge(), Target()
     target.fault = lambda key: BusError("away")
     await produce(source, b"call", range(3))
@@ -136,7 +136,7 @@ async def test_a_record_is_acknowledged_once_the_target_has_stored_it_and_not_be
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_failures_at_random_lose_nothing_and_keep_each_keys_order(seed: int) -> None:
+async def test_random_failures_lose_nothing_and_keep_each_key_s_order(seed: int) -> None:
     chance = random.Random(seed)
     source, target = await edge(), Target()
 
@@ -150,11 +150,11 @@ async def test_failures_at_random_lose_nothing_and_keep_each_keys_order(seed: in
         await all_acknowledged(source)
     for key in CALLS:
         assert list(dict.fromkeys(target.of(key))) == expected(40)
-        # A repeat comes at once or never: behind its own first copy, before the next record.
+        # A repeat follows its first copy at once, before the next record.
         assert target.of(key) == sorted(target.of(key), key=int)
 
 
-async def test_bridges_that_are_killed_lose_nothing_and_repeat_records_with_their_ids() -> None:
+async def test_killed_bridges_lose_nothing_and_repeat_records_with_their_ids() -> None:
     source, target = await edge(), Target()
     for key in CALLS:
         await produce(source, key, range(60))
@@ -174,7 +174,7 @@ async def test_bridges_that_are_killed_lose_nothing_and_repeat_records_with_thei
     assert max(copies.values()) > 1, "nothing was repeated: the kills hit nothing"
 
 
-async def test_no_more_bytes_are_taken_than_the_budget_while_the_target_is_away() -> None:
+async def test_the_budget_bounds_the_bytes_held_while_the_target_is_away() -> None:
     source, target = await edge(), Target()
     target.fault = lambda key: BusError("away")
     for key in CALLS:
@@ -201,7 +201,7 @@ async def test_a_key_that_cannot_be_stored_does_not_hold_up_the_others() -> None
     assert target.of(CALLS[0]) == []
 
 
-async def test_a_record_that_the_target_can_never_store_becomes_a_dead_letter_of_the_edge() -> None:
+async def test_a_record_too_large_for_the_target_becomes_a_dead_letter_at_the_edge() -> None:
     source, target = await edge(), Target(max_record_bytes=10_000)
     await produce(source, b"call", range(2))
     await source.publish(Outgoing(topics.AUDIO, key=b"call", value=bytes(20_000), event_id="large"))
@@ -216,7 +216,7 @@ async def test_a_record_that_the_target_can_never_store_becomes_a_dead_letter_of
 
 
 @pytest.mark.parametrize("budget_bytes", [1, 1_000_000])
-async def test_after_an_unforeseen_failure_no_record_overtakes_the_one_that_failed(budget_bytes: int) -> None:
+async def test_no_record_overtakes_one_that_failed_unexpectedly(budget_bytes: int) -> None:
     source, target = await edge(), Target()
     target.slowness_s = 0.0
     failures = iter([ConfigurationError("the password was changed"), ZeroDivisionError("a defect")])
@@ -229,7 +229,7 @@ async def test_after_an_unforeseen_failure_no_record_overtakes_the_one_that_fail
     assert next(failures, None) is None
 
 
-async def test_what_exists_at_the_edge_keeps_its_limits() -> None:
+async def test_existing_topics_at_the_edge_keep_their_limits() -> None:
     source = MemoryBus()
     mine = edge_specs(partitions=2, retention_days=1, store_bytes=1000)[:1]
     await source.ensure_topics(mine)

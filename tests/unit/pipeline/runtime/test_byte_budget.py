@@ -36,7 +36,7 @@ async def test_a_record_larger_than_the_budget_passes_alone() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), max_size=30), st.integers(1, 40))
-def test_nothing_leaks_whoever_is_cancelled(takers: list[tuple[int, bool]], limit_bytes: int) -> None:
+def test_nothing_leaks_when_any_taker_is_cancelled(takers: list[tuple[int, bool]], limit_bytes: int) -> None:
     async def run() -> None:
         budget = ByteBudget(limit_bytes)
 

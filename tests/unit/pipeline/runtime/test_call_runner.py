@@ -1,4 +1,4 @@
-"""The runner on the reference bus, with a stage whose outputs are easily known."""
+"""The call runner on the memory bus, with a stage whose outputs are easy to compute."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ INPUTS_PER_CALL = 40
 
 
 class Sums:
-    """Gives a running sum at every third number, twice at every ninth, and holds the inputs since the last one."""
+    """Publishes a running sum at every third number, twice at every ninth, and holds the inputs since the last."""
 
     idle_position = None
 
@@ -135,7 +135,7 @@ async def publish_all(bus: MemoryBus) -> None:
 
 
 async def read_all(bus: MemoryBus, topic: str, expected: int) -> list[Record]:
-    """All records of a topic, through a group of its own."""
+    """Return all records of a topic, read by a group of its own."""
     got: list[Record] = []
 
     class Reader:
@@ -198,7 +198,7 @@ async def test_every_call_gives_its_outputs_in_order() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_kills_at_random_moments_lose_nothing_and_double_nothing(seed: int) -> None:
+async def test_kills_at_random_moments_lose_and_duplicate_nothing(seed: int) -> None:
     chance = random.Random(seed)
     bus = await bus_with_inputs()
     publishing = asyncio.create_task(publish_all(bus))
@@ -247,7 +247,7 @@ class StuckStage(SumStage):
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
-async def test_work_ends_and_frees_the_budget_also_when_the_revocation_is_cut_short(steps: int) -> None:
+async def test_work_frees_the_budget_even_if_the_revocation_is_cancelled(steps: int) -> None:
     bus = await bus_with_inputs()
     runner = runner_on(bus, StuckStage())
     task = asyncio.create_task(runner.run())
@@ -269,7 +269,7 @@ async def test_work_ends_and_frees_the_budget_also_when_the_revocation_is_cut_sh
     assert runner.budget.used_bytes == 0
 
 
-async def test_a_rejected_input_becomes_a_dead_letter_and_the_call_goes_on() -> None:
+async def test_a_rejected_input_becomes_a_dead_letter_and_the_call_continues() -> None:
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(rejects=16)))
     task = asyncio.create_task(runner.run())
@@ -300,7 +300,7 @@ async def test_a_record_that_cannot_be_decoded_becomes_a_dead_letter(error: Exce
     assert msgspec.json.decode(letter.value, type=DeadLetter).message == "not a number"
 
 
-async def test_a_stage_that_breaks_is_started_again_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stage_that_breaks_restarts_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(breaks_on=25, times=2)))
@@ -313,7 +313,7 @@ async def test_a_stage_that_breaks_is_started_again_and_loses_nothing(monkeypatc
     assert await read_all(bus, topics.DEAD_LETTERS, 0) == []
 
 
-async def test_a_record_that_always_breaks_the_stage_is_given_up_after_three_attempts(
+async def test_a_record_that_always_breaks_the_stage_gets_three_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
@@ -327,7 +327,7 @@ async def test_a_record_that_always_breaks_the_stage_is_given_up_after_three_att
     assert [(letter.value, letter.attempts) for letter in letters] == [(b"36", 3)] * len(CALLS)
 
 
-async def test_a_record_whose_output_cannot_be_sent_is_given_up_after_three_attempts(
+async def test_a_record_whose_output_cannot_be_sent_gets_three_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))

@@ -19,7 +19,7 @@ CALL = CallRef("default", "call-1")
 
 
 class FullFor(MemoryBus):
-    """Refuses the first publishes as a full store does."""
+    """Refuses the first publishes, like a full store."""
 
     refusals = 2
 
@@ -39,7 +39,7 @@ def progress_output() -> Output:
     )
 
 
-async def test_a_full_store_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_publishing_waits_while_the_store_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runtime.publisher._FULL_STORE_PAUSES_S", (0.01,))
     bus = FullFor(partitions=1)
     await bus.ensure_topics([TopicSpec(name=topics.UTTERANCES_BATCH, partitions=1, retention_s=60)])
@@ -68,7 +68,7 @@ async def test_a_published_record_is_json_with_its_type() -> None:
 
 
 async def rejected(record: Record, message: str) -> tuple[Record, DeadLetter]:
-    """The letter as it was stored, and decoded."""
+    """Return the letter as stored, and decoded."""
     bus = MemoryBus(partitions=1)
     publisher = Publisher(bus, stage="separate", lane="live", metrics=Metrics())
     await publisher.reject(record, None, RejectedInput(message), attempts=1)
@@ -82,7 +82,7 @@ def audio_record(*, key: bytes = b"call-1", value: bytes = b"", headers: dict[st
     )
 
 
-async def test_of_a_rejected_record_as_large_as_the_broker_takes_the_letter_holds_the_beginning() -> None:
+async def test_a_dead_letter_holds_only_the_beginning_of_a_very_large_record() -> None:
     record = audio_record(value=bytes(range(250)) * 32_000, headers={"ce_id": "a"})
     _, letter = await rejected(record, "too large")
     assert (letter.value_bytes, letter.position, letter.headers) == (8_000_000, 7, {"ce_id": "a"})
@@ -90,7 +90,7 @@ async def test_of_a_rejected_record_as_large_as_the_broker_takes_the_letter_hold
     assert letter.cut
 
 
-async def test_a_record_that_fits_is_in_its_letter_whole() -> None:
+async def test_a_dead_letter_holds_all_of_a_record_that_fits() -> None:
     record = audio_record(value=bytes(MAX_LETTER_BYTES), headers={f"x-{n}": "é" * 200 for n in range(20)})
     _, letter = await rejected(record, "no")
     assert (letter.key, letter.value, letter.headers) == (record.key, record.value, record.headers)
@@ -98,7 +98,7 @@ async def test_a_record_that_fits_is_in_its_letter_whole() -> None:
 
 
 @pytest.mark.parametrize("part", ["key", "headers", "message"])
-async def test_a_letter_is_smaller_than_brokers_take_by_default_whatever_was_rejected(part: str) -> None:
+async def test_a_dead_letter_is_always_below_the_default_limit_of_brokers(part: str) -> None:
     headers = {f"x-{n}": "\x01" * 900 for n in range(900)} if part == "headers" else {"ce_id": "a"}
     key = b"k" * 900_000 if part == "key" else b"call-1"
     record = audio_record(key=key, value=bytes(8_000_000), headers={**headers, "ce_type": "t"})

@@ -57,7 +57,7 @@ async def test_the_first_work_that_ends_cancels_the_others() -> None:
     assert cancelled.is_set()
 
 
-async def test_of_works_that_end_at_once_the_first_given_counts() -> None:
+async def test_if_several_works_end_at_once_the_first_given_counts() -> None:
     failed: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
     for number, future in enumerate(failed):
         future.set_exception(ArithmeticError(str(number)))

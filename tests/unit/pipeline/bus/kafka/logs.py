@@ -1,4 +1,4 @@
-"""Logs of partitions in memory, with as much of a Kafka client as reading them to their end takes."""
+"""Partition logs in memory, with the part of a Kafka client that reads them to their end."""
 
 import contextlib
 from collections import defaultdict
@@ -21,7 +21,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Logs:
-    """Stands for the clients of a cluster. `reads` counts the records that were read."""
+    """A stand-in for the clients of a cluster. `reads` counts the records that were read."""
 
     def __init__(self, partitions: Mapping[str, int]) -> None:
         self._counts = partitions
@@ -40,13 +40,13 @@ class Logs:
         return self._ends[TopicPartition(topic, partition)]
 
     def compact(self, topic: str) -> None:
-        """Of each key its last record stays, where it was."""
+        """Keep the last record of each key at its position."""
         for place, log in self._logs.items():
             if place.topic == topic:
                 last = {stored.key: stored for stored in log}
                 log[:] = sorted(last.values(), key=lambda stored: stored.offset)
 
-    def make_anew(self, topic: str) -> None:
+    def recreate(self, topic: str) -> None:
         for place in self._logs:
             if place.topic == topic:
                 self._logs[place].clear()

@@ -1,4 +1,4 @@
-"""The bound on what is between Faust's fetcher and the agent."""
+"""The bound on the bytes between Faust's fetcher and the agent."""
 
 import asyncio
 from collections import deque
@@ -14,7 +14,7 @@ class Message(msgspec.Struct):
 
 
 class Stream:
-    """What Faust keeps, and how much of it at most was there."""
+    """A stand-in for Faust's own buffer, with the most bytes that it held."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.messages: deque[Message] = deque()
@@ -35,7 +35,7 @@ class Stream:
         return sum(len(message.value) for message in self.messages)
 
 
-async def test_a_full_buffer_lets_records_in_when_it_is_half_empty() -> None:
+async def test_a_full_buffer_admits_records_once_it_is_half_empty() -> None:
     stream = Stream(limit_bytes=100_000)
     while not stream.buffer.full:
         await stream.deliver(Message(bytes(9_000)))
@@ -49,7 +49,7 @@ async def test_a_full_buffer_lets_records_in_when_it_is_half_empty() -> None:
     await asyncio.wait_for(waiting, 5)
 
 
-async def test_a_record_larger_than_the_buffer_passes_and_is_alone_there() -> None:
+async def test_a_record_larger_than_the_buffer_passes_alone() -> None:
     stream = Stream(limit_bytes=10_000)
     await stream.deliver(Message(bytes(500_000)))
     waiting = asyncio.create_task(stream.deliver(Message(b"")))
@@ -70,7 +70,7 @@ async def test_records_of_an_earlier_generation_take_no_room() -> None:
     assert stream.buffer.full
 
 
-async def test_a_buffer_that_was_thrown_away_has_room_again() -> None:
+async def test_a_discarded_buffer_has_room_again() -> None:
     stream = Stream(limit_bytes=10_000)
     await stream.deliver(Message(bytes(20_000)))
     waiting = asyncio.create_task(stream.deliver(Message(b"")))

@@ -8,7 +8,7 @@ from pipeline.errors import BusError
 
 
 async def cancelled() -> None:
-    """As aiokafka does: await a task that was cancelled."""
+    """Await a task that was cancelled, as aiokafka does."""
     task = asyncio.create_task(asyncio.sleep(10))
     task.cancel()
     await task
@@ -23,7 +23,7 @@ async def publishing(doing: "asyncio.Event | None" = None) -> None:
             await asyncio.sleep(10)
 
 
-async def test_an_error_of_a_client_says_what_it_was_doing() -> None:
+async def test_a_client_s_error_names_what_was_done() -> None:
     with pytest.raises(BusError, match="publishing: KafkaConnectionError"), bus_errors("publishing"):
         raise KafkaConnectionError
     with pytest.raises(BusError, match="publishing: TimeoutError"), bus_errors("publishing"):
@@ -31,7 +31,7 @@ async def test_an_error_of_a_client_says_what_it_was_doing() -> None:
             await asyncio.sleep(10)
 
 
-async def test_a_task_that_a_client_cancels_does_not_cancel_who_waits_for_it() -> None:
+async def test_a_task_that_a_client_cancels_does_not_cancel_its_waiter() -> None:
     with pytest.raises(BusError, match="publishing: the Kafka client gave up"):
         await publishing()
     task = asyncio.create_task(publishing())
@@ -40,7 +40,7 @@ async def test_a_task_that_a_client_cancels_does_not_cancel_who_waits_for_it() -
     assert isinstance(task.exception(), BusError)
 
 
-async def test_who_is_cancelled_ends_as_cancelled() -> None:
+async def test_a_cancelled_caller_ends_as_cancelled() -> None:
     doing = asyncio.Event()
     task = asyncio.create_task(publishing(doing))
     await doing.wait()
@@ -49,7 +49,7 @@ async def test_who_is_cancelled_ends_as_cancelled() -> None:
     assert task.cancelled()
 
 
-async def test_a_time_limit_around_it_is_a_time_limit() -> None:
+async def test_a_timeout_around_it_stays_a_timeout() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await publishing(asyncio.Event())

@@ -46,7 +46,7 @@ async def is_waiting(task: "asyncio.Task[None]") -> bool:
     return not done
 
 
-async def test_records_come_in_order_and_a_repeat_does_not() -> None:
+async def test_records_come_in_order_without_repeats() -> None:
     held = partition()
     for position in (4, 5, 5, 4, 9):
         await held.put(record(position))
@@ -57,7 +57,7 @@ async def test_records_come_in_order_and_a_repeat_does_not() -> None:
         assert held.floor == floor
 
 
-async def test_what_is_held_is_bounded_and_a_larger_record_passes_alone() -> None:
+async def test_held_bytes_are_bounded_and_a_larger_record_passes_alone() -> None:
     held = partition(prefetch_bytes=100)
     await held.put(record(0, size=60))
     second = asyncio.create_task(held.put(record(1, size=500)))
@@ -70,7 +70,7 @@ async def test_what_is_held_is_bounded_and_a_larger_record_passes_alone() -> Non
     await third
 
 
-async def test_a_partition_that_is_taken_away_drops_what_it_held_and_acknowledges_nothing() -> None:
+async def test_a_revoked_partition_drops_its_records_and_acknowledges_nothing() -> None:
     held = partition(prefetch_bytes=100)
     for position in range(3):
         await held.put(record(position, size=30))
@@ -86,7 +86,7 @@ async def test_a_partition_that_is_taken_away_drops_what_it_held_and_acknowledge
             await anext(held.records())
 
 
-async def test_nothing_is_published_for_a_partition_that_was_taken_away() -> None:
+async def test_publishing_for_a_partition_that_was_revoked_is_refused() -> None:
     stored: list[bytes] = []
     held = partition(stored)
     await held.publish(Outgoing("calls.segments", key=b"call", value=b"1", event_id="1"))
@@ -96,7 +96,7 @@ async def test_nothing_is_published_for_a_partition_that_was_taken_away() -> Non
     assert stored == [b"1"]
 
 
-async def test_who_stood_still_publishes_when_the_group_still_knows_it() -> None:
+async def test_a_worker_that_stood_still_publishes_once_the_group_confirms_it() -> None:
     stored: list[bytes] = []
     member = False
     held = partition(stored, is_member=lambda: member)
@@ -108,7 +108,7 @@ async def test_who_stood_still_publishes_when_the_group_still_knows_it() -> None
     assert stored == [b"1"]
 
 
-async def test_who_stood_still_publishes_nothing_when_the_partition_is_another_workers() -> None:
+async def test_a_worker_that_stood_still_publishes_nothing_after_revocation() -> None:
     stored: list[bytes] = []
     held = partition(stored, is_member=lambda: False)
     publishing = asyncio.create_task(held.publish(Outgoing("calls.segments", key=b"call", value=b"1", event_id="1")))

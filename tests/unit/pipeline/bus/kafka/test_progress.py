@@ -1,4 +1,4 @@
-"""The index of progress over crashes, lost partitions and compaction, on logs in memory."""
+"""The progress index over crashes, lost partitions and compaction, on logs in memory."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ def logs() -> Logs:
 
 @pytest.fixture
 async def opened(logs: Logs) -> AsyncIterator[Opened]:
-    """Makes an index that has begun to read its partitions; what is left of it at the end is dropped, as by a crash."""
+    """Open an index and let it read its partitions. All are closed at the end of the test."""
     made: list[ProgressIndex] = []
 
     async def open_index(writer: str, generation: int, numbers: tuple[int, ...] = (0,)) -> ProgressIndex:
@@ -43,7 +43,7 @@ async def opened(logs: Logs) -> AsyncIterator[Opened]:
 
 
 def progress(seq: int, *, size: int | None = None) -> Progress:
-    """Some states are too large for headers, some have two pieces; the same number gives the same."""
+    """Return progress that follows from `seq`. Some states are too large for headers, some have two pieces."""
     size = (9, 6_000, 20, 600_000)[seq % 4] if size is None else size
     return Progress(seq=seq, released=seq + 1, state=bytes([seq % 256]) * size)
 
@@ -56,14 +56,14 @@ async def output(index: ProgressIndex, key: bytes, seq: int, *, number: int = 0)
     await publish(index, key, progress(seq), number=number)
 
 
-async def test_a_worker_finds_what_the_one_before_it_published_a_moment_ago(opened: Opened) -> None:
+async def test_a_worker_finds_what_its_predecessor_has_just_published(opened: Opened) -> None:
     first = await opened("a", 1)
     for seq in range(4):
         await output(first, b"call", seq)
         assert await (await opened("b", seq + 2)).get(0, b"call") == progress(seq)
 
 
-async def test_a_worker_finds_what_is_in_the_index_alone(opened: Opened, logs: Logs) -> None:
+async def test_a_worker_finds_progress_that_only_the_index_has(opened: Opened, logs: Logs) -> None:
     first = await opened("a", 1)
     for seq in range(8):
         await output(first, b"call", seq)
@@ -74,33 +74,33 @@ async def test_a_worker_finds_what_is_in_the_index_alone(opened: Opened, logs: L
     assert logs.reads < 8
 
 
-async def test_without_the_index_everything_is_in_the_outputs_but_large_states(opened: Opened, logs: Logs) -> None:
+async def test_without_the_index_the_outputs_have_all_but_large_states(opened: Opened, logs: Logs) -> None:
     first = await opened("a", 1)
     for seq in range(3):
         await output(first, b"small", seq)
     for seq in range(4):
         await output(first, b"large", seq)
     await first.flush()
-    logs.make_anew(INDEX)
+    logs.recreate(INDEX)
     second = await opened("b", 2)
     assert await second.get(0, b"small") == progress(2)
     with pytest.raises(BusError, match="is gone"):
         await second.get(0, b"large")
 
 
-async def test_a_worker_whose_index_is_made_anew_reads_everything_again(opened: Opened, logs: Logs) -> None:
+async def test_a_worker_re_reads_everything_if_the_index_is_recreated(opened: Opened, logs: Logs) -> None:
     index = await opened("a", 1)
     for number in range(20):
         await output(index, f"call-{number}".encode(), 0)
     await index.flush()
-    logs.make_anew(INDEX)
+    logs.recreate(INDEX)
     index.begin([0], 2)
     assert await index.get(0, b"call-3") == progress(0)
     await index.flush()
     assert await (await opened("b", 3)).get(0, b"call-3") == progress(0)
 
 
-async def test_the_mark_of_one_that_lost_its_partition_hides_nothing(opened: Opened) -> None:
+async def test_the_mark_of_a_worker_that_lost_its_partition_hides_nothing(opened: Opened) -> None:
     zombie = await opened("a", 1)
     await output(zombie, b"mine", 0)
     owner = await opened("b", 2)
@@ -114,7 +114,7 @@ async def test_the_mark_of_one_that_lost_its_partition_hides_nothing(opened: Ope
     assert await third.get(0, b"other") == progress(0)
 
 
-async def test_a_group_whose_generations_begin_again_goes_on(opened: Opened) -> None:
+async def test_progress_survives_a_restart_of_the_group_s_generations(opened: Opened) -> None:
     zombie = await opened("a", 57)
     await output(zombie, b"call", 0)
     await zombie.flush()
@@ -127,7 +127,7 @@ async def test_a_group_whose_generations_begin_again_goes_on(opened: Opened) -> 
     assert await (await opened("d", 3)).get(0, b"call") == progress(2)
 
 
-async def test_a_partition_that_comes_back_is_read_from_where_it_was_known(opened: Opened, logs: Logs) -> None:
+async def test_a_partition_that_comes_back_is_read_from_its_known_position(opened: Opened, logs: Logs) -> None:
     index = await opened("a", 1, (0, 1))
     for number in range(50):
         await output(index, f"call-{number}".encode(), 0)
@@ -148,7 +148,7 @@ async def test_a_partition_that_comes_back_is_read_from_where_it_was_known(opene
     assert logs.reads < 20
 
 
-async def test_what_was_published_while_the_partition_was_lost_does_not_hide_what_another_did(opened: Opened) -> None:
+async def test_outputs_of_a_lost_partition_do_not_hide_those_of_the_new_owner(opened: Opened) -> None:
     index = await opened("a", 1)
     await output(index, b"call", 0)
     other = await opened("b", 2)
@@ -159,9 +159,7 @@ async def test_what_was_published_while_the_partition_was_lost_does_not_hide_wha
     assert await index.get(0, b"call") == progress(2)
 
 
-async def test_a_state_that_a_worker_replaced_after_losing_its_partition_is_found_in_what_it_published(
-    opened: Opened, logs: Logs
-) -> None:
+async def test_a_state_replaced_by_a_former_owner_is_found_in_its_outputs(opened: Opened, logs: Logs) -> None:
     zombie = await opened("a", 1)
     for seq in range(2):
         await output(zombie, b"call", seq)
@@ -201,7 +199,7 @@ async def test_a_failed_send_leaves_the_entry_to_the_next_flush(logs: Logs) -> N
         await index.flush()
     broken = False
     await index.flush()
-    logs.make_anew(OUT)
+    logs.recreate(OUT)
     second = ProgressIndex(clients, group=GROUP, topic=OUT, writer="b", send=send)
     second.begin([0], 2)
     assert await second.get(0, b"call") == progress(0)
@@ -209,7 +207,7 @@ async def test_a_failed_send_leaves_the_entry_to_the_next_flush(logs: Logs) -> N
     await second.close()
 
 
-async def test_nothing_is_marked_whose_entries_are_still_on_their_way(opened: Opened, logs: Logs) -> None:
+async def test_the_mark_waits_for_entries_in_flight(opened: Opened, logs: Logs) -> None:
     gate = asyncio.Event()
     gate.set()
 
@@ -227,14 +225,12 @@ async def test_nothing_is_marked_whose_entries_are_still_on_their_way(opened: Op
     flushes[0].cancel()
     gate.set()
     await asyncio.gather(*flushes, return_exceptions=True)
-    logs.make_anew(OUT)
+    logs.recreate(OUT)
     assert await (await opened("b", 2)).get(0, b"call") == progress(0)
     await index.close()
 
 
-async def test_the_state_of_an_output_that_was_not_stored_does_not_replace_the_one_before_it(
-    opened: Opened, logs: Logs
-) -> None:
+async def test_the_state_of_an_unstored_output_does_not_replace_the_last_one(opened: Opened, logs: Logs) -> None:
     async def send(topic: str, *rest: Any) -> int:
         if topic == OUT and logs.end(OUT, 0) == 1:
             raise BusError("the broker is away")
@@ -253,11 +249,8 @@ async def test_the_state_of_an_output_that_was_not_stored_does_not_replace_the_o
 
 
 @pytest.mark.parametrize("seed", range(40))
-async def test_no_owner_knows_less_than_the_owners_before_it_published(opened: Opened, logs: Logs, seed: int) -> None:
-    """Owners come and go; those that lost the partition go on publishing and flushing; compaction runs.
-
-    The seed is the test's parameter.
-    """
+async def test_no_owner_knows_less_than_earlier_owners_published(opened: Opened, logs: Logs, seed: int) -> None:
+    """Owners come and go. Those that lost the partition continue to publish and flush, and compaction runs."""
     chance = random.Random(seed)
     keys = [b"call-1", b"call-2", b"call-3"]
     published = dict.fromkeys(keys, -1)

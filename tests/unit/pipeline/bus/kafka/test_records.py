@@ -9,7 +9,7 @@ from pipeline.bus.protocol import INLINE_STATE_BYTES, Progress
 
 
 class Wire(msgspec.Struct):
-    """A record as aiokafka gives it."""
+    """Return a record as aiokafka does."""
 
     key: bytes | None = b"call"
     value: bytes | None = b"value"
@@ -41,7 +41,7 @@ def test_a_record_without_progress_has_none() -> None:
     assert progress_from_wire([("ce_id", b"1")], "merge") is None
 
 
-def test_another_program_s_headers_that_look_like_progress_are_none() -> None:
+def test_headers_of_other_programs_that_look_like_progress_are_ignored() -> None:
     group = ("callstream-group", b"merge")
     assert progress_from_wire([group, ("callstream-seq", b"one"), ("callstream-released", b"1")], "merge") is None
     assert progress_from_wire([group, ("callstream-seq", b"1")], "merge") is None
@@ -58,7 +58,7 @@ def test_a_stage_does_not_see_the_headers_of_the_bus() -> None:
     assert (record.key, record.value, record.timestamp_s, record.lag) == (b"call", b"value", 5.0, 2)
 
 
-def test_what_an_outside_producer_leaves_out_or_writes_in_its_own_way_is_a_record_too() -> None:
+def test_records_of_outside_producers_may_lack_fields_or_spell_them_freely() -> None:
     headers = [("CE_Type", b"t"), ("content-type", b"\xff"), ("Other", None)]
     record = stored_record(Wire(key=None, value=None, headers=headers), 0.0)
     assert (record.key, record.value) == (b"", b"")

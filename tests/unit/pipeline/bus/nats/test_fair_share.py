@@ -1,4 +1,4 @@
-"""The decision about shares, in any order of the members' steps, against a store with compare and set."""
+"""Fair shares in any order of the members' steps, on a store with compare and set."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ NUMBERS = range(8)
 
 
 class Store:
-    """Compare and set, and a loss of everything as when a server with the bucket in memory starts again."""
+    """A store with compare and set that can lose everything, like a restarted server with its bucket in memory."""
 
     def __init__(self) -> None:
         self.entry = Entry()
@@ -33,7 +33,7 @@ class Store:
 
 
 class Member:
-    """A worker: decides, writes, follows; reads what it holds, and stops reading a step later."""
+    """A worker that decides, writes and settles. It stops reading a number one step after it gives it up."""
 
     def __init__(self, name: str) -> None:
         self.share = FairShare(name, NUMBERS)
@@ -54,7 +54,7 @@ class Member:
         self.commit(store, self.look(store, now), now)
 
     def tick(self, now: float) -> None:
-        """The timer and the reader tasks."""
+        """Run the timer and the reader tasks."""
         if now >= self.renewed + LAPSE_S:
             self.share.lapse()
         ended = self.reading - self.share.held
@@ -84,7 +84,7 @@ steps = st.lists(
 
 @given(steps)
 @settings(max_examples=150)
-def test_no_number_is_read_twice_and_all_are_shared_fairly_in_the_end(script: list[tuple[str, int]]) -> None:
+def test_no_number_is_read_twice_and_all_end_up_shared_fairly(script: list[tuple[str, int]]) -> None:
     store, now, names = Store(), 0.0, 0
     members: list[Member] = []
     for action, index in script:
@@ -120,7 +120,7 @@ def test_no_number_is_read_twice_and_all_are_shared_fairly_in_the_end(script: li
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_crashed_members_numbers_are_free_after_a_lease_and_not_before() -> None:
+def test_a_crashed_member_s_numbers_are_free_after_a_lease_not_before() -> None:
     store = Store()
     dead, living = Member("a"), Member("b")
     for now in (0.0, 0.1, 0.2):
@@ -138,7 +138,7 @@ def test_a_crashed_members_numbers_are_free_after_a_lease_and_not_before() -> No
     assert living.reading == set(NUMBERS)
 
 
-def test_a_lost_store_moves_nothing_while_members_go_on() -> None:
+def test_a_lost_store_moves_nothing_while_members_run() -> None:
     store = Store()
     members = [Member("a"), Member("b"), Member("c")]
     now = settle_down(store, members, 0.0)

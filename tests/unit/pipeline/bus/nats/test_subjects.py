@@ -35,7 +35,7 @@ def test_any_token_gives_some_key(token: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["call№1", "a", "ab=c", "call!", "=="])
-def test_a_token_that_is_no_base64url_is_the_key_itself(token: str) -> None:
+def test_a_token_that_is_not_base64url_is_the_key_itself(token: str) -> None:
     assert subjects.token_key(token) == token.encode()
 
 
@@ -54,7 +54,7 @@ def test_headers_are_spelled_as_nats_spells_them_and_back() -> None:
     assert subjects.from_wire(wire) == headers
 
 
-def test_headers_of_the_bus_itself_are_not_the_records() -> None:
+def test_headers_of_the_bus_are_not_part_of_the_record() -> None:
     wire = {"Nats-Msg-Id": "1", "callstream-seq": "3", "CE-ID": "a"}
     assert subjects.from_wire(wire) == {"ce_id": "a"}
     assert subjects.from_wire(None) == {}
@@ -86,5 +86,5 @@ def test_a_record_without_progress_has_none() -> None:
         {"callstream-seq": "1", "callstream-released": "1", "callstream-state": "a"},
     ],
 )
-def test_another_program_s_headers_that_look_like_progress_are_none(headers: dict[str, str]) -> None:
+def test_headers_of_other_programs_that_look_like_progress_are_ignored(headers: dict[str, str]) -> None:
     assert subjects.progress_from_wire(headers) is None
