@@ -1,1 +1,1 @@
-"""What flows through callstream: every record of every topic, and the codec that carries them."""
+"""The records of all topics, and their codecs."""

@@ -1,8 +1,8 @@
-"""The AsyncAPI 3 document: what outsiders publish to callstream and read from it, on Kafka and on NATS.
+"""The AsyncAPI 3 document: what clients publish to callstream and read from it, on Kafka and on NATS.
 
-`document` builds it from the structs, `python -m schemas.generate` writes it to `schemas/asyncapi.json`, and a test
-compares the two and gives the file to the official parser. A channel is described once for each of the two brokers:
-the same payloads under another address, with header names as that broker spells them.
+`document` builds it from the structs, and `python -m schemas.generate` writes it to `schemas/asyncapi.json`. A test
+compares both and validates the file with the official parser. Each channel is described once for each broker: with the
+same payloads, but its own address and spelling of header names.
 
 Sources: AsyncAPI 3.0.0; AsyncAPI's Kafka bindings 0.5.0; CloudEvents 1.0.2, Kafka and NATS protocol bindings.
 """
@@ -36,7 +36,7 @@ from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
 
 SCHEMA_PREFIX: Final = "#/components/schemas/"
 STRUCTURED: Final = "structured"
-"""Name of the message that holds any of a producer's events as one JSON object."""
+"""Name of the message that holds any event of a producer as one JSON object."""
 
 _KAFKA_BINDING: Final = "0.5.0"
 _ATTRIBUTE_PREFIX: Final = {"kafka": "ce_", "nats": "ce-"}
@@ -45,13 +45,13 @@ _SERVERS: Final = {"kafka": ("kafka", "kafka-secure"), "nats": ("nats",)}
 _SECURITY: Final = (
     ("scram512", "scramSha512", "A user of the broker"),
     ("scram256", "scramSha256", "A user of the broker"),
-    ("plain", "plain", "A user of the broker, whose password TLS alone protects on the way"),
-    ("certificate", "X509", "A certificate of the client's own"),
+    ("plain", "plain", "A user of the broker; only TLS protects the password in transit"),
+    ("certificate", "X509", "A client certificate"),
 )
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
-    """A CloudEvents type: what it says in a sentence, and which of the optional attributes it has."""
+    """A CloudEvents type: its summary, and which of the optional attributes it has."""
 
     summary: str
     content_type: str = JSON_TYPE
@@ -60,7 +60,7 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic that outsiders write to (`received` by callstream) or read from."""
+    """A topic that clients write (`received` by callstream) or read."""
 
     topic: str
     operation: str
@@ -70,28 +70,34 @@ class _Channel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _EVENTS: Final = {
-    STARTED_TYPE: _Event(summary="A call begins, and what its chunks hold. Always the call's event 0"),
+    STARTED_TYPE: _Event(summary="A call begins; describes its audio. Always event 0 of the call"),
     CHUNK_TYPE: _Event(summary="At most a second of audio, channels interleaved", content_type=BYTES_TYPE),
-    UPDATED_TYPE: _Event(summary="From here on the call's language, hotwords or wish for partials are others"),
+    UPDATED_TYPE: _Event(summary="Changes the call's language, hotwords or partials setting from here on"),
     ENDED_TYPE: _Event(summary="The producer has sent everything"),
     WATCHED_TYPE: _Event(
-        summary="A viewer's: the live call gets partials for so many seconds, whatever its start says. It may be "
-        "repeated, and does nothing for a call that has not begun or is over",
+        summary="A viewer watches: the live call gets partials for this many seconds, whatever its start says. May be "
+        "repeated; has no effect on a call that has not started or is over",
         has_callseq=False,
     ),
     PARTIAL_TYPE: _Event(
-        summary="What an utterance says so far: its committed text only grows, the tail may change", has_callseq=False
+        summary="The text of an utterance so far: the committed text only grows, the tail may change", has_callseq=False
     ),
-    SEGMENT_TYPE: _Event(summary="The words of an utterance, before its turn has settled"),
-    TURN_TYPE: _Event(summary="What one speaker says until another takes over, once it can no longer change"),
-    COMPLETED_TYPE: _Event(summary="The whole call; a long one comes in numbered parts"),
-    SUMMARY_TYPE: _Event(summary="Summary of a call, each point with the segments that it rests on"),
-    JOB_TYPE: _Event(summary="An entry of a call's ledger: a job's start, end or failure, or a gap", has_callseq=False),
+    SEGMENT_TYPE: _Event(summary="The words of an utterance, before its turn settles"),
+    TURN_TYPE: _Event(summary="The speech of one speaker until another takes over, once it can no longer change"),
+    COMPLETED_TYPE: _Event(summary="The complete transcript; a long one is split into numbered parts"),
+    SUMMARY_TYPE: _Event(summary="Summary of a call, each point with the segments that it cites"),
+    JOB_TYPE: _Event(
+        summary="An entry of a call's ledger: start, end or failure of a job, or a gap", has_callseq=False
+    ),
     DEAD_LETTER_TYPE: _Event(
-        summary="A record that no stage could use, where it came from, and why", has_callseq=False, of_a_call=False
+        summary="A record that a stage could not use, with its origin and the reason",
+        has_callseq=False,
+        of_a_call=False,
     ),
     RESOLVED_TYPE: _Event(
-        summary="An operator put a dead letter's record back, or gave it up", has_callseq=False, of_a_call=False
+        summary="An operator put the record of a dead letter back on its topic, or dropped it",
+        has_callseq=False,
+        of_a_call=False,
     ),
 }
 
@@ -102,21 +108,21 @@ _CHANNELS: Final = (
     _Channel(
         topic=topics.AUDIO,
         operation="receiveLiveCalls",
-        summary="Live calls, as any producer publishes them, and who watches them",
+        summary="Live calls of any producer, and requests to watch them",
         events=_LIVE_AUDIO_EVENTS,
         received=True,
     ),
     _Channel(
         topic=topics.AUDIO_BATCH,
         operation="receiveBackfill",
-        summary="Recorded calls; they wait for live ones",
+        summary="Recorded calls; live calls have priority",
         events=_AUDIO_EVENTS,
         received=True,
     ),
     _Channel(
         topic=topics.PARTIALS,
         operation="sendPartials",
-        summary="Text while it is being spoken, of live calls that ask for it or are watched; kept for an hour",
+        summary="Text while it is being spoken, of live calls that ask for it or are watched; retained for an hour",
         events=(PARTIAL_TYPE,),
     ),
     _Channel(
@@ -130,7 +136,7 @@ _CHANNELS: Final = (
     _Channel(
         topic=topics.DEAD_LETTERS,
         operation="sendDeadLetters",
-        summary="Records that no stage could use",
+        summary="Records that a stage could not use",
         events=(DEAD_LETTER_TYPE, RESOLVED_TYPE),
     ),
 )
@@ -138,21 +144,21 @@ _CHANNELS: Final = (
 LIVE_ADDRESS: Final = "live.{tenant}.{call}"
 _LIVE_EVENTS: Final = (PARTIAL_TYPE, SEGMENT_TYPE, TURN_TYPE, COMPLETED_TYPE, SUMMARY_TYPE)
 _LIVE_ONLY: Final = frozenset({SEGMENT_TYPE})
-"""Shown to viewers alone: on its topic it is a stage's own record."""
+"""Described for live viewers only: on its topic it is a stage's internal record."""
 
 _LIVE_TOKEN: Final = (
-    ": as it is, where it is printable ASCII without space, '.', '*', '>' and a leading '='; else '=' and its UTF-8 in "
+    ": unchanged if it is printable ASCII without space, '.', '*', '>' and a leading '='; else '=' and its UTF-8 in "
     "base64url without padding"
 )
 
 _CALL_TOKEN: Final = {
-    "description": "The record key (the call id; with a tenant of its own: tenant, U+001F, call id) as UTF-8 in "
-    "base64url without padding"
+    "description": "The record key (the call id; for a tenant other than `default`: tenant, U+001F, call id) as UTF-8 "
+    "in base64url without padding"
 }
 
 
 def document(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
-    """The document as it is published, with the structs of the JSON values by their CloudEvents types."""
+    """Return the document. `published` has the structs of the JSON values by CloudEvents type."""
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     for transport in _SERVERS:
@@ -164,7 +170,7 @@ def document(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
     operations["sendLive.nats"] = {
         "action": "send",
         "channel": {"$ref": "#/channels/nats.live"},
-        "summary": "What a viewer of one call is shown",
+        "summary": "Live updates of one call",
         "messages": [{"$ref": f"#/channels/nats.live/messages/{event_type}"} for event_type in _LIVE_EVENTS],
     }
     return {
@@ -187,12 +193,12 @@ def _info() -> dict[str, Any]:
         "title": "callstream",
         "version": version("callstream"),
         "description": "Telephone calls to speaker-labelled, word-timed transcripts and summaries, on a message bus. "
-        "Everything is delivered at least once, in order per call, with stable ids: a repeated id carries the same "
-        "bytes. Wait for the broker's acknowledgement: what was acknowledged is kept.",
+        "Delivery is at least once and in order per call. Ids are stable: a repeated id carries the same bytes. Wait "
+        "for the broker's acknowledgement: acknowledged events are kept.",
         "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         "tags": [
-            {"name": "producers", "description": "What outsiders publish"},
-            {"name": "consumers", "description": "What outsiders read"},
+            {"name": "producers", "description": "Channels that clients publish to"},
+            {"name": "consumers", "description": "Channels that clients read"},
         ],
     }
 
@@ -204,7 +210,7 @@ def _servers() -> dict[str, Any]:
             "protocol": protocol,
             "description": description,
             "variables": {
-                "host": {"default": "127.0.0.1", "description": "Where the broker answers"},
+                "host": {"default": "127.0.0.1", "description": "Host of the broker"},
                 "port": {"default": port},
             },
             **more,
@@ -215,19 +221,19 @@ def _servers() -> dict[str, Any]:
         "kafka-secure": server(
             "kafka-secure",
             "9093",
-            "Apache Kafka with TLS, and a login or a certificate as its operator chose",
+            "Apache Kafka with TLS, and a login or a client certificate as configured by its operator",
             security=[{"$ref": f"#/components/securitySchemes/{name}"} for name, _kind, _text in _SECURITY],
         ),
         "nats": server(
             "nats",
             "4222",
-            "NATS JetStream: the embedded server (`callstream status` prints its address) or one that workers share",
+            "NATS JetStream: the embedded server (`callstream status` prints its address) or a shared one",
         ),
     }
 
 
 def nats_address(topic: str, *, received: bool) -> str:
-    """The subject to publish to, or that a stored record has: it is given the partition by the server."""
+    """Return the subject to publish to, or that of stored records, to which the server adds the partition."""
     root, *rest = topic.split(".")
     base = f"{root}.{'_'.join(rest)}"
     return f"{base}.{{call}}" if received else f"{base}.{{partition}}.{{call}}"
@@ -248,12 +254,12 @@ def _channel(channel: _Channel, transport: str) -> dict[str, Any]:
         described["bindings"] = {"kafka": {"topic": channel.topic, "bindingVersion": _KAFKA_BINDING}}
         return described
     described["address"] = nats_address(channel.topic, received=channel.received)
-    described["description"] = f"Kept in the JetStream stream `{channel.topic.replace('.', '-')}`. " + (
+    described["description"] = f"Stored in the JetStream stream `{channel.topic.replace('.', '-')}`. " + (
         "Publish through JetStream, which acknowledges." if channel.received else "Read it through a consumer."
     )
     described["parameters"] = {"call": _CALL_TOKEN}
     if not channel.received:
-        described["parameters"] |= {"partition": {"description": "Of the topic; `*` for all"}}
+        described["parameters"] |= {"partition": {"description": "Partition of the topic; `*` for all"}}
     return described
 
 
@@ -261,8 +267,8 @@ def _live_channel() -> dict[str, Any]:
     return {
         "address": LIVE_ADDRESS,
         "title": LIVE_ADDRESS,
-        "summary": "One call as it goes on, for those who watch it",
-        "description": "Core NATS: nothing is kept for who comes later or falls behind; the topics have it all.",
+        "summary": "Live updates of one call",
+        "description": "Core NATS: nothing is stored for late or slow subscribers. All of it is on the topics.",
         "servers": [{"$ref": "#/servers/nats"}],
         "tags": [{"name": "consumers"}],
         "parameters": {
@@ -298,7 +304,7 @@ def _messages(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
         messages[f"{STRUCTURED}.{transport}"] = {
             "name": STRUCTURED,
             "title": "An event in structured mode",
-            "summary": "Any of a producer's events as one JSON object, for clients that cannot set headers",
+            "summary": "Any event of a producer as one JSON object, for clients that cannot set headers",
             "contentType": STRUCTURED_TYPE,
             "headers": {
                 "type": "object",
@@ -332,22 +338,22 @@ def _key_binding(transport: str, *, of_a_call: bool) -> dict[str, Any]:
     key = (
         {
             "type": "string",
-            "description": "The call id as UTF-8; for a tenant other than `default` the tenant, U+001F and the call "
-            "id, or the call id alone. Any partitioner will do that keeps a key on one partition",
+            "description": "The call id as UTF-8; for a tenant other than `default`: the tenant, U+001F and the call "
+            "id, or the call id alone. Any partitioner will do that maps a key to one partition",
             "minLength": 1,
         }
         if of_a_call
-        else {"type": "string", "description": "The key of the record that could not be used"}
+        else {"type": "string", "description": "The key of the rejected record"}
     )
     return {"bindings": {"kafka": {"key": key, "bindingVersion": _KAFKA_BINDING}}}
 
 
 def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
-    """Header values are text. A producer's events and a stage's numbered outputs have `callseq`."""
+    """Return the schema of a message's headers. Events of producers and numbered outputs of stages have `callseq`."""
     from_producer = event_type in _LIVE_AUDIO_EVENTS
     attributes: dict[str, Any] = {
         "specversion": {"type": "string", "const": "1.0"},
-        "id": {"type": "string", "minLength": 1, "description": "With the source it names the event"},
+        "id": {"type": "string", "minLength": 1, "description": "Together with the source, identifies the event"},
         "source": {"type": "string", "minLength": 1},
         "type": {"type": "string", "const": event_type},
     }
@@ -355,13 +361,13 @@ def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
     if event.of_a_call:
         attributes["subject"] = {
             "type": "string",
-            "description": "The call id" + ("; where absent, the key is" if from_producer else ""),
+            "description": "The call id" + ("; if absent, the key is the call id" if from_producer else ""),
             "minLength": 1,
             "maxLength": MAX_CALL_ID_LENGTH,
         }
         attributes["tenant"] = {
             "type": "string",
-            "description": "A call is tenant and call id",
+            "description": "A call is identified by tenant and call id",
             "pattern": "^[A-Za-z0-9_.-]{1,64}$",
             "default": DEFAULT_TENANT,
         }
@@ -370,11 +376,11 @@ def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
         attributes["callseq"] = {
             "type": "string",
             "pattern": "^[0-9]{1,18}$",
-            "description": "Counts the call's events from 0, in decimal",
+            "description": "Number of the event in its call, from 0, in decimal",
         }
         required.append("callseq")
     if from_producer:
-        attributes["time"] = {"type": "string", "format": "date-time", "description": "When it happened"}
+        attributes["time"] = {"type": "string", "format": "date-time", "description": "Time of the event"}
     others: dict[str, Any] = {
         "traceparent": {"type": "string", "description": "W3C Trace Context"},
         CONTENT_TYPE_HEADER: {"type": "string", "const": event.content_type},
@@ -387,7 +393,7 @@ def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
 
 
 def _schemas(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
-    """The payloads, each struct once; `schemas/json` holds the same ones, each file complete in itself."""
+    """Return the payload schemas, each struct once. In `schemas/json` each file is self-contained."""
     _, components = msgspec.json.schema_components(tuple(published.values()), ref_template=SCHEMA_PREFIX + "{name}")
     for schema in components.values():
         schema["description"] = " ".join(schema.get("description", "").split())
@@ -399,8 +405,8 @@ def _chunk() -> dict[str, Any]:
         "title": "AudioChunk",
         "type": "string",
         "format": "binary",
-        "description": "The bytes, in the encoding of the call's start, channels interleaved; at most a second, and "
-        f"at most {MAX_CHUNK_BYTES} bytes",
+        "description": "Audio in the encoding of the call's start, channels interleaved; at most a second and "
+        f"{MAX_CHUNK_BYTES} bytes",
     }
 
 

@@ -1,6 +1,6 @@
-"""What is sent on `calls.audio`: call started, audio chunks, call updated, call ended; and that a call is watched.
+"""Records on `calls.audio`: call started, audio chunks, call updated, call ended; and requests to watch a call.
 
-On the wire these are CloudEvents (see `schemas.cloudevents`); the structs here are their decoded form.
+On the wire these are CloudEvents (see `schemas.cloudevents`); these structs are their decoded form.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,10 +14,10 @@ MAX_CHANNELS = 8
 MIN_SAMPLE_RATE_HZ = 4_000
 MAX_SAMPLE_RATE_HZ = 192_000
 MAX_CHUNK_BYTES = 900_000
-"""Kafka's and aiokafka's default record limit is 1 MB, headers included."""
+"""The default record limit of Kafka and aiokafka is 1 MB, headers included."""
 
 MAX_JSON_BYTES = 256_000
-"""Of a start, an update or an end. A start travels in every checkpoint of its call."""
+"""Largest start, update or end. A start is part of every checkpoint of its call."""
 MAX_METADATA_DEPTH = 32
 MAX_HOTWORDS = 100
 MAX_HOTWORD_CHARACTERS = 100
@@ -32,11 +32,11 @@ IDLE_TYPE = "callstream.call.idle"
 
 
 class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """A call begins, and what its chunks hold. Always the call's event 0.
+    """A call begins; describes its audio. Always event 0 of the call.
 
-    `roles` names the speaker of each channel; where it is shorter than `channels` the rest are called
-    `channel-<index>`. `language` is an ISO 639-1 code, or None to detect it. `hotwords` are names and words that the
-    call is likely to hold and a model is likely to miss, the most important first.
+    `roles` names the speaker of each channel; channels without one are called `channel-<index>`. `language` is an ISO
+    639-1 code, or None to detect it. `hotwords` are names and words that the call is likely to contain and a model is
+    likely to miss, the most important first.
     """
 
     encoding: Encoding
@@ -56,10 +56,10 @@ class AudioChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallUpdated(msgspec.Struct, frozen=True, kw_only=True):
-    """What the call's start says is another from here on; what is left out stays as it is.
+    """Changes settings of the call's start from here on. Fields that are left out keep their value.
 
-    One of the call's numbered events: it holds for utterances whose speech begins behind the audio before it, in a
-    `container`, whose audio has no such place, for all of them. `language` is None to detect it anew.
+    This is a numbered event of the call: it applies to utterances whose speech begins after the audio before it. In a
+    `container`, whose audio has no such position, it applies to the whole call. `language` None starts a new detection.
     """
 
     language: str | UnsetType | None = UNSET
@@ -68,41 +68,41 @@ class CallUpdated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnusableUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """A `CallUpdated` whose value cannot be used, and why. It keeps its number, so that no audio is taken for lost."""
+    """A `CallUpdated` with an unusable value, and the reason. It keeps its number, so that no audio seems missing."""
 
     value: bytes
     error: str
 
 
 class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """The producer has sent everything. `events` counts the call's events, this one included."""
+    """The producer has sent everything. `events` is the number of the call's events, this one included."""
 
     events: int
     reason: str = "hangup"
 
 
 class CallIdle(msgspec.Struct, frozen=True, kw_only=True):
-    """Written by the separate stage itself when a call has been silent on the bus for too long.
+    """Published by the separate stage itself when no event of a call has arrived for too long.
 
-    Ending a call by a timer is a decision that a replay could not repeat, so the timer only puts this record on the
-    call's own topic, and the decision is taken where it is read: `next_seq` says how far the call was when the timer
-    fired, and a call that has moved on since ignores it.
+    A replay could not repeat a timer's decision to end a call. So the timer only puts this record on the call's own
+    topic, and the decision is made when it is read: `next_seq` is the position of the call when the timer fired, and a
+    call that has progressed since ignores it.
     """
 
     next_seq: int
 
 
 class CallWatched(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody reads along: a live call gets partials for `seconds` from when the bus stored this.
+    """A viewer watches the call: a live call gets partials for `seconds` from the time at which the bus stored this.
 
-    Anybody may send it, as often as they like, so it has no number among the call's events. One for a call that has
-    not begun, or that is over, does nothing.
+    Any client may send it at any time, so it has no number among the call's events. It has no effect on a call that has
+    not started or is over.
     """
 
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_WATCH_S)] = 60.0
 
 
 AudioEvent = CallStarted | AudioChunk | CallUpdated | UnusableUpdate | CallEnded | CallIdle
-"""What has a number in its call."""
+"""Numbered events of a call."""
 
 AudioRecord = AudioEvent | CallWatched

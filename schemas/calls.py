@@ -1,6 +1,6 @@
-"""What identifies a call, and the ids derived from it.
+"""The identity of a call, and the ids derived from it.
 
-A call is (tenant, call id). Every topic is keyed by `CallRef.key`, so all that concerns a call meets in one
+A call is identified by tenant and call id. Every topic is keyed by `CallRef.key`, so all records of a call are in one
 partition of each topic.
 """
 
@@ -18,16 +18,16 @@ _SEPARATOR = "\x1f"
 
 
 class CallRef(msgspec.Struct, frozen=True, order=True):
-    """One call. Hashable, so stages keep their per-call state under it."""
+    """The identity of a call. Hashable, so it can key per-call state."""
 
     tenant: str
     call_id: str
 
     @property
     def key(self) -> bytes:
-        """The record key: the call id alone for the default tenant, else tenant and call id.
+        """The record key: the call id for the default tenant, else tenant and call id.
 
-        The separator is a control character, which `checked` refuses in both parts, so no two calls share a key.
+        The separator is a control character, which `checked` rejects in both parts, so no two calls share a key.
         """
         if self.tenant == DEFAULT_TENANT:
             return self.call_id.encode()
@@ -35,13 +35,13 @@ class CallRef(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def from_key(cls, key: bytes) -> "CallRef":
-        """The inverse of `key`. Raises UnicodeDecodeError for bytes that no call's key can be."""
+        """Invert `key`. Raises UnicodeDecodeError for bytes that are no call's key."""
         tenant, separator, call_id = key.decode().partition(_SEPARATOR)
         return cls(tenant, call_id) if separator else cls(DEFAULT_TENANT, tenant)
 
     @classmethod
     def checked(cls, tenant: str, call_id: str) -> "CallRef":
-        """A call from outside input. Raises ValueError that says which part is unusable and why."""
+        """Return a call from untrusted input. Raises ValueError with the unusable part and the reason."""
         if not _TENANT.fullmatch(tenant):
             raise ValueError(f"tenant {tenant!r} must be 1 to 64 letters, digits, '_', '.' or '-'")
         if not 1 <= len(call_id) <= MAX_CALL_ID_LENGTH:
@@ -56,7 +56,7 @@ class CallRef(msgspec.Struct, frozen=True, order=True):
         return self.derived_id("session")
 
     def derived_id(self, *parts: str | int) -> uuid.UUID:
-        """A UUID that depends on the call and `parts` alone, so a replay gives the same one."""
+        """Return a UUID that depends on the call and `parts` alone, so a replay gives the same one."""
         return uuid.uuid5(_NAMESPACE, _SEPARATOR.join([self.tenant, self.call_id, *map(str, parts)]))
 
     def event_id(self, stage: str, *parts: str | int) -> str:

@@ -1,6 +1,6 @@
-"""CloudEvents 1.0 in binary and structured mode: how records look to those who use none of our code.
+"""CloudEvents 1.0 in binary and structured mode: the form of records for clients that use none of our code.
 
-Header names are used in their Kafka form (`ce_id`) throughout; the JetStream bus translates to and from `ce-id`.
+Header names have their Kafka form (`ce_id`) throughout; the JetStream bus translates to and from `ce-id`.
 Source: CloudEvents 1.0.2, Kafka protocol binding (sections 3.2 and 3.3) and JSON event format.
 """
 
@@ -56,7 +56,7 @@ _JSON_EVENTS: Final[dict[str, type[_JsonEvent]]] = {
 
 
 class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One decoded event. `seq` counts the call's events from 0; a `CallWatched` is none of them and has None."""
+    """A decoded event. `seq` is its number in the call, from 0; None for a `CallWatched`, which has no number."""
 
     call: CallRef
     seq: int | None
@@ -68,7 +68,7 @@ class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
 def headers(
     *, event_id: str, event_type: str, call: CallRef, seq: int | None, source: str, content_type: str
 ) -> dict[str, str]:
-    """The headers of a record in binary mode; `seq` is None for one without a number."""
+    """Return the headers of a record in binary mode; `seq` is None for an unnumbered one."""
     return {
         CONTENT_TYPE_HEADER: content_type,
         "ce_specversion": "1.0",
@@ -82,7 +82,7 @@ def headers(
 
 
 def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: str) -> tuple[dict[str, str], bytes]:
-    """Headers and value of a producer's event. The id is the call's and the event's number: a resend repeats it."""
+    """Return headers and value of a producer's event. Its id is made of call and number, so a resend repeats it."""
     if isinstance(event, AudioChunk):
         event_type, content_type, value = CHUNK_TYPE, BYTES_TYPE, event.data
     elif isinstance(event, UnusableUpdate):
@@ -98,7 +98,7 @@ def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: st
 
 
 def encode_watch(watched: CallWatched, *, call: CallRef, event_id: str, source: str) -> tuple[dict[str, str], bytes]:
-    """Headers and value of a request for partials. Each has an `event_id` of its own: a broker may drop a repeat."""
+    """Return headers and value of a request for partials. Use a new `event_id` each time: brokers drop repeats."""
     return (
         headers(event_id=event_id, event_type=WATCHED_TYPE, call=call, seq=None, source=source, content_type=JSON_TYPE),
         msgspec.json.encode(watched),
@@ -106,7 +106,7 @@ def encode_watch(watched: CallWatched, *, call: CallRef, event_id: str, source: 
 
 
 def decode_audio_event(record_headers: Mapping[str, str], key: bytes, value: bytes) -> IncomingEvent:
-    """A record of an audio topic, in either mode. Raises ValueError that says what is wrong with it."""
+    """Decode a record of an audio topic, in either mode. Raises ValueError with the reason."""
     given = {name.lower(): text for name, text in record_headers.items()}
     content_type = given.get(CONTENT_TYPE_HEADER, "").partition(";")[0].strip().lower()
     if content_type == STRUCTURED_TYPE:
@@ -143,7 +143,7 @@ def _structured(value: bytes) -> tuple[dict[str, str], bytes]:
 
 
 def _call(attributes: dict[str, str], key: bytes) -> CallRef:
-    """The call of `ce_subject`, else of the key. Under another key its order with the call's events would be lost."""
+    """Return the call of `ce_subject`, else of the key. Another key is rejected: it would lose the order of events."""
     call_id = attributes.get("subject")
     if not call_id:
         try:
@@ -218,7 +218,7 @@ def _check_hotwords(hotwords: list[str]) -> None:
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
-    """Raises ValueError for what JSON can say and not every later record, column and reader can hold."""
+    """Raise ValueError for JSON that some later record, column or reader cannot hold."""
     level: list[Any] = [metadata]
     for _ in range(MAX_METADATA_DEPTH):
         level = [

@@ -1,7 +1,7 @@
-"""The one codec between stages: msgpack with a type tag that names the record's version.
+"""The codec between stages: msgpack with a type tag that names the version of the record.
 
-Every version ever published stays decodable: a new version is a new struct with a new tag, added to the union, and
-golden bytes of each lie in `tests/wire`. Fields may be added with defaults; nothing is renamed or retyped.
+Every version ever published stays decodable. A new version is a new struct with a new tag, added to the union;
+`tests/wire` has golden bytes of each. Fields may be added with defaults. Encoded names and types never change.
 """
 
 from typing import Final
@@ -27,6 +27,6 @@ def encode(record: StageRecord) -> bytes:
 
 
 def decode(data: bytes) -> StageRecord:
-    """Raises msgspec.DecodeError or msgspec.ValidationError for bytes that are not a stage record."""
+    """Raises msgspec.DecodeError or msgspec.ValidationError for bytes that are no stage record."""
     record: StageRecord = _decoder.decode(data)
     return record

@@ -1,7 +1,7 @@
-"""JSON Schemas of what outsiders send and read, and the AsyncAPI document: `python -m schemas.generate` writes them.
+"""Generates the JSON Schemas of published records and the AsyncAPI document: `python -m schemas.generate`.
 
-They lie in `schemas/json` and `schemas/asyncapi.json`. Tests compare the files with the structs, so what is published
-cannot fall behind the code.
+The files are `schemas/json/*.json` and `schemas/asyncapi.json`. Tests compare them with the structs, so they cannot
+become outdated.
 """
 
 import json
@@ -49,7 +49,7 @@ ASYNCAPI_FILE: Final = "asyncapi.json"
 
 
 def json_schema(event_type: str) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of an event type's value."""
+    """Return the JSON Schema (draft 2020-12) of an event type's value."""
     schema = msgspec.json.schema(PUBLISHED[event_type])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": event_type, **schema}
 
@@ -67,7 +67,7 @@ def file_name(event_type: str) -> str:
 
 
 def published_schema(event_type: str) -> dict[str, Any]:
-    """The schema as it lies in the package."""
+    """Return the schema file of the package."""
     text = (resources.files("schemas") / "json" / file_name(event_type)).read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema

@@ -1,4 +1,4 @@
-"""The languages that a producer can name: those that some Whisper model knows."""
+"""Languages that a producer can name: those that a Whisper model knows."""
 
 from typing import Final
 
@@ -8,9 +8,9 @@ _CODES: Final = (
     "sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh"
 )
 LANGUAGES: Final = frozenset(_CODES.split())
-"""ISO 639-1 codes, and Whisper's own where there is none (`haw`, `jw`, `yue`)."""
+"""ISO 639-1 codes, and Whisper's own for languages without one (`haw`, `jw`, `yue`)."""
 
 
 def primary_code(name: str) -> str:
-    """The language of a tag: `en-US` and `EN_us` are `en`."""
+    """Return the language of a tag: `en` for `en-US` and `EN_us`."""
     return name.strip().lower().replace("_", "-").partition("-")[0]

@@ -1,4 +1,4 @@
-"""Live text of utterances that are still being spoken: what viewers read on `calls.partials`."""
+"""Records on `calls.partials`: live text of utterances that are still being spoken."""
 
 from typing import Final
 
@@ -9,16 +9,16 @@ from schemas.calls import CallRef
 PARTIAL_TYPE: Final = "callstream.partial"
 
 FINAL_REVISION: Final = 1_000
-"""Of an utterance's last partial; those before it count the seconds of the utterance that had been heard."""
+"""Revision of an utterance's last partial. Earlier revisions are about the seconds of audio transcribed so far."""
 
 
 class Partial(msgspec.Struct, frozen=True, kw_only=True):
-    """What an utterance says so far, as JSON: `committed` and `tail`, one behind the other.
+    """The text of an utterance so far: `committed`, followed by `tail`.
 
-    `committed` only grows: it begins every later partial of the utterance, and its segment's text. `tail` may change.
-    `utterance_id` is the id that the segment will have. A partial whose `revision` is not above the last one's is a
-    repeat. `final` says that the utterance is over: `committed` is all of the segment's text then. Times are seconds
-    from the call's start; `end_s` is how far the audio had been heard.
+    `committed` only grows: every later partial of the utterance, and the text of its segment, begins with it. `tail`
+    may change. `utterance_id` is the id that the segment will have. A partial whose `revision` is not above the last
+    one's is a repeat. `final` says that the utterance is over: `committed` is then the whole text of the segment. Times
+    are seconds from the call's start; the audio was transcribed up to `end_s`.
     """
 
     tenant: str
@@ -36,11 +36,11 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Commitment(msgspec.Struct, frozen=True, kw_only=True, tag="commitment.1"):
-    """Text of an open utterance that the transcriber is about to show as settled, on the topic of its own input.
+    """Text of an open utterance that the transcriber proposes to commit, published on the topic of its own input.
 
-    That hypotheses agreed depends on which of them there was time for, and a replay could not repeat it. So the
-    decision is only put on `calls.utterances`, and taken where it is read: text counts as committed, and is shown, once
-    it lies before its utterance in what every replay reads. One that comes behind its utterance changes nothing.
+    Which hypotheses agree depends on those for which there was time, and a replay could not repeat that. So the
+    decision is only published on `calls.utterances`, and made when it is read: text is committed, and shown, once it
+    precedes its utterance in what every replay reads. A commitment that follows its utterance has no effect.
     """
 
     call: CallRef

@@ -1,4 +1,4 @@
-"""What the transcribe stage sends on `calls.segments`: a segment for every utterance, other records forwarded."""
+"""Records on `calls.segments`: a segment for every utterance, and the records that transcribe forwards."""
 
 from typing import Final, Literal
 
@@ -9,11 +9,11 @@ from schemas.calls import CallRef
 from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress
 
 WordSource = Literal["alignment", "attention"]
-"""Where word times come from: wav2vec2 forced alignment, or Whisper's own cross-attention."""
+"""Source of word times: wav2vec2 forced alignment, or Whisper's own cross-attention."""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """One word with its time from the call's start. `interpolated` marks a time that was not measured."""
+    """A word with its times in seconds from the call's start. `interpolated` marks times that were not measured."""
 
     text: str
     start_s: float
@@ -23,12 +23,12 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
-    """The text of one utterance. It has the utterance's `seq`; an utterance without words gives an empty `text`.
+    """The text of one utterance, with its `seq`. An utterance without words has an empty `text`.
 
-    `guard` names the guard that dropped the text (`no_speech`, `short`, `phrase`, `error`, …), `dropped_text` what
-    it dropped. `flags` are doubts that did not drop it (`low_probability`, `repeat`, …).
+    `guard` names the guard that dropped the text (`no_speech`, `short`, `phrase`, `error`, …), `dropped_text` is the
+    dropped text. `flags` are doubts that did not drop it (`low_probability`, `repeat`, …).
 
-    `parts`, where the utterance had several, are their start and end in seconds from the call's start; each word lies
+    If the utterance has several `parts`, these are their start and end in seconds from the call's start. Each word lies
     in one of them.
     """
 

@@ -1,4 +1,4 @@
-"""What every stage publishes on `calls.status` (the ledger) and on `calls.dead-letters`, as JSON."""
+"""Records on `calls.status` (the ledger) and `calls.dead-letters`, which every stage publishes as JSON."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -10,21 +10,21 @@ DEAD_LETTER_TYPE = "callstream.dead-letter"
 RESOLVED_TYPE = "callstream.dead-letter.resolved"
 
 MAX_LETTER_BYTES: Final = 640_000
-"""Of a rejected value. Base64 makes it a third larger, and a letter must stay under 900 KB of JSON: brokers take 8 MB
-from outside, and Kafka's and its clients' default limit for a record is 1 MB."""
+"""Most bytes of a rejected value in a letter. Base64 makes it a third larger, and a letter must stay under 900 KB of
+JSON: brokers accept up to 8 MB from producers, but the default record limit of Kafka and its clients is 1 MB."""
 MAX_LETTER_KEY_BYTES: Final = 4_096
 MAX_LETTER_HEADERS_BYTES: Final = 16_000
-"""Of the rejected record's headers, as JSON."""
+"""Most bytes of the rejected record's headers in a letter, as JSON."""
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 
 JOBS: Final = ("merge", "separate", "sink", "summarize", "transcribe")
-"""The jobs that every call has, as published. A stage that is added later may write entries of its own."""
+"""The jobs of every call, as published. A stage that is added later may write entries of its own."""
 Job = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(JOBS)})]
 JobState = Literal["started", "completed", "failed", "gap", "rejected", "updated"]
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a call's ledger. `detail` holds the figures of the job (seconds, counts, positions)."""
+    """An entry of a call's ledger. `detail` holds figures of the job (seconds, counts, positions)."""
 
     tenant: str
     call_id: str
@@ -36,11 +36,11 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that no stage could use, with where it came from and why it failed.
+    """A record that a stage could not use, with its origin and the reason.
 
-    `key` and `value` are base64 in JSON, as msgspec encodes bytes. What is too large for a letter is cut: of the value
-    the beginning is here, `value_bytes` is the length of all of it. `cut` says that something is missing, the whole
-    record is then only at its origin, for as long as `topic` is kept.
+    `key` and `value` are base64 in JSON, as msgspec encodes bytes. A record too large for a letter is truncated:
+    `value` is then the beginning, `value_bytes` the full length, and `cut` is true. The whole record is only at its
+    origin, for as long as `topic` retains it.
     """
 
     stage: str
@@ -59,10 +59,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LetterResolved(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator has dealt with a dead letter: put the record back on its topic, or given it up.
+    """An operator resolved a dead letter: put the record back on its topic, or dropped it.
 
-    It is about the letter as it was stored at `position` of the partition that this record is in too. The same letter
-    stored behind that is open again.
+    It applies to the letter stored at `position` of the same partition. The same letter stored after that is open
+    again.
     """
 
     letter_id: str
@@ -86,7 +86,7 @@ def dead_letter(
     attempts: int,
     at: float,
 ) -> DeadLetter:
-    """The letter about a record, cut to what a letter may hold."""
+    """Return the letter of a record, truncated to the limits of a letter."""
     kept, room = {}, MAX_LETTER_HEADERS_BYTES
     for name, text in sorted(headers.items(), key=lambda header: len(header[0]) + len(header[1])):
         room -= len(msgspec.json.encode({name: text}))
@@ -111,5 +111,5 @@ def dead_letter(
 
 
 def letter_id(stage: str, topic: str, partition: int, position: int) -> str:
-    """A letter's id: a replay of the pipeline repeats it, and the same event at another position gets another."""
+    """Return a letter's id. A replay repeats it; the same event at another position has another one."""
     return f"{stage}/{topic}/{partition}/{position}"

@@ -1,4 +1,4 @@
-"""What the summarize stage publishes on `calls.summaries`, as JSON for anyone to read, and what it puts off."""
+"""Records on `calls.summaries`, as JSON, and the deferred summaries of `calls.deferred`."""
 
 from typing import Literal
 
@@ -11,19 +11,19 @@ SUMMARY_TYPE = "callstream.summary"
 Sentiment = Literal["positive", "neutral", "negative", "mixed"]
 
 Doubt = Literal["citation", "number", "name", "speaker", "negation", "unlike"]
-"""Why a claim is not believed: it cites nothing of the call; or the turns that it cites have another number, do not
-have the name, were said by somebody else, say the opposite, or are about something else."""
+"""Why a claim is not believed: it cites no turn of the call; or the cited turns have another number, lack the name,
+were said by somebody else, say the opposite, or are about something else."""
 
 
 class KeyPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One point of a summary and the segments that it rests on; every id exists in the call's transcript."""
+    """A point of a summary and the segments that it cites; every id exists in the call's transcript."""
 
     text: str
     segment_ids: list[str]
 
 
 class ActionItem(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody promised or was asked to do. `owner` is a speaker of the call; None where nobody was named."""
+    """An action that somebody promised or was asked to take. `owner` is a speaker of the call; None if not named."""
 
     text: str
     owner: str | None
@@ -31,14 +31,14 @@ class ActionItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpeakerSentiment(msgspec.Struct, frozen=True, kw_only=True):
-    """How one speaker of the call sounds by what they say."""
+    """The sentiment of one speaker, judged by their words."""
 
     speaker: str
     sentiment: Sentiment
 
 
 class DoubtedClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model wrote and was left out, with the segments that it cited, as far as they exist."""
+    """A claim of the model that was left out, with the segments that it cites, as far as they exist."""
 
     text: str
     segment_ids: list[str]
@@ -46,10 +46,11 @@ class DoubtedClaim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A summary of a call. `method` says whether a language model wrote it or sentences were picked from the call.
+    """A summary of a call, by a language model or of sentences picked from the call (`method`).
 
-    A call has one final summary for each `revision` of its transcript; an extractive one is replaced when a language
-    model answers again. Rolling ones come while the call goes on: there `revision` counts the turns that they cover.
+    A call has one final summary for each `revision` of its transcript. An extractive one is replaced once a language
+    model is available again. Rolling summaries are published during the call; their `revision` is the number of turns
+    that they cover.
     """
 
     tenant: str
@@ -59,26 +60,26 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     key_points: list[KeyPoint]
     sentiment: Sentiment | None
-    """How the customer sounds over the call; None where the method does not judge it (extractive)."""
+    """The customer's sentiment over the call; None if the method does not judge it (extractive)."""
     actions: list[str]
     """The texts of `action_items`."""
     topics: list[str]
     method: Literal["llm", "extractive"]
     model: str
     detail: str = ""
-    """Why this method: empty, or why no language model was used."""
+    """Details of the method, or why no language model was used; may be empty."""
     sentiments: list[SpeakerSentiment] = []
     action_items: list[ActionItem] = []
     outcome: str | None = None
-    """How the call ended, in a sentence."""
+    """The outcome of the call, in a sentence."""
     doubted: list[DoubtedClaim] = []
-    """Key points and action items that were left out because what they cite does not support them."""
+    """Key points and action items that were left out because the cited turns do not support them."""
 
 
 class SummaryDeferred(msgspec.Struct, frozen=True, kw_only=True, tag="summary_deferred.1"):
-    """A transcript that was summarized without the language model because none could be used then.
+    """A transcript that was summarized without a language model because none was available.
 
-    Its first part lies at `position` of `partition` of `calls.transcripts`.
+    Its first part is at `position` of `partition` of `calls.transcripts`.
     """
 
     call: CallRef

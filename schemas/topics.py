@@ -1,4 +1,4 @@
-"""Names of the topics. Partitions, retention and readers of each are in `pipeline.wiring.topology`."""
+"""Names of the topics. Partitions, retention and readers are in `pipeline.wiring.topology`."""
 
 from typing import Final, Literal
 
@@ -15,16 +15,16 @@ STATUS: Final = "calls.status"
 DEAD_LETTERS: Final = "calls.dead-letters"
 
 Lane = Literal["live", "batch"]
-"""Live calls and backfill: the audio and utterance topics exist once for each."""
+"""Live calls and backfill. The audio and utterance topics exist once for each lane."""
 
 _BATCH_OF: Final = {AUDIO: AUDIO_BATCH, UTTERANCES: UTTERANCES_BATCH}
 
 
 def in_lane(topic: str, lane: Lane) -> str:
-    """The topic that carries `topic`'s records in `lane`; topics without lanes are returned as they are."""
+    """Return the topic for `topic`'s records in `lane`. Topics without lanes are returned as they are."""
     return _BATCH_OF.get(topic, topic) if lane == "batch" else topic
 
 
 def lane_of(topic: str) -> Lane:
-    """The lane that a topic belongs to; a topic that both lanes share counts as live."""
+    """Return the lane of a topic; a topic that both lanes share counts as live."""
     return "batch" if topic in _BATCH_OF.values() else "live"

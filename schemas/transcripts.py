@@ -1,4 +1,4 @@
-"""What the merge stage publishes on `calls.transcripts`, as JSON for anyone to read."""
+"""Records on `calls.transcripts`, which the merge stage publishes as JSON."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ COMPLETED_TYPE = "callstream.transcript.completed"
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one speaker says until another takes over. Published once it can no longer change.
+    """The speech of one speaker until another takes over. Published once it can no longer change.
 
-    Only where several speak on one channel it may: at the call's end its turns are published again, cut by who speaks,
-    and those that begin with the same word have the same `turn_id`.
+    The exception is a channel with several speakers: at the end of the call its turns are published again, cut by
+    speaker. A turn that begins with the same word keeps its `turn_id`.
     """
 
     tenant: str
@@ -36,7 +36,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChannelMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """One channel's share of the call. See `stages.merge.metrics` for each figure's definition."""
+    """Metrics of one channel, defined in `stages.merge.metrics`."""
 
     channel: int
     role: str
@@ -48,12 +48,12 @@ class ChannelMetrics(msgspec.Struct, frozen=True, kw_only=True):
     interruptions: int
     longest_monologue_s: float
     response_latency_s: float | None
-    """Median over this channel's responses; None where it never answered another channel."""
+    """Median over this channel's responses; None if it never responded to another channel."""
     responses: int
 
 
 class CallMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures from speech activity, in seconds. See `stages.merge.metrics` for each figure's definition."""
+    """Metrics of a call from speech activity, in seconds, defined in `stages.merge.metrics`."""
 
     duration_s: float
     speech_s: float
@@ -65,7 +65,7 @@ class CallMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole call. Longer than a record it comes in `parts`, numbered from 1: `turns` is then split over them."""
+    """A complete transcript. If it exceeds one record, its `turns` are split over `parts` records, numbered from 1."""
 
     tenant: str
     call_id: str
@@ -83,15 +83,15 @@ class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     speaker_source: SpeakerSource = "channel"
     lane: Lane = "live"
     call_type: str = ""
-    """What the producer's metadata say under `call_type`."""
+    """`call_type` of the producer's metadata."""
     agent: str = ""
-    """What they say under `agent`: a name or number."""
+    """`agent` of the producer's metadata: a name or number."""
 
 
 def joined(parts: Sequence[TranscriptCompleted]) -> TranscriptCompleted:
-    """One record of the parts of a transcript, in whatever order they are given; for use in memory, whatever its size.
+    """Join the parts of a transcript, in any order, to one record of any size, for use in memory.
 
-    All parts say the same but for their turns. `parts` must not be empty.
+    Parts differ only in their turns. `parts` must not be empty.
     """
     in_order = sorted(parts, key=lambda part: part.part)
     turns = [turn for part in in_order for turn in part.turns]

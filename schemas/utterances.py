@@ -1,10 +1,10 @@
-"""What the separate stage sends on `calls.utterances`.
+"""Records on `calls.utterances`, which the separate stage publishes.
 
-Every record of a call has a sequence number (`seq`, from 0, without holes): it is the coordinate by which every later
-stage drops repeats. `CallProgress`, `CallChanged`, `CallOpened` and `CallClosed` are forwarded by the transcribe stage
-behind the segments of the utterances before them, so they reach the merge stage in the same order.
+Every record of a call has a sequence number (`seq`, from 0, without holes), by which later stages drop repeats. The
+transcribe stage forwards `CallOpened`, `CallProgress`, `CallChanged` and `CallClosed` after the segments of the
+utterances before them, so the merge stage reads them in the same order.
 
-`InterimUtterance` has no number: it may be lost or repeated, and nothing that is kept follows from it.
+`InterimUtterance` is unnumbered: it may be lost or repeated, and no stored result depends on it.
 """
 
 from typing import Any, Final, Literal
@@ -16,30 +16,30 @@ from schemas.calls import CallRef
 from schemas.topics import Lane
 
 Cut = Literal["pause", "soft", "hard", "end"]
-"""Why an utterance ends: a pause; a short pause in a long one; no pause in a very long one; the call's end."""
+"""Why an utterance ends: a pause; a short pause in a long one; no pause in a very long one; the end of the call."""
 
 SpeakerSource = Literal["channel", "pyannote", "estimated", "unknown"]
-"""How speakers are told apart: each has a channel; pyannote's diarization; voice embeddings; not at all."""
+"""How speakers are told apart: by channel; by pyannote's diarization; by voice embeddings; not at all."""
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """One channel of a call and who speaks on it (`agent`, `customer`, …), as the producer said."""
+    """A channel of a call and the role of its speaker (`agent`, `customer`, …), as named by the producer."""
 
     index: int
     role: str
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Audio that never arrived. Its place was filled with silence, so the times behind it stay right."""
+    """Missing audio. It was replaced by silence, so later times stay right."""
 
     start_s: float
     end_s: float
     events: int
-    """How many events of the producer are missing."""
+    """Number of missing events."""
 
 
 class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1"):
-    """The first record of a call. `hotwords` are left out where the producer named none, `lane` for a live call."""
+    """The first record of a call. `hotwords` is absent if the producer named none, `lane` for a live call."""
 
     call: CallRef
     seq: int
@@ -50,30 +50,30 @@ class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1")
     partials: bool
     metadata: dict[str, Any]
     opened_at: float
-    """Unix time in seconds: the bus's time of the producer's start event."""
+    """The bus's time of the producer's start event, in Unix seconds."""
     hotwords: list[str] | UnsetType = UNSET
     lane: Lane | UnsetType = UNSET
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """Where a part of an utterance's audio lies in the call, in samples from its start."""
+    """Position of a part of an utterance's audio, in samples from the start of the call."""
 
     first_sample: int
     n_samples: int
 
 
 class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="utterance.1"):
-    """One channel's speech between two pauses.
+    """The speech of one channel between two pauses.
 
     `pcm` is mono signed 16-bit little-endian at `sample_rate_hz` (at most 16 kHz), with a little context before and
-    behind the speech. `first_sample` counts from the call's start at the same rate. `voiced` are the stretches of
-    detected speech in seconds from the call's start, inside the utterance.
+    after the speech. `first_sample` counts from the start of the call at the same rate. `voiced` are the detected
+    stretches of speech inside the utterance, in seconds from the start of the call.
 
-    Where a hard cut divides speech, `before` and `behind` are audio of the same form from beyond it: context, the text
-    of which is the neighbour's.
+    Where a hard cut divides speech, `before` and `behind` hold audio of the same form from beyond it: context whose
+    text belongs to the neighbour.
 
-    Of a recorded call several that follow each other may be one, so that each is heard with the others: then `parts`
-    says where in the call each of them lies, and `pcm` holds them without the pauses between them.
+    In a recorded call, consecutive utterances may be joined to one, so that each is transcribed with more context. Then
+    `parts` are their positions in the call, and `pcm` holds them without the pauses in between.
     """
 
     call: CallRef
@@ -99,17 +99,17 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
 
     @property
     def audio_s(self) -> float:
-        """How much audio it holds."""
+        """Duration of `pcm`."""
         return len(self.pcm) // 2 / self.sample_rate_hz
 
     @property
     def places(self) -> list[Part]:
-        """Its parts; one that has none is its own only part."""
+        """Its parts; an utterance without parts is its own only part."""
         return self.parts or [Part(self.first_sample, len(self.pcm) // 2)]
 
 
 class CallProgress(msgspec.Struct, frozen=True, kw_only=True, tag="call_progress.1"):
-    """How far each channel has been heard: every utterance that starts before `heard_to_s[channel]` was sent."""
+    """Progress of the channels: every utterance of a channel that starts before `heard_to_s[channel]` was sent."""
 
     call: CallRef
     seq: int
@@ -117,10 +117,10 @@ class CallProgress(msgspec.Struct, frozen=True, kw_only=True, tag="call_progress
 
 
 class CallChanged(msgspec.Struct, frozen=True, kw_only=True, tag="call_changed.1"):
-    """The producer changed what it had said of the call, for utterances whose speech begins at `from_s` or later.
+    """The producer changed settings of the call, for utterances whose speech begins at `from_s` or later.
 
-    Utterances that began before may follow, with what was in force then. What did not change is left out; `language`
-    is None to detect it anew.
+    Utterances that began earlier may follow, under the previous settings. Unchanged settings are absent. `language`
+    None starts a new detection.
     """
 
     call: CallRef
@@ -135,7 +135,7 @@ UNKNOWN_SPEAKER: Final = "unknown"
 
 
 class SpeakerTurn(msgspec.Struct, frozen=True, array_like=True):
-    """A stretch of speech, in seconds from the call's start, of one speaker; `UNKNOWN_SPEAKER` where that is unsure."""
+    """A stretch of one speaker's speech, in seconds from the start of the call; `UNKNOWN_SPEAKER` if uncertain."""
 
     start_s: float
     end_s: float
@@ -143,13 +143,13 @@ class SpeakerTurn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CallClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="call_closed.1"):
-    """All audio of the call has been cut into utterances.
+    """All audio of the call was cut into utterances.
 
-    `provisional` says that the call was ended by the idle limit: a later chunk in sequence reopens it, and another
+    `provisional` says that the idle limit ended the call: a later chunk in sequence reopens it, and another
     `CallClosed` with the next `revision` follows.
 
-    The transcribe stage adds who speaks when on a channel that is not one speaker's: `speakers`, in order and without
-    overlaps, found as `speaker_source` says.
+    For a channel with several speakers, the transcribe stage adds `speakers`: their stretches of speech, in order and
+    without overlaps, with `speaker_source` as the method.
     """
 
     call: CallRef
@@ -166,11 +166,10 @@ class CallClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="interim.1"):
-    """An utterance that is still being spoken, from its start; only while its call's partials are wanted.
+    """An utterance in progress, from its start. Published only while partials of the call are wanted.
 
-    `first_sample` is that of the `Utterance` that will follow. `revision` counts the seconds, about, that it has grown
-    by. `certain` says that no cut can fall before its end: the utterance will hold all words in it. `before` is that of
-    the utterance.
+    `first_sample` and `before` are those of the `Utterance` that will follow. `revision` is about its length in
+    seconds. `certain` says that no cut can fall before its end: the utterance will contain all of its words.
     """
 
     call: CallRef
