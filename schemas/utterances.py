@@ -69,7 +69,7 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     after the speech. `first_sample` counts from the start of the call at the same rate. `voiced` are the detected
     stretches of speech inside the utterance, in seconds from the start of the call.
 
-    Where a hard cut divides speech, `before` and `behind` hold audio of the same form from beyond it: context whose
+    Where a hard cut divides speech, `before` and `after` hold audio of the same form from beyond it: context whose
     text belongs to the neighbour.
 
     In a recorded call, consecutive utterances may be joined to one, so that each is transcribed with more context. Then
@@ -85,7 +85,7 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     voiced: list[tuple[float, float]]
     cut: Cut
     before: bytes = b""
-    behind: bytes = b""
+    after: bytes = msgspec.field(default=b"", name="behind")
     parts: list[Part] = []
 
     @property

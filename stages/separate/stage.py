@@ -432,7 +432,7 @@ class CallSeparator:
                     voiced=speech.voiced,
                     cut=speech.cut,
                     before=speech.before,
-                    behind=speech.after,
+                    after=speech.after,
                     parts=speech.parts,
                 )
             )

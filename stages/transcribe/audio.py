@@ -55,9 +55,9 @@ def audio(utterance: Utterance | InterimUtterance) -> Audio:
 
 def audio_from(utterance: Utterance | InterimUtterance, start_s: float) -> Audio:
     """Return the audio from `start_s` of the call on, with that from beyond hard cuts, in the form of `audio`."""
-    behind = utterance.behind if isinstance(utterance, Utterance) else b""
+    after = utterance.after if isinstance(utterance, Utterance) else b""
     skipped = round((start_s - utterance.start_s) * utterance.sample_rate_hz) + len(utterance.before) // 2
-    pcm = utterance.before + _whole_samples(utterance.pcm) + behind
+    pcm = utterance.before + _whole_samples(utterance.pcm) + after
     return _samples(pcm[2 * max(0, skipped) :], utterance.sample_rate_hz)
 
 
@@ -68,8 +68,8 @@ def voiced_from(utterance: Utterance | InterimUtterance, start_s: float) -> list
     voiced = list(utterance.voiced)
     if voiced and start_s < utterance.start_s:
         voiced[0] = (start_s, voiced[0][1])
-    if voiced and isinstance(utterance, Utterance) and utterance.behind:
-        voiced[-1] = (voiced[-1][0], utterance.end_s + len(utterance.behind) / 2 / utterance.sample_rate_hz)
+    if voiced and isinstance(utterance, Utterance) and utterance.after:
+        voiced[-1] = (voiced[-1][0], utterance.end_s + len(utterance.after) / 2 / utterance.sample_rate_hz)
     return [(max(0.0, start - start_s), end - start_s) for start, end in voiced]
 
 

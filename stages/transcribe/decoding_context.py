@@ -149,7 +149,7 @@ class CallContext:
         settings, next_vote = self._settings[index], Pending[LanguageVote]()
         self._settings[index] = msgspec.structs.replace(settings, vote=next_vote)
         overlap, next_overlap = self._overlaps.pop(utterance.channel, Pending.of(NO_OVERLAP)), Pending[Overlap]()
-        if utterance.behind:
+        if utterance.after:
             self._overlaps[utterance.channel] = next_overlap
         return UtteranceContext(settings.hotwords, settings.vote, next_vote, overlap, next_overlap)
 

@@ -71,7 +71,7 @@ def trim(
     text = overlap.removed_from(transcription.text)
     shift_s = overlap.audio_start_s(utterance) - utterance.start_s
     length_s = utterance.end_s - utterance.start_s
-    if utterance.behind and last > first:
+    if utterance.after and last > first:
         begin = spans[first][0]
         last = first + sum(
             (word.start_s + word.end_s) / 2 + shift_s < length_s or start < begin + len(committed)
@@ -83,9 +83,9 @@ def trim(
 
 
 def _overlap_after(utterance: Utterance, text: str, words: list[Word]) -> Overlap:
-    context_s = len(utterance.behind) / 2 / utterance.sample_rate_hz
+    context_s = len(utterance.after) / 2 / utterance.sample_rate_hz
     from_s = utterance.end_s - utterance.start_s - context_s
-    shared = [word for word in words if word.start_s >= from_s] if utterance.behind else []
+    shared = [word for word in words if word.start_s >= from_s] if utterance.after else []
     if not shared:
         return NO_OVERLAP
     start = len(text)

@@ -116,7 +116,7 @@ STAGE_RECORDS: dict[str, StageRecord] = {
         voiced=[(2.5, 2.5005)],
         cut="hard",
         before=bytes(range(8, 12)),
-        behind=bytes(range(12, 16)),
+        after=bytes(range(12, 16)),
     ),
     "utterance.1-parts": Utterance(
         call=CALL,

@@ -51,7 +51,7 @@ async def test_a_pack_does_not_wait_for_ever() -> None:
 async def test_what_a_hard_cut_divides_stays_alone() -> None:
     found = await utterances((1.0, 2.0), (5.0, 24.0), (27.0, 28.0), length_s=30.0)
     assert [len(one.parts) for one in found] == [0, 0, 0, 0]
-    assert [bool(one.behind) for one in found] == [False, True, False, False]
+    assert [bool(one.after) for one in found] == [False, True, False, False]
 
 
 async def test_no_channel_is_said_to_be_heard_beyond_what_waits() -> None:

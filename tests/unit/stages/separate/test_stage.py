@@ -111,7 +111,7 @@ async def test_utterances_carry_the_audio_beyond_a_hard_cut_and_only_there() -> 
         goes_on = before is not None and before.cut == "hard"
         assert np.array_equal(np.frombuffer(item.before, "<i2"), signal[first - context : first] if goes_on else [])
         is_hard = item.cut == "hard"
-        assert np.array_equal(np.frombuffer(item.behind, "<i2"), signal[last : last + context] if is_hard else [])
+        assert np.array_equal(np.frombuffer(item.after, "<i2"), signal[last : last + context] if is_hard else [])
 
 
 async def test_a_quiet_stretch_still_tells_how_far_it_was_heard() -> None:

@@ -68,7 +68,7 @@ def context() -> CallContext:
     return CallContext([DecodingSettings()], {}, languages=languages, language=None, hotwords=("Northwind",))
 
 
-def utterance(start_s: float, *, channel: int = 0, behind: bytes = b"") -> Utterance:
+def utterance(start_s: float, *, channel: int = 0, after: bytes = b"") -> Utterance:
     return Utterance(
         call=CALL,
         seq=1,
@@ -77,14 +77,14 @@ def utterance(start_s: float, *, channel: int = 0, behind: bytes = b"") -> Utter
         sample_rate_hz=8000,
         pcm=b"\0\0" * 8000,
         voiced=[(start_s, start_s + 1.0)],
-        cut="hard" if behind else "pause",
-        behind=behind,
+        cut="hard" if after else "pause",
+        after=after,
     )
 
 
 async def test_an_utterance_gets_the_vote_and_the_overlap_of_the_one_before() -> None:
     call = context()
-    first, second = call.take(utterance(1.0, behind=b"\0\0")), call.take(utterance(2.0))
+    first, second = call.take(utterance(1.0, after=b"\0\0")), call.take(utterance(2.0))
     vote, overlap = LanguageVote("de"), Overlap(16_000, 1.5, "so far")
     first.next_vote.set(vote)
     first.next_overlap.set(overlap)
@@ -93,7 +93,7 @@ async def test_an_utterance_gets_the_vote_and_the_overlap_of_the_one_before() ->
 
 async def test_an_overlap_is_for_the_next_utterance_of_its_channel_alone() -> None:
     call = context()
-    call.take(utterance(1.0, behind=b"\0\0"))
+    call.take(utterance(1.0, after=b"\0\0"))
     assert await call.take(utterance(2.0, channel=1)).overlap.get() == NO_OVERLAP
     call.take(utterance(2.0))
     assert await call.take(utterance(3.0)).overlap.get() == NO_OVERLAP
@@ -110,7 +110,7 @@ async def test_a_vote_concerns_only_the_settings_that_it_was_made_in() -> None:
 
 async def test_a_snapshot_does_not_change_with_later_inputs() -> None:
     call = context()
-    first = call.take(utterance(1.0, behind=b"\0\0"))
+    first = call.take(utterance(1.0, after=b"\0\0"))
     snapshot = call.snapshot()
     call.take(utterance(2.0)).next_vote.set(LanguageVote("en"))
     overlap = Overlap(16_000, 1.5, "so far")

@@ -29,7 +29,7 @@ def speech(start_s: float, end_s: float) -> bytes:
     return (np.arange(int(start_s * RATE_HZ), int(end_s * RATE_HZ)) * 100 // RATE_HZ).astype("<i2").tobytes()
 
 
-def utterance(seq: int, start_s: float, end_s: float, *, before: bool = False, behind: bool = False) -> Utterance:
+def utterance(seq: int, start_s: float, end_s: float, *, before: bool = False, after: bool = False) -> Utterance:
     return Utterance(
         call=CALL,
         seq=seq,
@@ -38,9 +38,9 @@ def utterance(seq: int, start_s: float, end_s: float, *, before: bool = False, b
         sample_rate_hz=RATE_HZ,
         pcm=speech(start_s, end_s),
         voiced=[(start_s, end_s)],
-        cut="hard" if behind else "pause",
+        cut="hard" if after else "pause",
         before=speech(start_s - CONTEXT_S, start_s) if before else b"",
-        behind=speech(end_s, end_s + CONTEXT_S) if behind else b"",
+        after=speech(end_s, end_s + CONTEXT_S) if after else b"",
     )
 
 
@@ -105,7 +105,7 @@ async def heard(engine: SpeakingEngine, utterances: Sequence[Utterance], *, rest
 async def test_a_word_that_the_cut_divides_is_written_once(restarts: bool) -> None:
     words = said(*[0.5] * 20)
     engine = SpeakingEngine(words)
-    first, second = utterance(1, 1.0, 6.3, behind=True), utterance(2, 6.3, 11.0, before=True)
+    first, second = utterance(1, 1.0, 6.3, after=True), utterance(2, 6.3, 11.0, before=True)
     segments = await heard(engine, [first, second], restarts=restarts)
     assert " ".join(segment.text for segment in segments) == " ".join(text for text, _, _ in words)
     assert [word.text for word in segments[0].words] == segments[0].text.split()
@@ -128,7 +128,7 @@ async def test_each_word_is_written_once_however_wrong_its_time(
     """This holds if the second row begins where a word begins, which the first one's times may miss by a little."""
     words = said(*lengths_s)
     cut_s = round(cut_s, 2)
-    first = utterance(1, 1.0, cut_s, behind=True)
+    first = utterance(1, 1.0, cut_s, after=True)
     second = utterance(2, cut_s, words[-1][2] + 0.3, before=True)
     segments = await heard(SpeakingEngine(words, off_s=off_s), [first, second])
     assert " ".join(segment.text for segment in segments).split() == [text for text, _, _ in words]
@@ -136,7 +136,7 @@ async def test_each_word_is_written_once_however_wrong_its_time(
 
 async def test_an_utterance_after_a_pause_knows_nothing_of_a_cut_before_it() -> None:
     engine = SpeakingEngine(said(*[0.5] * 20))
-    first, second = utterance(1, 1.0, 6.2, behind=True), utterance(2, 8.0, 11.0)
+    first, second = utterance(1, 1.0, 6.2, after=True), utterance(2, 8.0, 11.0)
     await heard(engine, [first, second])
     assert [row.prefix for row in engine.rows] == ["", ""]
 
@@ -147,7 +147,7 @@ async def test_partials_after_a_cut_show_only_their_own_words() -> None:
     cut = 6.3
     async with call(engine) as live:
         await live.publish(opened())
-        await live.publish(utterance(1, 1.0, cut, behind=True))
+        await live.publish(utterance(1, 1.0, cut, after=True))
         for revision in (1, 2, 3, 4):
             await live.publish(
                 InterimUtterance(
@@ -188,31 +188,31 @@ def transcription(text: str, times: Sequence[tuple[float, float]]) -> Transcript
 def test_punctuation_of_the_last_word_before_the_cut_begins_no_text() -> None:
     overlap = Overlap(first_sample=int(6.2 * RATE_HZ), start_s=5.2, text="to Chicago")
     text = transcription("to Chicago. She came", [(0, 0.3), (0.3, 1.0), (1.0, 1.4), (1.4, 2.0)])
-    own, behind = trim(utterance(2, 6.2, 8.0, before=True), overlap, text, committed="")
+    own, after = trim(utterance(2, 6.2, 8.0, before=True), overlap, text, committed="")
     assert own.text == overlap.removed_from(text.text) == "She came"
     assert [word.text for word in own.words] == ["She", "came"]
-    assert behind == NO_OVERLAP
+    assert after == NO_OVERLAP
 
 
 def test_committed_text_stays_though_its_time_is_after_the_cut() -> None:
     text = transcription("one two three four", [(0, 1), (1, 2), (2.1, 2.5), (2.5, 3)])
-    cut = utterance(1, 1.0, 3.0, behind=True)
+    cut = utterance(1, 1.0, 3.0, after=True)
     assert trim(cut, NO_OVERLAP, text, committed="")[0].text == "one two"
-    own, behind = trim(cut, NO_OVERLAP, text, committed="one two three")
+    own, after = trim(cut, NO_OVERLAP, text, committed="one two three")
     assert own.text == "one two three"
     assert own.words[-1].end_s == 2.0
-    assert behind.text == "two three"
+    assert after.text == "two three"
 
 
 def test_text_whose_words_are_not_known_is_left_as_it_is() -> None:
     text = msgspec.structs.replace(transcription("one two", [(0, 1), (1, 2)]), text="other text")
-    assert trim(utterance(1, 1.0, 3.0, behind=True), NO_OVERLAP, text, committed="") == (text, NO_OVERLAP)
+    assert trim(utterance(1, 1.0, 3.0, after=True), NO_OVERLAP, text, committed="") == (text, NO_OVERLAP)
     failed = Transcription.failed("en", "no memory")
-    assert trim(utterance(1, 1.0, 3.0, behind=True), NO_OVERLAP, failed, committed="") == (failed, NO_OVERLAP)
+    assert trim(utterance(1, 1.0, 3.0, after=True), NO_OVERLAP, failed, committed="") == (failed, NO_OVERLAP)
 
 
 def test_a_row_includes_the_audio_beyond_its_cuts() -> None:
-    cut = utterance(1, 4.0, 6.0, before=True, behind=True)
+    cut = utterance(1, 4.0, 6.0, before=True, after=True)
     assert len(audio_from(cut, 3.5)) == pytest.approx((2.5 + CONTEXT_S) * SAMPLE_RATE_HZ, abs=2)
     assert voiced_from(cut, 3.5)[0] == pytest.approx((0.0, 2.5 + CONTEXT_S))
     assert len(audio_from(cut, 0.0)) == pytest.approx((2 + 2 * CONTEXT_S) * SAMPLE_RATE_HZ, abs=2)
