@@ -40,14 +40,17 @@ def padded_token(key: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def token_key(token: str) -> bytes:
-    """Return the key of a token, with or without padding. A token that is not base64url is the key itself."""
+    """Return the key of a token, with or without padding. A token that is not base64url is the key itself.
+
+    Bytes of the token that are no UTF-8 are lone surrogates in `token`, and themselves again in the key.
+    """
     if _BASE64URL.fullmatch(token):
         bare = token.rstrip("=")
         try:
             return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
         except binascii.Error:
             pass
-    return token.encode()
+    return token.encode(errors="surrogateescape")
 
 
 def key_spellings(topic: str, key: bytes) -> list[str]:
