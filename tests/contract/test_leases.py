@@ -3,8 +3,10 @@
 import asyncio
 import time
 
+import nats
 import pytest
 
+from pipeline.bus.nats.leases import LeaseShares
 from pipeline.bus.protocol import Bus, Outgoing, Subscription, TopicSpec
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running
@@ -52,3 +54,34 @@ async def test_a_worker_without_a_broker_gives_up_in_time_and_comes_back(
         await recorder.until(lambda: len(recorder.held) == 4)
         await bus.publish(Outgoing("calls.segments", key=b"k", value=b"1", event_id="1"))
         await recorder.count(1)
+
+
+@pytest.mark.slow
+async def test_a_lease_entry_that_cannot_be_read_stops_no_worker_for_good(
+    jetstream: JetStreamBroker, running: Running
+) -> None:
+    bus = await bus_with_topic(jetstream)
+    recorder = Recorder()
+    client = await nats.connect(jetstream.url)
+    async with running(bus, SUBSCRIPTION, recorder):
+        await recorder.until(lambda: len(recorder.held) == 4)
+        await client.publish("$KV.callstream-leases.merge", b"written by somebody else")
+        await recorder.until(lambda: not recorder.held)
+        await recorder.until(lambda: len(recorder.held) == 4)
+        await bus.publish(Outgoing("calls.segments", key=b"k", value=b"1", event_id="1"))
+        await recorder.count(1)
+    await client.close()
+
+
+async def test_a_lease_task_that_dies_ends_the_run(jetstream: JetStreamBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = await bus_with_topic(jetstream)
+    recorder = Recorder()
+    task = asyncio.create_task(bus.run(SUBSCRIPTION, recorder))
+    await recorder.until(lambda: len(recorder.held) == 4)
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    monkeypatch.setattr(LeaseShares, "_round", broken)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(task, 5)

@@ -74,7 +74,15 @@ class LeaseShares:
         self._keeping = asyncio.create_task(self._keep(), name=f"leases of {self._group}")
 
     async def changed(self) -> None:
-        await self._change.wait()
+        """Wait for a change of `held`. Raises what ended the task that renews the lease: nothing changes after it."""
+        changing = asyncio.ensure_future(self._change.wait())
+        tasks = [task for task in (changing, self._keeping) if task is not None]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changing.cancel()
+        if self._keeping is not None and self._keeping.done():
+            self._keeping.result()
         self._change.clear()
 
     async def release(self, partitions: set[TopicPartition]) -> None:
@@ -171,12 +179,20 @@ class LeaseShares:
         return f"$KV.{_BUCKET}.{self._group}"
 
     async def _read(self, session: Session) -> tuple[Entry, int]:
-        """Return the entry and its revision, or an empty one and 0 if there is none."""
+        """Return the entry and its revision, or an empty one and 0 if there is none.
+
+        Raises BusError for an entry that cannot be read, such as another version's. The partitions are given up in
+        time, and taken again once it has expired: to overwrite it would take them from members that can read it.
+        """
         message = await session.request(f"$JS.API.DIRECT.GET.{_STREAM}.{self._key}", timeout_s=_REQUEST_S)
         headers = message.headers or {}
         if headers.get("Status") == "404":
             return Entry(), 0
-        return msgspec.json.decode(message.data, type=Entry), int(headers["Nats-Sequence"])
+        try:
+            return msgspec.json.decode(message.data, type=Entry), int(headers["Nats-Sequence"])
+        except msgspec.MsgspecError as error:
+            self._log.warning("lease entry unreadable", error=str(error))
+            raise BusError(f"the lease entry of {self._group} cannot be read: {error}") from error
 
     async def _write(self, session: Session, entry: Entry, revision: int) -> int | None:
         """Return the new revision, None if another member has written since `revision`."""
