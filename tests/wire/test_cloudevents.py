@@ -1,4 +1,4 @@
-"""A producer's events, in both modes of CloudEvents, and what is said of unusable ones."""
+"""Events of producers in both modes of CloudEvents, and errors for unusable ones."""
 
 import base64
 import contextlib
@@ -156,7 +156,7 @@ def test_metadata_that_later_records_could_not_hold_is_refused(metadata: bytes, 
         decode_audio_event({**BINARY, "ce_type": STARTED_TYPE}, b"call-1", start_with(metadata))
 
 
-def test_metadata_may_hold_what_json_and_msgpack_can_both_say() -> None:
+def test_metadata_may_hold_all_that_json_and_msgpack_both_can() -> None:
     metadata = b'{"n":' + b"[" * 30 + b'-9223372036854775808, 1.5, null, true, ""' + b"]" * 30 + b"}"
     decode_audio_event({**BINARY, "ce_type": STARTED_TYPE}, b"call-1", start_with(metadata))
 
@@ -197,7 +197,7 @@ def test_no_two_calls_share_a_key(tenant: str, call_id: str) -> None:
         (b'{"hotwords":["' + b"w" * 300_000 + b'"]}', "more than 256000"),
     ],
 )
-def test_an_unusable_update_keeps_its_place_and_says_what_is_wrong_with_it(value: bytes, words: str) -> None:
+def test_an_unusable_update_keeps_its_number_and_gives_the_reason(value: bytes, words: str) -> None:
     decoded = decode_audio_event({**BINARY, "ce_type": UPDATED_TYPE}, b"call-1", value)
     assert decoded.seq == 7
     assert isinstance(decoded.event, UnusableUpdate)

@@ -1,4 +1,4 @@
-"""Every record version ever published decodes forever: its bytes lie in `golden/`, and are never written anew."""
+"""Every record version ever published decodes forever. Its bytes in `golden/` never change."""
 
 from pathlib import Path
 

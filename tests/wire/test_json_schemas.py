@@ -1,4 +1,4 @@
-"""The published JSON Schemas are those of the structs, and what the structs encode to is valid by them."""
+"""The published JSON Schemas are those of the structs, and encoded structs are valid by them."""
 
 import json
 

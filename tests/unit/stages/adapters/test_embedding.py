@@ -1,4 +1,4 @@
-"""The packaged embedding model, as search and the check of summaries use it."""
+"""The packaged embedding model."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def embedder() -> SentenceEmbedder:
     return SentenceEmbedder(embedding_weights(DEFAULT_EMBEDDING_MODEL), name=DEFAULT_EMBEDDING_MODEL)
 
 
-def test_what_is_meant_alike_lies_close_together(embedder: SentenceEmbedder) -> None:
+def test_texts_of_similar_meaning_are_close_together(embedder: SentenceEmbedder) -> None:
     passages = embedder.passages(["My last bill is much too high.", "The heating does not start any more."])
     [question] = embedder.questions(["Who complained about an invoice?"])
     assert passages.shape == (2, embedder.dimensions) == (2, 384)
@@ -29,7 +29,7 @@ def test_no_texts_have_no_vectors(embedder: SentenceEmbedder) -> None:
     assert embedder.passages([]).shape == (0, 384)
 
 
-def test_a_name_that_is_not_known_says_what_is() -> None:
+def test_an_unknown_name_is_an_error_with_the_known_ones() -> None:
     with pytest.raises(ModelError, match=r"no embedding model 'bge'.*all-MiniLM-L6-v2"):
         embedding_weights("bge")
     with pytest.raises(ModelError, match="no embedding model in /nowhere"):

@@ -1,4 +1,4 @@
-"""Answers that name the passages they rest on, or say that there is none."""
+"""Answers that cite passages, or say that the calls have no answer."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ async def test_where_nothing_is_about_it_no_model_is_asked() -> None:
     assert (found.text, llm.asked) == (NOT_IN_THE_CALLS, [])
 
 
-async def test_what_does_not_fit_the_context_is_left_out_from_the_end() -> None:
+async def test_passages_that_do_not_fit_the_context_are_left_out_from_the_end() -> None:
     long = [Hit(window=window(call(n), "word " * 300), score=1.0, similarity=0.9) for n in range(8)]
     llm = ScriptedLlm(drafted(passages=["P1"]), context_tokens=2_048)
     await answer(llm, "Who says word?", long)

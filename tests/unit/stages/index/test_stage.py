@@ -1,4 +1,4 @@
-"""What the index is given of what merge publishes."""
+"""The index stage: windows of the records that merge publishes."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from tests.unit.stages.summarize.calls import CALL, completed, turns
 
 
 class CountingEmbedder:
-    """The vector of a text is how many words it has."""
+    """The vector of a text is its number of words."""
 
     name, dimensions = "counting", 1
 
@@ -84,7 +84,7 @@ def test_live_turns_and_completed_transcripts_are_embedded_together(stage: Index
     assert index.updates[1].windows[0].agent == "Anna"
 
 
-def test_what_is_replaced_in_the_same_batch_is_not_embedded(stage: IndexStage) -> None:
+def test_windows_replaced_in_the_same_batch_are_not_embedded(stage: IndexStage) -> None:
     first = completed(turns())
     parts = [msgspec.structs.replace(first, revision=2, part=part, parts=2) for part in (1, 2)]
     late = msgspec.structs.replace(turns()[0], revision=2)
@@ -94,7 +94,7 @@ def test_what_is_replaced_in_the_same_batch_is_not_embedded(stage: IndexStage) -
     assert [(update.revision, update.part) for update in index.updates] == [(2, 1), (2, 2)]
 
 
-def test_what_an_index_that_is_away_did_not_take_is_not_embedded_again(stage: IndexStage) -> None:
+def test_a_batch_that_the_index_refused_is_not_embedded_again(stage: IndexStage) -> None:
     index, embedder = stage._index, stage._embedder
     assert isinstance(index, KeptIndex)
     assert isinstance(embedder, CountingEmbedder)
@@ -112,7 +112,7 @@ def test_what_an_index_that_is_away_did_not_take_is_not_embedded_again(stage: In
     assert embedder.batches[-1] == 1
 
 
-def test_a_call_without_words_replaces_what_was_there_with_nothing(stage: IndexStage) -> None:
+def test_a_call_without_words_removes_its_older_windows(stage: IndexStage) -> None:
     stage.write(found(stage, completed([])))
     index = stage._index
     assert isinstance(index, KeptIndex)
@@ -121,6 +121,6 @@ def test_a_call_without_words_replaces_what_was_there_with_nothing(stage: IndexS
 
 
 @pytest.mark.parametrize(("kind", "value"), [("other", b"{}"), (TURN_TYPE, b"{"), (COMPLETED_TYPE, b'{"turns": 1}')])
-def test_what_cannot_be_read_is_rejected(stage: IndexStage, kind: str, value: bytes) -> None:
+def test_unreadable_records_are_rejected(stage: IndexStage, kind: str, value: bytes) -> None:
     with pytest.raises(RejectedInput):
         stage.decode(TRANSCRIPTS, {"ce_type": kind}, value, 3.0)

@@ -1,4 +1,4 @@
-"""What the search index in DuckDB does beside what all do (tests/contract): real files, real `vss` and `fts`."""
+"""The DuckDB search index beyond the common contract (tests/contract): real files, real `vss` and `fts`."""
 
 import contextlib
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def test_words_that_came_after_the_text_index_was_built_are_found_at_once(store:
 
 
 def test_an_index_that_is_served_takes_as_many_windows_as_come(store: WindowStore) -> None:
-    """The text index is built anew on the way, and what was built is what others ask."""
+    """The text index is rebuilt on the way, and searched by other processes."""
     url = store.serve("0" * 32, free_port())
     for number in range(3):
         windows = [window(call(number), f"bill number {n}", number=n) for n in range(300)]
@@ -69,7 +69,7 @@ def test_an_index_that_is_served_takes_as_many_windows_as_come(store: WindowStor
             reader.query("SET threads = 1")
 
 
-def test_a_disk_that_was_full_at_a_checkpoint_leaves_an_index_that_takes_windows_and_is_served(
+def test_an_index_recovers_from_a_full_disk_at_a_checkpoint(
     store: WindowStore,
 ) -> None:
     store.connection.execute("SET wal_autocheckpoint = '1KB'")
@@ -86,9 +86,7 @@ def test_a_disk_that_was_full_at_a_checkpoint_leaves_an_index_that_takes_windows
 
 
 @pytest.mark.parametrize("word", ["money", "reply", "delay", "carry", "happy", "fifty", "rating", "invoice", "tea"])
-def test_a_word_whose_stem_is_not_its_beginning_is_found_before_the_text_index_is_built(
-    word: str, store: WindowStore
-) -> None:
+def test_a_fresh_word_that_does_not_begin_with_its_stem_is_found(word: str, store: WindowStore) -> None:
     store.update([update([window(call(1), f"customer: about the {word} again")], [unit(1)])])
     store.update([update([window(call(2), "agent: good morning")], [unit(1)])])
     [hit, other] = store.search(unit(1), word, EVERYTHING, limit=2)
@@ -96,9 +94,7 @@ def test_a_word_whose_stem_is_not_its_beginning_is_found_before_the_text_index_i
     assert hit.score > other.score + 0.01  # found by the words too, not only by the vectors
 
 
-def test_what_was_stored_is_there_when_the_file_is_opened_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_windows_survive_reopening_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "EXACT_BELOW", 100)
     store = WindowStore(tmp_path, model="made up", dimensions=DIMENSIONS)
     store.update([update([window(call(n), f"call {n}")], [unit(n + 1, 1)]) for n in range(150)])
@@ -113,7 +109,7 @@ def test_what_was_stored_is_there_when_the_file_is_opened_again(
     again.close()
 
 
-def test_the_graph_follows_what_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_graph_follows_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "EXACT_BELOW", 100)
     store = WindowStore(tmp_path, model="made up", dimensions=DIMENSIONS)
     store.update([update([window(call(n), f"call {n}")], [unit(1, n / 1e3)]) for n in range(150)])
@@ -130,6 +126,6 @@ def test_vectors_of_another_model_are_refused(tmp_path: Path) -> None:
         WindowStore(tmp_path, model="other", dimensions=DIMENSIONS)
 
 
-def test_what_is_first_twice_is_first_when_rankings_are_fused() -> None:
+def test_a_window_first_in_two_rankings_is_first_when_they_are_fused() -> None:
     assert [one for one, _ in fused([["a", "b", "c"], ["d", "b"]])] == ["b", "a", "d", "c"]
     assert fused([["a"]]) == [("a", 1 / 61)]

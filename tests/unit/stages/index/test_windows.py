@@ -1,4 +1,4 @@
-"""Turns as windows that an embedding model reads whole."""
+"""Search windows: turns in passages that an embedding model reads as a whole."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ def test_short_turns_share_a_window_and_the_next_begins_with_the_last_of_it() ->
     assert (found[1].start_s, found[1].end_s, found[1].agent, found[1].started_at) == (5.0, 14.0, "Anna", 5.0)
 
 
-def test_embeddings_are_made_of_what_is_said_without_who_says_it() -> None:
+def test_the_embedded_text_has_no_speakers() -> None:
     [window] = made([turn(0, "agent", "Note: call back."), turn(1, "customer", "Yes.")])
     assert window.spoken_text == "Note: call back.\nYes."
 
@@ -58,7 +58,7 @@ def test_the_same_turns_have_the_same_ids_and_another_revision_has_others() -> N
     assert not ids[0] & ids[2]
 
 
-def test_a_turn_of_a_call_that_goes_on_has_windows_of_its_own() -> None:
+def test_a_turn_of_a_live_call_has_windows_of_its_own() -> None:
     [window] = windows_of_turn(turns()[1], at_s=9.0)
     assert (window.part, window.started_at, window.turn_ids) == (0, 9.0, ["turn-1"])
     assert windows_of_turn(turn(0, "agent", ""), at_s=9.0) == []

@@ -1,4 +1,4 @@
-"""Windows and vectors made up for tests of search."""
+"""Synthetic windows and vectors for tests of search."""
 
 from collections.abc import Sequence
 

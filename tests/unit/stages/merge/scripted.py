@@ -1,4 +1,4 @@
-"""Calls made up for tests of the merge stage: who says which words when, as the records that reach the stage."""
+"""Synthetic calls for tests of the merge stage: timed words of speakers, as the records that reach the stage."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def segment(
     guard: str | None = None,
     language: str = "en",
 ) -> Segment:
-    """A segment of `text`'s words, each `word_s` long, one behind the other. Without text it lasts one second."""
+    """Return a segment of consecutive words, each `word_s` long. Without text it lasts one second."""
     words = [
         Word(text=word, start_s=start_s + index * word_s, end_s=start_s + (index + 1) * word_s, probability=0.9)
         for index, word in enumerate(text.split())
@@ -51,7 +51,7 @@ def segment(
 
 
 def joined(*made: Segment) -> Segment:
-    """What becomes of segments of one channel whose utterances went out as one."""
+    """Return the segment of a pack of the utterances of these segments."""
     return msgspec.structs.replace(
         made[0],
         end_s=made[-1].end_s,
@@ -63,7 +63,7 @@ def joined(*made: Segment) -> Segment:
 
 
 def shifted(made: Segment, by_s: float) -> Segment:
-    """The same segment said `by_s` later."""
+    """Return the same segment, `by_s` later."""
     words = [msgspec.structs.replace(word, start_s=word.start_s + by_s, end_s=word.end_s + by_s) for word in made.words]
     voiced = [(start_s + by_s, end_s + by_s) for start_s, end_s in made.voiced]
     return msgspec.structs.replace(
@@ -108,7 +108,7 @@ def numbered(records: Sequence[SegmentRecord]) -> list[SegmentRecord]:
 
 
 def feed(processor: CallProcessor[SegmentRecord], record: SegmentRecord) -> list[Output]:
-    """The outputs of one input. Runs without an event loop: the merge stage waits for nothing."""
+    """Return the outputs of one input, without an event loop: the merge stage never waits."""
 
     async def collect() -> list[Output]:
         event = Event(
@@ -129,7 +129,7 @@ def feed(processor: CallProcessor[SegmentRecord], record: SegmentRecord) -> list
 
 
 def merge(records: Sequence[SegmentRecord]) -> list[Output]:
-    """All outputs of a call that is never interrupted."""
+    """Return all outputs of a call without a crash."""
     processor = MergeStage().open(CALL, None)
     return [output for record in numbered(records) for output in feed(processor, record)]
 
@@ -147,10 +147,10 @@ def transcripts_of(outputs: Sequence[Output]) -> list[TranscriptCompleted]:
 
 
 def merge_with_crashes(records: Sequence[SegmentRecord], crashes: Sequence[tuple[int, int]]) -> list[Output]:
-    """The numbered outputs on the bus when the stage dies, as the runner would store and replay them.
+    """Return the numbered outputs on the bus when the stage dies, as the runner would store and replay them.
 
-    A crash is (input, outputs of it that still reach the bus): everything in memory is lost, and the next processor
-    starts from the checkpoint of the last output on the bus and gets every input that was never released.
+    A crash is (input, number of its outputs that still reach the bus). Everything in memory is lost. The next processor
+    starts from the checkpoint of the last output on the bus and gets every input that it does not release.
     """
     inputs = numbered(records)
     bus: list[Output] = []

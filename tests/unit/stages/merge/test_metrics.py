@@ -1,4 +1,4 @@
-"""Each figure of a call on timelines where it can be worked out by hand, and what must hold on any timeline."""
+"""Metrics on timelines with results known by hand, and invariants on any timeline."""
 
 import math
 
@@ -57,7 +57,7 @@ def test_barging_in_is_an_interruption_by_the_channel_that_barges_in() -> None:
         pytest.param((6.0, 9.0), id="starting as the other ends"),
     ],
 )
-def test_what_is_no_interruption(other: Span) -> None:
+def test_a_start_that_is_no_interruption(other: Span) -> None:
     assert measured(20.0, [(0.0, 6.0)], [other]).interruptions == 0
 
 
@@ -76,13 +76,13 @@ def test_response_latency_is_the_median_gap_after_another_channel() -> None:
     assert (customer.response_latency_s, customer.responses) == (1.0, 3)
 
 
-def test_going_on_after_ones_own_pause_or_into_the_others_speech_is_no_response() -> None:
+def test_continuing_after_a_pause_or_starting_in_an_overlap_is_no_response() -> None:
     metrics = measured(40.0, [(0.0, 2.0), (4.0, 6.0)], [(5.0, 8.0)])
     assert [channel.responses for channel in metrics.channels] == [0, 0]
     assert metrics.channels[0].response_latency_s is None
 
 
-def test_a_monologue_survives_backchannels_and_short_pauses_and_ends_with_an_answer() -> None:
+def test_a_monologue_survives_backchannels_and_ends_with_an_answer() -> None:
     metrics = measured(60.0, [(0.0, 5.0), (6.5, 12.0), (13.0, 15.0)], [(4.0, 4.5), (12.2, 13.5)])
     assert metrics.channels[0].longest_monologue_s == 12.0
 

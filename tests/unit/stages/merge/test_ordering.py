@@ -1,4 +1,4 @@
-"""Pieces of segments and their order, above all at interruptions and backchannels."""
+"""Pieces of segments and their order, especially at interruptions and backchannels."""
 
 import msgspec
 
@@ -101,7 +101,7 @@ def test_word_times_that_run_backwards_do_not_reorder_a_channel() -> None:
     assert [piece.start_s for piece in pieces] == [5.0, 5.0]
 
 
-def test_a_piece_waits_until_every_other_channel_has_been_heard_past_its_last_word() -> None:
+def test_a_piece_waits_for_every_other_channel_to_pass_its_last_word() -> None:
     ordering = Ordering(3)
     ordering.add(segment("a1", 0, 0.0, "one two three"))
     ordering.heard(1, 5.0)
@@ -112,7 +112,7 @@ def test_a_piece_waits_until_every_other_channel_has_been_heard_past_its_last_wo
     assert said(ordering.take()) == [(0, "one two three")]
 
 
-def test_a_later_segment_of_the_other_channel_says_that_it_has_been_heard() -> None:
+def test_a_later_segment_of_another_channel_counts_as_its_progress() -> None:
     ordering = Ordering(2)
     ordering.add(segment("a1", 0, 0.0, "hello"))
     ordering.add(segment("c1", 1, 2.0, "hi"))
@@ -120,7 +120,7 @@ def test_a_later_segment_of_the_other_channel_says_that_it_has_been_heard() -> N
     assert ordering.next_start_s(1) == 2.0
 
 
-def test_what_was_heard_carries_over_to_a_reopened_call() -> None:
+def test_progress_carries_over_to_a_reopened_call() -> None:
     ordering = Ordering(2)
     ordering.heard(0, 7.0)
     ordering.heard(1, 3.0)

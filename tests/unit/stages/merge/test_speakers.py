@@ -1,4 +1,4 @@
-"""Turns of one channel, cut by who speaks when."""
+"""Turns of one channel, cut by speaker."""
 
 import msgspec
 
@@ -49,7 +49,7 @@ def test_a_turn_is_cut_at_the_word_where_the_speaker_changes() -> None:
     assert transcript.turns[1].start_s == 3.5
 
 
-def test_turns_published_before_the_end_keep_their_ids_and_are_published_again() -> None:
+def test_turns_published_before_the_end_are_republished_with_their_ids() -> None:
     turns, [transcript] = completed([*SEGMENTS, ended(*SPEAKERS)])
     before = [turn for turn in turns if turn.speaker == "channel-0"]
     after = [turn for turn in turns if turn.speaker != "channel-0"]
@@ -64,7 +64,7 @@ def test_no_word_is_lost_or_said_twice() -> None:
     assert words == [word for made in SEGMENTS for word in made.words]
 
 
-def test_a_segment_that_was_heard_of_several_utterances_may_be_in_several_turns() -> None:
+def test_a_segment_of_several_utterances_may_be_in_several_turns() -> None:
     whole = joined(*SEGMENTS)
     turns, [transcript] = completed([whole, segment("d", 0, 24.0, "Bye bye."), ended(*SPEAKERS)])
     assert [(turn.speaker, turn.text) for turn in transcript.turns] == [
@@ -87,13 +87,13 @@ def test_words_far_from_every_speaker_are_unknown() -> None:
     assert transcript.turns[0].text == "Hello there, who is this? It is me. Ah, good."
 
 
-def test_speakers_that_nobody_can_tell_leave_the_turns_as_they_are() -> None:
+def test_unknown_speakers_leave_the_turns_unchanged() -> None:
     turns, [transcript] = completed([*SEGMENTS, ended()])
     assert {turn.speaker for turn in turns} == {"channel-0"}
     assert transcript.speaker_source == "unknown"
 
 
-def test_a_reopened_call_is_cut_anew() -> None:
+def test_a_reopened_call_is_divided_by_its_new_speakers() -> None:
     first: list[SegmentRecord] = [*SEGMENTS, ended(*SPEAKERS, provisional=True)]
     again = [SpeakerTurn(0.9, 6.4, "speaker_1"), SpeakerTurn(20.0, 27.0, "speaker_2")]
     more: list[SegmentRecord] = [segment("d", 0, 26.0, "One more thing."), ended(*again, revision=2)]

@@ -1,4 +1,4 @@
-"""The merge stage on made-up calls: turns, completed transcripts, revisions, replay."""
+"""The merge stage on synthetic calls: turns, completed transcripts, revisions, replay."""
 
 import random
 
@@ -36,7 +36,7 @@ TWO = opened("agent", "customer")
 
 @st.composite
 def channel_segments(draw: st.DrawFn, channel: int, prefix: str = "") -> list[Segment]:
-    """Segments of one channel in time order, some without text, with pauses and words of many lengths."""
+    """Draw segments of one channel in time order, some without text, with pauses and words of various lengths."""
     at_s = 0.0
     segments = []
     for index in range(draw(st.integers(0, 6))):
@@ -53,7 +53,7 @@ def channel_segments(draw: st.DrawFn, channel: int, prefix: str = "") -> list[Se
 
 
 def interleaved(channels: list[list[Segment]], seed: int, duration_s: float) -> list[SegmentRecord]:
-    """The channels' segments in some order that the bus may carry them in, with true progress records between."""
+    """Draw an order in which the bus may deliver the channels' segments, with correct progress records in between."""
     chance = random.Random(seed)
     waiting = [list(segments) for segments in channels]
     records: list[SegmentRecord] = []
@@ -78,7 +78,7 @@ def calls(draw: st.DrawFn) -> list[SegmentRecord]:
 
 @st.composite
 def reopened_calls(draw: st.DrawFn) -> list[SegmentRecord]:
-    """A call that the idle limit ended, and that went on later."""
+    """A call that was ended by the idle limit and continued later."""
     first = [draw(channel_segments(channel)) for channel in range(2)]
     paused_s = max([made.end_s for segments in first for made in segments], default=0.0) + 1.0
     later = [draw(channel_segments(channel, "later-")) for channel in range(2)]
@@ -96,7 +96,7 @@ def words_of(records: list[SegmentRecord]) -> list[str]:
     return [word.text for record in records if isinstance(record, Segment) for word in record.words]
 
 
-def test_a_conversation_becomes_turns_in_the_order_of_who_began_to_speak() -> None:
+def test_a_conversation_becomes_turns_in_the_order_of_their_starts() -> None:
     outputs = merge(
         [
             TWO,
@@ -124,7 +124,7 @@ def test_outputs_are_numbered_typed_and_named_by_call_stage_and_number() -> None
     ]
 
 
-def test_the_ledger_says_what_was_merged_before_the_transcript_is_out() -> None:
+def test_the_ledger_entry_precedes_the_transcript() -> None:
     outputs = merge(
         [
             TWO,
@@ -155,7 +155,7 @@ def test_the_ledger_says_what_was_merged_before_the_transcript_is_out() -> None:
     assert outputs.index(jobs[1]) < outputs.index(on_bus(outputs)[0])
 
 
-def test_a_turn_settles_during_the_call_once_its_speaker_has_paused_for_long_enough() -> None:
+def test_a_turn_settles_during_the_call_after_a_long_pause_of_its_speaker() -> None:
     processor = MergeStage().open(CALL, None)
     records = numbered(
         [TWO, segment("a1", 0, 0.0, "hello there"), progress(3.0, 3.0), progress(3.1, 0.5), progress(3.1, 3.1)]
@@ -197,7 +197,7 @@ def test_the_language_is_the_producers_else_that_of_most_words() -> None:
     assert transcripts_of(merge([named, *spoken, closed(9.0)]))[0].language == "fr"
 
 
-def test_a_producer_that_changed_the_language_has_named_none_for_the_whole_call() -> None:
+def test_after_a_change_of_language_the_words_decide_the_calls_language() -> None:
     named = opened("agent", "customer", language="en")
     spoken = [segment("a1", 0, 0.0, "hello"), segment("a2", 0, 6.0, "buenos dias", language="es")]
     change = CallChanged(call=CALL, seq=0, from_s=5.0, language="es")
@@ -246,7 +246,7 @@ def test_a_reopened_call_gives_a_second_transcript_with_everything() -> None:
     assert second.metrics.channels[0].talk_s == 1.5
 
 
-def test_a_call_is_finished_from_its_completion_until_it_goes_on() -> None:
+def test_a_call_is_finished_from_its_completion_until_the_next_input() -> None:
     processor = MergeStage().open(CALL, None)
     records = numbered([TWO, closed(5.0, provisional=True), progress(6.0, 6.0), closed(7.0, revision=2)])
     finished = []
@@ -292,7 +292,7 @@ def test_input_that_does_not_fit_the_call_is_rejected_and_changes_nothing(
 
 
 @given(calls())
-def test_every_word_is_in_one_turn_and_the_transcript_has_the_turns_that_were_published(
+def test_every_word_is_in_one_turn_and_the_transcript_has_the_published_turns(
     records: list[SegmentRecord],
 ) -> None:
     outputs = merge(records)
@@ -338,7 +338,7 @@ def test_the_turns_are_the_same_where_utterances_went_out_as_one(records: list[S
 
 
 def _apart(made: Segment, records: list[SegmentRecord]) -> list[Segment]:
-    """The segments that `made` was joined from."""
+    """Return the segments from which `made` was joined."""
     own = [record for record in records if isinstance(record, Segment) and record.channel == made.channel]
     return [one for one in own if made.start_s <= one.start_s and one.end_s <= made.end_s and one.guard is None]
 

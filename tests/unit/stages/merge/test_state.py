@@ -1,4 +1,4 @@
-"""The checkpoint's form of a call: exact, and small."""
+"""The checkpoint of a call: exact and small."""
 
 import zlib
 

@@ -1,4 +1,4 @@
-"""When a speaker's pieces make one turn and when the next."""
+"""When pieces of a speaker continue a turn and when they begin the next."""
 
 from schemas.transcripts import Turn
 from stages.merge.ordering import Ordering, Piece

@@ -1,4 +1,4 @@
-"""Calls made of bursts of noise, a voice activity model that hears them, and a runner that may crash anywhere."""
+"""Calls of noise bursts, a voice activity model that finds them, and a runner that may crash anywhere."""
 
 from collections.abc import Iterable, Sequence
 
@@ -21,7 +21,7 @@ RATE_HZ = 8_000
 
 
 class LoudnessModel:
-    """Hears speech where it is loud. Its memory of the frame before is in the state, as the real model's is."""
+    """Takes loud frames for speech. Its memory of the last frame is in the state, like the real model's."""
 
     def probabilities(self, frames: Samples, state: SpeechState) -> tuple[NDArray[np.float32], SpeechState]:
         before = float(np.frombuffer(state.memory, "<f4")[0])
@@ -34,7 +34,7 @@ class LoudnessModel:
 
 
 def bursts(*stretches: tuple[float, float], length_s: float, rate_hz: int = RATE_HZ, seed: int = 1) -> Samples:
-    """Mono: loud noise in each (start_s, end_s), digital silence elsewhere."""
+    """Return mono audio: loud noise in each (start_s, end_s), digital silence elsewhere."""
     samples = np.zeros(int(length_s * rate_hz), np.int16)
     random = np.random.default_rng(seed)
     for start_s, end_s in stretches:
@@ -46,7 +46,7 @@ def bursts(*stretches: tuple[float, float], length_s: float, rate_hz: int = RATE
 def call_events(
     *channels: Samples, chunk_s: float = 0.5, encoding: Encoding = "pcm_s16le", rate_hz: int = RATE_HZ
 ) -> list[AudioEvent]:
-    """A whole call of PCM chunks; event n of the list has number n."""
+    """Return a whole call of PCM chunks; event n of the list has number n."""
     data = np.stack(channels, axis=1).astype("<i2").tobytes()
     size = int(chunk_s * rate_hz) * 2 * len(channels)
     chunks = [AudioChunk(data=data[at : at + size]) for at in range(0, len(data), size)]
@@ -55,7 +55,7 @@ def call_events(
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """An event at its place on the bus."""
+    """An event with its position on the bus."""
 
     position: int
     seq: int
@@ -76,7 +76,7 @@ def in_order(events: Iterable[AudioEvent]) -> list[Arrival]:
 
 
 class Published(msgspec.Struct, frozen=True):
-    """A numbered output with what the runner keeps beside it. `position` is that of the event it came from."""
+    """A numbered output with the checkpoint that it carries. `position` is that of its event."""
 
     output: Output
     position: int
@@ -85,7 +85,7 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct):
-    """What came of feeding a processor."""
+    """The outputs of a processor."""
 
     published: list[Published]
     others: list[Output]
@@ -130,10 +130,9 @@ async def separate(arrivals: Sequence[Arrival], stage: SeparateStage | None = No
 async def after_crash(
     arrivals: Sequence[Arrival], whole: Run, n_published: int, *, only_unreleased: bool, stage: SeparateStage
 ) -> Run:
-    """Everything that a crash right after the `n_published`th output leads to, what was published before included.
+    """Return all outputs of a run that crashes right after its `n_published`th output.
 
-    The bus delivers again from the first event that is not acknowledged, the acknowledged ones behind it perhaps
-    included.
+    The bus redelivers from the first unacknowledged event, possibly including acknowledged ones after it.
     """
     before = whole.published[:n_published]
     state, released = (before[-1].state, before[-1].released) if before else (b"", 0)
@@ -154,5 +153,5 @@ async def after_crash(
 
 
 def wire(run: Run) -> list[bytes]:
-    """The numbered outputs as bytes on the bus."""
+    """Return the numbered outputs as bytes on the bus."""
     return [envelope.encode(record) for record in run.records]

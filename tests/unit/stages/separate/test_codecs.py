@@ -54,7 +54,7 @@ def test_a_stream_cut_within_samples_is_put_together_again() -> None:
     assert np.array_equal(np.concatenate(parts), voice)
 
 
-def test_a_chunk_that_lost_a_byte_does_not_turn_what_follows_into_noise() -> None:
+def test_a_chunk_that_lost_a_byte_does_not_turn_later_audio_into_noise() -> None:
     voice = (8000 * np.sin(np.arange(8000) / 20)).astype("<i2").tobytes()
     _, carry = decode_frames("pcm_s16le", 1, b"", voice[:3999])
     assert carry
@@ -63,7 +63,7 @@ def test_a_chunk_that_lost_a_byte_does_not_turn_what_follows_into_noise() -> Non
     assert carry == b""
 
 
-def test_floats_are_clipped_and_what_is_no_number_is_silence() -> None:
+def test_floats_are_clipped_and_not_a_number_is_silence() -> None:
     data = np.asarray([0.5, -2.0, 2.0, np.nan, np.inf, -np.inf, 1e-9], "<f4").tobytes()
     frames, _ = decode_frames("f32le", 1, b"", data)
     assert frames[:, 0].tolist() == [16384, -32768, 32767, 0, 32767, -32768, 0]

@@ -7,7 +7,7 @@ FRAME_S = 0.032
 
 
 def frames(*stretches: tuple[float, float]) -> list[float]:
-    """Probabilities of (seconds, probability) one after the other."""
+    """Return the probabilities of consecutive stretches, each (seconds, probability)."""
     return [probability for seconds, probability in stretches for _ in range(round(seconds / FRAME_S))]
 
 
@@ -73,7 +73,7 @@ def test_where_all_is_speech_it_is_cut_where_it_is_quietest() -> None:
     assert (first.cut, first.end) == ("hard", quiet + 1)
 
 
-def test_a_hard_cut_leaves_context_behind_it_and_what_goes_on_knows() -> None:
+def test_a_hard_cut_keeps_context_and_marks_the_utterance_after_it() -> None:
     speech = frames((0.5, 0.0), (17.0, 0.95), (1.0, 0.0))
     speech[round(14.0 / FRAME_S)] = 0.5  # too near to where it is cut
     endpointer = Endpointer(EndpointingSettings())
@@ -82,7 +82,7 @@ def test_a_hard_cut_leaves_context_behind_it_and_what_goes_on_knows() -> None:
     assert found[0].end <= found[0].start + round(14.0 / FRAME_S) - endpointer.context
 
 
-def test_what_little_is_left_behind_a_hard_cut_is_not_lost() -> None:
+def test_a_short_rest_after_a_hard_cut_is_not_lost() -> None:
     speech = [*[0.0] * 16, *[0.95] * 431, *[0.0] * 30]
     speech[442] = 0.4
     found = cut(speech, hard_search_s=0.2)
@@ -123,7 +123,7 @@ def test_utterances_never_overlap_and_voiced_stretches_lie_inside(speech: list[f
 
 
 @given(probabilities, st.integers(0, 500))
-def test_a_copied_state_goes_on_alike(speech: list[float], at: int) -> None:
+def test_a_copied_state_continues_identically(speech: list[float], at: int) -> None:
     first = Endpointer(EndpointingSettings())
     for probability in speech[:at]:
         first.push(probability)

@@ -4,7 +4,7 @@ from stages.separate.event_order import MAX_HELD_EVENTS, EventOrder, Held, Missi
 
 
 def offer(order: EventOrder, *seqs: int, n_bytes: int = 1) -> list[int | Missing]:
-    """Hold each event that is new and hand out what is ready: numbers of events, and holes."""
+    """Hold each new event. Return the numbers of the events, and the holes, that are ready."""
     given: list[int | Missing] = []
     for seq in seqs:
         if not order.is_repeat(seq):
@@ -14,7 +14,7 @@ def offer(order: EventOrder, *seqs: int, n_bytes: int = 1) -> list[int | Missing
     return given
 
 
-def test_events_come_out_in_order_and_once() -> None:
+def test_events_are_handed_out_in_order_and_once() -> None:
     assert offer(EventOrder(), 0, 2, 2, 1, 0, 4, 3, 1) == [0, 1, 2, 3, 4]
 
 
@@ -41,7 +41,7 @@ def test_only_so_many_events_and_bytes_are_held() -> None:
     assert by_bytes.is_full
 
 
-def test_a_replay_hands_out_again_what_was_decided_before() -> None:
+def test_a_replay_repeats_earlier_decisions() -> None:
     order = EventOrder(cursor=3, fresh_from=8, highest=9, missing=[Missing(5, 2, 10)])
     assert not order.is_fresh
     assert offer(order, 9, 3, 4) == [3, 4, Missing(5, 2, 10)]
@@ -65,7 +65,7 @@ def test_a_hole_ends_where_the_replay_ends() -> None:
     assert order.missing == [Missing(3, 2, 2)]
 
 
-def test_what_is_held_can_be_taken_out() -> None:
+def test_held_events_can_be_released() -> None:
     order = EventOrder()
     offer(order, 7, 5)
     assert [held.seq for held in order.release_held()] == [5, 7]

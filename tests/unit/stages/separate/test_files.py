@@ -60,7 +60,7 @@ def test_eight_channels_keep_their_order(tmp_path: Path) -> None:
     assert [round(n / 4 / 100) for n in crossings] == [2, 3, 4, 5, 6, 7, 8, 9]
 
 
-def test_a_file_that_breaks_off_gives_what_there_is_and_says_so(tmp_path: Path) -> None:
+def test_an_incomplete_file_is_decoded_as_far_as_it_goes_and_truncated(tmp_path: Path) -> None:
     pcm, rate_hz = bad.read_wav(SAMPLE)
     data, truncated = decoded(bad.truncated(tmp_path / "cut.wav", SAMPLE, kept=0.5))
     assert truncated
@@ -81,7 +81,7 @@ def test_a_file_that_breaks_off_gives_what_there_is_and_says_so(tmp_path: Path) 
         (bad.no_channels, ""),
     ],
 )
-def test_what_is_no_audio_is_refused_with_its_name_and_the_reason(write, reason, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_without_audio_is_refused_with_its_name_and_the_reason(write, reason, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(AudioFileError) as error:
         decoded(write(tmp_path / "bad.wav"))
     assert str(error.value).startswith("bad.wav: ")

@@ -53,8 +53,8 @@ async def test_an_open_utterance_is_sent_again_each_second_from_its_start() -> N
         assert all(first.start_s <= start_s < end_s <= interim.end_s for start_s, end_s in interim.voiced)
 
 
-async def test_every_interim_is_followed_by_its_utterance_and_a_certain_one_lies_in_it() -> None:
-    """Also where a speaker makes no pause for 19 s, and a hard cut looks for its place in the seconds before."""
+async def test_every_interim_precedes_its_utterance_and_a_certain_one_is_inside_it() -> None:
+    """Also for a speaker without a pause for 19 s, where a hard cut searches the last seconds."""
     run = await separate(in_order(watched(*CHANNELS)))
     for channel in (0, 1):
         finals = {utterance.first_sample: utterance for utterance in utterances(run, channel)}
@@ -75,7 +75,7 @@ async def test_a_click_has_no_interims() -> None:
     assert interims(run, 0) == []
 
 
-async def test_numbered_records_are_those_of_a_call_without_interims_but_for_its_wish() -> None:
+async def test_interims_do_not_change_the_numbered_records_of_a_call() -> None:
     plain = await separate(in_order(call_events(*CHANNELS, chunk_s=0.2)))
     run = await separate(in_order(watched(*CHANNELS)))
     assert not [output for output in plain.others if isinstance(output.record, InterimUtterance)]
@@ -88,7 +88,7 @@ async def test_numbered_records_are_those_of_a_call_without_interims_but_for_its
 
 
 async def test_a_repeated_interim_has_the_same_id_and_bytes() -> None:
-    """A separator that goes on from any checkpoint hears again what is not released in it."""
+    """A separator that is restored from any checkpoint processes again what the checkpoint does not release."""
     events = in_order(watched(*CHANNELS))
     whole = await separate(events)
     sent = {
@@ -110,12 +110,12 @@ async def _from(events: list[Arrival], state: bytes, released: int) -> Run:
 
 
 def at(events: list[Arrival], position: int, seconds: float) -> list[Arrival]:
-    """The events with somebody who begins to read along behind one of them; each is stored a second after the last."""
+    """Return the events with a viewer who starts to watch after one of them. Each is stored a second after the last."""
     asks = Arrival(position, position + 1, CallWatched(seconds=seconds))
     return sorted([*events, asks], key=lambda item: item.position)
 
 
-async def test_a_call_that_is_watched_has_interims_until_nobody_asks_any_more() -> None:
+async def test_a_watched_call_has_interims_until_the_last_request_expires() -> None:
     plain = in_order(call_events(*CHANNELS, chunk_s=0.2))
     run = await separate(at(plain, 60, seconds=25.5))
     assert run.records == (await separate(plain)).records

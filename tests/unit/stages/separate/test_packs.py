@@ -48,20 +48,20 @@ async def test_a_pack_does_not_wait_for_ever() -> None:
     assert second > first
 
 
-async def test_what_a_hard_cut_divides_stays_alone() -> None:
+async def test_utterances_at_a_hard_cut_stay_alone() -> None:
     found = await utterances((1.0, 2.0), (5.0, 24.0), (27.0, 28.0), length_s=30.0)
     assert [len(one.parts) for one in found] == [0, 0, 0, 0]
     assert [bool(one.after) for one in found] == [False, True, False, False]
 
 
-async def test_no_channel_is_said_to_be_heard_beyond_what_waits() -> None:
+async def test_progress_stops_at_utterances_that_wait_in_a_pack() -> None:
     run = await separate(in_order(call_events(bursts((1.0, 2.0), length_s=30.0))), PACKED)
     told = [record.heard_to_s[0] for record in run.records if isinstance(record, CallProgress)]
     begin_s = next(record.start_s for record in run.records if isinstance(record, Utterance))
     assert max(told) == begin_s
 
 
-async def test_an_update_is_told_behind_what_was_said_before_it() -> None:
+async def test_an_update_follows_the_packed_utterances_before_it() -> None:
     events = call_events(bursts((1.0, 2.0), (8.0, 9.0), length_s=12.0), chunk_s=1.0)
     events.insert(6, CallUpdated(language="es"))
     run = await separate(in_order(events[:-1]), PACKED)
@@ -69,7 +69,7 @@ async def test_an_update_is_told_behind_what_was_said_before_it() -> None:
     assert kinds == [Utterance, CallChanged]
 
 
-async def test_hours_of_silence_behind_a_pack_are_skipped() -> None:
+async def test_hours_of_silence_after_a_pack_are_skipped() -> None:
     *events, _ = call_events(bursts((1.0, 2.0), length_s=4.0), chunk_s=1.0)
     missing = 20_000
     run = await separate(in_order([*events, CallEnded(events=len(events) + missing + 1)]), PACKED)

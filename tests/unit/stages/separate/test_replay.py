@@ -1,4 +1,4 @@
-"""A crash at any moment changes nothing: the outputs before it and after it are those of the uninterrupted run."""
+"""A crash at any time changes nothing: the outputs before and after it are those of an uninterrupted run."""
 
 import random
 from pathlib import Path
@@ -29,7 +29,7 @@ from tests.unit.stages.separate.scripted import (
 
 
 def random_channel(dice: random.Random, length_s: float, rate_hz: int) -> Samples:
-    """Bursts of 0.05 to 20 s with pauses of 0.05 to 2 s."""
+    """Return bursts of 0.05 to 20 s with pauses of 0.05 to 2 s."""
     at, stretches = dice.uniform(0, 2), []
     while at < length_s:
         end = min(length_s, at + dice.choice([dice.uniform(0.05, 0.4), dice.uniform(0.3, 3), dice.uniform(5, 20)]))
@@ -48,9 +48,9 @@ def random_chunks(dice: random.Random, data: bytes, mean_bytes: int, *, any_size
 
 
 def random_history(dice: random.Random) -> list[Arrival]:
-    """A call as a bad network delivers it: repeats, holes, early and late events, producers that fall silent.
+    """Return a call as a bad network delivers it: repeats, holes, early and late events, producers that fall silent.
 
-    The start may come late too, but before the others are given up for want of it.
+    The start may be late too, but arrives before the others are rejected for lack of it.
     """
     rate_hz, n_channels = dice.choice([8000, 8000, 11025, 16000, 24000]), dice.choice([1, 2])
     length_s = dice.uniform(1, 40)
@@ -108,7 +108,7 @@ async def test_a_crash_after_any_output_of_any_history_changes_no_byte(seed: int
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 30), min_size=3, max_size=3))
-async def test_nor_does_one_where_utterances_wait_for_others(seed: int, crashes: list[int]) -> None:
+async def test_a_crash_while_utterances_wait_in_a_pack_changes_no_byte(seed: int, crashes: list[int]) -> None:
     await check_all_crashes(random_history(random.Random(seed)), SeparateStage(LoudnessModel(), PACKED), crashes)
 
 
@@ -142,7 +142,7 @@ async def test_what_is_released_is_never_needed_again() -> None:
     assert max(item.position + 1 - item.released for item in whole.published) * 0.5 <= 15.0
 
 
-async def test_utterances_that_wait_hold_a_call_back_no_longer_than_their_pack_spans() -> None:
+async def test_a_pack_holds_back_a_calls_checkpoint_for_its_span_at_most() -> None:
     nods = [(at + 0.5, at + 1.0) for at in range(2, 200, 8)]
     talk = [(at + 0.0, at + 3.0) for at in range(0, 200, 4)]
     history = in_order(call_events(bursts(*nods, length_s=210), bursts(*talk, length_s=210)))
@@ -169,7 +169,7 @@ async def test_with_the_real_model_a_crash_changes_no_byte_either() -> None:
     await check_all_crashes(history, SeparateStage(load_voice_activity_model()), [1, 4, 7, 10, 13])
 
 
-async def test_with_the_real_model_an_idle_end_in_the_middle_of_speech_is_survived_too() -> None:
+async def test_an_idle_end_amid_speech_survives_a_crash_with_the_real_model() -> None:
     samples, rate_hz = bad.read_wav(Path(bad.__file__).parent / "sample" / "sample.wav")
     events = call_events(*samples[: 20 * rate_hz].T, chunk_s=0.3, rate_hz=rate_hz)
     history = in_order(events[:21])

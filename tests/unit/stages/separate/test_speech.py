@@ -1,4 +1,4 @@
-"""The voice activity model in blocks, against the published one frame by frame, on the sample call's speech."""
+"""The voice activity model in blocks, compared with the published one on the sample call's speech."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -59,7 +59,7 @@ def frame_by_frame() -> PublishedSileroModel:
     return PublishedSileroModel(onnxruntime.InferenceSession(published(), providers=["CPUExecutionProvider"]))
 
 
-def test_blocks_say_what_the_published_graph_says_frame_by_frame(
+def test_blocks_give_the_results_of_the_published_graph(
     whole: tuple[NDArray[np.float32], SpeechState], speech: Samples
 ) -> None:
     probabilities, state = whole
@@ -109,7 +109,7 @@ def of_another_slope(weights: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_the_weights_that_are_installed_are_heard_in_blocks() -> None:
+def test_the_installed_weights_run_in_blocks() -> None:
     with capture_logs() as logs:
         assert isinstance(load_voice_activity_model(), SileroModel)
     assert logs == []
@@ -119,9 +119,7 @@ def test_the_weights_that_are_installed_are_heard_in_blocks() -> None:
     ("change", "reason"),
     [(of_another_name, "decoder.rnn.weight_ih"), (of_another_slope, "blocks differ")],
 )
-def test_weights_of_another_make_are_heard_frame_by_frame_and_the_log_says_so(
-    change: Callable[[bytes], bytes], reason: str
-) -> None:
+def test_unknown_weights_run_frame_by_frame_with_a_warning(change: Callable[[bytes], bytes], reason: str) -> None:
     with capture_logs() as logs:
         model = model_of(change(published()))
     assert isinstance(model, PublishedSileroModel)

@@ -1,4 +1,4 @@
-"""What the separate stage makes of whole calls: good ones, damaged ones, and ones that are no calls."""
+"""The separate stage on whole calls: good, damaged and invalid ones."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def silero() -> VoiceActivityModel:
     return load_voice_activity_model()
 
 
-async def test_a_call_is_opened_heard_and_closed() -> None:
+async def test_a_call_is_opened_separated_and_closed() -> None:
     agent, customer = bursts((1, 3), (6, 7), length_s=9), bursts((4, 5.5), length_s=9)
     run = await separate(in_order(call_events(agent, customer)))
     opened = run.records[0]
@@ -91,7 +91,7 @@ async def test_the_size_of_the_chunks_does_not_change_the_utterances(chunk_s: fl
     assert sorted(without_seq[0], key=msgspec.msgpack.encode) == sorted(without_seq[1], key=msgspec.msgpack.encode)
 
 
-async def test_nor_does_it_with_the_real_model(silero: VoiceActivityModel) -> None:
+async def test_nor_does_it_change_those_of_the_real_model(silero: VoiceActivityModel) -> None:
     channels = [channel[: 20 * RATE_HZ] for channel in sample_channels()]
     spoken = []
     for chunk_s in (1.0, 0.02, 0.37):
@@ -114,7 +114,7 @@ async def test_utterances_carry_the_audio_beyond_a_hard_cut_and_only_there() -> 
         assert np.array_equal(np.frombuffer(item.after, "<i2"), signal[last : last + context] if is_hard else [])
 
 
-async def test_a_quiet_stretch_still_tells_how_far_it_was_heard() -> None:
+async def test_a_quiet_stretch_still_gives_progress() -> None:
     run = await separate(in_order(call_events(bursts((20, 25), length_s=30), chunk_s=0.5)))
     heard = [record.heard_to_s[0] for record in run.records if isinstance(record, CallProgress)]
     assert heard == sorted(heard)
@@ -313,7 +313,7 @@ async def test_utterances_keep_the_rate_up_to_16_khz(rate_hz: int) -> None:
     assert only.voiced[0] == pytest.approx((1, 2), abs=0.1)
 
 
-async def test_eight_channels_are_heard_apart() -> None:
+async def test_eight_channels_are_kept_apart() -> None:
     channels = [bursts((0.5 + 0.2 * index, 1.5 + 0.2 * index), length_s=4, seed=index) for index in range(8)]
     run = await separate(in_order(call_events(*channels)))
     for index in range(8):
@@ -374,7 +374,7 @@ async def test_an_undecodable_container_closes_as_failed(write, tmp_path: Path) 
     ],
     ids=["silent", "noise", "loud noise", "dtmf", "ringback", "tone", "hum"],
 )
-async def test_what_is_no_speech_makes_no_utterance(signal: bad.Pcm, silero: VoiceActivityModel) -> None:
+async def test_sounds_that_are_no_speech_make_no_utterance(signal: bad.Pcm, silero: VoiceActivityModel) -> None:
     run = await separate(in_order(call_events(signal[:, 0])), SeparateStage(silero))
     assert utterances(run) == []
     assert closed(run).speech_s == 0.0
@@ -392,7 +392,7 @@ def sample_channels() -> list[Samples]:
     return [pcm[:, 0], pcm[:, 1]]
 
 
-async def test_the_sample_calls_lines_are_heard_where_the_script_has_them(silero: VoiceActivityModel) -> None:
+async def test_the_sample_calls_lines_are_found_where_the_script_has_them(silero: VoiceActivityModel) -> None:
     run = await separate(in_order(call_events(*sample_channels())), SeparateStage(silero))
     for channel in (0, 1):
         found = voiced(run, channel)
@@ -403,7 +403,7 @@ async def test_the_sample_calls_lines_are_heard_where_the_script_has_them(silero
             assert inside[-1][1] == pytest.approx(line["end_s"], abs=0.2)
 
 
-async def test_clipped_speech_is_still_heard(silero: VoiceActivityModel) -> None:
+async def test_clipped_speech_is_still_found(silero: VoiceActivityModel) -> None:
     pcm, _ = bad.read_wav(SAMPLE)
     part = bad.clipped(pcm[: 20 * RATE_HZ])
     run = await separate(in_order(call_events(part[:, 0], part[:, 1])), SeparateStage(silero))

@@ -1,4 +1,4 @@
-"""A producer that changes what it said of a call, in the middle of it."""
+"""Updates: a producer changes settings of a call in progress."""
 
 import random
 from pathlib import Path
@@ -30,7 +30,7 @@ SPANISH = CallUpdated(language="es", hotwords=["Iberdrola"])
 
 
 def with_update(events: list[AudioEvent], at: int, update: AudioEvent = SPANISH) -> list[AudioEvent]:
-    """`update` is event `at`, and the others behind it are numbered on."""
+    """Insert `update` as event `at`; later events are renumbered."""
     *rest, end = events
     assert isinstance(end, CallEnded)
     return [*rest[:at], update, *rest[at:], CallEnded(events=end.events + 1)]
@@ -44,7 +44,7 @@ def starts(run: Run) -> list[tuple[int, float]]:
     return [(item.channel, round(item.start_s, 3)) for item in run.records if isinstance(item, Utterance)]
 
 
-async def test_an_update_is_forwarded_behind_the_utterances_before_it_with_its_place_in_the_audio() -> None:
+async def test_an_update_follows_the_utterances_before_it_with_its_time() -> None:
     events = call_events(bursts((1, 2), (4, 5.5), (8, 9), length_s=11), chunk_s=0.5)
     run = await separate(in_order(with_update(events, 11)))
     plain = await separate(in_order(events))
@@ -72,7 +72,7 @@ async def test_an_update_takes_its_place_whenever_it_comes() -> None:
     assert (await separate(late)).records == (await separate(events)).records
 
 
-async def test_updates_hold_up_no_word_of_how_far_the_call_was_heard() -> None:
+async def test_updates_do_not_delay_progress() -> None:
     *events, end = call_events(bursts((1, 2), length_s=20), chunk_s=0.5)
     flood = [item for event in events for item in (event, SPANISH)]
     run = await separate(in_order([*flood, end]))
@@ -82,7 +82,7 @@ async def test_updates_hold_up_no_word_of_how_far_the_call_was_heard() -> None:
 
 
 @pytest.mark.parametrize("update", [UnusableUpdate(value=b'{"language":"tlh"}', error="'tlh' is not a code")])
-async def test_an_update_that_cannot_be_used_is_a_dead_letter_and_no_audio_is_missed(update: UnusableUpdate) -> None:
+async def test_an_unusable_update_becomes_a_dead_letter_without_a_gap(update: UnusableUpdate) -> None:
     events = call_events(bursts((1, 2), (4, 5.5), length_s=7), chunk_s=0.5)
     run = await separate(in_order(with_update(events, 6, update)))
     plain = await separate(in_order(events))

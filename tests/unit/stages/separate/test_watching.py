@@ -1,4 +1,4 @@
-"""That a call is watched, through the runner: known to every worker that goes on with the call."""
+"""Watched calls, through the runner: every worker that takes over a call knows that it is watched."""
 
 import asyncio
 
@@ -42,14 +42,14 @@ async def kill(worker: "asyncio.Task[None]") -> None:
 
 
 async def heard(bus: MemoryBus) -> tuple[set[float], list[float]]:
-    """When the utterances begin of which interims were sent, and all of them."""
+    """Return the starts of the utterances with interims, and of all utterances."""
     records = [envelope.decode(record.value) async for record in bus.stored(topics.UTTERANCES)]
     interims = {record.start_s for record in records if isinstance(record, InterimUtterance)}
     return interims, [record.start_s for record in records if isinstance(record, Utterance)]
 
 
 @pytest.mark.parametrize("killed_at", range(42, 100, 5))
-async def test_who_watched_before_a_crash_still_gets_interims_behind_it(killed_at: int) -> None:
+async def test_a_viewer_from_before_a_crash_still_gets_interims_after_it(killed_at: int) -> None:
     bus = MemoryBus(partitions=1)
     await bus.ensure_topics(topology.topic_specs(partitions=1, retention_days=1, store_bytes=10**9))
     worker = await work(bus)

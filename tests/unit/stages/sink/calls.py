@@ -1,4 +1,4 @@
-"""Made-up calls as the sink reads them: records in the order of the bus, encoded as published."""
+"""Synthetic calls as the sink reads them: records in the order of the bus, encoded as published."""
 
 import random
 from typing import Any
@@ -160,7 +160,7 @@ class CallScript:
         )
 
     def arrival(self, record: Turn | TranscriptCompleted | Summary | JobStatus) -> Arrival:
-        """The record through its bytes and the stage's own decoding, as the bus would deliver it next."""
+        """Return the record after encoding and the stage's decoding, as the bus would deliver it next."""
         topic, record_type = _TYPES[type(record)]
         number = self._numbers.get(topic, -1) + 1
         self._numbers[topic] = number
@@ -169,7 +169,7 @@ class CallScript:
         return stage_without_store().decode(topic, headers, msgspec.json.encode(record), self._clock_s)
 
     def whole(self, turns: int = 4, *, parts: int = 1, words: int = 5) -> list[Arrival]:
-        """A call from start to final summary."""
+        """Return a call from start to final summary."""
         said = self.turns(turns, words=words)
         records: list[Turn | TranscriptCompleted | Summary | JobStatus] = [
             self.started(),
@@ -213,7 +213,7 @@ def read(tables: Tables, sql: str) -> list[tuple[Any, ...]]:
 
 
 def dump(tables: Tables) -> dict[str, list[str]]:
-    """Every table and view as sorted JSON texts: equal dumps are byte-equal tables."""
+    """Return every table and view as sorted JSON texts: equal dumps mean byte-equal tables."""
     return {
         name: [text for (text,) in read(tables, f'SELECT to_json(t)::VARCHAR AS j FROM "{name}" AS t ORDER BY j')]
         for name in TABLES

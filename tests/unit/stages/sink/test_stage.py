@@ -1,4 +1,4 @@
-"""What the sink stores, through the real tables."""
+"""The sink stage with the real tables."""
 
 import random
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def tables(tmp_path: Path) -> Iterator[Tables]:
         yield opened
 
 
-def test_a_whole_call_is_stored_with_its_turns_words_summary_metrics_gaps_and_jobs(tables: Tables) -> None:
+def test_a_whole_call_is_stored_with_all_its_rows(tables: Tables) -> None:
     script = CallScript("call-1")
     SinkStage(tables).write(script.whole(4))
     assert read(tables, "SELECT filename, duration, channels, sample_rate, status, roles FROM audio_sessions") == [
@@ -59,7 +59,7 @@ def test_the_ledger_says_when_transcript_and_summary_are_stored(tables: Tables) 
     assert len({output.event_id for output in outputs}) == 2
 
 
-def test_a_replayed_batch_says_the_same_again_because_a_crash_may_have_swallowed_it(tables: Tables) -> None:
+def test_a_replayed_batch_returns_the_same_ledger_entries(tables: Tables) -> None:
     records = CallScript("call-1").whole(4, parts=3)
     stage = SinkStage(tables)
     first = stage.write(records)
@@ -78,7 +78,7 @@ def test_nothing_is_said_about_a_transcript_whose_parts_are_not_all_there(tables
     assert read(tables, "SELECT count(*) FROM transcript_segments") == [(6,)]
 
 
-def test_the_sinks_own_entries_are_stored_with_what_they_tell_of_and_reading_them_back_changes_nothing(
+def test_the_sinks_own_entries_are_stored_with_their_rows_and_only_once(
     tables: Tables,
 ) -> None:
     script = CallScript("call-1")
@@ -148,7 +148,7 @@ def test_a_reopened_call_is_in_progress_until_its_next_revision_is_complete(tabl
     assert read(tables, "SELECT status FROM audio_sessions") == [("in_progress",)]
 
 
-def test_a_turn_removed_by_a_transcript_may_return_in_the_same_batch_with_a_newer_revision(tables: Tables) -> None:
+def test_a_turn_removed_by_a_transcript_may_return_with_a_newer_revision(tables: Tables) -> None:
     script = CallScript("call-1")
     stage = SinkStage(tables)
     turns = script.turns(2)
@@ -158,7 +158,7 @@ def test_a_turn_removed_by_a_transcript_may_return_in_the_same_batch_with_a_newe
     assert read(tables, "SELECT revision FROM transcript_segments ORDER BY start_time") == [(0,), (1,)]
 
 
-def test_a_later_summary_replaces_an_earlier_and_a_replay_does_not_bring_it_back(tables: Tables) -> None:
+def test_a_later_summary_replaces_an_earlier_one_even_after_a_replay(tables: Tables) -> None:
     script = CallScript("call-1")
     stage = SinkStage(tables)
     first, second = script.arrival(script.summary(text="picked")), script.arrival(script.summary(text="told", llm=True))
@@ -203,7 +203,7 @@ def test_updates_of_a_call_have_rows_of_their_own_and_do_not_describe_it(tables:
     assert read(tables, "SELECT language FROM audio_sessions") == [("en",)]
 
 
-def test_a_failed_stage_fails_the_call_unless_its_transcript_is_there(tables: Tables) -> None:
+def test_a_failed_stage_fails_the_call_unless_it_has_a_transcript(tables: Tables) -> None:
     broken, summarized = CallScript("broken"), CallScript("fine")
     stage = SinkStage(tables)
     stage.write([broken.arrival(broken.job("separate", "failed", {"error": "not audio"}))])
@@ -219,7 +219,7 @@ def test_a_failed_stage_fails_the_call_unless_its_transcript_is_there(tables: Ta
 
 
 @pytest.mark.parametrize("transcript_first", [False, True])
-def test_a_call_whose_audio_cannot_be_decoded_has_failed_though_its_transcript_is_complete(
+def test_a_call_with_undecodable_audio_has_failed_despite_its_transcript(
     tables: Tables, transcript_first: bool
 ) -> None:
     script = CallScript("garbage")
@@ -283,7 +283,7 @@ def test_any_cut_into_batches_gives_the_same_tables(tmp_path: Path) -> None:
     assert all(other == dumps[0] for other in dumps[1:])
 
 
-def test_texts_with_quotes_control_characters_and_zero_bytes_are_stored_as_they_are(tables: Tables) -> None:
+def test_quotes_control_characters_and_zero_bytes_are_stored_unchanged(tables: Tables) -> None:
     script = CallScript("it's; DROP TABLE audio_sessions --")
     text = "a \"b\" 'c' \x00 \x1f \u2028 \U0001f600 \\u0041"
     turn = msgspec.structs.replace(script.turns(1)[0], text=text)

@@ -1,4 +1,4 @@
-"""The owner's file: migrations, crashes, and who may open it."""
+"""The warehouse file: migrations, crashes, and exclusive access."""
 
 import os
 import random
@@ -22,7 +22,7 @@ from tests.unit.stages.sink.writer import batches
 ROOT = Path(__file__).parents[4]
 
 
-def test_opening_again_keeps_what_is_there_and_applies_no_migration_twice(tmp_path: Path) -> None:
+def test_reopening_keeps_all_rows_and_applies_no_migration_twice(tmp_path: Path) -> None:
     path = tmp_path / "calls.duckdb"
     with Tables(path) as tables:
         SinkStage(tables).write(CallScript("call-1").whole(3))
@@ -55,7 +55,7 @@ def test_the_seed_tables_have_the_promised_columns_first(tmp_path: Path) -> None
             assert found[: len(columns.split())] == columns.split()
 
 
-def test_a_failing_batch_leaves_nothing_behind_and_the_next_one_works(tmp_path: Path) -> None:
+def test_a_failing_batch_stores_nothing_and_the_next_one_works(tmp_path: Path) -> None:
     script = CallScript("call-1")
     records = script.whole(2)
     with Tables(tmp_path / "calls.duckdb") as tables:
@@ -73,7 +73,7 @@ def test_a_failing_batch_leaves_nothing_behind_and_the_next_one_works(tmp_path: 
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_of_writing_loses_no_acknowledged_batch_and_a_replay_gives_the_same_tables(
+def test_kill_9_loses_no_acknowledged_batch_and_a_replay_restores_the_tables(
     tmp_path: Path,
 ) -> None:
     run = batches()
@@ -100,7 +100,7 @@ def test_kill_9_in_the_middle_of_writing_loses_no_acknowledged_batch_and_a_repla
 
 
 def _write_and_kill(path: Path, *, after: int, spin: int) -> int:
-    """Run the writer, kill it a moment after batch `after` was reported; the last batch reported before it died."""
+    """Run the writer and kill it shortly after it reported batch `after`. Returns the last batch reported."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.unit.stages.sink.writer", str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -119,7 +119,7 @@ def _write_and_kill(path: Path, *, after: int, spin: int) -> int:
     return last
 
 
-def test_a_disk_that_was_full_at_a_checkpoint_leaves_a_warehouse_that_works_and_is_served(tmp_path: Path) -> None:
+def test_a_warehouse_recovers_from_a_full_disk_at_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "calls.duckdb"
     token, port = "t" * 32, free_port()
     with Tables(path) as tables:

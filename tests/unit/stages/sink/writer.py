@@ -1,4 +1,4 @@
-"""A process for the crash test: writes a fixed run of calls into a file, one batch after the other, until killed."""
+"""A process for the crash test: writes a fixed sequence of batches into a file until killed."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.unit.stages.sink.calls import CallScript
 
 
 def batches() -> list[list[Arrival]]:
-    """The run: always the same. Calls are interleaved, parts of a transcript lie in different batches."""
+    """Return the batches, always the same. Calls are interleaved; parts of a transcript are in different batches."""
     calls = [CallScript(f"call-{number}", seed=number).whole(30, parts=3, words=12) for number in range(12)]
     records = [call[at] for at in range(len(calls[0])) for call in calls]
     return [records[start : start + 17] for start in range(0, len(records), 17)]

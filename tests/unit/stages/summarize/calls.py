@@ -1,4 +1,4 @@
-"""Transcripts made up for tests of the summarize stage, and a stand-in for the language model's server."""
+"""Synthetic transcripts for tests of the summarize stage, and a scripted language model."""
 
 import asyncio
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ async def feed(processor: CallProcessor[TranscriptRecord], record: TranscriptRec
 
 
 def answer(**changed: Any) -> str:
-    """What a model answers to `INTERNET_DOWN`."""
+    """Return a model's answer to `INTERNET_DOWN`."""
     draft = {
         "summary": "The customer's internet is down. A technician comes on Wednesday.",
         "key_points": [
@@ -102,8 +102,9 @@ def answer(**changed: Any) -> str:
 
 
 class ScriptedLlm:
-    """A server that gives `answers` in turn; one is an exception to raise, a number of seconds to wait before a usual
-    answer, or text. `tokens_per_word`: it counts the words of its prompts and refuses those that do not fit.
+    """A model that gives `answers` in turn: text, an exception to raise, or seconds to wait before a default answer.
+
+    It counts `tokens_per_word` for the words of prompts, and refuses those that do not fit.
     """
 
     model = "scripted"
@@ -150,7 +151,7 @@ class ScriptedLlm:
 
 
 class NotingLlm(ScriptedLlm):
-    """A model that notes down the first and the last line that it reads, and so whatever a summary of them says."""
+    """A model whose notes, and so summaries, are the first and the last line that it reads."""
 
     async def written(self, messages: list[Message], schema: dict[str, Any]) -> str:
         lines = messages[1].content.splitlines()

@@ -1,4 +1,4 @@
-"""Labels for a model to cite, and what becomes of labels that were never given out."""
+"""Labels for a model to cite, and unknown labels."""
 
 from hypothesis import given
 from hypothesis import strategies as st

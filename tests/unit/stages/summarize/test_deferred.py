@@ -1,4 +1,4 @@
-"""Stand-ins that are replaced once the language model can be used."""
+"""Deferred summaries, which are written once the language model is available."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +31,7 @@ async def again(stage: DeferredSummaryStage) -> list[Output]:
     return [output async for output in stage.open(CALL, None).submit(DEFERRED, event)]
 
 
-async def test_it_waits_until_the_model_is_there_and_then_summarizes_the_stored_transcript() -> None:
+async def test_it_waits_for_the_model_and_then_summarizes_the_stored_transcript() -> None:
     llm = ScriptedLlm(answer(), missing="away")
     parts = [completed(turns()[:3], part=1, parts=2), completed(turns()[3:], part=2, parts=2)]
     working = asyncio.create_task(again(stage_of(llm, parts)))

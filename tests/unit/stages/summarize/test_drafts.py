@@ -1,4 +1,4 @@
-"""The schema that a model's answer must follow, and the way back."""
+"""The schema that a model's answer must follow, and its decoding."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.unit.stages.summarize.calls import answer
 
 
 def bounded(node: Any) -> bool:
-    """Whether every list and free text below has a limit, so that an answer comes to an end."""
+    """Return True if every list and free text below has a limit, so that an answer ends."""
     if isinstance(node, list):
         return all(map(bounded, node))
     if not isinstance(node, dict):

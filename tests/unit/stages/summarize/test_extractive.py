@@ -1,4 +1,4 @@
-"""Summaries made of the call's own sentences."""
+"""Extractive summaries: sentences of the call."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from stages.summarize.extractive import NO_SPEECH, POINT_SENTENCES, TEXT_SENTENC
 from tests.unit.stages.summarize.calls import turn, turns
 
 
-def test_the_sentences_that_share_most_with_others_are_picked_in_the_order_of_the_call() -> None:
+def test_the_most_central_sentences_are_picked_in_the_order_of_the_call() -> None:
     summary = extractive_summary(turns(), language="en")
     lines = summary.text.splitlines()
     spoken = [f"{made.speaker}: {made.text}" for made in turns()]
@@ -42,7 +42,7 @@ def test_a_repeated_sentence_is_picked_once() -> None:
     assert extractive_summary(spoken, language="en").text == "agent: Please hold the line for me."
 
 
-def test_a_call_without_speech_says_so() -> None:
+def test_a_call_without_speech_has_a_summary_that_says_so() -> None:
     summary = extractive_summary([], language="en")
     assert (summary.text, summary.key_points) == (NO_SPEECH, [])
 

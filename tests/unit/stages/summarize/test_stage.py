@@ -1,4 +1,4 @@
-"""The summarize stage: when it summarizes, by which method, and what a crash changes."""
+"""The summarize stage: when it summarizes, by which method, and after a crash."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def jobs(outputs: Sequence[Output]) -> list[JobStatus]:
     return [output.record for output in outputs if isinstance(output.record, JobStatus)]
 
 
-async def test_a_completed_transcript_gives_one_numbered_summary_behind_its_ledger_entries() -> None:
+async def test_a_transcript_gives_one_numbered_summary_after_its_ledger_entries() -> None:
     outputs = await outputs_of([*turns(), completed(turns())], ScriptedLlm(answer()))
     assert [(output.topic, output.seq, output.event_id) for output in outputs] == [
         (STATUS, None, "default/call-1/summarize.1/started/7"),
@@ -49,7 +49,7 @@ async def test_a_completed_transcript_gives_one_numbered_summary_behind_its_ledg
     assert jobs(outputs)[1].at == 1_700_000_007.0
 
 
-async def test_dropped_points_are_told() -> None:
+async def test_dropped_points_are_reported() -> None:
     points = [{"text": "made up", "segments": ["S99"]}]
     (summary,) = summaries(await outputs_of([completed(turns())], ScriptedLlm(answer(key_points=points))))
     assert summary.detail == "prompt summary-2; 1 claims left out"
@@ -67,7 +67,7 @@ async def test_dropped_points_are_told() -> None:
     ],
     ids=["none", "away", "slow", "malformed", "too small"],
 )
-async def test_without_a_usable_model_the_summary_is_extractive_says_why_and_waits_for_one_that_may_come_back(
+async def test_without_a_usable_model_the_summary_is_extractive_and_deferred(
     llm: ScriptedLlm | None, reason: str, status: str, deferred: bool
 ) -> None:
     outputs = await outputs_of([completed(turns())], llm)
@@ -83,7 +83,7 @@ async def test_without_a_usable_model_the_summary_is_extractive_says_why_and_wai
     assert waiting == ([expected] if deferred else [])
 
 
-async def test_what_is_put_off_names_the_place_of_the_transcript_s_first_part() -> None:
+async def test_a_deferred_summary_names_the_position_of_the_first_part() -> None:
     spoken = turns()
     parts = [completed(spoken[:3], part=1, parts=2), completed(spoken[3:], part=2, parts=2)]
     outputs = await outputs_of([*spoken, *parts], ScriptedLlm(missing="away"))
@@ -98,7 +98,7 @@ async def test_a_call_without_speech_is_summarized_without_asking_a_model() -> N
     assert llm.asked == []
 
 
-async def test_parts_are_summarized_together_once_the_last_one_is_there() -> None:
+async def test_parts_are_summarized_together_after_the_last_one() -> None:
     spoken = turns()
     llm = ScriptedLlm(answer())
     outputs = await outputs_of([completed(spoken[:3], part=1, parts=2), completed(spoken[3:], part=2, parts=2)], llm)
@@ -107,7 +107,7 @@ async def test_parts_are_summarized_together_once_the_last_one_is_there() -> Non
     assert jobs(outputs)[0].detail == {"revision": 1, "turns": 7}
 
 
-async def test_a_transcript_with_a_part_missing_is_a_failed_job_with_what_there_is() -> None:
+async def test_a_transcript_with_a_missing_part_is_summarized_as_a_failed_job() -> None:
     outputs = await outputs_of([completed(turns(), part=2, parts=2)], ScriptedLlm(answer()))
     assert [job.status for job in jobs(outputs)] == ["started", "failed"]
     assert "only 1 of the transcript's 2 parts" in jobs(outputs)[1].detail["reason"]
@@ -157,7 +157,7 @@ async def test_an_impossible_part_is_rejected_and_changes_nothing() -> None:
 
 
 async def test_a_live_call_is_summarized_whenever_enough_turns_are_new() -> None:
-    """Written beside the stage's work, so it comes out with the next turn that settles."""
+    """It is written in the background and published with the next turn that settles."""
     texts = ["The internet is down.", "A technician comes.", "He comes on Wednesday."]
     rolled = [msgspec.json.encode({"summary": text, "topics": []}).decode() for text in texts]
     stage = SummarizeStage(writer(ScriptedLlm(*rolled, answer())), rolling_turns=2)
@@ -205,7 +205,7 @@ async def test_the_final_summary_does_not_wait_for_a_rolling_one() -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[TranscriptRecord]:
-    """What the merge stage sends of a call that is reopened a few times, its transcript in one or more parts."""
+    """Draw the records of a call that is reopened a few times, its transcripts in one or more parts."""
     records: list[TranscriptRecord] = []
     for revision in range(1, draw(st.integers(1, 3)) + 1):
         records += turns()[: draw(st.integers(0, 2))]

@@ -1,4 +1,4 @@
-"""What is asked of a language model, what of its answer is believed, and how a long call is read."""
+"""Requests to a language model, checks of its answers, and the reading of long calls."""
 
 import asyncio
 import re
@@ -39,7 +39,7 @@ async def test_a_good_answer_becomes_a_summary_with_the_segments_of_the_call() -
     assert len(llm.asked) == 1
 
 
-async def test_the_prompt_names_language_and_speakers_and_carries_every_turn_with_its_label() -> None:
+async def test_the_prompt_names_language_and_speakers_and_labels_every_turn() -> None:
     llm = ScriptedLlm(answer())
     await writer(llm).write(turns(), language="en")
     system, user = llm.asked[0]
@@ -48,7 +48,7 @@ async def test_the_prompt_names_language_and_speakers_and_carries_every_turn_wit
     assert user.content.splitlines()[1] == "[S2] customer: My internet has been down since Monday and I work from home."
 
 
-async def test_owners_and_speakers_that_are_not_in_the_call_are_nobody() -> None:
+async def test_owners_and_speakers_that_are_not_in_the_call_are_dropped() -> None:
     actions = [{"text": "Call back.", "owner": "the manager", "segments": ["S1"]}]
     moods = [{"speaker": "manager", "sentiment": "positive"}]
     summary = await writer(ScriptedLlm(answer(actions=actions, speakers=moods))).write(turns(), language="en")
@@ -56,21 +56,21 @@ async def test_owners_and_speakers_that_are_not_in_the_call_are_nobody() -> None
     assert summary.sentiments == []
 
 
-async def test_points_that_cite_nothing_of_the_call_are_left_out_and_told() -> None:
+async def test_points_that_cite_no_turn_of_the_call_are_left_out_as_doubted() -> None:
     points = [{"text": "true", "segments": ["S1"]}, {"text": "made up", "segments": ["S99"]}]
     summary = await writer(ScriptedLlm(answer(key_points=points))).write(turns(), language="en")
     assert [point.text for point in summary.key_points] == ["true"]
     assert [(claim.text, claim.segment_ids, claim.doubt) for claim in summary.doubted] == [("made up", [], "citation")]
 
 
-async def test_what_a_model_says_twice_is_taken_once() -> None:
+async def test_repeated_claims_are_dropped() -> None:
     points = [{"text": text, "segments": ["S1"]} for text in ("One.", "two.", "ONE.", "Two.")]
     summary = await writer(ScriptedLlm(answer(key_points=points))).write(turns(), language="en")
     assert [point.text for point in summary.key_points] == ["One.", "two."]
     assert summary.doubted == []
 
 
-async def test_what_the_judge_doubts_is_left_out_and_told_with_its_reason() -> None:
+async def test_doubted_claims_are_left_out_with_the_reason() -> None:
     def judge(claims: Sequence[Claim], spoken: Sequence[Turn], language: str) -> list[Doubt | None]:
         assert (spoken, language) == (turns(), "en")
         return ["number" if "two" in claim.text else None for claim in claims]
@@ -85,7 +85,7 @@ async def test_what_the_judge_doubts_is_left_out_and_told_with_its_reason() -> N
     ]
 
 
-async def test_what_its_turns_do_not_support_is_left_out() -> None:
+async def test_claims_that_their_turns_do_not_support_are_left_out() -> None:
     points = [
         {"text": "A technician can repair the internet line on Thursday at ten.", "segments": ["S4"]},
         {"text": "A technician can repair the internet line on Thursday at eleven.", "segments": ["S4"]},
@@ -152,7 +152,7 @@ async def test_a_turn_that_no_context_holds_is_an_error_and_not_cut() -> None:
         await writer(llm).write([turn(0, "agent", "word " * 2_000)], language="en")
 
 
-async def test_a_rolling_summary_is_asked_for_with_the_one_before_and_what_is_new() -> None:
+async def test_a_rolling_prompt_has_the_previous_summary_and_the_new_turns() -> None:
     llm = ScriptedLlm(
         '{"summary": "The internet is down.", "topics": ["outage"]}', '{"summary": "More.", "topics": []}'
     )

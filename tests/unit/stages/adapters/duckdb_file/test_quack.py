@@ -1,4 +1,4 @@
-"""What another process may do with the warehouse while the owner has it open."""
+"""Access of other processes to the warehouse while its owner has it open."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 class Client:
-    """Another DuckDB, as an analyst would open it."""
+    """Another DuckDB, such as an analyst's."""
 
     def __init__(self, url: str, token: str = TOKEN) -> None:
         self.url, self.token = url, token
@@ -27,7 +27,7 @@ class Client:
         quack.load_extensions(self.connection)
 
     def run(self, sql: str) -> list[tuple[object, ...]]:
-        """Run at the owner."""
+        """Run SQL in the owner's process."""
         found = self.connection.execute("FROM quack_query(?, ?, token = ?)", [self.url, sql, self.token])
         rows: list[tuple[object, ...]] = found.fetchall()
         return rows
@@ -264,7 +264,7 @@ def test_a_long_query_of_a_client_does_not_stop_the_writer(client: Client, table
     assert max(written) < 2.0
 
 
-def test_the_owner_goes_on_writing_and_keeps_its_rows_with_external_access_off(client: Client, tmp_path: Path) -> None:
+def test_the_owner_writes_and_checkpoints_with_external_access_off(client: Client, tmp_path: Path) -> None:
     tables_path = tmp_path / "more.duckdb"
     with Tables(tables_path) as tables:
         tables.serve(TOKEN, quack.free_port())

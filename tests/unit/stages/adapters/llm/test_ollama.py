@@ -15,7 +15,7 @@ CHAT_REPLY = {"model": "m", "message": {"role": "assistant", "content": "{}"}, "
 
 
 class Served:
-    """What an HTTP server that answers every request with one reply was asked."""
+    """The requests to an HTTP server that gives every request the same reply."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -24,7 +24,7 @@ class Served:
 
 @asynccontextmanager
 async def served(status: int, body: bytes | None) -> AsyncIterator[Served]:
-    """A server that always replies the same; with no body it takes requests and never replies."""
+    """Serve the same reply to every request; without a body, accept requests and never reply."""
     seen = Served()
     replies: set[asyncio.Task[None] | None] = set()
 
@@ -83,7 +83,7 @@ async def test_a_name_without_a_tag_means_the_latest() -> None:
         (502, b"bad gateway", "no Ollama answers"),
     ],
 )
-async def test_what_cannot_be_used_is_told_before_a_call_is_sent(status: int, body: bytes, reason: str) -> None:
+async def test_an_unusable_server_or_model_is_found_by_check(status: int, body: bytes, reason: str) -> None:
     async with served(status, body) as server, client_of(server) as client:
         with pytest.raises(LlmError, match=reason):
             await client.check()
@@ -129,10 +129,8 @@ async def test_a_chat_that_takes_too_long_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "fits"), [(1748, True), (1749, False)])
-async def test_a_prompt_that_leaves_no_room_for_the_answer_is_an_error_however_well_it_was_answered(
-    tokens: int, fits: bool
-) -> None:
-    """2,048 tokens are read at most, and 300 are kept for the answer: behind them Ollama drops the beginning."""
+async def test_a_prompt_that_leaves_no_room_for_the_answer_is_an_overflow(tokens: int, fits: bool) -> None:
+    """At most 2,048 tokens are read and 300 reserved for the answer: beyond that Ollama drops the beginning."""
     reply = msgspec.json.encode({**CHAT_REPLY, "prompt_eval_count": tokens})
     async with served(200, reply) as server, client_of(server) as client:
         if fits:

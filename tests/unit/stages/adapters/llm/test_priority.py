@@ -1,4 +1,4 @@
-"""Who goes next to the language model."""
+"""The order of requests to a language model."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ import random
 from stages.adapters.llm.priority import PrioritySemaphore, Urgency
 
 
-async def test_the_most_urgent_goes_first_and_of_equals_the_one_who_came_first() -> None:
+async def test_the_most_urgent_goes_first_and_of_equals_the_first() -> None:
     semaphore, order = PrioritySemaphore(), list[str]()
 
     async def ask(name: str, urgency: Urgency) -> None:
@@ -25,7 +25,7 @@ async def test_the_most_urgent_goes_first_and_of_equals_the_one_who_came_first()
     assert order == ["first", "live", "rolling", "batch 1", "batch 2", "again"]
 
 
-async def test_whoever_gives_up_is_passed_over_and_nobody_is_forgotten() -> None:
+async def test_a_cancelled_task_is_passed_over_and_no_slot_is_lost() -> None:
     chance = random.Random(1)
     semaphore = PrioritySemaphore(2)
     inside = most = done = 0

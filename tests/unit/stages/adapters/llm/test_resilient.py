@@ -1,4 +1,4 @@
-"""A language model in trouble: what is repeated, and when it is left alone."""
+"""A failing language model: retries, and the circuit breaker."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ def resilient(llm: ScriptedLlm, circuit: Circuit | None = None) -> ResilientLlm:
     return ResilientLlm(llm, circuit or Circuit("Ollama", failures=100), first_pause_s=0.001)
 
 
-async def test_what_fails_in_passing_is_repeated() -> None:
+async def test_passing_failures_are_retried() -> None:
     llm = ScriptedLlm(BUSY, BUSY, answer())
     assert (await resilient(llm).chat(ASKED, schema={})).text == answer()
     assert len(llm.asked) == 3
@@ -31,14 +31,14 @@ async def test_it_is_not_repeated_for_ever() -> None:
 
 
 @pytest.mark.parametrize("error", [SLOW, LlmOverflow(tokens=10, room=5), LlmMissing("no such model")])
-async def test_what_would_end_the_same_is_not_repeated(error: LlmError) -> None:
+async def test_lasting_failures_are_not_retried(error: LlmError) -> None:
     llm = ScriptedLlm(error, answer())
     with pytest.raises(type(error)):
         await resilient(llm).chat(ASKED, schema={})
     assert len(llm.asked) == 1
 
 
-async def test_after_failures_in_a_row_the_server_is_left_alone_and_then_tried_again() -> None:
+async def test_consecutive_failures_open_the_circuit_until_a_request_succeeds() -> None:
     states: list[str] = []
     circuit = Circuit("Ollama", failures=2, rest_s=0.1, changed=states.append)
     llm = ScriptedLlm(SLOW, SLOW, answer(), SLOW, answer())

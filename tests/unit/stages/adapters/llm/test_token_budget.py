@@ -1,4 +1,4 @@
-"""How much text is planned into a prompt."""
+"""Estimates of the tokens of a prompt."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ def test_the_first_estimate_is_three_bytes_to_a_token() -> None:
     assert TokenBudget().tokens(["x" * 299]) == FRAME_TOKENS + 100
 
 
-def test_what_the_server_counted_corrects_it() -> None:
+def test_the_servers_counts_correct_the_estimate() -> None:
     budget = TokenBudget()
     messages = [Message("user", "x" * 4_000)]
     budget.observe(messages, Completion(text="", prompt_tokens=1_000 + FRAME_TOKENS))

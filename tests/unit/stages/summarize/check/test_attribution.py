@@ -1,4 +1,4 @@
-"""Who says and does what in a claim and in the turns."""
+"""Attribution of speech and actions in claims and turns."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def judged(claim: str, *turns: tuple[str, str]) -> str | None:
         ("It was paid.", ("customer", "I paid.")),
     ],
 )
-def test_what_the_right_side_does_is_not_objected_to(claim: str, turn: tuple[str, str]) -> None:
+def test_a_claim_about_the_right_side_raises_no_objection(claim: str, turn: tuple[str, str]) -> None:
     assert judged(claim, turn) is None
 
 
@@ -50,11 +50,11 @@ def test_what_the_right_side_does_is_not_objected_to(claim: str, turn: tuple[str
         ("The customer reports a fault in the street.", ("agent", "There is a fault in your street.")),
     ],
 )
-def test_what_the_other_side_does_is_objected_to(claim: str, turn: tuple[str, str]) -> None:
+def test_a_claim_about_the_wrong_side_raises_an_objection(claim: str, turn: tuple[str, str]) -> None:
     assert judged(claim, turn) is not None
 
 
-def test_people_who_introduce_themselves_or_are_greeted_are_known_by_name() -> None:
+def test_people_who_introduce_themselves_or_are_greeted_get_a_side() -> None:
     turns = [
         ("agent", "Northwind Energy, this is Sarah speaking."),
         ("customer", "Hello Sarah. My name is John Carter. I paid the bill."),

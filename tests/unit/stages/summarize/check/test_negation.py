@@ -1,4 +1,4 @@
-"""Claims that say yes where the call says no."""
+"""Claims that affirm what the call denies."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def judged(claim: str, said: str, question: str = "") -> str | None:
         ("The customer cuts the old card.", "Please do not throw the old card away.", ""),
     ],
 )
-def test_what_agrees_is_not_objected_to(claim: str, said: str, question: str) -> None:
+def test_a_claim_that_agrees_raises_no_objection(claim: str, said: str, question: str) -> None:
     assert judged(claim, said, question) is None
 
 

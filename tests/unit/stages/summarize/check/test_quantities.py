@@ -1,4 +1,4 @@
-"""Numbers in claims and in what was said, however they are written."""
+"""Numbers in claims and turns, in digits and in words."""
 
 import pytest
 from hypothesis import given, settings
@@ -67,7 +67,7 @@ def test_another_number_or_day_is_missing(claim: str, said: str, what: list[str]
     assert missing(claim, said) == what
 
 
-def test_may_and_march_are_months_only_beside_a_day_or_behind_a_preposition() -> None:
+def test_may_and_march_are_months_only_next_to_a_day_or_preposition() -> None:
     assert Quantities("You may march in").dates == set()
     assert Quantities("on the 3rd of May, since March").dates == {"may", "march"}
 

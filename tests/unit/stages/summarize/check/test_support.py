@@ -1,4 +1,4 @@
-"""What a claim may say of the turns that it cites."""
+"""The support check: claims and the turns that they cite."""
 
 import threading
 import zlib
@@ -33,7 +33,7 @@ BILL = (
 
 
 class BagOfWords:
-    """Stands in for an embedding model; remembers what it was asked."""
+    """A fake embedding model that remembers the texts it embedded."""
 
     name, dimensions = "words", 256
 
@@ -108,7 +108,7 @@ def test_an_answer_is_read_together_with_its_question() -> None:
     assert judged("The customer can come in on Friday at a quarter past five.", 1, lines=lines).reason == "number"
 
 
-def test_names_of_the_call_may_stand_in_another_turn_and_be_written_otherwise() -> None:
+def test_names_may_come_from_another_turn_and_be_spelled_differently() -> None:
     assert judged("The last bill of Oxford looks wrong.", 1).supported
     assert judged("The last bill of Northwindt Energy looks wrong.", 1).supported
     assert judged("The last bill of Frankfurt looks wrong.", 1).reason == "name"
@@ -125,7 +125,7 @@ def test_citations_of_no_turn_support_nothing() -> None:
     assert (answer.supported, answer.reason, answer.score) == (False, "citation", 0.0)
 
 
-def test_without_an_embedder_the_words_in_common_decide_and_the_answer_says_so() -> None:
+def test_without_an_embedder_words_in_common_decide_as_the_signals_say() -> None:
     spoken = turns(BILL)
     claims = [Claim("The fee will be removed.", ids(spoken, 4)), Claim("A dog barked at him.", ids(spoken, 4))]
     known, invented = SupportCheck().judge(claims, spoken)
@@ -134,7 +134,7 @@ def test_without_an_embedder_the_words_in_common_decide_and_the_answer_says_so()
     assert judged("The fee will be removed.", 4).signals[-1] == "embedding"
 
 
-def test_of_another_language_only_what_does_not_depend_on_it_is_checked() -> None:
+def test_in_other_languages_only_language_independent_rules_apply() -> None:
     lines = [("customer", "Ich habe die Rechnung über 142,50 Euro am 3. September bezahlt.")]
     answer = judged("Der Kunde hat die Rechnung am 3. September bezahlt.", 0, language="de", lines=lines)
     assert (answer.supported, answer.signals) == (True, ("numbers", "names", "embedding"))
@@ -145,12 +145,12 @@ def test_of_another_language_only_what_does_not_depend_on_it_is_checked() -> Non
     assert judged("Il a payé la facture à Marseille.", 0, language="fr", lines=french).reason == "name"
 
 
-def test_speakers_without_a_role_are_not_checked_for_who_says_it() -> None:
+def test_attribution_is_not_checked_for_speakers_without_a_role() -> None:
     lines = [("speaker 1", "I paid the bill on time.")]
     assert judged("The agent paid the bill on time.", 0, lines=lines).supported
 
 
-def test_only_what_is_cited_is_embedded_once_and_not_more_than_the_bound() -> None:
+def test_only_cited_passages_are_embedded_once_and_up_to_the_bound() -> None:
     embedder = BagOfWords()
     long = " ".join(f"This is sentence {chr(97 + at)} of the fee." for at in range(26))
     spoken = turns([*BILL, ("agent", long)])
@@ -181,9 +181,7 @@ def test_several_threads_may_judge_at_once() -> None:
 
 @settings(max_examples=60)
 @given(st.text(max_size=60), st.lists(st.text(max_size=60), max_size=5), st.sampled_from(["en", "de", "ja"]))
-def test_whatever_is_said_and_claimed_there_is_one_answer_and_it_is_the_same_again(
-    claim: str, texts: list[str], language: str
-) -> None:
+def test_any_claim_about_any_turns_is_judged_deterministically(claim: str, texts: list[str], language: str) -> None:
     spoken = turns([("agent" if at % 2 else "customer", text) for at, text in enumerate(texts)])
     claims = [Claim(claim, ids(spoken, *range(len(spoken)))), Claim(claim)]
     for check in (SupportCheck(), SupportCheck(BagOfWords())):
@@ -194,7 +192,7 @@ def test_whatever_is_said_and_claimed_there_is_one_answer_and_it_is_the_same_aga
 
 @settings(max_examples=60)
 @given(st.sampled_from([line for _, line in BILL if "?" not in line]))
-def test_what_was_said_supports_itself(line: str) -> None:
+def test_every_line_supports_itself(line: str) -> None:
     assert judged(line, [text for _, text in BILL].index(line)).supported
 
 
