@@ -107,7 +107,7 @@ class CallProcessor(Protocol[Input]):
 
     @property
     def finished(self) -> bool:
-        """True if the processor may be dropped from memory. Should the call go on, it is opened from its checkpoint.
+        """True if the processor may be dropped from memory. Should the call continue, it is opened from its checkpoint.
 
         While False, the last input stays unacknowledged, so that a restart brings the call back into memory.
         """

@@ -69,45 +69,45 @@ class _Placed(msgspec.Struct, frozen=True):
 
 
 class Ordering:
-    """The segments of one call that are not in order yet. `heard_s` restores the watermarks, in seconds per channel."""
+    """The segments of one call that are not in order yet. `watermarks_s` restores earlier watermarks."""
 
-    def __init__(self, channels: int, heard_s: list[float] | None = None) -> None:
-        self._heard_s = list(heard_s) if heard_s else [0.0] * channels
+    def __init__(self, channels: int, watermarks_s: list[float] | None = None) -> None:
+        self._watermarks_s = list(watermarks_s) if watermarks_s else [0.0] * channels
         self._uncut: list[deque[_Placed]] = [deque() for _ in range(channels)]
         self._ready: list[deque[Piece]] = [deque() for _ in range(channels)]
-        self._begun: list[deque[_Placed]] = [deque() for _ in range(channels)]
+        self._cutting: list[deque[_Placed]] = [deque() for _ in range(channels)]
 
     @property
-    def heard_s(self) -> list[float]:
+    def watermarks_s(self) -> list[float]:
         """Watermarks in seconds per channel: no later piece of the channel starts before its watermark."""
-        return list(self._heard_s)
+        return list(self._watermarks_s)
 
     def add(self, segment: Segment, first_word: int = 0) -> None:
         """Add a segment with text, or a part of one. A channel's segments must be added in order."""
         channel = segment.channel
-        self.heard(channel, segment.start_s)
+        self.advance(channel, segment.start_s)
         starts_s: list[float] = []
         for start_s in [word.start_s for word in segment.words] or [segment.start_s]:
-            self.heard(channel, start_s)
-            starts_s.append(self._heard_s[channel])
+            self.advance(channel, start_s)
+            starts_s.append(self._watermarks_s[channel])
         end_s = max([word.end_s for word in segment.words] or [segment.end_s])
         placed = _Placed(segment, starts_s, max(end_s, starts_s[-1]), first_word)
         self._uncut[channel].append(placed)
-        self._begun[channel].append(placed)
+        self._cutting[channel].append(placed)
 
-    def heard(self, channel: int, to_s: float) -> None:
+    def advance(self, channel: int, to_s: float) -> None:
         """Move a watermark: every segment of `channel` that starts before `to_s` was added."""
-        self._heard_s[channel] = max(self._heard_s[channel], to_s)
+        self._watermarks_s[channel] = max(self._watermarks_s[channel], to_s)
 
     def take(self) -> list[Piece]:
         """Return the next pieces in order, up to the last one that can no longer change."""
-        return self._take(self._heard_s)
+        return self._take(self._watermarks_s)
 
     def drain(self) -> list[Piece]:
         """Return all remaining pieces in order. Call once every channel has ended."""
-        pieces = self._take([math.inf] * len(self._heard_s))
-        for begun in self._begun:
-            begun.clear()
+        pieces = self._take([math.inf] * len(self._watermarks_s))
+        for cutting in self._cutting:
+            cutting.clear()
         return pieces
 
     def next_start_s(self, channel: int) -> float:
@@ -116,51 +116,51 @@ class Ordering:
             return self._ready[channel][0].start_s
         if self._uncut[channel]:
             return self._uncut[channel][0].onset_s
-        return self._heard_s[channel]
+        return self._watermarks_s[channel]
 
-    def _take(self, heard_s: list[float]) -> list[Piece]:
-        self._cut(heard_s)
+    def _take(self, watermarks_s: list[float]) -> list[Piece]:
+        self._cut(watermarks_s)
         pieces: list[Piece] = []
         while True:
-            channel = min(range(len(heard_s)), key=lambda index: self._place(index, heard_s[index]))
+            channel = min(range(len(watermarks_s)), key=lambda index: self._sort_key(index, watermarks_s[index]))
             if not self._ready[channel]:
                 break
             pieces.append(self._ready[channel].popleft())
         self._forget()
         return pieces
 
-    def _place(self, channel: int, heard_s: float) -> tuple[float, bool, int]:
+    def _sort_key(self, channel: int, watermark_s: float) -> tuple[float, bool, int]:
         """Return the sort key of the channel's next piece, or its lower bound if the piece is not known yet."""
         if self._ready[channel]:
             piece = self._ready[channel][0]
             return piece.start_s, piece.continues, channel
-        return (self._uncut[channel][0].onset_s if self._uncut[channel] else heard_s), False, channel
+        return (self._uncut[channel][0].onset_s if self._uncut[channel] else watermark_s), False, channel
 
-    def _cut(self, heard_s: list[float]) -> None:
+    def _cut(self, watermarks_s: list[float]) -> None:
         """Cut the segments inside which no further segment can start."""
         for channel, waiting in enumerate(self._uncut):
-            others = [other for other in range(len(heard_s)) if other != channel]
-            frontier_s = min((heard_s[other] for other in others), default=math.inf)
+            others = [other for other in range(len(watermarks_s)) if other != channel]
+            frontier_s = min((watermarks_s[other] for other in others), default=math.inf)
             while waiting and waiting[0].starts_s[-1] < frontier_s:
                 placed = waiting.popleft()
                 cuts_s = sorted(
                     inner.onset_s
                     for other in others
-                    for inner in self._begun[other]
+                    for inner in self._cutting[other]
                     if placed.onset_s < inner.onset_s <= placed.starts_s[-1] and not inner.is_backchannel_in(placed)
                 )
                 self._ready[channel].extend(_pieces(placed, cuts_s))
 
     def _forget(self) -> None:
         """Drop segments that start too early to cut any later one."""
-        for channel, begun in enumerate(self._begun):
+        for channel, cutting in enumerate(self._cutting):
             floor_s = min(
-                (self._uncut[other][0].onset_s if self._uncut[other] else self._heard_s[other])
-                for other in range(len(self._begun))
-                if other != channel or len(self._begun) == 1
+                (self._uncut[other][0].onset_s if self._uncut[other] else self._watermarks_s[other])
+                for other in range(len(self._cutting))
+                if other != channel or len(self._cutting) == 1
             )
-            while begun and begun[0].onset_s <= floor_s:
-                begun.popleft()
+            while cutting and cutting[0].onset_s <= floor_s:
+                cutting.popleft()
 
 
 def _pieces(placed: _Placed, cuts_s: list[float]) -> list[Piece]:

@@ -92,7 +92,7 @@ class MergeProcessor:
         state = self._state
         if isinstance(record, CallOpened):
             state.opened = record
-            state.heard_s = [0.0] * len(record.channels)
+            state.watermarks_s = [0.0] * len(record.channels)
             state.voiced = [[] for _ in record.channels]
             self._prepare(record)
             yield self._job("started", {"channels": len(record.channels)}, event)
@@ -110,11 +110,11 @@ class MergeProcessor:
             return
         else:
             for channel, heard_to_s in enumerate(record.heard_to_s):
-                self._ordering.heard(channel, heard_to_s)
+                self._ordering.advance(channel, heard_to_s)
         yield from map(self._turn_output, self._turns(self._ordering.take()))
 
     def _prepare(self, opened: CallOpened) -> None:
-        self._ordering = Ordering(len(opened.channels), self._state.heard_s)
+        self._ordering = Ordering(len(opened.channels), self._state.watermarks_s)
         self._builder = TurnBuilder(self._call, [channel.role for channel in opened.channels], opened.lane or "live")
 
     def _check(self, record: SegmentRecord) -> None:
@@ -144,7 +144,7 @@ class MergeProcessor:
             state.empty += 1
             if segment.guard is not None:
                 state.guards[segment.guard] = state.guards.get(segment.guard, 0) + 1
-            self._ordering.heard(segment.channel, segment.start_s)
+            self._ordering.advance(segment.channel, segment.start_s)
             return
         state.voiced[segment.channel].extend(segment.voiced)
         n_words = len(segment.words) or len(segment.text.split())
@@ -208,7 +208,7 @@ class MergeProcessor:
         state.turns += last
         for turn in published:
             yield self._numbered(turn, TURN_TYPE)
-        state.heard_s = self._ordering.heard_s
+        state.watermarks_s = self._ordering.watermarks_s
         state.revision = closed.revision + 1
         transcript = self._transcript(closed, opened, turns)
         state.complete, state.final = True, not closed.provisional

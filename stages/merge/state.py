@@ -31,7 +31,7 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     revision: int = 1
     complete: bool = False
     final: bool = False
-    heard_s: list[float] = []
+    watermarks_s: list[float] = []
     turns: list[Turn] = []
     voiced: list[list[tuple[float, float]]] = []
     segments: int = 0

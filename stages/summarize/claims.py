@@ -1,4 +1,4 @@
-"""What a summary claims, and the interface of what judges whether the cited turns support it."""
+"""The claims of a summary, and the interface of their judges."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""What a language model is asked to answer, as structs, and how its answers are decoded."""
+"""The answers that a language model is asked for, as structs, and their decoding."""
 
 from typing import Annotated, Final, TypeVar
 

@@ -34,7 +34,7 @@ NAME: Final = "summarize"
 
 
 class SummarizeState(msgspec.Struct, array_like=True, tag="summarize.1"):
-    """What is left of a call once its summary is published. Inputs up to `last_input_seq` are in it."""
+    """The state of a call after its last summary, which contains the inputs up to `last_input_seq`."""
 
     last_input_seq: int = -1
     next_output_seq: int = 0

@@ -82,7 +82,7 @@ class SummaryWriter:
     ) -> None:
         self._choose = choose
         self._judge = judge
-        self._requests = PrioritySemaphore(limit)
+        self._semaphore = PrioritySemaphore(limit)
         self._prompt_name = prompt_name
         self._prompt = prompt if prompt is not None else prompt_text(_PACKAGE, prompt_name)
         self._budgets: dict[str, TokenBudget] = {}
@@ -99,33 +99,33 @@ class SummaryWriter:
         """Return a summary of the whole call. Raises LlmError; its subclasses say which failures may pass."""
         spoken = [turn for turn in turns if turn.text.strip()]
         citations = Citations(spoken)
-        asking = _Asking(self, self._choose(call_type, False), citations, language, urgency)
-        await asking.llm.check()
+        requests = _CallRequests(self, self._choose(call_type, False), citations, language, urgency)
+        await requests.llm.check()
         draft, windows = None, 1
-        if asking.fits(self._prompt, citations.lines):
+        if requests.fits(self._prompt, citations.lines):
             try:
-                draft = await asking.ask(self._prompt, citations.lines, Draft)
+                draft = await requests.ask(self._prompt, citations.lines, Draft)
             except LlmOverflow:
-                self._log.info("the call does not fit the model's context", model=asking.llm.model, turns=len(spoken))
+                self._log.info("the call does not fit the model's context", model=requests.llm.model, turns=len(spoken))
         if draft is None:
-            asking = _Asking(self, self._choose(call_type, True), citations, language, urgency)
-            await asking.llm.check()
-            draft, windows = await asking.ask_in_parts()
-        return await self._checked(draft, citations, language, asking.llm.model, windows)
+            requests = _CallRequests(self, self._choose(call_type, True), citations, language, urgency)
+            await requests.llm.check()
+            draft, windows = await requests.ask_in_parts()
+        return await self._checked(draft, citations, language, requests.llm.model, windows)
 
     async def roll(self, previous: str, turns: Sequence[Turn], *, language: str) -> RolledSummary:
         """Return the summary of a call so far, from the previous one and the turns since then. Raises LlmError."""
         llm = self._choose("", False)
         await llm.check()
-        asking = _Asking(self, llm, Citations(turns), language, Urgency.ROLLING)
+        requests = _CallRequests(self, llm, Citations(turns), language, Urgency.ROLLING)
         before = [f"Until now: {previous}"] if previous else []
         lines = [f"{turn.speaker}: {turn.text}" for turn in turns]
         prompt = prompt_text(_PACKAGE, _ROLLING_PROMPT)
-        room = asking.room(prompt) - asking.budget.tokens(before)
-        n_turns = asking.budget.fitting(lines, room=room)
+        room = requests.room(prompt) - requests.budget.tokens(before)
+        n_turns = requests.budget.fitting(lines, room=room)
         while True:
             try:
-                draft = await asking.ask(prompt, [*before, *lines[:n_turns]], RollingDraft)
+                draft = await requests.ask(prompt, [*before, *lines[:n_turns]], RollingDraft)
             except LlmOverflow:
                 if n_turns == 1:
                     raise
@@ -175,14 +175,14 @@ class SummaryWriter:
             windows=windows,
         )
 
-    # -- for `_Asking` -----------------------------------------------------------------------------------------------
+    # -- for `_CallRequests` -------------------------------------------------------------------------------------------
 
     def budget_of(self, llm: LlmClient) -> TokenBudget:
         return self._budgets.setdefault(llm.model, TokenBudget())
 
     async def chat(self, llm: LlmClient, messages: list[Message], schema: dict[str, Any], urgency: Urgency) -> str:
         budget = self.budget_of(llm)
-        async with self._requests.slot(urgency):
+        async with self._semaphore.slot(urgency):
             began = time.monotonic()
             try:
                 answer = await llm.chat(messages, schema=schema)
@@ -198,7 +198,7 @@ class SummaryWriter:
         return answer.text
 
 
-class _Asking:
+class _CallRequests:
     """The requests for one call to one model."""
 
     def __init__(

@@ -104,11 +104,11 @@ def test_word_times_that_run_backwards_do_not_reorder_a_channel() -> None:
 def test_a_piece_waits_for_every_other_channel_to_pass_its_last_word() -> None:
     ordering = Ordering(3)
     ordering.add(segment("a1", 0, 0.0, "one two three"))
-    ordering.heard(1, 5.0)
+    ordering.advance(1, 5.0)
     assert ordering.take() == []
-    ordering.heard(2, 1.0)
+    ordering.advance(2, 1.0)
     assert ordering.take() == []
-    ordering.heard(2, 1.01)
+    ordering.advance(2, 1.01)
     assert said(ordering.take()) == [(0, "one two three")]
 
 
@@ -122,8 +122,8 @@ def test_a_later_segment_of_another_channel_counts_as_its_progress() -> None:
 
 def test_progress_carries_over_to_a_reopened_call() -> None:
     ordering = Ordering(2)
-    ordering.heard(0, 7.0)
-    ordering.heard(1, 3.0)
-    again = Ordering(2, ordering.heard_s)
+    ordering.advance(0, 7.0)
+    ordering.advance(1, 3.0)
+    again = Ordering(2, ordering.watermarks_s)
     again.add(segment("c1", 1, 4.0, "hello"))
     assert said(again.take()) == [(1, "hello")]

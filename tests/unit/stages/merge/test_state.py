@@ -46,7 +46,7 @@ def test_a_state_comes_back_as_it_was(spoken: list[list[Word]]) -> None:
         next_output_seq=3,
         revision=2,
         complete=True,
-        heard_s=[1 / 3, 2.5],
+        watermarks_s=[1 / 3, 2.5],
         turns=[turn(number, said) for number, said in enumerate(spoken)],
         voiced=[[(0.1, 0.7)], []],
         segments=4,
