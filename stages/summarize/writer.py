@@ -106,7 +106,7 @@ class SummaryWriter:
             try:
                 draft = await requests.ask(self._prompt, citations.lines, Draft)
             except LlmOverflow:
-                self._log.info("the call does not fit the model's context", model=requests.llm.model, turns=len(spoken))
+                self._log.info("call exceeds the model's context", model=requests.llm.model, turns=len(spoken))
         if draft is None:
             requests = _CallRequests(self, self._choose(call_type, True), citations, language, urgency)
             await requests.llm.check()
@@ -254,7 +254,7 @@ class _CallRequests:
         read, most = 0, len(lines)
         while read < len(lines):
             size = min(most, self.budget.fitting(lines[read:], room=self.room(prompt)))
-            self._log.info("summarizing a long call", lines=f"{read + 1}–{read + size}", of=len(lines))
+            self._log.info("reading a part of a long call", lines=f"{read + 1}–{read + size}", of=len(lines))
             try:
                 notes.append(await self.ask(prompt, lines[read : read + size], Notes))
             except LlmOverflow:
