@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from stages.adapters.duckdb_file import quack
+from stages.adapters.duckdb_file.files import TRUSTING
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.unit.stages.sink.calls import CallScript, read
@@ -23,7 +24,7 @@ class Client:
 
     def __init__(self, url: str, token: str = TOKEN) -> None:
         self.url, self.token = url, token
-        self.connection = duckdb.connect()
+        self.connection = duckdb.connect(config=TRUSTING)
         quack.load_extensions(self.connection)
 
     def run(self, sql: str) -> list[tuple[object, ...]]:
