@@ -2,14 +2,14 @@
 
     python -m benchmarks.bus [--runs 3] [--records 4000] [--bus kafka nats] [--json FILE]
 
-Each loop takes the same audio chunks from a topic of 8 partitions, publishes one record for each, waits until the
-broker has it before the next of the same key, and commits what is done. Ours is `StageRunner` on the real bus:
-decoding, byte budget, numbered outputs with their progress, headers, trace, metrics. `raw_kafka` and `raw_nats` do the
-bare minimum by hand; `faust_alone` is an agent as Faust's documentation has it. Every run is a process of its own, and
-the loops take turns. After each run what was published is read back: every record once, in order.
+Each loop reads the same audio chunks from a topic of 8 partitions, publishes one record for each, waits for the
+broker's acknowledgement before the next record of the same key, and commits. Ours is `StageRunner` on the real bus:
+decoding, byte budget, numbered outputs with their progress, headers, trace, metrics. `raw_kafka` and `raw_nats` are the
+bare minimum by hand; `faust_alone` is an agent as in Faust's documentation. Every run is a separate process, and the
+loops alternate. After each run the output is read back: every record must be there once and in order.
 
-CPU seconds are the loop's process, user and system, all threads; the broker's are beside them. With one key each
-record waits for the answer to the one before: the wall clock is the broker's, the CPU time is still the loop's.
+CPU seconds are those of the loop's process (user and system, all threads); the broker's are listed separately. With one
+key each record waits for the previous acknowledgement: the wall clock is then the broker's, the CPU time the loop's.
 
 What it does not show: latency, several workers, a network between loop and broker, brokers of more than one node.
 """
@@ -39,14 +39,14 @@ CLIENTS: Final[dict[str, tuple[Client, ...]]] = {"kafka": ("raw", "faust", "ours
 TARGETS: Final = {"kafka": 0.35, "nats": 0.6}
 """Of the raw client's records per CPU second."""
 ONE_KEY_SHARE: Final = 4
-"""One key waits for each answer: so many times fewer records of it are enough."""
+"""With one key every record waits for an acknowledgement: that many times fewer records are enough."""
 _STORE_BYTES: Final = 20_000_000_000
 _RUN_WITHIN_S: Final = 900
 
 
 @contextlib.asynccontextmanager
 async def broker(bus: str, folder: Path) -> AsyncIterator[tuple[str, int]]:
-    """URL and process id."""
+    """Start a broker; yields its URL and process id."""
     if bus == "kafka":
         with KafkaServer(folder, java_options=()) as kafka:
             kafka.start()
@@ -85,7 +85,7 @@ async def measure(client: Client, load: Load) -> Figures:
 
 
 async def compare(load: Load, clients: tuple[Client, ...], runs: int) -> dict[Client, list[Figures]]:
-    """All runs of all loops on one input, taking turns."""
+    """Run all loops on one input, alternating."""
     await fill(load)
     measured: dict[Client, list[Figures]] = {client: [] for client in clients}
     for number in range(runs):
@@ -157,10 +157,10 @@ async def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("bus", __doc__)
-    made.add_argument("--runs", type=int, default=5, help="of each loop (5)")
-    made.add_argument("--records", type=int, default=8000, help="of a run with more than one key (8000)")
-    made.add_argument("--bus", nargs="+", choices=tuple(CLIENTS), default=list(CLIENTS), help="which (both)")
-    made.add_argument("--size", nargs="+", type=int, default=list(SIZES), metavar="BYTES", help="of a record")
+    made.add_argument("--runs", type=int, default=5, help="runs of each loop (5)")
+    made.add_argument("--records", type=int, default=8000, help="records of a run with more than one key (8000)")
+    made.add_argument("--bus", nargs="+", choices=tuple(CLIENTS), default=list(CLIENTS), help="brokers (both)")
+    made.add_argument("--size", nargs="+", type=int, default=list(SIZES), metavar="BYTES", help="record sizes")
     made.add_argument("--keys", nargs="+", type=int, default=list(KEYS), metavar="N", help="calls at a time")
     add_outputs(made)
     return made

@@ -1,8 +1,8 @@
-"""The same with Faust alone, as its documentation has it: an agent, its own acknowledgements, commits and producer.
+"""The loop with Faust alone, as in its documentation: an agent with Faust's acknowledgements, commits and producer.
 
-Records of a key are published one after the other, each awaited, and those of different keys at the same time, because
-one after the other altogether would measure waiting. What it commits is not safe when acknowledgements come out of
-order (`pipeline.bus.kafka.faust_app` says why); here they are all acknowledged.
+Records of one key are published and awaited one by one, those of different keys concurrently: otherwise the loop would
+measure waiting. Faust's commits are not safe when acknowledgements come out of order (see
+`pipeline.bus.kafka.faust_app`); here every record is acknowledged.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _IN_FLIGHT = 500
 
 
 async def relay(load: Load, meter: Meter) -> None:
-    """Returns when all is relayed and Faust has left its group, which commits."""
+    """Relay all records; returns after Faust has left its group, which commits."""
     with tempfile.TemporaryDirectory() as folder:
         app = faust.App(
             load.group,

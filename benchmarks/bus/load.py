@@ -1,4 +1,4 @@
-"""What one measurement relays, from where to where, and the topics for it."""
+"""The records that a measurement relays, and their topics."""
 
 import asyncio
 import secrets
@@ -14,7 +14,7 @@ from schemas.audio import AudioChunk
 from schemas.calls import CallRef
 
 PARTITIONS: Final = 8
-"""What a deployment has unless it is set otherwise."""
+"""The default of a deployment."""
 _RETENTION_S: Final = 86_400.0
 
 
@@ -27,9 +27,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     n_keys: int
     records: int
     warm_up: int
-    """Records before the clock starts: caches are warm by then, and what was fetched ahead is taken."""
+    """Records before the clock starts: by then caches are warm and prefetched records are consumed."""
     group: str = ""
-    """Differs in each run, as `output` does: every run reads the same input from its beginning."""
+    """A new one for each run, as is `output`: every run reads the same input from its beginning."""
 
     @property
     def input(self) -> str:
@@ -41,12 +41,12 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def servers(self) -> str:
-        """As plain clients take the address."""
+        """The address in the form that plain clients take."""
         return self.url.removeprefix("kafka://")
 
     @property
     def calls(self) -> dict[CallRef, int]:
-        """How many records each has."""
+        """Number of records of each call."""
         each, more = divmod(self.records, self.n_keys)
         return {CallRef.checked("default", f"call-{number}"): each + (number < more) for number in range(self.n_keys)}
 
@@ -55,7 +55,7 @@ Client = Literal["ours", "raw", "faust"]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. Times are of the records behind the warm-up."""
+    """One run. Times cover the records after the warm-up."""
 
     records: int
     cpu_s: float
@@ -68,7 +68,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def fill(load: Load) -> None:
-    """Create the input topic and publish the records, as a producer of calls does."""
+    """Create the input topic and publish the records as a producer does."""
     bus = await open_bus(load.url, BusSecurity())
     try:
         await bus.ensure_topics([_spec(load.input)])

@@ -1,4 +1,4 @@
-"""The clock of one run: processor time of this process and of the broker, between two records."""
+"""The clock of one run: CPU time of this process and of the broker between two records."""
 
 import asyncio
 import time
@@ -9,10 +9,10 @@ from benchmarks.bus.load import Figures, Load
 
 
 class Meter:
-    """`tick` is called when a record is about to be relayed; `done` is set at the last one.
+    """Call `tick` before each record is relayed; `done` is set at the last one.
 
-    From the first record behind the warm-up to the last, both not yet published: as many are in flight at the
-    beginning as at the end. Time of all threads counts, user's and system's.
+    The measurement runs from the first record after the warm-up to the last, neither of them published yet: equally
+    many are in flight at both ends. User and system time of all threads count.
     """
 
     def __init__(self, load: Load) -> None:

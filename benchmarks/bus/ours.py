@@ -1,4 +1,4 @@
-"""Our loop: `StageRunner` with a stage that answers each chunk with one numbered output that carries its progress."""
+"""Our loop: `StageRunner` with a stage that gives one numbered output, with progress, for each chunk."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ _POLL_S = 0.2
 
 
 async def relay(load: Load, meter: Meter) -> None:
-    """Returns when all is relayed and acknowledged."""
+    """Relay all records; returns when all are acknowledged."""
     bus = await open_bus(load.url, BusSecurity())
     subscription = Subscription(group=load.group, topics=(load.input,), progress_topic=load.output)
     metrics = Metrics()
@@ -47,7 +47,7 @@ async def relay(load: Load, meter: Meter) -> None:
 
 
 class RelayStage:
-    """As little as a stage can do."""
+    """A stage that does as little as possible."""
 
     name = "relay"
 

@@ -1,8 +1,8 @@
-"""The same by hand with aiokafka: what a careful program without any of our code would do.
+"""The loop by hand with aiokafka: a careful program that uses none of our code.
 
-Batches are fetched ahead; records of a key are published one after the other, each awaited, and those of different
-keys at the same time, so that one request carries several. Once a second it commits up to where everything is done.
-The record goes out as it came in, headers and all; no progress, no trace, no metrics, nothing for a rebalance.
+Batches are prefetched. Records of one key are published and awaited one by one, those of different keys concurrently,
+so that one request carries several. Every second it commits the offsets up to which everything is done. Records are
+forwarded unchanged, headers included: no progress, no trace, no metrics, no handling of rebalances.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from benchmarks.bus.meter import Meter
 
 COMMIT_S = 1.0
 LINGER_MS = 5
-"""As our bus has it: with eight keys in flight it saves requests."""
+"""Our bus's setting: with eight keys in flight it saves requests."""
 MAX_BATCH_BYTES = 524_288
 HELD_BYTES = 8_000_000
 
 
 async def relay(load: Load, meter: Meter) -> None:
-    """Returns when all is relayed and committed."""
+    """Relay all records; returns when all are committed."""
     consumer = AIOKafkaConsumer(
         load.input,
         bootstrap_servers=load.servers,
@@ -66,7 +66,7 @@ async def _commit(consumer: AIOKafkaConsumer, work: "_Work") -> None:
 
 
 class _Work:
-    """A task for each key, and in each partition the records that are not done."""
+    """One task for each key, and the records of each partition that are not done."""
 
     def __init__(self, load: Load, meter: Meter, producer: AIOKafkaProducer) -> None:
         self._output = load.output
@@ -93,14 +93,14 @@ class _Work:
         await self._below(HELD_BYTES)
 
     async def end(self) -> None:
-        """When everything taken is done."""
+        """Wait until all records that were taken are done."""
         await self._below(1)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def floors(self) -> dict[TopicPartition, int]:
-        """Up to where everything is done, for partitions where that has risen since this was last asked."""
+        """Return the offsets up to which all is done, for partitions where they have risen since the last call."""
         floors = {}
         for tp, offsets in self._open.items():
             while offsets and (tp, offsets[0]) in self._done:

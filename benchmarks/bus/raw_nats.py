@@ -1,8 +1,8 @@
-"""The same by hand with nats-py: a pull consumer in batches, publishing with JetStream's answer, acknowledging.
+"""The loop by hand with nats-py: a pull consumer that fetches batches, publishes with JetStream's acknowledgement.
 
-Records of a key are published one after the other, each awaited, and those of different keys at the same time. The
-consumer has `AckPolicy.ALL`: a batch that is done is acknowledged by its last message. The record goes out as it came
-in, headers and all; no progress, no trace, no metrics, nothing for a lost connection.
+Records of one key are published and awaited one by one, those of different keys concurrently. With `AckPolicy.ALL` the
+last message acknowledges a whole batch. Records are forwarded unchanged, headers included: no progress, no trace, no
+metrics, no handling of a lost connection.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _RECORDS = 250
 
 
 async def relay(load: Load, meter: Meter) -> None:
-    """Returns when all is relayed and acknowledged."""
+    """Relay all records; returns when all are acknowledged."""
     client = await nats.connect(load.url)
     stream = client.jetstream()
     source, target = subject_base(load.input), subject_base(load.output)

@@ -1,4 +1,4 @@
-"""One run as a process of its own, so that none finds what another has left: prints its figures as JSON.
+"""One run in a separate process, so that it finds no caches of another. Prints its figures as JSON.
 
 python -m benchmarks.bus.worker CLIENT LOAD
 """

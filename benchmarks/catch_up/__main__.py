@@ -1,14 +1,16 @@
-"""A stage that was stopped for minutes while audio flowed: how long it takes to catch up, and in how much memory.
+"""Time and memory that a stage needs to catch up after minutes without it.
 
-Plain producers hold some calls open and send them at the speed of speech. Every stage is one worker; the transcriber's
-text is a hash of the samples that it got, so that the bus and the stage are measured and not the model. One stage's
-worker is watched while it keeps up, ended with SIGTERM, left out for the given time, and started again; its memory is
-read until it has nothing left to do but what comes in. At the end every call that was sent must be in the warehouse.
+Plain producers keep some calls open and send them at the speed of speech. Every stage is one worker; the transcriber's
+text is a hash of its samples, so that the bus and the stage are measured and not the model. One stage's worker is
+watched while it keeps up, ended with SIGTERM, left out for the given time and started again. Its memory is read until
+its backlog is gone. At the end every call that was sent must be in the warehouse.
 
     python -m benchmarks.catch_up --bus kafka --stage separate --minutes 10 [--json FILE]
 
-"Memory" is the worker's resident memory, read every 0.1 s; a stage may hold its byte budget of records
-beyond what it holds anyway. What it does not show: a transcriber with its model, whose speed is the model's.
+"Memory" is the worker's resident memory, read every 0.1 s. A stage may hold records up to its byte budget on top of its
+usual memory.
+
+What it does not show: a transcriber with its model, whose speed is the model's.
 """
 
 import argparse
@@ -45,7 +47,10 @@ COMPLETED: Final = "SELECT call_id FROM audio_sessions WHERE status = 'completed
 
 
 class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
-    """MB are 10^6 bytes. `waiting` counts records; `steady_waiting` is the most of them while the stage kept up."""
+    """One measurement. MB are 10^6 bytes.
+
+    `waiting` counts records after the pause, `steady_waiting` the most while the stage kept up.
+    """
 
     bus: str
     stage: str
@@ -62,7 +67,7 @@ class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Setup:
-    """Broker, workers and a producer, each ended when the context is left."""
+    """A broker, workers and a producer, all ended when the context is left."""
 
     def __init__(self, folder: Path, given: argparse.Namespace, bus: str) -> None:
         folder.mkdir()
@@ -100,7 +105,7 @@ class Setup:
             self._producer = subprocess.Popen(command, stdout=out, stderr=log, stdin=subprocess.DEVNULL)
 
     def hang_up(self) -> list[dict[str, Any]]:
-        """Finish the calls that were begun. Returns what was sent."""
+        """Let the producer finish the calls in progress. Returns the calls that were sent."""
         assert self._producer is not None
         self._producer.send_signal(signal.SIGTERM)
         if self._producer.wait(600):
@@ -161,7 +166,7 @@ class _Watched(msgspec.Struct, frozen=True):
 async def _watch(
     client: PlainClient, stage: str, worker: WorkerProcess, enough: Callable[[int, float], bool]
 ) -> _Watched:
-    """Memory of a worker until `enough` is true of the records that wait for it and of the seconds since now."""
+    """Read a worker's memory until `enough(waiting records, seconds since the start)` is true."""
     began, asked_at, most, peak = time.monotonic(), 0.0, 0, 0
     process = psutil.Process(worker.process.pid)
     while True:
@@ -177,7 +182,7 @@ async def _watch(
 
 
 async def _waiting(client: PlainClient, stage: str) -> int:
-    """Records that the stage has not acknowledged; asked again while no answer comes."""
+    """Return how many records the stage has not acknowledged. Asks again while the broker does not answer."""
     while True:
         with contextlib.suppress(*AWAY):
             return await unacknowledged(client, stage, PARTITIONS)
@@ -201,12 +206,16 @@ def show(found: CatchUp) -> str:
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("catch_up", __doc__)
-    made.add_argument("--bus", nargs="+", choices=BUSES, default=BUSES, help="which (both)")
+    made.add_argument("--bus", nargs="+", choices=BUSES, default=BUSES, help="brokers to measure (both)")
     made.add_argument(
-        "--stage", nargs="+", choices=REQUIRED_NAMES[:-1], default=["separate", "transcribe"], help="which (these two)"
+        "--stage",
+        nargs="+",
+        choices=REQUIRED_NAMES[:-1],
+        default=["separate", "transcribe"],
+        help="stages to stop (separate transcribe)",
     )
-    made.add_argument("--minutes", type=float, default=10.0, help="that the stage is stopped (10)")
-    made.add_argument("--steady", type=float, default=60.0, help="seconds that it is watched before (60)")
+    made.add_argument("--minutes", type=float, default=10.0, help="minutes that the stage is stopped (10)")
+    made.add_argument("--steady", type=float, default=60.0, help="seconds that it is watched before it is stopped (60)")
     made.add_argument("--calls", type=int, default=8, help="two-leg calls at a time (8)")
     made.add_argument("--speed", type=float, default=1.0, help="times the speed of speech (1)")
     add_outputs(made)

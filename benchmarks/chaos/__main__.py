@@ -1,8 +1,8 @@
-"""Nothing is lost when anything dies: many calls at once, workers and broker killed, paused and without disk.
+"""Many calls while workers and broker are killed, paused and without disk: is anything lost, doubled or altered?
 
-Plain producers send calls until all faults have been; then the same calls are sent to an undisturbed pipeline, and
-everything that both runs left on all topics and in the warehouse is compared, record by record and row by row. The
-transcriber's text is a hash of the samples that it got, unless the real model is asked for.
+Plain producers send calls until all faults have happened. Then the same calls go through an undisturbed pipeline, and
+the contents of all topics and of the warehouse after both runs are compared, record by record and row by row. Without
+`--real-model` the transcriber's text is a hash of its samples.
 
     python -m benchmarks.chaos --kills 200 --json FILE
 
@@ -32,18 +32,18 @@ SHOWN = 40
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("chaos", __doc__)
-    made.add_argument("--bus", choices=("jetstream", "kafka"), default="jetstream", help="(jetstream)")
-    made.add_argument("--kills", type=int, default=200, help="of workers, and every tenth of the broker (200)")
-    made.add_argument("--calls", type=int, default=5, help="at a time (5)")
-    made.add_argument("--seconds", type=float, nargs=2, default=(15.0, 45.0), help="of audio in a call, from and to")
+    made.add_argument("--bus", choices=("jetstream", "kafka"), default="jetstream", help="broker (jetstream)")
+    made.add_argument("--kills", type=int, default=200, help="kills, a tenth of them of the broker (200)")
+    made.add_argument("--calls", type=int, default=5, help="calls at a time (5)")
+    made.add_argument("--seconds", type=float, nargs=2, default=(15.0, 45.0), help="shortest and longest call (15 45)")
     made.add_argument("--speed", type=float, default=4.0, help="times the speed of speech (4)")
     made.add_argument("--gap", type=float, default=3.0, help="seconds between two faults, on average (3)")
     made.add_argument("--pause", type=float, default=30.0, help="seconds that the broker is paused (30)")
-    made.add_argument("--pauses", type=int, help="of the broker (default: one for every 60 kills)")
-    made.add_argument("--fills", type=int, help="of the store's disk (default: one for every 60 kills)")
-    made.add_argument("--freezes", type=int, help="of a worker, past its lease (default: one for every 20 kills)")
+    made.add_argument("--pauses", type=int, help="pauses of the broker (one for every 60 kills)")
+    made.add_argument("--fills", type=int, help="times that the store's disk is full (one for every 60 kills)")
+    made.add_argument("--freezes", type=int, help="pauses of a worker past its lease (one for every 20 kills)")
     made.add_argument("--real-model", action="store_true", help="transcribe with CALLSTREAM_MODEL's default")
-    made.add_argument("--seed", type=int, default=1, help="of calls and faults (1)")
+    made.add_argument("--seed", type=int, default=1, help="seed of calls and faults (1)")
     made.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, stores and tables there")
     add_outputs(made)
     return made
@@ -69,7 +69,7 @@ def plan(given: argparse.Namespace) -> FaultPlan:
 async def both_runs(folder: Path, load: Load, faults: FaultPlan) -> tuple[Outcome, Outcome]:
     with Run(folder / "chaos", load) as run:
         chaos = await run.chaos(faults)
-    print(f"  {len(chaos.calls)} calls again, undisturbed", file=sys.stderr, flush=True)
+    print(f"  sending the {len(chaos.calls)} calls again, undisturbed", file=sys.stderr, flush=True)
     with Run(folder / "calm", load) as run:
         calm = await run.calm(sorted(chaos.calls))
     return chaos, calm
@@ -116,7 +116,7 @@ def main() -> int:
     if inside not in os.environ and (before := namespace()):
         command = [*before, sys.executable, "-m", "benchmarks.chaos", *sys.argv[1:]]
         os.execvpe(command[0], command, os.environ | {inside: "1"})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in the namespace it would be ignored
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a namespace's first process ignores it by default
     folder = given.keep or Path(tempfile.mkdtemp(prefix="callstream-chaos-"))
     load = Load(
         bus=given.bus,

@@ -1,4 +1,4 @@
-"""What must hold after a run, and how it compares with the calm run of the same calls."""
+"""Invariants of one run, and the comparison with the undisturbed run of the same calls."""
 
 import json
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ JOBS = {"separate", "transcribe", "merge", "summarize"}
 
 
 class Findings(msgspec.Struct):
-    """`wrong` has a line for each thing that must not be; the counts are for the report."""
+    """Violations, a line each in `wrong`, and counts for the report."""
 
     wrong: list[str] = []
     lost: Counter[str] = msgspec.field(default_factory=Counter)
@@ -35,7 +35,7 @@ class Findings(msgspec.Struct):
 
 
 def check(chaos: Outcome, calm: Outcome) -> Findings:
-    """All checks. The calm run is checked by itself too: a comparison with something wrong proves nothing."""
+    """Run all checks. The calm run is checked too: a comparison with a broken run proves nothing."""
     findings = Findings()
     for name, outcome in (("calm", calm), ("chaos", chaos)):
         findings.wrong += [f"{name}: {line}" for line in _by_itself(outcome)]
@@ -136,14 +136,14 @@ def _warehouse(evidence: Evidence) -> Iterator[str]:
 
 
 def _count_repeats(findings: Findings, evidence: Evidence) -> None:
-    """Records that an outside consumer gets a second time, under the same id."""
+    """Count records that an outside consumer gets again under the same id."""
     findings.records = Counter(record.topic for record in evidence.records)
     ids = Counter(topic for topic, _, _ in {(r.topic, r.source, r.event_id) for r in evidence.records})
     findings.repeats = findings.records - ids
 
 
 def _compare_records(findings: Findings, chaos: Evidence, calm: Evidence) -> None:
-    """Every record of the calm run, by its id; of the ledger too, whose entries are not numbered."""
+    """Compare all records by id, those of the ledger included, which have no numbers."""
     ours, theirs = _by_id(chaos), _by_id(calm)
     for place in ours.keys() | theirs.keys():
         topic, event_id = place
@@ -159,7 +159,7 @@ def _compare_records(findings: Findings, chaos: Evidence, calm: Evidence) -> Non
 
 
 def _by_id(evidence: Evidence) -> dict[tuple[str, str], RecordSeen]:
-    """Without what depends on when something happened: the records of the idle limit."""
+    """Map records by topic and id, without those of the idle limit, which depend on time."""
     return {
         (record.topic, f"{record.source} {record.event_id}"): record
         for record in evidence.records

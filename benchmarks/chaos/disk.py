@@ -1,4 +1,4 @@
-"""A small file system of its own for a broker's store, so that it can be filled."""
+"""A small file system for a broker's store, so that it can be filled."""
 
 import os
 import subprocess
@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-"""Runs a command where it may mount, and where all that it started ends with it; on Linux without being root."""
+"""Runs a command where it may mount and where all its children end with it. On Linux, without root."""
 
 
 def namespace() -> tuple[str, ...]:
-    """What to put before a command so that a `Disk` can be made in it; nothing where this machine does not allow it."""
+    """Return the command prefix under which a `Disk` can be made; empty where this machine does not allow it."""
     try:
         done = subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False)
     except OSError:
@@ -19,7 +19,7 @@ def namespace() -> tuple[str, ...]:
 
 
 class Disk:
-    """A tmpfs at `path`. Raises OSError where nothing can be mounted."""
+    """A tmpfs at `path`. Raises OSError if it cannot be mounted."""
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class Disk:
         return self.path / "filler"
 
     def fill(self) -> None:
-        """Write until there is no room."""
+        """Write until the file system is full."""
         with self._filler.open("wb", buffering=0) as file:
             free = os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize
             try:

@@ -1,4 +1,4 @@
-"""What a run leaves behind, as outsiders find it: all records on all topics, and the tables of the warehouse."""
+"""The results of a run as outsiders see them: all records on all topics, and the tables of the warehouse."""
 
 import hashlib
 from pathlib import Path
@@ -12,13 +12,13 @@ from pipeline.instance import DATABASE_FILE
 from pipeline.wiring.topology import topic_rows
 
 CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "completed_at", "updated_at"}
-"""Times of day: of a record on the bus, so they differ from run to run."""
+"""Timestamps of records on the bus: they differ from run to run."""
 RUN_FIELDS = ("opened_at", "at", "position")
-"""Times of day, and where a record lies on the bus, which a transcript that was put off is found by."""
+"""Timestamps, and positions on the bus, by which a deferred transcript is found."""
 
 
 class RecordSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """`same` is the digest without `RUN_FIELDS`: what another run must repeat; `whole` that of all that one reads."""
+    """A record. `same` is the digest that another run must repeat, without `RUN_FIELDS`; `whole` that of everything."""
 
     topic: str
     partition: int
@@ -39,7 +39,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_evidence(client: PlainClient, data: Path) -> Evidence:
-    """To be called when nobody owns the data directory any more."""
+    """Read everything. Call it after the owner of the data directory has ended."""
     records = [_record(seen) for row in topic_rows() async for seen in client.read(row.name)]
     return Evidence(records=records, tables=_tables(data / DATABASE_FILE))
 

@@ -1,8 +1,8 @@
-"""What goes wrong in a run, when, and whom it hit.
+"""The faults of a run: their plan, their moments, and what they hit.
 
-Worker faults follow one another after random pauses. Two of three kills come at random, each third one at a moment
-when the worker has unacknowledged input. Broker faults come among them, one at a time: workers go on being
-killed while the broker is away.
+Worker faults follow one another after random pauses. Two of three kills come at random; every third waits until its
+worker has unacknowledged input. Broker faults come in between, one at a time; workers are killed while the broker is
+away, too.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ MET_WITHIN_S = 20.0
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How often each fault comes. `kills` counts those of workers and of the broker together."""
+    """How often each fault happens. `kills` counts those of workers and of the broker together."""
 
     kills: int
     broker_kills: int
@@ -46,8 +46,8 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct):
-    """What was done. `hits`: kills of a worker that had records it had not acknowledged; `unasked`: kills at which
-    the broker did not say, because it was away itself.
+    """Faults that happened. `hits`: kills of a worker with unacknowledged records; `unasked`: kills of a worker while
+    the broker was away and could not tell.
     """
 
     kills: Counter[str] = msgspec.field(default_factory=Counter)
@@ -63,14 +63,14 @@ class Done(msgspec.Struct):
 
 
 class _Action(NamedTuple):
-    """`lasts`: the next one does not wait for its end."""
+    """A fault. If it `lasts`, the next one does not wait for its end."""
 
     work: Callable[[], Coroutine[Any, Any, None]]
     lasts: bool = False
 
 
 class Faults:
-    """Carries out a plan."""
+    """Executes a plan."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Faults:
         self._broker_turn = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until all is done and everyone has been let go on."""
+        """Run all faults, until every paused process has been resumed."""
         plan = self._plan
         stages = [REQUIRED_NAMES[index % len(REQUIRED_NAMES)] for index in range(plan.kills - plan.broker_kills)]
         shared = [stage for stage in REQUIRED_NAMES if stage != "sink"]
@@ -123,7 +123,7 @@ class Faults:
         worker = await self._ready(stage)
         if self.done.kills[stage] % 3 == 2:
             await self._until_busy(worker)
-        if worker not in self._fleet.workers:  # it ended by itself meanwhile
+        if worker not in self._fleet.workers:  # it has ended by itself
             worker = await self._ready(stage)
         worker.freeze()
         unacknowledged = await self._unacknowledged(worker)
@@ -137,7 +137,7 @@ class Faults:
         self._fleet.add_later(stage, self._chance.uniform(0, 1) if at_once else self._chance.uniform(5, 15))
 
     async def _ready(self, stage: str) -> WorkerProcess:
-        """One of the stage's workers that works, waited for."""
+        """Wait for a ready worker of the stage and return it."""
         while True:
             ready = [worker for worker in self._fleet.of(stage) if worker.ready and not worker.frozen]
             if ready:
@@ -145,13 +145,13 @@ class Faults:
             await asyncio.sleep(0.1)
 
     async def _until_busy(self, worker: WorkerProcess) -> None:
-        """Every third kill is aimed: a stage that holds its input for a moment only is hardly hit by chance."""
+        """Wait until the worker has unacknowledged input. A stage that holds it briefly is hardly hit by chance."""
         deadline = time.monotonic() + AIM_S
         while time.monotonic() < deadline and not await self._unacknowledged(worker):
             pass
 
     async def _unacknowledged(self, worker: WorkerProcess) -> int | None:
-        """Records that the worker was given and has not acknowledged; None where the broker does not say."""
+        """Return how many delivered records the worker has not acknowledged; None if the broker does not answer."""
         held, total = worker.held(), 0
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -175,7 +175,7 @@ class Faults:
             self.done.removals[stage] += 1
 
     async def _pause_worker(self, stage: str) -> None:
-        """Longer than its share of the work lasts: others take over, and then it comes back."""
+        """Pause a worker past its lease: others take over, and then it comes back."""
         worker = await self._ready(stage)
         worker.freeze()
         await asyncio.sleep(self._chance.uniform(*self._plan.worker_pause_s))
@@ -203,7 +203,7 @@ class Faults:
             await asyncio.sleep(self._plan.gap_s)
 
     async def _fill_disk(self) -> None:
-        """A broker that gives up because of it is started again when there is room: that is what an operator does."""
+        """Fill the disk. A broker that gives up is restarted when there is room again, as an operator would."""
         assert self._disk is not None
         async with self._broker_turn:
             await asyncio.to_thread(self._disk.fill)
@@ -211,7 +211,7 @@ class Faults:
             await asyncio.sleep(self._plan.disk_full_s)
             deadline = time.monotonic() + MET_WITHIN_S
             while await asyncio.to_thread(self._broker.works) and time.monotonic() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(0.2)  # nobody has written anything yet
+                await asyncio.sleep(0.2)  # nothing has been written yet
             self._disk.free()
             self.done.disk_fills += 1
             await asyncio.sleep(2.0)
@@ -220,7 +220,7 @@ class Faults:
             await asyncio.sleep(self._plan.gap_s)
 
     async def tend_broker(self) -> None:
-        """One may take long to give up after a full disk: it is started again whenever that shows."""
+        """Restart a broker that gives up late after a full disk. Runs until cancelled."""
         while True:
             async with self._broker_turn:
                 if self.done.disk_fills and not self._broker.alive:
@@ -228,7 +228,7 @@ class Faults:
             await asyncio.sleep(1.0)
 
     async def _start_again(self) -> None:
-        self._say("the broker gave up when its disk was full; it is started again")
+        self._say("the broker gave up when its disk was full and is restarted")
         self._broker.kill()
         await asyncio.to_thread(self._broker.start)
         self.done.broker_restarts_after_full_disk += 1

@@ -1,4 +1,4 @@
-"""One run: a broker, workers, producers, faults or none, and what there is at the end."""
+"""One run: a broker, workers, producers, with faults or without, and its outcome."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,13 @@ PRODUCERS = 2
 PARTITIONS = 8
 SETTLES_WITHIN_S = 120.0
 MOST_WAITING, FEW_WAITING = 1500, 500
-"""Records that no stage has finished with: at the one no more calls are begun, until there are fewer than the other. A
-pipeline that is further and further behind would be tested on one moment only.
+"""Unfinished records of all stages. Above the first, producers begin no more calls until there are fewer than the
+second: a pipeline with an ever larger backlog would be tested at one moment only.
 """
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent: `concurrent` calls at a time of `seconds` each, at `speed` times the speed of speech."""
+    """The calls to send: `concurrent` at a time, of `seconds` each, at `speed` times the speed of speech."""
 
     bus: str
     concurrent: int
@@ -46,7 +46,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """`calls` maps the number of each call that was sent to the seconds of audio in it."""
+    """Result of a run. `calls` maps the number of each sent call to its seconds of audio."""
 
     evidence: Evidence
     calls: dict[int, float]
@@ -60,11 +60,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotCompleted(Exception):
-    """Calls that were sent wholly were not completed in time."""
+    """Calls that were sent completely were not completed in time."""
 
 
 class Run:
-    """Use as a context manager: it ends everything that it started."""
+    """A run. Leaving the context ends all processes that it started."""
 
     def __init__(self, folder: Path, load: Load) -> None:
         folder.mkdir(parents=True)
@@ -100,14 +100,14 @@ class Run:
             self._disk.close()
 
     async def chaos(self, plan: FaultPlan) -> Outcome:
-        """Calls are sent until all faults have been; then those that were begun are finished."""
+        """Send calls until all faults have happened, then finish the calls in progress."""
         self._fleet.start(2)
         return await self._measure(
             lambda process: ["--every", f"{process}:{PRODUCERS}", "--speed", str(self._load.speed)], plan
         )
 
     async def calm(self, numbers: list[int]) -> Outcome:
-        """The same calls as fast as they are stored, and nothing happens."""
+        """Send the given calls as fast as they are stored, without faults."""
         self._fleet.start(1)
         parts = [numbers[process::PRODUCERS] for process in range(PRODUCERS)]
         return await self._measure(lambda process: ["--only", ",".join(map(str, parts[process])), "--speed", "0"], None)
@@ -165,7 +165,7 @@ class Run:
         try:
             return Disk(path, DISK_BYTES)
         except OSError as error:
-            self._not_done.append(f"the disk of the store was not filled: nothing can be mounted here ({error})")
+            self._not_done.append(f"the store's disk was not filled: nothing can be mounted here ({error})")
             return None
 
     def _producer(self, which: list[str], process: int) -> "subprocess.Popen[bytes]":
@@ -214,7 +214,7 @@ class Run:
                 self._resent += sent["resent"]
 
     async def _until_completed(self) -> None:
-        """All calls are in the warehouse, with their summaries. Raises NotCompleted when nothing moves any more."""
+        """Wait until the warehouse has all calls and summaries. Raises NotCompleted if nothing moves any more."""
         sql = (
             "SELECT count(*) AS n FROM audio_sessions AS s JOIN summaries AS u ON u.session_id = s.id "
             "AND u.kind = 'final' AND u.revision = s.revision WHERE s.status = 'completed' AND NOT s.provisional"
@@ -232,7 +232,7 @@ class Run:
             await asyncio.sleep(1.0)
 
     async def _until_acknowledged(self, client: PlainClient) -> int:
-        """What the groups leave unacknowledged when there is nothing more to do."""
+        """Wait until all records are acknowledged. Returns how many are left when time is up."""
         deadline = time.monotonic() + SETTLES_WITHIN_S
         while (left := await _unfinished(client)) and time.monotonic() < deadline:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(1.0)
@@ -252,5 +252,5 @@ class Run:
 
 
 async def _unfinished(client: PlainClient) -> int:
-    """Records of all groups that are not acknowledged."""
+    """Return how many records of all groups are not acknowledged."""
     return sum([await unacknowledged(client, stage, PARTITIONS) for stage in REQUIRED_NAMES])

@@ -1,4 +1,4 @@
-"""Ways to find speech on channels of telephone audio, and how many channel seconds each does in a CPU second."""
+"""Ways to find speech on telephone channels, and their speed in channel seconds per CPU second."""
 
 import asyncio
 import sys
@@ -29,14 +29,17 @@ from tests.calls import bad
 
 KINDS: Final = ("silero-vad", "in lockstep", "model", "stage")
 CHANNEL_S: Final = 600
-"""Audio of a run, of all channels together."""
+"""Audio of one run, all channels together."""
 LEAST_S: Final = 12
 TARGET: Final = 500
 _ORIGIN: Final = Origin("", 0, 0, b"")
 
 
 def channels_of(path: Path, n_channels: int) -> Samples:
-    """Frames of each channel, shape (channels, frames, 256), whole blocks. Raises SystemExit for another rate."""
+    """Return frames, int16, shape (channels, frames, 256), in whole blocks.
+
+    Raises SystemExit if the file's rate is not 8 kHz.
+    """
     pcm, rate_hz = bad.read_wav(path)
     if rate_hz != VAD_RATE_HZ:
         raise SystemExit(f"{path} has {rate_hz} Hz, not {VAD_RATE_HZ}")
@@ -49,7 +52,7 @@ def channels_of(path: Path, n_channels: int) -> Samples:
 
 
 def measured(channels: Samples, chunk_s: float, runs: int) -> dict[str, Any]:
-    """Channel seconds per CPU second of each kind, and how far our probabilities are from the package's."""
+    """Return channel seconds per CPU second of each kind, and the largest difference to the package's probabilities."""
     package, model = loaded_package(), load_voice_activity_model()
     calls = [events_of(channels[first : first + 2], chunk_s) for first in range(0, len(channels), 2)]
     kinds: dict[str, Callable[[], Any]] = {
@@ -85,7 +88,7 @@ def loaded_package() -> Any:
 
 
 def by_package(package: Any, channels: Samples) -> NDArray[np.float32]:
-    """Probabilities of shape (channels, frames)."""
+    """Return probabilities, shape (channels, frames)."""
     import torch
 
     package.reset_states()
@@ -97,7 +100,7 @@ def by_package(package: Any, channels: Samples) -> NDArray[np.float32]:
 
 
 def by_model(model: VoiceActivityModel, frames: Samples) -> NDArray[np.float32]:
-    """A block at a time, as a live channel's audio comes in. Probabilities of shape (frames,)."""
+    """Return probabilities, shape (frames,), computed a block at a time as for a live channel."""
     state, heard = SpeechState(), []
     for first in range(0, len(frames), BLOCK_FRAMES):
         probabilities, state = model.probabilities(frames[first : first + BLOCK_FRAMES], state)
@@ -106,7 +109,7 @@ def by_model(model: VoiceActivityModel, frames: Samples) -> NDArray[np.float32]:
 
 
 def events_of(channels: Samples, chunk_s: float) -> list[AudioEvent]:
-    """A call with a leg or two."""
+    """Return the events of a call with one or two legs."""
     pcm = channels.reshape(len(channels), -1).T
     step = int(chunk_s * VAD_RATE_HZ)
     chunks = [AudioChunk(data=bad.mulaw(pcm[at : at + step])) for at in range(0, len(pcm), step)]
@@ -115,7 +118,7 @@ def events_of(channels: Samples, chunk_s: float) -> list[AudioEvent]:
 
 
 async def by_stage(stage: SeparateStage, calls: list[list[AudioEvent]]) -> int:
-    """Events of all calls in turn; how many utterances came out."""
+    """Submit the events of all calls, interleaved. Returns the number of utterances."""
     separators = [stage.open(CallRef(DEFAULT_TENANT, f"{number}"), None) for number in range(len(calls))]
     n_utterances = 0
     for seq, events in enumerate(zip(*calls, strict=True)):

@@ -1,16 +1,16 @@
-"""Words where nobody spoke, and words that guards took from people who did.
+"""Words transcribed where nobody spoke, and true words that guards dropped.
 
     python -m benchmarks.guards [--calls 30] [--json FILE]
 
 Half an hour of telephone audio without speech (`benchmarks.speech.sounds`: silence, noise, tones, music, clicks) goes
-through the separate and transcribe stages: every word that comes out was said by nobody. Most of it is stopped by the
-voice activity detector, so pieces of every sound are also given to the transcribe stage as if they were speech, to see
-what the guards behind the detector stop.
+through the separate and transcribe stages: every word that comes out is an error. The voice activity detector stops
+most of it, so pieces of every sound are also given to the transcribe stage as if they were speech: that measures the
+guards after the detector.
 
-Then the calls of `benchmarks.speech` go through both stages: a true word is dropped when a guard drops the utterance
-it lies in, and unheard when no utterance was cut around it; both are found by the script's times.
+Then the calls of `benchmarks.speech` go through both stages. By the script's times, a true word counts as dropped when
+a guard drops its utterance, and as unheard when it lies in no utterance.
 
-What it does not show: music and noises as they are recorded from real lines, and people who sing.
+What it does not show: music and noise recorded from real lines, people who sing.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import msgspec
 
 from benchmarks.guards.counts import answered, pieces, taken
 from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
-from benchmarks.harness.offline import Hearing, settings_of
+from benchmarks.harness.offline import OfflineStages, settings_of
 from benchmarks.harness.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, Corpus, corpus
 from benchmarks.speech.sounds import calls as sounds
@@ -36,7 +36,7 @@ BLOCK_FRAMES: Final = RATE_HZ // 2
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("guards", __doc__)
     made.add_argument("--calls", type=int, default=N_CALLS, help=f"script-truth calls; 0 for none ({N_CALLS})")
-    made.add_argument("--seed", type=int, default=SEED, help=f"of sounds and calls ({SEED})")
+    made.add_argument("--seed", type=int, default=SEED, help=f"seed of sounds and calls ({SEED})")
     add_settings(made)
     add_outputs(made)
     return made
@@ -55,15 +55,15 @@ def main() -> int:
 async def measured(spoken: Corpus | None, seed: int, changes: list[str]) -> dict[str, Any]:
     figures: dict[str, Any] = {"settings": changes, "sounds": {}, "as_speech": {}}
     with tempfile.TemporaryDirectory() as folder:
-        async with Hearing(settings_of(Path(folder), changes)) as hearing:
+        async with OfflineStages(settings_of(Path(folder), changes)) as stages:
             for name, pcm in sounds(seed).items():
                 blocks = (pcm[at : at + BLOCK_FRAMES].tobytes() for at in range(0, len(pcm), BLOCK_FRAMES))
-                segments = await hearing.hear(name, RATE_HZ, blocks)
+                segments = await stages.transcribe_call(name, RATE_HZ, blocks)
                 figures["sounds"][name] = {"seconds": 2 * len(pcm) / RATE_HZ, **answered(segments)}
-                segments = await hearing.transcribe(name, pieces(pcm), RATE_HZ)
+                segments = await stages.transcribe_utterances(name, pieces(pcm), RATE_HZ)
                 figures["as_speech"][name] = answered(segments)
             if spoken is not None:
-                heard = await hearing.hear_files([spoken.path(call) for call in spoken.calls])
+                heard = await stages.transcribe_files([spoken.path(call) for call in spoken.calls])
                 figures["speech"] = taken(spoken.calls, heard) | {"input": spoken.described()}
     figures["words_as_speech"] = sum(one["words"] for one in figures["as_speech"].values())
     figures["words"] = sum(one["words"] for one in figures["sounds"].values())
@@ -81,9 +81,9 @@ def show(figures: dict[str, Any]) -> None:
         row = [name, f"{one['seconds'] / 60:.1f}", one["utterances"], one["words"], forced["utterances"], by]
         print("| " + " | ".join(map(str, [*row, forced["words"]])) + " |")
         for text in (*one["texts"], *forced["texts"]):
-            print(f"  said by nobody: {msgspec.json.encode(text).decode()}")
+            print(f"  spoken by nobody: {msgspec.json.encode(text).decode()}")
     print(f"{figures['words']} words in {figures['minutes']} minutes in which nobody speaks")
-    print(f"{figures['words_as_speech']} words in pieces of it that were given as speech")
+    print(f"{figures['words_as_speech']} words in pieces of it that were given to the transcriber as speech")
     if "speech" in figures:
         one = figures["speech"]
         print(f"of {one['words']} true words {one['dropped_percent']} % were dropped ({one['dropped'] or 'none'})")

@@ -1,4 +1,4 @@
-"""Words in answers to sounds without speech, and true words that guards took."""
+"""Counts of words transcribed from sounds without speech, and of true words that guards dropped."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from schemas.segments import Segment
 
 PIECES_S: Final = (0.4, 1.0, 2.5, 6.0)
 PIECES_OF_EACH: Final = 2
-"""On each leg, of each length, spread over the sound."""
+"""Of each length, on each leg, spread over the sound."""
 
 
 def pieces(pcm: NDArray[np.int16]) -> Iterator[tuple[int, bytes]]:
-    """Pieces of both legs of a sound, one behind the other: first sample and bytes."""
+    """Yield pieces of both legs of a sound, one after the other: first sample and PCM bytes."""
     at = 0
     for leg in pcm.T:
         for seconds in PIECES_S:
@@ -29,7 +29,7 @@ def pieces(pcm: NDArray[np.int16]) -> Iterator[tuple[int, bytes]]:
 
 
 def answered(segments: Sequence[Segment]) -> dict[str, Any]:
-    """What came of a sound: utterances, words, and what each guard dropped."""
+    """Return the utterances and words of a sound, and what each guard dropped."""
     return {
         "utterances": len(segments),
         "words": sum(len(segment.words) for segment in segments),
@@ -40,7 +40,7 @@ def answered(segments: Sequence[Segment]) -> dict[str, Any]:
 
 
 def taken(calls: Sequence[Call], heard: Sequence[Sequence[Segment]]) -> dict[str, Any]:
-    """How many true words each guard dropped, and how many lie in no utterance."""
+    """Return how many true words each guard dropped, and how many lie in no utterance."""
     dropped, unheard, words = Counter[str](), 0, 0
     utterances: list[dict[str, Any]] = []
     for call, segments in zip(calls, heard, strict=True):

@@ -1,4 +1,4 @@
-"""Brokers that may be killed, paused and started again, each with its store in a folder of its own."""
+"""Brokers that can be killed, paused and restarted, each with its store in a separate folder."""
 
 import secrets
 import socket
@@ -9,11 +9,11 @@ from tests.support.brokers.kafka import KafkaServer
 from tests.support.brokers.nats import NatsProcess
 
 GAVE_UP = b"Critical write error"
-"""What nats-server 2.14 and 2.15 log when a stream stops for good."""
+"""Logged by nats-server 2.14 and 2.15 when a stream stops for good."""
 
 
 class Broker(Protocol):
-    """`url` is what CALLSTREAM_BUS is set to; it stays the same over restarts. `store` is where its records are."""
+    """`url` is the value of CALLSTREAM_BUS and the same over restarts. `store` is the folder of the records."""
 
     store: Path
 
@@ -24,7 +24,7 @@ class Broker(Protocol):
     def alive(self) -> bool: ...
 
     def start(self) -> None:
-        """Returns when clients are served. Raises RuntimeError where it does not come up."""
+        """Start; returns when clients are served. Raises RuntimeError if the broker does not come up."""
         ...
 
     def kill(self) -> None:
@@ -38,12 +38,12 @@ class Broker(Protocol):
     def resume(self) -> None: ...
 
     def works(self) -> bool:
-        """Whether it serves; one whose disk was full may have given up without ending."""
+        """Return whether it serves. After a full disk a broker may have given up without ending."""
         ...
 
 
 class JetStreamServer(NatsProcess):
-    """A nats-server that no worker started, configured as the embedded one, syncing each record."""
+    """A nats-server with the settings of the embedded one, syncing each record."""
 
     def __init__(self, folder: Path, *, max_store_bytes: int) -> None:
         self.store = folder / "store"
@@ -67,11 +67,11 @@ class JetStreamServer(NatsProcess):
         super().start()
 
     def works(self) -> bool:
-        """A stream that met a full disk takes no records until the server is started again: only its log tells."""
+        """After a full disk a stream takes no records until the server is restarted; only the log tells."""
         return self._serves() and GAVE_UP not in self.log.read_bytes()[self._logged_before :]
 
     def _serves(self) -> bool:
-        """Ask for the account's JetStream figures, as any client would."""
+        """Request the account's JetStream info, as any client would."""
         reply = f"_INBOX.{secrets.token_hex(8)}"
         connect = '{"verbose":false,"headers":true,"no_responders":true}'
         ask = f"CONNECT {connect}\r\nSUB {reply} 1\r\nPUB $JS.API.INFO {reply} 0\r\n\r\nPING\r\n"
@@ -89,7 +89,7 @@ class JetStreamServer(NatsProcess):
 
 
 class Kafka(KafkaServer):
-    """An Apache Kafka broker with the Java machine's usual options."""
+    """An Apache Kafka broker with the default options of the JVM."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, java_options=())
@@ -100,7 +100,7 @@ class Kafka(KafkaServer):
         return f"kafka://{self.bootstrap}"
 
     def works(self) -> bool:
-        """Kafka ends when it cannot write."""
+        """Kafka ends if it cannot write."""
         return self.alive
 
 

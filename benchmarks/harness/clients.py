@@ -1,4 +1,4 @@
-"""Plain clients of the brokers, which use none of the product's code: what an outsider sends, and what one sees."""
+"""Plain clients of the brokers, without the product's code: they send and read as outsiders do."""
 
 import asyncio
 import base64
@@ -16,15 +16,15 @@ from pipeline.wiring.stage_list import stage_named
 SEND_TIMEOUT_S = 5.0
 AGAIN_AFTER_S = 0.5
 AWAY = (KafkaError, nats.errors.Error, OSError, TimeoutError)
-"""What the libraries raise while a broker does not answer."""
+"""Raised by the libraries while a broker does not answer."""
 
 
 class Unsent(Exception):
-    """The broker has not said that it stored the record: it may or may not have."""
+    """The broker has not acknowledged the record: it may or may not be stored."""
 
 
 class Seen(NamedTuple):
-    """A record on a topic, with the headers that outsiders go by."""
+    """A record on a topic, with the headers that outsiders use."""
 
     topic: str
     partition: int
@@ -33,8 +33,8 @@ class Seen(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """Records that workers were given and have not acknowledged, and records that wait. Kafka does not tell them
-    apart: there all count as given.
+    """Records delivered and not acknowledged, and records that wait. Kafka does not distinguish them: there all count
+    as given.
     """
 
     given: int
@@ -43,22 +43,22 @@ class Backlog(NamedTuple):
 
 class PlainClient(Protocol):
     async def send(self, topic: str, key: bytes, headers: Mapping[str, str], value: bytes) -> None:
-        """Returns when the broker has said that the record is stored. Raises Unsent."""
+        """Send; returns when the broker has acknowledged the record. Raises Unsent."""
         ...
 
     def read(self, topic: str) -> AsyncIterator[Seen]:
-        """All records that are on the topic now, in the order of their partitions."""
+        """Yield all records that are on the topic now, in the order of their partitions."""
         ...
 
     async def backlog(self, group: str, topics: tuple[str, ...], partitions: frozenset[int]) -> Backlog:
-        """What the group's workers have not acknowledged of the partitions."""
+        """Return the group's unacknowledged records in the partitions."""
         ...
 
     async def close(self) -> None: ...
 
 
 async def unacknowledged(client: PlainClient, stage: str, partitions: int) -> int:
-    """Records that the workers of a stage have not acknowledged, in all of its lanes. Raises what `AWAY` names."""
+    """Return how many records a stage's workers have not acknowledged, in all its lanes. Raises one of `AWAY`."""
     left = 0
     for lane in stage_named(stage).lanes:
         reads = stage_named(stage).subscription(lane)
@@ -68,7 +68,7 @@ async def unacknowledged(client: PlainClient, stage: str, partitions: int) -> in
 
 
 async def connect(url: str) -> PlainClient:
-    """A client for the URL that CALLSTREAM_BUS would have, when the broker answers there."""
+    """Return a client for a CALLSTREAM_BUS URL, connected. Retries until the broker answers."""
     while True:
         client = KafkaClient() if url.startswith("kafka://") else NatsClient()
         try:
@@ -80,7 +80,7 @@ async def connect(url: str) -> PlainClient:
 
 
 class NatsClient:
-    """nats-py, reconnecting by itself."""
+    """nats-py, which reconnects by itself."""
 
     def __init__(self) -> None:
         self._client: Any = None
@@ -88,7 +88,7 @@ class NatsClient:
 
     async def connect(self, url: str) -> None:
         async def ignore(_error: Exception) -> None:
-            """Sends fail by themselves."""
+            """Sends raise their own errors."""
 
         self._client = await nats.connect(
             url, max_reconnect_attempts=-1, reconnect_time_wait=0.2, ping_interval=5, error_cb=ignore
@@ -132,7 +132,7 @@ class NatsClient:
 
 
 class KafkaClient:
-    """aiokafka with its own defaults, but for how long it waits for an answer."""
+    """aiokafka with its defaults except the request timeout."""
 
     def __init__(self) -> None:
         self._servers = ""
@@ -190,6 +190,6 @@ class KafkaClient:
 
 
 def _base(topic: str) -> str:
-    """Where a topic's subjects begin: `calls.audio.batch` has `calls.audio_batch`."""
+    """Return the beginning of a topic's subjects: `calls.audio_batch` for `calls.audio.batch`."""
     root, _, rest = topic.partition(".")
     return f"{root}.{rest.replace('.', '_')}"

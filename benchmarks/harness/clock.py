@@ -6,7 +6,7 @@ import psutil
 
 
 class Clock:
-    """CPU seconds of this process and all its children, and wall seconds, inside the block."""
+    """Measures the block: CPU seconds of this process and all its children, and wall seconds."""
 
     cpu_s: float
     wall_s: float

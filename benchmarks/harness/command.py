@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tests.support.processes.deployment import SAMPLE
+
 
 def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Return the parser of `python -m benchmarks.NAME`; `--help` prints `description` as it stands."""
@@ -11,6 +13,11 @@ def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentPar
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_call(parser: argparse.ArgumentParser) -> None:
+    """Add FILE, the recording of a call; by default the sample call."""
+    parser.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE", help="a call (the sample call)")
 
 
 def add_outputs(parser: argparse.ArgumentParser, *, plot: str | None = None) -> None:

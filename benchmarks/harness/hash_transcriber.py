@@ -1,7 +1,7 @@
-"""A transcribe worker whose text is a hash of the samples that it got: the real command, with another engine.
+"""A transcribe worker whose text is a hash of its samples: the real command with another engine.
 
-A lost, doubled or shifted sample, a wrong stretch of speech or a forgotten language vote shows in the text, and a
-worker is up in a second. Each utterance takes a random moment, so that utterances overtake each other.
+A lost, doubled or shifted sample, a wrong stretch of speech or a lost language vote changes the text, and a worker is
+ready within a second. Each utterance takes a random time, so that utterances overtake each other.
 
     python -m benchmarks.harness.hash_transcriber        # as `callstream worker transcribe`
 """
@@ -28,7 +28,7 @@ WORD_S = 0.35
 
 
 class HashEngine:
-    """Says the digest of each row. See `stages.transcribe.engine.protocol.SpeechEngine`."""
+    """Transcribes each row as its digest. See `stages.transcribe.engine.protocol.SpeechEngine`."""
 
     model_name = "hash"
     languages = frozenset(LANGUAGES)
@@ -39,17 +39,17 @@ class HashEngine:
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         time.sleep(random.uniform(*DELAY_S))
-        return [_said(row) for row in rows]
+        return [_transcription(row) for row in rows]
 
 
-def _said(row: Row) -> Transcription:
-    heard = hashlib.sha256(row.audio.tobytes())
-    heard.update(repr(row.voiced).encode())
-    digest = heard.digest()
+def _transcription(row: Row) -> Transcription:
+    hashed = hashlib.sha256(row.audio.tobytes())
+    hashed.update(repr(row.voiced).encode())
+    digest = hashed.digest()
     language = row.language
     if not isinstance(language, str):
-        heard_in = LANGUAGES[digest[0] % len(LANGUAGES)]
-        language = language({code: 0.9 if code == heard_in else 0.05 for code in LANGUAGES})
+        spoken = LANGUAGES[digest[0] % len(LANGUAGES)]
+        language = language({code: 0.9 if code == spoken else 0.05 for code in LANGUAGES})
     length_s = len(row.audio) / SAMPLE_RATE_HZ
     n_words = min(len(digest) // 3, max(1, int(length_s / WORD_S)))
     step_s = length_s / n_words
@@ -77,7 +77,7 @@ def load_hash_engine(_settings: Settings, _metrics: Metrics) -> SpeechEngine:
 
 @contextlib.contextmanager
 def hashing() -> Iterator[None]:
-    """Let workers of this process load `HashEngine`."""
+    """Make workers in this process load `HashEngine`."""
     with patch.object(engines, "load_engine", load_hash_engine):
         yield
 

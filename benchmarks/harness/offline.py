@@ -1,4 +1,4 @@
-"""Our separate and transcribe stages alone: audio in, segments out, in this process and without a bus."""
+"""Our separate and transcribe stages alone: audio in, segments out, in this process, without a bus."""
 
 import asyncio
 import contextlib
@@ -29,17 +29,17 @@ from stages.transcribe.stage import TranscribeStage
 _ORIGIN: Final = Origin("", 0, 0, b"")
 
 
-class Hearing:
-    """Loaded models with the settings of a deployment. Use as an async context manager.
+class OfflineStages:
+    """Both stages with loaded models and the settings of a deployment. Use as an async context manager.
 
-    `padded`: each utterance in Whisper's full window, as the plain model is used.
+    `padded`: decode each utterance in Whisper's full window of 30 s, as the plain model does.
     """
 
     def __init__(self, settings: Settings, *, padded: bool = False) -> None:
         self._settings = settings
         self._padded = padded
 
-    async def __aenter__(self) -> "Hearing":
+    async def __aenter__(self) -> "OfflineStages":
         settings = self._settings
         engine = await asyncio.to_thread(self._load_padded if self._padded else self._load)
         self._scheduler = Scheduler(engine, workers=settings.asr_workers)
@@ -62,14 +62,16 @@ class Hearing:
         settings = self._settings
         return Engine(
             resolve_model(settings.model, models_dir(settings.data)).path,
-            name="of a name that no short windows are known for",
+            name="a name without measured short windows",
             compute_type=settings.compute_type,
             workers=settings.asr_workers,
             beam_size=settings.beam_size,
         )
 
-    async def hear(self, name: str, rate_hz: int, blocks: Iterable[bytes], *, channels: int = 2) -> list[Segment]:
-        """All segments of a call, empty ones included. `blocks`: interleaved 16-bit PCM of at most 1 s each."""
+    async def transcribe_call(
+        self, name: str, rate_hz: int, blocks: Iterable[bytes], *, channels: int = 2
+    ) -> list[Segment]:
+        """Return all segments of a call, empty ones included. `blocks`: interleaved 16-bit PCM, at most 1 s each."""
         call = CallRef(DEFAULT_TENANT, name)
         transcriber = self._transcribe.open(call, None)
         answers = [
@@ -81,7 +83,7 @@ class Hearing:
         return [record for record in records if isinstance(record, Segment)]
 
     async def utterances(self, path: Path) -> list[Utterance]:
-        """What the transcribe stage is given of a file."""
+        """Return the utterances of a file, as the transcribe stage gets them."""
         audio = open_audio_file(path)
         with contextlib.closing(audio):
             call = CallRef(DEFAULT_TENANT, path.stem)
@@ -94,8 +96,10 @@ class Hearing:
             async for output in separator.submit(event, _event(seq)):
                 yield output
 
-    async def transcribe(self, name: str, utterances: Iterable[tuple[int, bytes]], rate_hz: int) -> list[Segment]:
-        """Segments of given utterances (first sample, 16-bit PCM), as if all of each were speech."""
+    async def transcribe_utterances(
+        self, name: str, utterances: Iterable[tuple[int, bytes]], rate_hz: int
+    ) -> list[Segment]:
+        """Return the segments of utterances (first sample, 16-bit PCM), all of which count as speech."""
         call = CallRef(DEFAULT_TENANT, name)
         transcriber = self._transcribe.open(call, None)
         opened = CallOpened(
@@ -126,30 +130,30 @@ class Hearing:
         records = [output.record for answer in answers async for output in answer]
         return [record for record in records if isinstance(record, Segment)]
 
-    async def hear_file(self, path: Path) -> list[Segment]:
+    async def transcribe_file(self, path: Path) -> list[Segment]:
         audio = open_audio_file(path)
         with contextlib.closing(audio):
-            return await self.hear(path.stem, audio.sample_rate_hz, audio, channels=audio.channels)
+            return await self.transcribe_call(path.stem, audio.sample_rate_hz, audio, channels=audio.channels)
 
-    async def hear_files(self, paths: list[Path]) -> list[list[Segment]]:
-        """Two files at a time, so that no worker of the engine waits for the next utterance."""
+    async def transcribe_files(self, paths: list[Path]) -> list[list[Segment]]:
+        """Transcribe two files at a time, so that no worker of the engine waits for the next utterance."""
         turn = asyncio.Semaphore(2)
 
         async def one(path: Path) -> list[Segment]:
             async with turn:
-                return await self.hear_file(path)
+                return await self.transcribe_file(path)
 
         return list(await asyncio.gather(*(one(path) for path in paths)))
 
 
 def texts_of(segments: list[Segment], channels: int = 2) -> list[str]:
-    """What was written for each leg."""
+    """Return the text of each leg."""
     ordered = sorted(segments, key=lambda segment: segment.start_s)
     return [" ".join(one.text for one in ordered if one.channel == channel and one.text) for channel in range(channels)]
 
 
 def settings_of(folder: Path, changes: Iterable[str] = (), **given: Any) -> Settings:
-    """Settings for a benchmark; `changes` are written as on a command line: `beam_size=1`."""
+    """Return settings for a benchmark. `changes` have the form of the command line: `beam_size=1`."""
     written: dict[str, Any] = dict(change.split("=", 1) for change in changes)
     values = {"data": str(folder), "metrics_port": None, "compute_type": "int8", "language": "en", **given, **written}
     return msgspec.convert(values, Settings, strict=False, dec_hook=lambda kind, value: kind(value))

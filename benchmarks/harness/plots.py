@@ -1,4 +1,4 @@
-"""Figures that one looks at rather than reads. matplotlib comes with WhisperX."""
+"""Plots of reports. matplotlib is installed with WhisperX."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +9,7 @@ _THEIRS: Final = "#b8bec4"
 
 
 def draw_transcribe(report: dict[str, Any], path: Path) -> None:
-    """Bars of audio seconds per CPU second with their spread, word errors written on them; a row for each set."""
+    """Draw bars of audio seconds per CPU second with their spread and word errors, a row for each set of calls."""
     from matplotlib.figure import Figure
 
     sets = report["sets"]
@@ -35,7 +35,7 @@ def draw_transcribe(report: dict[str, Any], path: Path) -> None:
 
 
 def draw_live(report: dict[str, Any], path: Path) -> None:
-    """Share of finals, and of words first shown, by seconds waited: a line for each measurement."""
+    """Draw the shares of finals and of words first shown over the seconds waited, a line for each measurement."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")

@@ -1,7 +1,7 @@
-"""The calls of a chaos run: each a function of its number and the seed, so that it can be sent again later.
+"""Calls of plain producers. Each is a function of its number and the seed, so that it can be sent again later.
 
-All are cut from the sample call at an offset of their own, with their own loudness and line noise, and differ in
-encoding, length of a chunk, tenant and lane.
+All are cut from the sample call, each with its own offset, loudness and line noise, and differ in encoding, chunk
+length, tenant and lane.
 """
 
 import io
@@ -23,7 +23,7 @@ TOPICS = ("calls.audio", "calls.audio", "calls.audio", "calls.audio.batch")
 
 
 class ProducedEvent(NamedTuple):
-    """What a producer sends: headers as the Kafka binding spells them, and how much audio comes before it."""
+    """A producer's event: headers as the Kafka binding spells them, and the seconds of audio up to it."""
 
     headers: dict[str, str]
     value: bytes
@@ -31,7 +31,7 @@ class ProducedEvent(NamedTuple):
 
 
 class ProducedCall(msgspec.Struct, frozen=True):
-    """One call as its producer has it."""
+    """A call with all its events."""
 
     number: int
     call_id: str
@@ -42,7 +42,7 @@ class ProducedCall(msgspec.Struct, frozen=True):
 
 
 def produced_call(number: int, seed: int, seconds: tuple[float, float]) -> ProducedCall:
-    """The call of that number, of a random length within `seconds`."""
+    """Return the call of this number, with a random length within `seconds`."""
     chance = np.random.default_rng([seed, number])
     pcm, rate_hz = bad.read_wav(SAMPLE)
     length = int(chance.uniform(*seconds) * rate_hz)

@@ -1,9 +1,8 @@
-"""A producer of calls as a process of its own: a plain client that sends again what was not acknowledged.
+"""A producer of calls as a separate process: a plain client that resends what was not acknowledged.
 
-It holds `--concurrent` calls open at a time and sends each at `--speed` times the speed of speech (0: as fast as the
-broker takes it). It writes a line of JSON when it is connected, and one for each call that it has sent wholly. At
-SIGTERM it finishes the calls that it has begun, begins no more, and ends; from one SIGUSR1 to the next it begins none
-either.
+It keeps `--concurrent` calls open and sends each at `--speed` times the speed of speech (0: as fast as the broker takes
+it). It writes a JSON line when it is connected, and one for each call that it has sent completely. On SIGTERM it
+finishes the calls in progress and ends. SIGUSR1 stops it from beginning calls, and lets it begin calls again.
 
     python -m benchmarks.harness.producer URL --every 0:2 --concurrent 3
 """
@@ -20,12 +19,12 @@ from benchmarks.harness.clients import PlainClient, Unsent, connect
 from benchmarks.harness.produced_calls import ProducedCall, ProducedEvent, produced_call
 
 WINDOW = 4
-"""Records of a call from the oldest unacknowledged one on: so many may arrive in another order."""
+"""Records of a call in flight: that many may arrive in another order."""
 PAUSE_S = 0.2
 
 
 class Producer:
-    """Sends calls of `numbers`; their audio follows from the number, `seed` and `seconds`."""
+    """Sends the calls of `numbers`. Their audio follows from the number, `seed` and `seconds`."""
 
     def __init__(
         self, client: PlainClient, numbers: Iterator[int], *, seed: int, seconds: tuple[float, float], speed: float
@@ -61,7 +60,7 @@ class Producer:
             print(json.dumps({"number": number, "duration_s": call.duration_s, "resent": resent}), flush=True)
 
     async def _send_call(self, call: ProducedCall) -> int:
-        """In order but for the last `WINDOW`, the end behind everything. Returns how many records were sent again."""
+        """Send the events, at most `WINDOW` in flight, the end after all others. Returns the number of resends."""
         loop = asyncio.get_running_loop()
         began, again = loop.time(), 0
         flying: deque[asyncio.Task[int]] = deque()
@@ -76,7 +75,7 @@ class Producer:
         return again + sum(task.result() for task in flying)
 
     async def _store(self, call: ProducedCall, event: ProducedEvent) -> int:
-        """Returns how often the record was sent again."""
+        """Send until acknowledged. Returns the number of resends."""
         for again in itertools.count():
             try:
                 await self._client.send(call.topic, call.call_id.encode(), event.headers, event.value)

@@ -1,4 +1,4 @@
-"""What every benchmark says beside its figures: machine, versions, and where they are written."""
+"""The report of a benchmark: machine, versions, input, runs, figures."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory, system and Python."""
+    """Return processor, cores that this process may use, memory, system and Python."""
     model = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -53,7 +53,7 @@ def versions() -> dict[str, str]:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Median, extremes and all runs."""
+    """Return median, extremes and all runs."""
     return {"median": median(values), "min": min(values), "max": max(values), "runs": values}
 
 
@@ -66,7 +66,7 @@ def spread_text(values: Mapping[str, Any], digits: int = 0) -> str:
 def write_report(name: str, figures: Mapping[str, Any], path: Path | None, *, given: Any, runs: int) -> None:
     """Print machine, versions, input and number of runs; write them with the figures to `path` as JSON.
 
-    `given` describes the input: what else would have to be the same for the same figures.
+    `given` describes the input: what must be the same for comparable figures.
     """
     on, found = machine(), versions()
     print(

@@ -1,6 +1,6 @@
-"""The workers of a run: processes of the installed command, which are killed, stopped, added and taken away.
+"""The workers of a run: processes of the installed command that are killed, paused, added and removed.
 
-A worker that ends by itself is started again after a moment, as any supervisor of services does, and noted.
+A worker that ends by itself is noted and restarted after a moment, as a service supervisor does.
 """
 
 import json
@@ -39,17 +39,17 @@ class WorkerProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether it has said so, and lives."""
+        """Return whether it has logged that it is ready, and runs."""
         return self.was_ready and self.alive
 
     @property
     def was_ready(self) -> bool:
-        """Before, SIGTERM ends it as it ends any process."""
+        """Return whether it has ever been ready. Before that, SIGTERM ends it as any process."""
         self._ready = self._ready or b"\nready: " in self.log.read_bytes()
         return self._ready
 
     def held(self) -> dict[str, frozenset[int]]:
-        """The partitions that it has said to hold, for each group that it reads in."""
+        """Return the partitions that it holds by its log, for each consumer group."""
         held: dict[str, frozenset[int]] = {}
         for line in self.log.read_text(errors="replace").splitlines():
             said = json.loads(line) if line.startswith("{") else {}
@@ -75,7 +75,7 @@ class WorkerProcess:
 
 
 class Fleet:
-    """All workers. `start` begins `n` of each stage, of the sink one: it owns the warehouse."""
+    """All workers. `start` starts `n` of each stage but one of the sink, which owns the warehouse."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], *, real_model: bool) -> None:
         folder.mkdir()
@@ -106,7 +106,7 @@ class Fleet:
         return [worker for worker in self.workers if worker.stage == stage]
 
     def remove(self, worker: WorkerProcess) -> None:
-        """Take it away for good: SIGTERM."""
+        """Remove it for good, with SIGTERM."""
         self.workers.remove(worker)
         worker.process.terminate()
         self.leaving.append((worker, time.monotonic() + ENDS_WITHIN_S))
@@ -116,7 +116,7 @@ class Fleet:
         worker.kill()
 
     def tend(self) -> None:
-        """To be called often: start what is due, and see who has ended."""
+        """Start the workers that are due and note those that have ended. Call it often."""
         now = time.monotonic()
         for entry in [entry for entry in self._due if entry[0] <= now]:
             self._due.remove(entry)
@@ -136,7 +136,7 @@ class Fleet:
                 self.ended_badly.append(f"{worker.log.name}: {worker.process.returncode} after SIGTERM")
 
     def end(self) -> None:
-        """SIGTERM to all; what does not end well is noted."""
+        """End all with SIGTERM, noting those that do not end well."""
         self._due.clear()
         for worker in list(self.workers):
             self.remove(worker)
@@ -145,7 +145,7 @@ class Fleet:
             time.sleep(0.05)
 
     def destroy(self) -> None:
-        """kill -9 to all that is left."""
+        """End all that is left with kill -9."""
         for worker in [*self.workers, *(worker for worker, _ in self.leaving)]:
             if worker.alive:
                 worker.kill()

@@ -1,9 +1,9 @@
-"""What is lost when everything is killed: one call, its producer outliving the pipeline, many kills.
+"""One call, many kills of the pipeline: is its transcript the same?
 
-Runs the call once undisturbed and then once for each kind of kill, and compares the transcripts word by word. Counts
-in how many restarts each stage found input that its predecessor had not acknowledged: a kill that hits an idle stage
-proves nothing about it. The sink holds its input for a quarter of a second only, so every third kill of `up` waits for
-a turn to be published; all others come at random moments.
+The call runs once undisturbed and then once for each kind of kill; its producer outlives the pipeline. The transcripts
+are compared word by word. A kill that hits an idle stage proves nothing about it, so the report counts the restarts in
+which each stage found input that had not been acknowledged. The sink holds its input for only a quarter of a second:
+every third kill of `up` waits until a turn is published. All others come at random.
 
     python -m benchmarks.kills [FILE] --kills 20 --json FILE
 
@@ -16,18 +16,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness.command import add_outputs, benchmark_parser
+from benchmarks.harness.command import add_call, add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from benchmarks.kills.runs import KINDS, calm, disturbed
-from tests.support.processes.deployment import SAMPLE, said
+from tests.support.processes.deployment import said
 
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("kills", __doc__)
-    made.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE", help="a call (the sample)")
-    made.add_argument("--kills", type=int, default=20, help="of each kind (20)")
-    made.add_argument("--kind", action="append", choices=KINDS, help="(all three)")
-    made.add_argument("--seed", type=int, default=1, help="of the moments (1)")
+    add_call(made)
+    made.add_argument("--kind", action="append", choices=KINDS, help="kinds of kill (all three)")
+    made.add_argument("--seed", type=int, default=1, help="seed of the moments (1)")
     add_outputs(made)
     return made
 

@@ -1,4 +1,4 @@
-"""One call without kills and with them: what of it is in the warehouse, and which stages were hit."""
+"""One call with kills and without: its document in the warehouse, and the stages that were hit."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ from tests.support.processes.deployment import SAMPLE_ROLES, Deployment
 
 KINDS = ("kill -9 of up", "SIGTERM of up", "kill -9 of nats-server")
 GAP_S = {"kill -9 of up": (1.0, 22.0), "SIGTERM of up": (1.0, 22.0), "kill -9 of nats-server": (1.0, 8.0)}
-"""From one kill to the next. On two cores the model is loaded some 5 s after the start: some kills come before."""
+"""Between two kills. On two cores the model is loaded about 5 s after the start: some kills come earlier."""
 
 
 def disturbed(
     data: Path, path: Path, kind: str, kills: int, chance: random.Random
 ) -> tuple[dict[str, Any], Counter[str], int]:
-    """One call with `kills` kills: its document, the stages hit, and the kills that came while it ran."""
+    """Return the document of a call with `kills` kills, the stages hit, and the number of kills while it ran."""
     with Deployment(data) as deployment:
         deployment.start()
         deployment.wait_ready()
@@ -50,7 +50,7 @@ def disturbed(
 
 
 async def next_turn(deployment: Deployment) -> None:
-    """Return at the moment a turn is published: then the sink has it and has not written it. At most 30 s."""
+    """Wait, at most 30 s, until a turn is published: the sink then holds it and has not written it."""
     with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
         async with asyncio.timeout(30):
             port = (deployment.data / "nats" / "port").read_text().strip()

@@ -1,22 +1,24 @@
-"""How long live calls wait for their text, how many of them fit, and what backfill beside them costs.
+"""Latency of live calls, how many of them fit, and what backfill beside them costs.
 
     python -m benchmarks.live calls --calls 4 [--seconds 60]
     python -m benchmarks.live search [--from 4] [--limit 3.0]
     python -m benchmarks.live isolation [--calls 4] [--bus jetstream]
 
 A pipeline is started (`--bus embedded`: `callstream up`; `jetstream`, `kafka`: a broker and a worker for each stage),
-warmed up with a call, and sent two-channel calls at the speed of speech in blocks of 0.2 s. Each leg is speech for at
-least 40 %: legs of the script-truth calls and, with `--real`, of real ones, each from an offset of its own, with pauses
-shortened where they must be. The first `--watched` calls ask for partials.
+warmed up with a call, and sent two-channel calls at the speed of speech in blocks of 0.2 s. At least 40 % of each leg
+is speech: legs of the script-truth calls and, with `--real`, of real ones, each from its own offset, with pauses
+shortened where necessary. The first `--watched` calls ask for partials.
 
-- `calls`: p50, p95 and p99 of (end of speech → final segment) and of (end of a word → first shown), texts that took
-  back committed words, and the share of words committed before the final.
-- `search`: the same for more and more calls, until the p95 of the finals passes `--limit`; then between.
-- `isolation`: the p95 of the finals without and with a backfill that never lets the transcriber run empty, in turns.
+- `calls`: p50, p95 and p99 from the end of speech to the final segment and from the end of a word to its first sight,
+  texts that took back committed words, and the share of words committed before the final.
+- `search`: the same for more and more calls until the p95 of the finals exceeds `--limit`, then in between.
+- `isolation`: the p95 of the finals without and with a saturating backfill, alternating.
 
-All times are those of one clock in the measuring process, which also sends: what it takes to see a record is counted.
-"End of speech" is the detector's last voiced moment of the utterance, so the pause that ends an utterance (0.7 s) is in
-every figure. What it does not show: a network, a GPU, calls of hours.
+All times are from one clock in the measuring process, which also sends, so the time to see a record is included. "End
+of speech" is the detector's last voiced moment of the utterance, so the pause that ends an utterance (0.7 s) is
+included, too.
+
+What it does not show: a network, a GPU, calls of hours.
 """
 
 import argparse
@@ -48,27 +50,27 @@ LANGUAGE: Final = "en"
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("live", __doc__)
     commands = made.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("calls", help="so many calls at a time")
-    search = commands.add_parser("search", help="how many fit")
-    isolation = commands.add_parser("isolation", help="without and with backfill")
+    one = commands.add_parser("calls", help="latency of a number of calls")
+    search = commands.add_parser("search", help="how many calls fit")
+    isolation = commands.add_parser("isolation", help="latency without and with backfill")
     for command in (one, search, isolation):
-        command.add_argument("--bus", choices=get_args(BusKind), default="embedded", help="(embedded)")
-        command.add_argument("--seconds", type=float, default=60.0, help="length of the calls (60)")
+        command.add_argument("--bus", choices=get_args(BusKind), default="embedded", help="where it runs (embedded)")
+        command.add_argument("--seconds", type=float, default=60.0, help="length of the calls in seconds (60)")
         command.add_argument("--watched", type=int, default=1, help="calls that ask for partials (1)")
         command.add_argument("--model", default="base", help="name, directory or package:NAME (base)")
         add_settings(command)
-        command.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="files of real calls")
+        command.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="real recordings")
         command.add_argument(
             "--sources", type=int, default=N_CALLS, help=f"script-truth calls to take from ({N_CALLS})"
         )
-        command.add_argument("--seed", type=int, default=1, help="of offsets and pairs (1)")
+        command.add_argument("--seed", type=int, default=1, help="seed of offsets and pairs (1)")
         command.add_argument("--runs", type=int, default=1, help="repeats of each measurement (1)")
         add_outputs(command, plot="the distribution of latencies")
     for command in (one, isolation):
-        command.add_argument("--calls", type=int, default=4, help="at a time (4)")
-    search.add_argument("--from", type=int, default=4, dest="calls", help="the first number of calls (4)")
-    search.add_argument("--to", type=int, default=64, help="and the last (64)")
-    search.add_argument("--limit", type=float, default=3.0, help="seconds that the p95 of finals may be (3.0)")
+        command.add_argument("--calls", type=int, default=4, help="calls at a time (4)")
+    search.add_argument("--from", type=int, default=4, dest="calls", help="first number of calls (4)")
+    search.add_argument("--to", type=int, default=64, help="highest number of calls (64)")
+    search.add_argument("--limit", type=float, default=3.0, help="highest p95 of the finals in seconds (3.0)")
     isolation.add_argument("--backlog", type=int, default=12, help="backfill calls in flight (12)")
     return made
 
@@ -87,7 +89,7 @@ def main() -> int:
 
 
 class Bench:
-    """A running pipeline, who speaks to it, and what is seen of it."""
+    """A running pipeline, the audio for it, and what is seen of its answers."""
 
     def __init__(self, bus: Bus, sightings: Sightings, audio: Iterator[Samples], given: argparse.Namespace) -> None:
         self.bus = bus
@@ -164,10 +166,7 @@ async def _watching(url: str) -> AsyncIterator[tuple[Bus, Sightings]]:
 
 
 async def _search(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
-    """Twice as many calls while they fit, then halfway between the most that did and the fewest that did not.
-
-    A number fits when it does in each of `--runs`.
-    """
+    """Double the number of calls while they fit, then bisect. A number fits when it does in each of `--runs`."""
     fits, fails, n_calls = 0, given.to + 1, min(given.calls, given.to)
     steps: list[dict[str, Any]] = []
     while fails - fits > 1:
@@ -184,7 +183,7 @@ async def _search(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _isolation(bench: Bench, files: list[Path], given: argparse.Namespace) -> dict[str, Any]:
-    """The same calls without and with backfill, in turns."""
+    """Measure the same calls without and with backfill, alternating."""
     audio = bench.audio(given.calls)
     found: list[dict[str, Any]] = []
     ratios: list[float] = []

@@ -1,33 +1,35 @@
-"""Latencies from what was seen of live calls."""
+"""Latencies of live calls."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.live.traffic import Answer, LiveCall, Shown, Sightings, bare_words
+from benchmarks.live.traffic import LiveCall, SeenPartial, SeenSegment, Sightings, bare_words
 
 
 def latencies(calls: Sequence[LiveCall], sightings: Sightings) -> dict[str, Any]:
-    """`final_s`: from the last voiced moment of each utterance with words to its segment.
+    """Return quantiles in seconds and counts.
 
-    `shown_s`: from the end of each word of a call that asked for partials to the first text that showed it, partial or
-    final; a word counts as shown when it stands in its place. `flips`: texts that took back committed words.
-    `committed_early`: the share of words that were committed before the final.
+    - `final_s`: from the last voiced moment of each utterance with words to its segment.
+    - `shown_s`: from the end of each word of a call that asked for partials to the first text, partial or final, that
+      has the word at its position.
+    - `flips`: texts that took back committed words.
+    - `committed_early`: the share of words that were committed before the final.
     """
     finals: list[float] = []
     shown: list[float] = []
     words = early = flips = 0
     for call in calls:
-        for answer in sightings.answers.get(call.call_id, []):
-            segment = answer.segment
+        for seen in sightings.segments.get(call.call_id, []):
+            segment = seen.segment
             if not segment.words:
                 continue
-            finals.append(answer.at_s - call.began_s - segment.voiced[-1][1])
-            partials = sightings.shown.get(segment.segment_id)
+            finals.append(seen.at_s - call.began_s - segment.voiced[-1][1])
+            partials = sightings.partials.get(segment.segment_id)
             if partials is None:
                 continue
-            shown += first_shown(answer, partials, call.began_s)
+            shown += first_shown(seen, partials, call.began_s)
             flips += flipped(segment.text, partials)
             words += len(segment.text.split())
             early += max((len(one.committed.split()) for one in partials if not one.final), default=0)
@@ -44,19 +46,19 @@ def latencies(calls: Sequence[LiveCall], sightings: Sightings) -> dict[str, Any]
     }
 
 
-def first_shown(answer: Answer, partials: Iterable[Shown], began_s: float) -> list[float]:
-    """For each word of the segment the time from its end to its first sight. Below 0: shown while it was said."""
-    first = [answer.at_s] * len(answer.segment.words)
-    final = [word for one in answer.segment.words for word in bare_words(one.text)[:1]]
+def first_shown(seen: SeenSegment, partials: Iterable[SeenPartial], began_s: float) -> list[float]:
+    """Return, for each word of the segment, the seconds from its end to its first sight; below 0 if shown before."""
+    first = [seen.at_s] * len(seen.segment.words)
+    final = [word for one in seen.segment.words for word in bare_words(one.text)[:1]]
     for one in partials:
         for index, word in enumerate(bare_words(f"{one.committed} {one.tail}")[: len(final)]):
             if word == final[index]:
                 first[index] = min(first[index], one.at_s)
-    return [at_s - began_s - word.end_s for at_s, word in zip(first, answer.segment.words, strict=True)]
+    return [at_s - began_s - word.end_s for at_s, word in zip(first, seen.segment.words, strict=True)]
 
 
-def flipped(final: str, partials: Sequence[Shown]) -> int:
-    """How many texts, the final one included, do not begin with what was committed before them."""
+def flipped(final: str, partials: Sequence[SeenPartial]) -> int:
+    """Count the texts, the final one included, that do not begin with what was committed before them."""
     count, committed = 0, ""
     for text in [one.committed for one in sorted(partials, key=lambda one: one.at_s)] + [final]:
         count += not text.startswith(committed)
@@ -65,7 +67,7 @@ def flipped(final: str, partials: Sequence[Shown]) -> int:
 
 
 def quantiles(values: Sequence[float]) -> dict[str, Any] | None:
-    """p50, p95 and p99 in seconds; None of nothing."""
+    """Return count, p50, p95 and p99; None without values."""
     if not values:
         return None
     points = np.percentile(values, [50, 95, 99])

@@ -1,4 +1,4 @@
-"""The pipeline that live calls are sent to: `callstream up`, or a worker for each stage on a broker of its own."""
+"""The pipeline under test: `callstream up`, or a worker for each stage on a separate broker."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ _STORE_GB: Final = 10
 
 @contextlib.contextmanager
 def running(bus: BusKind, folder: Path, settings: dict[str, str]) -> Iterator[str]:
-    """The bus's URL, when all models are loaded. Raises RuntimeError where the workers do not come up."""
+    """Run a pipeline; yields its bus's URL once all models are loaded. Raises RuntimeError if that fails."""
     if bus == "embedded":
         with Deployment(folder / "data", **settings) as deployment:
             deployment.environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)

@@ -1,4 +1,4 @@
-"""Legs that talk enough: real calls are silent most of the time on each leg, which makes a transcriber look fast."""
+"""Legs with enough speech. In real calls each leg is mostly silent, which makes a transcriber look fast."""
 
 import contextlib
 import itertools
@@ -15,9 +15,9 @@ from stages.separate.files import open_audio_file
 from stages.separate.speech import FRAME_S, FRAME_SAMPLES, VAD_RATE_HZ, SpeechState, VoiceActivityModel
 
 MIN_SHARE: Final = 0.4
-"""Of each leg is speech."""
+"""Share of speech in each leg."""
 PAUSES_S: Final = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0)
-"""The longest pauses that are left, tried in this order until there is speech enough."""
+"""Limits to which pauses are shortened, tried in this order until there is enough speech."""
 BLOCK_S: Final = 0.2
 _VOICED: Final = 0.5
 
@@ -25,7 +25,7 @@ Samples = NDArray[np.int16]
 
 
 class Leg:
-    """A speaker at 8 kHz, pauses shortened where they have to be. `share` of it is speech."""
+    """A speaker, int16 at 8 kHz, with pauses shortened where necessary. `share` of it is speech."""
 
     def __init__(self, samples: Samples, model: VoiceActivityModel) -> None:
         frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
@@ -38,13 +38,13 @@ class Leg:
                 break
 
     def from_offset(self, offset_s: float, seconds: float) -> Samples:
-        """A stretch of it, from its beginning again where it ends."""
+        """Return a stretch of it; after its end it begins again."""
         n_samples = int(seconds * VAD_RATE_HZ)
         return np.resize(np.roll(self.samples, -int(offset_s * VAD_RATE_HZ)), n_samples)
 
 
 def _kept(voiced: NDArray[np.bool_], most: int) -> NDArray[np.int64]:
-    """The frames that stay: of a pause the first and the last half of `most`."""
+    """Return the indices of the kept frames. Of a longer pause the first and the last half of `most` frames stay."""
     kept: list[int] = []
     at = 0
     for is_voiced, run in itertools.groupby(voiced):
@@ -59,7 +59,7 @@ def _kept(voiced: NDArray[np.bool_], most: int) -> NDArray[np.int64]:
 
 
 def legs_of(files: Iterable[Path], model: VoiceActivityModel) -> list[Leg]:
-    """All legs of all files that have speech enough."""
+    """Return the legs of all files that have enough speech."""
     legs = []
     for path in files:
         audio = open_audio_file(path)
@@ -71,7 +71,7 @@ def legs_of(files: Iterable[Path], model: VoiceActivityModel) -> list[Leg]:
 
 
 def conversations(legs: list[Leg], seconds: float, seed: int) -> Iterator[Samples]:
-    """Calls without end: int16 of shape (n_samples, 2), two legs each from an offset of its own."""
+    """Yield calls without end: int16, shape (n_samples, 2), two legs, each from its own offset."""
     rng = random.Random(seed)
     while True:
         pair = rng.sample(legs, 2)

@@ -1,4 +1,4 @@
-"""Calls that go on at the speed of speech, what is seen of them on the bus, and backfill beside them."""
+"""Calls at the speed of speech, their records as seen on the bus, and backfill beside them."""
 
 import asyncio
 import contextlib
@@ -22,11 +22,11 @@ from stages.separate.files import open_audio_file
 from stages.separate.speech import VAD_RATE_HZ
 
 SETTLE_S: Final = 0.5
-"""From the last call's end to the moment when all that was published of it has been seen."""
+"""From the end of the last call until all its records have been seen."""
 
 
 class PacedAudio:
-    """A call's audio for `publish_audio`, and when its first sample was spoken (`time.monotonic`)."""
+    """A call's audio for `publish_audio`. `began_s`: when its first sample was spoken (`time.monotonic`)."""
 
     sample_rate_hz = VAD_RATE_HZ
     channels = 2
@@ -41,8 +41,8 @@ class PacedAudio:
         return (self._samples[at : at + step].tobytes() for at in range(0, len(self._samples), step))
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """A partial of an utterance, and when it was seen (`time.monotonic`). `final`: it came with the segment."""
+class SeenPartial(msgspec.Struct, frozen=True):
+    """A partial of an utterance and when it was seen (`time.monotonic`). `final`: it came with the segment."""
 
     at_s: float
     committed: str
@@ -50,7 +50,7 @@ class Shown(msgspec.Struct, frozen=True):
     final: bool = False
 
 
-class Answer(msgspec.Struct, frozen=True):
+class SeenSegment(msgspec.Struct, frozen=True):
     """A segment and when it was first seen."""
 
     at_s: float
@@ -58,26 +58,27 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Sightings:
-    """Everything about live calls that came by on the bus, by call id."""
+    """All records of live calls that were seen on the bus."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[Answer]] = {}
-        self.shown: dict[str, list[Shown]] = {}
-        """Partials by utterance id."""
+        self.segments: dict[str, list[SeenSegment]] = {}
+        """By call id."""
+        self.partials: dict[str, list[SeenPartial]] = {}
+        """By utterance id."""
         self._closed: dict[str, asyncio.Event] = {}
         self._seen: set[str] = set()
 
     def closed(self, call_id: str) -> asyncio.Event:
-        """Set when all segments of the call have been seen."""
+        """Return an event that is set when all segments of the call have been seen."""
         return self._closed.setdefault(call_id, asyncio.Event())
 
     def forget(self, prefix: str) -> None:
-        """What was seen of the calls whose ids begin so."""
-        for call_id in [one for one in self.answers if one.startswith(prefix)]:
-            del self.answers[call_id]
+        """Forget the segments of calls whose ids begin with `prefix`."""
+        for call_id in [one for one in self.segments if one.startswith(prefix)]:
+            del self.segments[call_id]
 
     async def watch(self, bus: Bus, ready: asyncio.Event) -> None:
-        """Until cancelled."""
+        """Collect records until cancelled. Sets `ready` when records are followed."""
         feed = await bus.follow((topics.SEGMENTS, topics.PARTIALS))
         ready.set()
         try:
@@ -89,12 +90,12 @@ class Sightings:
                 self._seen.add(event_id)
                 if record.headers.get("ce_type") == PARTIAL_TYPE:
                     partial = msgspec.json.decode(record.value, type=Partial)
-                    shown = Shown(at_s, partial.committed, partial.tail, partial.final)
-                    self.shown.setdefault(partial.utterance_id, []).append(shown)
+                    seen = SeenPartial(at_s, partial.committed, partial.tail, partial.final)
+                    self.partials.setdefault(partial.utterance_id, []).append(seen)
                     continue
                 content = envelope.decode(record.value)
                 if isinstance(content, Segment):
-                    self.answers.setdefault(content.call.call_id, []).append(Answer(at_s, content))
+                    self.segments.setdefault(content.call.call_id, []).append(SeenSegment(at_s, content))
                 elif isinstance(content, CallClosed):
                     self.closed(content.call.call_id).set()
         finally:
@@ -102,7 +103,7 @@ class Sightings:
 
 
 class LiveCall(msgspec.Struct, frozen=True):
-    """One paced call, when it is over. `late_s`: the most that a block was stored later than it was spoken."""
+    """A paced call that has ended. `late_s`: the longest time from when a block was spoken until it was stored."""
 
     call_id: str
     began_s: float
@@ -112,10 +113,10 @@ class LiveCall(msgspec.Struct, frozen=True):
 async def run_calls(
     bus: Bus, sightings: Sightings, audio: list[Samples], name: str, *, watched: int, drain_s: float, language: str
 ) -> list[LiveCall]:
-    """Send all calls at the speed of speech, their beginnings spread over 2 s, and wait for their segments.
+    """Send all calls at the speed of speech, their starts spread over 2 s, and wait for their segments.
 
-    The first `watched` ask for partials. A call whose last segment has not been seen `drain_s` after its end counts
-    with what was seen.
+    The first `watched` ask for partials. If a call's last segment is not seen within `drain_s` after its end, what was
+    seen until then counts.
     """
 
     async def one(number: int, samples: Samples) -> LiveCall:
@@ -150,7 +151,7 @@ async def run_calls(
 
 
 class Backfill:
-    """Recorded calls on the batch lane, so many at a time that the transcriber never runs out of them."""
+    """Recorded calls on the batch lane, enough at a time to keep the transcriber busy."""
 
     def __init__(self, bus: Bus, sightings: Sightings, files: list[Path], *, at_a_time: int, language: str) -> None:
         self._bus = bus
@@ -163,14 +164,14 @@ class Backfill:
 
     @property
     def has_begun(self) -> bool:
-        return any(call_id.startswith("backfill-") for call_id in self._sightings.answers)
+        return any(call_id.startswith("backfill-") for call_id in self._sightings.segments)
 
     def stop(self) -> None:
-        """Begin no more calls."""
+        """Start no more calls."""
         self._stopping = True
 
     async def run(self) -> None:
-        """Until stopped and all that was begun is transcribed."""
+        """Send calls until stopped; returns when all of them are transcribed."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._at_a_time):
                 group.create_task(self._one_after_another())
@@ -188,5 +189,5 @@ class Backfill:
 
 
 def bare_words(text: str) -> list[str]:
-    """Words to compare: without case and punctuation."""
+    """Return the words without case and punctuation, for comparison."""
     return [re.sub(r"\W", "", word.casefold()) for word in text.split()]

@@ -1,11 +1,11 @@
-"""Memory of a short and of an hour-long call: what the whole process tree holds at its peak.
+"""Peak memory of the whole process tree for a short and for an hour-long call.
 
     python -m benchmarks.memory [FILE] [--minutes 1 60] [--json FILE]
 
-FILE (the sample call) is repeated until it lasts so many minutes, and each such call is transcribed by
-`callstream transcribe` on a fresh data directory: producer, JetStream, all stages, the model and DuckDB, from nothing
-to the summary. Resident memory of the command and of its nats-server is read every 0.2 s; the peak of their sum is
-what a machine needs. Pages that two processes share count twice, the page cache does not count.
+FILE (the sample call) is repeated to the given length and transcribed by `callstream transcribe` on a fresh data
+directory: producer, JetStream, all stages, the model and DuckDB, up to the summary. The resident memory of the command
+and of its nats-server is read every 0.2 s; the peak of their sum is what a machine needs. Pages that two processes
+share count twice; the page cache does not count.
 
 What it does not show: several calls at a time, other models, a GPU, an instance that runs for days.
 """
@@ -22,17 +22,17 @@ from typing import Any
 import msgspec
 import psutil
 
-from benchmarks.harness.command import add_outputs, benchmark_parser
+from benchmarks.harness.command import add_call, add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from tests.calls import bad
-from tests.support.processes.deployment import COMMAND, SAMPLE, Deployment
+from tests.support.processes.deployment import COMMAND, Deployment
 
 SAMPLE_EVERY_S = 0.2
 LIMIT_MB = 300
 
 
 class Peak(msgspec.Struct, kw_only=True):
-    """One call. Peaks in MB (10^6 bytes); `total_mb` is the largest sum at one moment, not the sum of the peaks."""
+    """Peaks of one call, in MB (10^6 bytes). `total_mb` is the largest sum at one moment, not the sum of the peaks."""
 
     minutes: float
     total_mb: float = 0.0
@@ -41,11 +41,11 @@ class Peak(msgspec.Struct, kw_only=True):
     wall_s: float = 0.0
     cpu_s: float = 0.0
     over_time_mb: list[tuple[float, float, float]] = []
-    """Every tenth of the time or so: seconds since the start, MB of the command, MB of nats-server."""
+    """About twelve readings: seconds since the start, MB of the command, MB of nats-server."""
 
 
 def measure(call: Path, minutes: float, folder: Path) -> Peak:
-    """Transcribe `minutes` of `call` in a process of its own. Raises AssertionError where the command fails."""
+    """Transcribe `minutes` of `call` in a separate process. Raises AssertionError when the command fails."""
     path = bad.hour_long(folder / f"{minutes:g}-minutes.wav", call, seconds=60 * minutes)
     deployment = Deployment(folder / f"data-{minutes:g}")
     began = time.monotonic()
@@ -66,7 +66,7 @@ def measure(call: Path, minutes: float, folder: Path) -> Peak:
 
 
 def watch(command: psutil.Process, peak: Peak, began: float) -> Peak:
-    """Read the tree's memory until the command has ended."""
+    """Read the memory of the process tree until the command has ended."""
     cpu_s: dict[int, float] = {}
     series: list[tuple[float, float, float]] = []
     while command.status() != psutil.STATUS_ZOMBIE:
@@ -105,8 +105,8 @@ def growth_mb(peaks: list[Peak]) -> float:
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("memory", __doc__)
-    made.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE", help="a call (the sample)")
-    made.add_argument("--minutes", type=float, nargs="+", default=[1.0, 60.0], help="that calls last (1 60)")
+    add_call(made)
+    made.add_argument("--minutes", type=float, nargs="+", default=[1.0, 60.0], help="lengths of the calls (1 60)")
     add_outputs(made)
     return made
 

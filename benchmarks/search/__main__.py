@@ -1,20 +1,20 @@
-"""Search over calls: whether it finds what is asked for, and how fast.
+"""Search over calls: quality and speed.
 
     python -m benchmarks.search [--calls 210] [--windows 100000] [--qdrant URL] [--json FILE]
 
-Finding: calls from our own sentences, 105 of which hold one thing that a question asks for in other words, and the
-questions; and as often the three rarest words of what was said, as somebody types who remembers them. For vectors
-alone, words alone and both fused: how often the right call is first, and among the first five. Then how near the best
-window is to questions that a call answers, and to questions that none does.
+Quality: calls from our own sentences; 105 of them state one fact that a question asks for in other words. Each fact is
+also searched by the three rarest words of its statement, as a user would who remembers them. For vectors alone, words
+alone and both fused, the table shows how often the right call is first and among the first five. Then the similarity of
+the best window for questions that a call answers, and for questions that none answers.
 
-Speed: an index of many windows, built by what a deployment builds it with. Their texts are sentences of the same
-scripts; their vectors are those of some thousand windows, each moved a little at random, because making so many takes
-an hour on two cores. Searches are timed from the question's vector to the hits, and apart from that the embedding of a
-question. Recall is how many of the 50 nearest windows a search by vectors alone finds, and of the nearest 10.
+Speed: an index of many windows, built as in a deployment. The texts are sentences of the same scripts; the vectors are
+those of some thousand windows, each moved a little at random, because computing so many takes an hour on two cores.
+Searches are timed from the question's vector to the hits; the embedding of a question is timed separately. Recall is
+the share of the 10 and of the 50 nearest windows that a search by vectors alone finds.
 
-With `--qdrant` the index is in a Qdrant server; nothing of it stays there. What the server takes is for `ps` to say.
+With `--qdrant` the index is in a Qdrant server and is deleted afterwards. The server's own memory is not measured.
 
-What it does not show: people's own questions, and calls as a transcriber writes them down.
+What it does not show: users' own questions, calls as a transcriber writes them.
 """
 
 import argparse
@@ -60,12 +60,12 @@ _KINDS: Final = ("in other words", "by three of its words")
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("search", __doc__)
-    made.add_argument("--calls", type=int, default=210, help="calls to find something in (210); 0 for none")
-    made.add_argument("--windows", type=int, default=100_000, help="windows to search among (100000); 0 for none")
-    made.add_argument("--window-words", type=int, default=MAX_WORDS, help="the most words of a window")
-    made.add_argument("--model", default=DEFAULT_EMBEDDING_MODEL, help=f"of the embeddings ({DEFAULT_EMBEDDING_MODEL})")
-    made.add_argument("--qdrant", metavar="URL", help="of a server to be measured instead of DuckDB")
-    made.add_argument("--seed", type=int, default=SEED, help=f"of calls and windows ({SEED})")
+    made.add_argument("--calls", type=int, default=210, help="calls for quality; 0 for none (210)")
+    made.add_argument("--windows", type=int, default=100_000, help="windows for speed; 0 for none (100000)")
+    made.add_argument("--window-words", type=int, default=MAX_WORDS, help="most words of a window")
+    made.add_argument("--model", default=DEFAULT_EMBEDDING_MODEL, help=f"embedding model ({DEFAULT_EMBEDDING_MODEL})")
+    made.add_argument("--qdrant", metavar="URL", help="Qdrant server to measure instead of DuckDB")
+    made.add_argument("--seed", type=int, default=SEED, help=f"seed of calls and windows ({SEED})")
     add_outputs(made)
     return made
 
@@ -137,7 +137,7 @@ def _index(embedder: Embedder, folder: Path, url: str | None) -> "Iterator[Windo
 
 @contextlib.contextmanager
 def _in_qdrant(embedder: Embedder, url: str) -> "Iterator[QdrantIndex]":
-    """Nothing of it stays."""
+    """Yield an index in a new collection, which is deleted afterwards."""
     from stages.index.qdrant import QdrantIndex
 
     name = f"benchmark-{uuid4().hex}"
@@ -165,7 +165,7 @@ def _rankings(index: "WindowStore | QdrantIndex", embedder: Embedder, text: str)
 
 
 def _rank(calls: Sequence[str], right: str) -> int:
-    """From 1; 0 where the right call was not found."""
+    """Return the rank from 1; 0 if the right call was not found."""
     return calls.index(right) + 1 if right in calls else 0
 
 
@@ -179,7 +179,7 @@ def _found(ranks: Sequence[int]) -> dict[str, float]:
 
 
 class Corpus:
-    """Many windows, and questions over them."""
+    """Many windows, and questions about them."""
 
     def __init__(self, embedder: Embedder, n_windows: int, seed: int, *, max_words: int) -> None:
         calls, asked = corpus(seed=seed, calls=210)
@@ -197,7 +197,7 @@ class Corpus:
         self._ids: list[str] = []
 
     def fill(self, index: SearchIndex) -> float:
-        """Returns how many seconds the index took for it."""
+        """Store all windows. Returns the seconds that the index took."""
         stored_s, told = 0.0, 0
         for first in range(0, self.n_windows, PER_UPDATE):
             updates = [
@@ -213,7 +213,7 @@ class Corpus:
         return stored_s
 
     def _call(self, number: int) -> Update:
-        """A call of `PER_CALL` windows drawn from the real ones."""
+        """Return a call of `PER_CALL` windows drawn from the real ones."""
         call = CallRef(f"tenant-{number % TENANTS}", f"call-{number}")
         drawn = self._chance.integers(len(self._real), size=PER_CALL)
         noise = self._chance.normal(0, 0.02, (PER_CALL, self._real_vectors.shape[1])).astype(np.float32)
@@ -235,7 +235,7 @@ class Corpus:
         return Update(call, 1, 1, made, moved)
 
     def searched(self, index: SearchIndex) -> dict[str, Any]:
-        """How long searches take, and what they miss."""
+        """Return the times of searches and their recall."""
         half = Filters(since=self.n_windows / PER_CALL / 2)
         kinds: dict[str, Callable[[int], Filters]] = {
             "everything": lambda _n: _EVERYTHING,

@@ -1,4 +1,4 @@
-"""Calls that hold one thing that somebody asks for, and calls that hold nothing of the kind."""
+"""Calls that state a fact for which a question asks, and calls without one."""
 
 import random
 import re
@@ -32,7 +32,7 @@ _FOLLOWS: Final = (
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A question, the call that answers it, and the rarest words of the answer; None and "" where no call does."""
+    """A question, the call that answers it and the rarest words of the answer; None and "" if no call answers."""
 
     question: str
     call: CallRef | None
@@ -40,7 +40,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def corpus(*, seed: int, calls: int) -> tuple[dict[CallRef, list[Turn]], list[Asked]]:
-    """At least as many calls as there are questions with an answer. The same seed gives the same calls."""
+    """Return calls, at least one for each question with an answer, and the questions. A seed always gives the same."""
     read = tomllib.loads(QUESTIONS.read_text(encoding="utf-8"))
     rng, writer = random.Random(seed), ScriptWriter(seed)
     said: list[str | None] = [pair[0] for pair in read["pairs"]]

@@ -1,21 +1,21 @@
-"""Calls whose every word is known, and what the transcriber makes of them.
+"""Calls whose every word is known: make them, and score the transcriber on them.
 
     python -m benchmarks.speech make [--calls 30] [--seed 1]
     python -m benchmarks.speech score [--quick] [--set beam_size=1]… [--against FILE] [--json FILE]
     python -m benchmarks.speech cuts [--monologues 24] [--seed 1] [--set beam_size=1]… [--json FILE]
 
-`make` puts telephone calls together from our own sentences and a text-to-speech voice and keeps them in
-~/.cache/callstream/speech; it needs the dependency group `bench`.
+`make` builds telephone calls from our own sentences and a text-to-speech voice and keeps them in
+~/.cache/callstream/speech. It needs the dependency group `bench`.
 
 `score` runs the separate and transcribe stages over them in this process, without a bus, and prints word errors, CPU
-time (loading left out), word times against the script and what the guards dropped. `--against` compares with the JSON
-of an earlier run over the same calls: the difference in word errors has an interval by paired bootstrap over calls.
+time (without loading), word times against the script and what the guards dropped. `--against` compares with the JSON of
+an earlier run over the same calls; the interval of the difference in word errors is from a paired bootstrap over calls.
 
-`cuts` does the same with people who talk for 30 to 60 s without a pause (`benchmarks.speech.monologues`) and counts the
-words that were changed, lost and inserted within 1 s of a hard cut, and elsewhere.
+`cuts` does the same with speakers who talk for 30 to 60 s without a pause (`benchmarks.speech.monologues`) and counts
+changed, lost and inserted words within 1 s of a hard cut, and elsewhere.
 
-What it does not show: a synthetic voice is clearer than people are. The figures compare transcribers and guard against
-regressions; they are no accuracy on real calls.
+What it does not show: accuracy on real calls. A synthetic voice is clearer than people; the figures compare
+transcribers and detect regressions.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.harness.clock import Clock
 from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
-from benchmarks.harness.offline import Hearing, settings_of, texts_of
+from benchmarks.harness.offline import OfflineStages, settings_of, texts_of
 from benchmarks.harness.report import write_report
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
 from benchmarks.speech.cuts import CutErrors, cut_errors
@@ -44,22 +44,22 @@ QUICK_CALLS = 9
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("speech", __doc__)
     commands = made.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("make", help="make the calls, if they are not there yet")
-    scoring = commands.add_parser("score", help="transcribe them and count word errors")
+    making = commands.add_parser("make", help="make the calls that do not exist yet")
+    scoring = commands.add_parser("score", help="transcribe the calls and count word errors")
     cutting = commands.add_parser("cuts", help="count word errors beside cuts in the middle of speech")
-    cutting.add_argument("--monologues", type=int, default=N_MONOLOGUES, help=f"how many ({N_MONOLOGUES})")
+    cutting.add_argument("--monologues", type=int, default=N_MONOLOGUES, help=f"number of monologues ({N_MONOLOGUES})")
     for command in (making, scoring):
-        command.add_argument("--calls", type=int, default=N_CALLS, help=f"how many calls ({N_CALLS})")
+        command.add_argument("--calls", type=int, default=N_CALLS, help=f"number of calls ({N_CALLS})")
     for command in (making, scoring, cutting):
-        command.add_argument("--seed", type=int, default=SEED, help=f"of the draw ({SEED})")
-        command.add_argument("--folder", type=Path, default=FOLDER, help=f"where they are kept ({FOLDER})")
+        command.add_argument("--seed", type=int, default=SEED, help=f"seed of the draw ({SEED})")
+        command.add_argument("--folder", type=Path, default=FOLDER, help=f"folder of the calls ({FOLDER})")
         add_outputs(command)
     scoring.add_argument("--quick", action="store_true", help=f"only the first {QUICK_CALLS} calls")
     scoring.add_argument("--variant", choices=VARIANTS, help="only calls of this variant")
     for command in (scoring, cutting):
         add_settings(command)
-    scoring.add_argument("--against", type=Path, metavar="FILE", help="the JSON of an earlier run")
-    scoring.add_argument("--places", type=int, default=0, help="how many places of errors to list (0)")
+    scoring.add_argument("--against", type=Path, metavar="FILE", help="JSON of an earlier run")
+    scoring.add_argument("--places", type=int, default=0, help="errors to list for each call (0)")
     return made
 
 
@@ -88,12 +88,12 @@ def main() -> int:
 
 
 async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
-    """Everything about one run of our transcriber over `calls`."""
+    """Run our transcriber over `calls` and return all figures."""
     with tempfile.TemporaryDirectory() as folder:
-        async with Hearing(settings_of(Path(folder), changes)) as hearing:
-            await hearing.hear_file(calls.path(calls.calls[0]))  # unmeasured: the first decode is slow
+        async with OfflineStages(settings_of(Path(folder), changes)) as stages:
+            await stages.transcribe_file(calls.path(calls.calls[0]))  # not measured: the first decode is slow
             with Clock() as clock:
-                heard = await hearing.hear_files([calls.path(call) for call in calls.calls])
+                heard = await stages.transcribe_files([calls.path(call) for call in calls.calls])
     timing, guards = TimingErrors(), Counter[str]()
     rows = []
     for call, segments in zip(calls.calls, heard, strict=True):
@@ -123,13 +123,13 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
 
 
 async def cut_up(spoken: Corpus, changes: list[str]) -> dict[str, Any]:
-    """Word errors beside hard cuts and elsewhere in one run over monologues."""
+    """Run our transcriber over monologues and return word errors beside hard cuts and elsewhere."""
     with tempfile.TemporaryDirectory() as folder:
-        async with Hearing(settings_of(Path(folder), changes)) as hearing:
-            cuts = [await hearing.utterances(spoken.path(call)) for call in spoken.calls]
-            await hearing.hear_file(spoken.path(spoken.calls[0]))  # unmeasured: the first decode is slow
+        async with OfflineStages(settings_of(Path(folder), changes)) as stages:
+            cuts = [await stages.utterances(spoken.path(call)) for call in spoken.calls]
+            await stages.transcribe_file(spoken.path(spoken.calls[0]))  # not measured: the first decode is slow
             with Clock() as clock:
-                heard = await hearing.hear_files([spoken.path(call) for call in spoken.calls])
+                heard = await stages.transcribe_files([spoken.path(call) for call in spoken.calls])
     found = {
         call.name: cut_errors(call, utterances, segments)
         for call, utterances, segments in zip(spoken.calls, cuts, heard, strict=True)
@@ -148,7 +148,7 @@ async def cut_up(spoken: Corpus, changes: list[str]) -> dict[str, Any]:
 
 
 def compared(ours: dict[str, Any], theirs: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any]:
-    """This run minus an earlier one. Raises SystemExit where they are not the same calls."""
+    """Return the differences of this run to an earlier one. Raises SystemExit if it was over other calls."""
     if [row["call"] for row in ours["calls"]] != [row["call"] for row in theirs["calls"]] or (
         calls["sha256"] != theirs["input"]["sha256"]
     ):

@@ -1,11 +1,11 @@
-"""The calls whose every word is known: made once, kept in a folder, the same again from the same seed.
+"""Calls whose every word is known, made once from a seed and kept in a folder.
 
-A call is a WAV file with two legs (8 kHz, through G.711 μ-law) and a JSON file of what is said when. Variants:
+A call is a WAV file with two legs (8 kHz, through G.711 μ-law) and a JSON file of its words with their times. Variants:
 
-- `clean`: the line's own faint noise.
+- `clean`: only the faint noise of a line.
 - `noise`: pink noise in the telephone's band on both legs, 15 dB below speech.
-- `overlap`: speakers fall into each other's words and say "yes" while they listen; each leg carries the other as an
-  echo, 36 dB below speech.
+- `overlap`: speakers interrupt each other and say "yes" while they listen; each leg carries an echo of the other, 36 dB
+  below speech.
 """
 
 import hashlib
@@ -41,15 +41,15 @@ SNR_DB: Final = 15.0
 FOLDER: Final = Path("~/.cache/callstream/speech").expanduser()
 
 _FORM: Final = 1
-"""Raised when what this module makes of the same sentences changes."""
+"""To be increased when this module makes other calls from the same sentences."""
 
 _PITCHES: Final = ((0.95, 1.0), (0.9, 1.1, 1.15))
-"""How far the agents' and the customers' voices are moved; further away than that the voice sounds like no person's."""
+"""Pitch factors of agents and of customers. Beyond these the voice no longer sounds human."""
 _LENGTHS: Final = (0.92, 1.0, 1.08)
 
 
 class TruthWord(msgspec.Struct, frozen=True):
-    """A word as it stands in the script, and when it is said; None where the voice does not tell."""
+    """A word of the script and when it is said; None if the voice does not tell."""
 
     text: str
     start_s: float | None
@@ -57,7 +57,7 @@ class TruthWord(msgspec.Struct, frozen=True):
 
 
 class TruthLine(msgspec.Struct, frozen=True):
-    """What is said in one go. The times are those of the voice's audio: at most some 50 ms of silence wider than it."""
+    """A line spoken in one go. The times are those of its audio, which includes at most some 50 ms of silence."""
 
     channel: int
     start_s: float
@@ -67,7 +67,7 @@ class TruthLine(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A call on two legs; `file` is its WAV, `sha256` that of its samples."""
+    """A call. `file`: its WAV; `sha256`: the digest of its samples."""
 
     name: str
     file: str
@@ -80,7 +80,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join(line.text for line in self.lines if line.channel == channel)
 
     def word_times(self) -> Iterator[tuple[int, float]]:
-        """Channel and middle of each word; of one whose time is not known, its place among the words of its line."""
+        """Yield channel and middle of each word. Unknown times follow from the word's position in its line."""
         for line in self.lines:
             for index, word in enumerate(line.words):
                 if word.start_s is not None and word.end_s is not None:
@@ -107,16 +107,16 @@ class Corpus(msgspec.Struct, frozen=True):
 
     @property
     def audio_s(self) -> float:
-        """Of both legs."""
+        """Seconds of both legs together."""
         return sum(call.duration_s for call in self.calls) * len(ROLES)
 
     @property
     def sha256(self) -> str:
-        """Of all samples: two machines with the same one heard the same calls."""
+        """Digest of all samples: the same on two machines that use the same calls."""
         return hashlib.sha256("".join(call.sha256 for call in self.calls).encode()).hexdigest()
 
     def described(self) -> dict[str, Any]:
-        """For a report."""
+        """Return a description for reports."""
         return {
             "calls": len(self.calls),
             "variants": {variant: len(self.of(variant).calls) for variant in VARIANTS},
@@ -134,9 +134,9 @@ def corpus(
     seed: int = SEED,
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Corpus:
-    """The first `n_calls` calls of `seed`. Those that are not there yet are made, some 10 CPU seconds each with piper.
+    """Return the first `n_calls` calls of `seed`. Missing ones are made, some 10 CPU seconds each with piper.
 
-    `on_progress` is told, before each call that is made, how many are there and how many there will be.
+    `on_progress(done, total)` is called before each call that is made.
     """
     made = folder / drawn_key(_FORM, seed, WORDS_PER_CALL)
     made.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def _make(truth: Path, script: list[ScriptLine], variant: Variant, seed: int) ->
 
 
 def keep(truth: Path, pcm: NDArray[np.int16], lines: list[TruthLine], variant: Variant) -> None:
-    """Write a call, shape (n_samples,) or (n_samples, n_channels) at 8 kHz, beside its truth: that is written last."""
+    """Write a call, shape (n_samples,) or (n_samples, n_channels) at 8 kHz, and then its truth, which completes it."""
     sound = truth.with_suffix(".wav")
     with wave.open(str(sound), "wb") as file:
         file.setparams((1 if pcm.ndim == 1 else pcm.shape[1], 2, RATE_HZ, 0, "NONE", ""))
@@ -179,7 +179,7 @@ def keep(truth: Path, pcm: NDArray[np.int16], lines: list[TruthLine], variant: V
 def _spoken(
     script: list[ScriptLine], voice: Voice, variant: Variant, seed: int
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int16]], list[TruthLine]]:
-    """The call as int16, shape (n_samples, 2), and its truth."""
+    """Return the call as int16, shape (n_samples, 2), and its truth."""
     rng = random.Random(seed)
     pitches, lengths = [rng.choice(_PITCHES[c]) for c in (0, 1)], [rng.choice(_LENGTHS) for _ in (0, 1)]
     placed: list[tuple[int, int, Float]] = []
@@ -222,7 +222,7 @@ def _spoken(
 
 
 def _gap_s(channel: int, variant: Variant, rng: random.Random) -> float:
-    """From the end of the last turn to the next one: short, now and then a hold, in `overlap` often below zero."""
+    """Return the seconds between two turns: mostly short, sometimes a hold, in `overlap` often negative."""
     if variant == "overlap" and rng.random() < 0.4:
         return rng.uniform(-1.2, -0.2)
     if channel != CUSTOMER and rng.random() < 0.08:
@@ -231,7 +231,7 @@ def _gap_s(channel: int, variant: Variant, rng: random.Random) -> float:
 
 
 def _said(parts: list[Spoken], rate_hz: int, pitch: float, rng: random.Random) -> tuple[Float, list[TruthWord]]:
-    """A line's sentences with short pauses between them, and its words in seconds from its start."""
+    """Return a line's audio, with short pauses between sentences, and its words in seconds from the line's start."""
     pieces: list[Float] = []
     words: list[TruthWord] = []
     at = 0

@@ -1,4 +1,4 @@
-"""What cuts in the middle of speech cost: word errors beside them and elsewhere."""
+"""The cost of cuts in the middle of speech: word errors beside them and elsewhere."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,21 +13,19 @@ from tests.calls.wording import comparable
 
 BESIDE_S: Final = 1.0
 INSIDE_S: Final = 0.03
-"""A cut this far inside a word's time, which is not exact to less, divides the word."""
+"""A cut at least this far inside a word divides it. Word times are no more exact than that."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Word errors of one kind of place. `words` counts those said there, `inserted` those said once and written twice
-    or by nobody.
-    """
+class PlaceErrors(msgspec.Struct, frozen=True):
+    """Word errors beside cuts, or elsewhere. `words` counts the words said; `inserted` those written and not said."""
 
     words: int = 0
     changed: int = 0
     lost: int = 0
     inserted: int = 0
 
-    def __add__(self, other: "Place") -> "Place":
-        return Place(
+    def __add__(self, other: "PlaceErrors") -> "PlaceErrors":
+        return PlaceErrors(
             self.words + other.words,
             self.changed + other.changed,
             self.lost + other.lost,
@@ -43,12 +41,12 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class CutErrors(msgspec.Struct, frozen=True):
-    """`inside` counts the cuts that divide a word."""
+    """Errors of some monologues. `inside` counts the cuts that divide a word."""
 
     cuts: int = 0
     inside: int = 0
-    beside: Place = Place()
-    elsewhere: Place = Place()
+    beside: PlaceErrors = PlaceErrors()
+    elsewhere: PlaceErrors = PlaceErrors()
     examples: tuple[str, ...] = ()
 
     def __add__(self, other: "CutErrors") -> "CutErrors":
@@ -71,7 +69,7 @@ class CutErrors(msgspec.Struct, frozen=True):
 
 
 def cut_errors(call: Call, utterances: Sequence[Utterance], segments: Sequence[Segment]) -> CutErrors:
-    """Errors of a monologue. Each of its words stays one word in `comparable`; see `monologues`."""
+    """Return the errors of a monologue, whose words must each stay one word in `comparable` (see `monologues`)."""
     cuts = [utterance.end_s for utterance in utterances if utterance.cut == "hard"]
     said = [comparable(word.text) for line in call.lines for word in line.words]
     times = [at_s for _, at_s in call.word_times()]
@@ -100,4 +98,4 @@ def cut_errors(call: Call, utterances: Sequence[Utterance], segments: Sequence[S
     inside = sum(
         any(s is not None and e is not None and s + INSIDE_S < cut < e - INSIDE_S for s, e in spans) for cut in cuts
     )
-    return CutErrors(len(cuts), inside, Place(*counts[True]), Place(*counts[False]), tuple(examples))
+    return CutErrors(len(cuts), inside, PlaceErrors(*counts[True]), PlaceErrors(*counts[False]), tuple(examples))

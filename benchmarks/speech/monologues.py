@@ -1,8 +1,8 @@
-"""People who talk for most of a minute without a pause that an utterance could be cut at.
+"""Speech of 30 to 60 s without a pause at which an utterance could end.
 
-Sentences of the scripts' stories and explanations are joined so closely and said so fluently that mostly hard cuts
-divide them. Every second monologue has noise 15 dB below speech. Sentences whose words another spelling would join or
-split ("fifteen dollars", "don't") are left out, so that each word that is compared has a time.
+Sentences of the scripts' stories and explanations are joined so closely that mostly hard cuts divide them. Every second
+monologue has noise 15 dB below speech. Sentences with words that another spelling would join or split ("fifteen
+dollars", "don't") are left out, so that each compared word has a time.
 """
 
 import itertools
@@ -25,9 +25,9 @@ from tests.calls.wording import comparable
 N_MONOLOGUES: Final = 24
 LENGTH_S: Final = (30.0, 60.0)
 PAUSE_S: Final = (0.02, 0.15)
-"""Between sentences."""
+"""Pauses between sentences."""
 INNER_PAUSE_S: Final = 0.1
-"""Longer pauses inside sentences are made as long as this."""
+"""Longer pauses inside sentences are shortened to this."""
 SNR_DB: Final = 15.0
 VARIANTS: Final[tuple[Variant, ...]] = ("clean", "noise")
 
@@ -35,7 +35,7 @@ _FORM: Final = 1
 _PITCHES: Final = (0.9, 0.95, 1.0, 1.1, 1.15)
 _LENGTHS: Final = (0.92, 1.0, 1.08)
 _SILENT: Final = 0.02
-"""Of the loudest sample: quieter edges of a sentence are cut off."""
+"""Share of the loudest sample: quieter edges of a sentence are cut off."""
 
 
 def monologues(
@@ -45,7 +45,7 @@ def monologues(
     seed: int = 1,
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Corpus:
-    """The first `n` of `seed`, on one leg each. Those that are not there yet are made, as `corpus.corpus` does."""
+    """Return the first `n` monologues of `seed`, on one leg each. Missing ones are made, as by `corpus.corpus`."""
     made = folder / f"monologues-{drawn_key(_FORM, seed, LENGTH_S, PAUSE_S, INNER_PAUSE_S, SNR_DB)}"
     made.mkdir(parents=True, exist_ok=True)
     sentences = _sentences(ScriptWriter(seed))
@@ -54,7 +54,7 @@ def monologues(
         rng = random.Random(seed * 1000 + number)
         variant = VARIANTS[number % len(VARIANTS)]
         length_s = rng.uniform(*LENGTH_S)
-        texts = [next(sentences) for _ in range(int(length_s / 2))]  # more than fit
+        texts = [next(sentences) for _ in range(int(length_s / 2))]  # more than needed
         truth = made / f"{number:02}-monologue-{variant}.json"
         if not truth.exists():
             on_progress(number, n)
@@ -90,7 +90,7 @@ def _make(truth: Path, texts: list[str], length_s: float, variant: Variant, rng:
 
 
 def _trimmed(spoken: Spoken, rate_hz: int, pitch: float, at: int) -> tuple[Float, list[TruthWord]]:
-    """A sentence without silence at its edges and long pauses, and its words in seconds from the monologue's start."""
+    """Return a sentence without silence and long pauses, and its words in seconds from the monologue's start."""
     audio = telephone_voice(spoken.audio, rate_hz, pitch)
     kept = fluent(audio)
     before = np.concatenate([[0], np.cumsum(kept)])
@@ -106,7 +106,7 @@ def _trimmed(spoken: Spoken, rate_hz: int, pitch: float, at: int) -> tuple[Float
 
 
 def fluent(audio: Float) -> NDArray[np.bool_]:
-    """Shape (n,): all but the silence at the edges and the middle of pauses longer than `INNER_PAUSE_S`."""
+    """Return a mask, shape (n,), of all but silence at the edges and the middle of pauses over `INNER_PAUSE_S`."""
     block, half = RATE_HZ // 100, int(INNER_PAUSE_S / 2 * RATE_HZ)
     n_blocks = -(-len(audio) // block)
     loudest = np.abs(np.pad(audio, (0, n_blocks * block - len(audio)))).reshape(-1, block).max(axis=1)

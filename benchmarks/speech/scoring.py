@@ -1,4 +1,4 @@
-"""Word errors of texts against scripts, and how sure the difference between two is."""
+"""Word errors of texts against scripts, and the interval of the difference between two transcribers."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,7 +13,7 @@ RESAMPLES: Final = 10_000
 
 
 class Errors(msgspec.Struct, frozen=True):
-    """Word errors after Whisper's normalization, digits joined (`tests.calls.wording`). `words` counts those said."""
+    """Word errors after Whisper's normalization with digits joined (`tests.calls.wording`). `words`: words said."""
 
     words: int = 0
     substituted: int = 0
@@ -54,7 +54,7 @@ def errors(said: str, written: str) -> Errors:
 
 
 def places(said: str, written: str) -> list[str]:
-    """Where they differ, with the words before: `… on the [bill: pill]`."""
+    """Return the differences with the words before them: `… on the [bill: pill]`."""
     outcome = jiwer.process_words(comparable(said), comparable(written))
     true, given = outcome.references[0], outcome.hypotheses[0]
     return [
@@ -67,7 +67,7 @@ def places(said: str, written: str) -> list[str]:
 
 
 def difference(ours: Sequence[Errors], theirs: Sequence[Errors], seed: int = 1) -> dict[str, float]:
-    """Ours minus theirs in points of the word error rate, with its 95 % interval.
+    """Return ours minus theirs in points of word error rate, with its 95 % interval.
 
     Both are the same calls in the same order; the interval is a paired bootstrap over calls (Bisani and Ney 2004,
     "Bootstrap estimates for confidence intervals in ASR performance evaluation").

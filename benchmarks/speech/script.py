@@ -1,9 +1,8 @@
-"""What is said in a call: sentences that we wrote, put together by a seeded draw.
+"""Scripts of calls: our own sentences, put together by a seeded draw.
 
-The sentences lie in `scripts/`: a file for each kind of call and `shared.toml` for what any call may hold. Words in
-braces are slots, filled with names, numbers, dates, spelled letters. Everything is written as it is spoken, so a voice
-says exactly the words that stand there. Drawing goes through a shuffled deck, so nothing is said twice before
-everything was said once.
+The sentences are in `scripts/`: a file for each kind of call and `shared.toml` for all calls. Words in braces are slots
+for names, numbers, dates and spelled letters. Everything is written as it is spoken, so that a voice says exactly these
+words. Sentences are drawn from a shuffled deck: none repeats before all have been drawn.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ Manner = Literal["turn", "backchannel"]
 
 
 class ScriptLine(msgspec.Struct, frozen=True):
-    """What one speaker says in one go; a `backchannel` is said while the line before it is still being said."""
+    """A line of one speaker. A `backchannel` is spoken during the line before it."""
 
     channel: int
     text: str
@@ -34,7 +33,7 @@ class ScriptLine(msgspec.Struct, frozen=True):
 
 
 class _Deck:
-    """Draws without repeating until all were drawn."""
+    """Draws without repetition until all have been drawn."""
 
     def __init__(self, rng: random.Random, cards: Sequence[str]) -> None:
         self._rng = rng
@@ -60,7 +59,7 @@ class ScriptWriter:
                 self._decks[setting, part] = _Deck(self._rng, lines)
 
     def write(self, setting: str, n_words: int, *, backchannels: bool) -> list[ScriptLine]:
-        """A call of at least `n_words`; with `backchannels` the listener says "yes" while the other goes on."""
+        """Write a call of at least `n_words`; with `backchannels` the listener says "yes" during monologues."""
         kept: dict[str, str] = {}
 
         def drawn(part: str, of: str = setting) -> list[str]:
@@ -82,12 +81,12 @@ class ScriptWriter:
         return [*lines, *_exchange(drawn("closings")), *_exchange(drawn("closings"))]
 
     def monologue(self) -> str:
-        """A story that a caller tells or an agent's explanation, some sentences."""
+        """Write a caller's story or an agent's explanation, some sentences long."""
         setting, part = self._rng.choice([("shared", "stories"), *((setting, "explanations") for setting in SETTINGS)])
         return self._filled(self._decks[setting, part].draw(), {})
 
     def _filled(self, text: str, kept: dict[str, str]) -> str:
-        """With all slots filled; who answers, and for whom, stays the same in a call."""
+        """Fill all slots. Names of agent and company stay the same within a call."""
 
         def fill(match: re.Match[str]) -> str:
             slot = match[1]

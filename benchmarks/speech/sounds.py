@@ -1,7 +1,7 @@
-"""What a telephone carries that is no speech: half an hour of it, the same from the same seed.
+"""Half an hour of telephone audio without speech, synthesised from a seed.
 
-All of it is synthesised: silence and noise, the network's tones (ITU-T E.180 and Q.23), hold music, handling noises.
-Each sound fills both legs of a call of its own, the two from different draws.
+Silence and noise, the network's tones (ITU-T E.180 and Q.23), hold music, handling noises. Each sound fills both legs
+of a separate call, with different draws.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from scipy import signal
 from benchmarks.speech.telephone import RATE_HZ, Float, band_limited, coded, surroundings
 
 Sound = Callable[[int, np.random.Generator], Float]
-"""From a number of samples and the source of chance to the samples, at 8 kHz."""
+"""Makes a number of samples at 8 kHz from a random generator."""
 
 SECONDS: Final = {
     "zeros": 60,
@@ -36,12 +36,12 @@ SECONDS: Final = {
     "humming": 40,
     "crying": 40,
 }
-"""Length of each call; both legs count, so it is half an hour in all. The last two are made of what a voice is made of,
-without words: they are there to come past the voice activity detector."""
+"""Length of each call; with both legs half an hour in all. The last two resemble a voice without words, so that they
+pass the voice activity detector."""
 
 
 def calls(seed: int = 1) -> dict[str, NDArray[np.int16]]:
-    """Each sound's call, int16 of shape (n_samples, 2), as it arrives after G.711 μ-law."""
+    """Return the call of each sound, int16, shape (n_samples, 2), after G.711 μ-law."""
     made = {}
     for number, (name, seconds) in enumerate(SECONDS.items()):
         legs = [_SOUNDS[name](seconds * RATE_HZ, np.random.default_rng([seed, number, leg])) for leg in (0, 1)]
@@ -58,7 +58,7 @@ def _white(db: float) -> Sound:
 
 
 def _hum_and_crackle(n: int, rng: np.random.Generator) -> Float:
-    """The mains' harmonics, and single sharp discharges."""
+    """Return mains hum with its harmonics, and single sharp discharges."""
     mains = float(rng.choice([50, 60]))
     hum = sum(_tone(n, mains * order) / order for order in range(1, 24, 2)) * 0.05
     crackle = np.where(rng.random(n) < 4 / RATE_HZ, rng.normal(0, 0.4, n), 0.0)
@@ -66,13 +66,13 @@ def _hum_and_crackle(n: int, rng: np.random.Generator) -> Float:
 
 
 def _street(n: int, rng: np.random.Generator) -> Float:
-    """Noise that swells and fades, as passing cars do."""
+    """Return noise that swells and fades as passing cars do."""
     swell = np.interp(np.arange(n), np.arange(0, n + 2 * RATE_HZ, 2 * RATE_HZ), _draws(rng, n, 2.0) ** 2)
     return surroundings(n, 5.0, rng) * (0.15 + swell)
 
 
 def _touch_tones(n: int, rng: np.random.Generator) -> Float:
-    """Numbers being dialled (ITU-T Q.23), fast and slowly."""
+    """Return dialled numbers (ITU-T Q.23), fast and slow."""
     out = np.zeros(n)
     at = RATE_HZ
     while at < n - 4 * RATE_HZ:
@@ -89,7 +89,7 @@ def _touch_tones(n: int, rng: np.random.Generator) -> Float:
 
 
 def _cadence(hz: tuple[float, ...], pattern_s: tuple[float, ...]) -> Sound:
-    """Tones that are on and off by turns."""
+    """Return a sound of tones that go on and off."""
 
     def sound(n: int, rng: np.random.Generator) -> Float:
         tone = sum(_tone(n, one) for one in hz) * (0.3 / len(hz))
@@ -105,7 +105,7 @@ def _cadence(hz: tuple[float, ...], pattern_s: tuple[float, ...]) -> Sound:
 
 
 def _by_leg(one: Sound, other: Sound) -> Sound:
-    """One of two: the seeds of a call's legs differ in their last number, so each leg draws its own."""
+    """Return a sound that draws one of two for each leg: the seeds of a call's legs differ."""
     return lambda n, rng: (one if rng.random() < 0.5 else other)(n, rng)
 
 
@@ -118,7 +118,7 @@ def _after_one_another(*sounds: Sound) -> Sound:
 
 
 def _fax(n: int, rng: np.random.Generator) -> Float:
-    """A calling machine's tone, then a modem's noise-like carrier."""
+    """Return a fax machine's calling tone, then a modem's noise-like carrier."""
     half = n // 2
     carrier = signal.sosfiltfilt(
         signal.butter(4, (1300, 2300), "bandpass", fs=RATE_HZ, output="sos"), rng.standard_normal(n - half)
@@ -127,7 +127,7 @@ def _fax(n: int, rng: np.random.Generator) -> Float:
 
 
 def _clicks(n: int, rng: np.random.Generator) -> Float:
-    """Keyboard and receiver: short bursts, single and in rows."""
+    """Return short bursts as of a keyboard and a receiver, single and in rows."""
     out = rng.standard_normal(n) * 1e-3
     at = 0
     while (at := at + int(rng.exponential(0.35) * RATE_HZ) + 80) < n - 800:
@@ -137,7 +137,7 @@ def _clicks(n: int, rng: np.random.Generator) -> Float:
 
 
 def _breaths_and_knocks(n: int, rng: np.random.Generator) -> Float:
-    """Air over the microphone for half a second to a second, and dull knocks."""
+    """Return breaths over the microphone of half a second to a second, and dull knocks."""
     out = rng.standard_normal(n) * 1e-3
     at = RATE_HZ // 2
     while at < n - 2 * RATE_HZ:
@@ -156,7 +156,7 @@ _SCALE: Final = (0, 2, 4, 7, 9, 12, 14, 16)
 
 
 def _music(*, chords: bool, melody: bool, percussion: bool) -> Sound:
-    """Bars of four beats; the melody's tones glide and tremble a little, as those of strings do."""
+    """Return a sound of bars with four beats. The melody's tones have vibrato, as strings do."""
 
     def sound(n: int, rng: np.random.Generator) -> Float:
         out = np.zeros(n)
@@ -186,7 +186,7 @@ def _note(n: int, hz: float, level: float, rng: np.random.Generator) -> Float:
 
 
 def _humming(n: int, rng: np.random.Generator) -> Float:
-    """A tune with closed lips: pulses of a throat through the one low resonance of a nose, breath between phrases."""
+    """Return humming: glottal pulses through the low resonance of a nose, with pauses between phrases."""
     out = np.zeros(n)
     at = RATE_HZ
     while at < n - 4 * RATE_HZ:
@@ -200,7 +200,7 @@ def _humming(n: int, rng: np.random.Generator) -> Float:
 
 
 def _crying(n: int, rng: np.random.Generator) -> Float:
-    """A small child's: a second of a rising and falling high voice, then a breath."""
+    """Return a small child's crying: a second of a rising and falling high voice, then a breath."""
     out = np.zeros(n)
     at = RATE_HZ
     while at < n - 3 * RATE_HZ:
@@ -214,13 +214,13 @@ def _crying(n: int, rng: np.random.Generator) -> Float:
 
 
 def _throat(n: int, from_hz: float, to_hz: float) -> Float:
-    """A voice before the mouth: a buzz that glides."""
+    """Return a glottal buzz that glides between two frequencies."""
     phase = np.cumsum(np.linspace(from_hz, to_hz, n)) / RATE_HZ
     return np.asarray(signal.sawtooth(2 * np.pi * phase) * np.hanning(n) ** 0.3)
 
 
 def _resonating(buzz: Float, formants: tuple[tuple[float, float], ...]) -> Float:
-    """The buzz through resonances (frequency, bandwidth in Hz), at the level of speech."""
+    """Filter the buzz by resonances (frequency, bandwidth in Hz), to the level of speech."""
     heard = sum(
         signal.lfilter([1 - r], [1, -2 * r * np.cos(2 * np.pi * hz / RATE_HZ), r**2], buzz)
         for hz, width in formants

@@ -1,4 +1,4 @@
-"""What a telephone line makes of a voice: its band, its noise, its echo, its coding."""
+"""A voice through a telephone line: band, noise, echo, coding."""
 
 import functools
 from typing import Final
@@ -13,7 +13,7 @@ from stages.separate.codecs import mulaw_table
 RATE_HZ: Final = 8_000
 BAND_HZ: Final = (300, 3400)
 SPEECH_DB: Final = -23.0
-"""Level of speech while somebody speaks, in dB of full scale (root mean square)."""
+"""Level of speech, in dB of full scale (root mean square)."""
 LINE_NOISE_DB: Final = -65.0
 ECHO_DB: Final = -36.0
 ECHO_S: Final = 0.06
@@ -22,7 +22,7 @@ Float = NDArray[np.float64]
 
 
 def telephone_voice(audio: NDArray[np.float32], rate_hz: float, pitch: float) -> Float:
-    """In the telephone's band at 8 kHz and at `SPEECH_DB`. `pitch` raises the voice and shortens it by as much."""
+    """Return a voice in the telephone band at 8 kHz and `SPEECH_DB`. `pitch` raises it and shortens it as much."""
     narrow = soxr.resample(audio.astype(np.float64), rate_hz * pitch, RATE_HZ, quality="HQ")
     band = band_limited(narrow)
     loud = np.abs(band) > np.abs(band).max() / 50
@@ -35,12 +35,12 @@ def band_limited(audio: Float) -> Float:
 
 
 def line_noise(n_samples: int, rng: np.random.Generator) -> Float:
-    """The faint hiss of any line."""
+    """Return the faint hiss of a line."""
     return rng.standard_normal(n_samples) * _ratio(LINE_NOISE_DB)
 
 
 def surroundings(n_samples: int, snr_db: float, rng: np.random.Generator) -> Float:
-    """Noise with a falling spectrum (pink) in the telephone's band, `snr_db` below speech."""
+    """Return pink noise in the telephone band, `snr_db` below speech."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     spectrum /= np.sqrt(np.maximum(1.0, np.arange(len(spectrum))))
     pink = band_limited(np.fft.irfft(spectrum, n_samples))
@@ -48,13 +48,13 @@ def surroundings(n_samples: int, snr_db: float, rng: np.random.Generator) -> Flo
 
 
 def echo(other: Float) -> Float:
-    """What comes back of the other speaker."""
+    """Return the echo of the other speaker."""
     delay = int(ECHO_S * RATE_HZ)
     return np.concatenate([np.zeros(delay), other[:-delay]]) * _ratio(ECHO_DB)
 
 
 def coded(audio: Float) -> NDArray[np.int16]:
-    """As it arrives after G.711 μ-law: the nearest of its 256 values."""
+    """Return the samples after G.711 μ-law: the nearest of its 256 values."""
     values = _mu_law_values()
     pcm = np.clip(np.round(audio * 32767), -32768, 32767)
     upper = np.clip(np.searchsorted(values, pcm), 1, len(values) - 1)

@@ -1,4 +1,4 @@
-"""How far word times are from when the words are said."""
+"""Errors of word times against the script."""
 
 import re
 from collections import defaultdict
@@ -15,13 +15,13 @@ WIDTHS_S: Final = (0.05, 0.1, 0.2)
 
 
 class TimingErrors:
-    """Collects, per source of word times, the signed errors of starts and ends in seconds."""
+    """Signed errors of starts and ends in seconds, by source of the word times."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def add(self, call: Call, segments: Iterable[Segment]) -> None:
-        """Words are paired by an alignment of the texts, and only equal ones count; interpolated ones on their own."""
+        """Add a call. Words are paired by aligning the texts; only equal ones count, interpolated ones separately."""
         written = [segment for segment in segments if segment.words]
         for channel in sorted({line.channel for line in call.lines}):
             true = [word for line in call.lines if line.channel == channel for word in line.words]
@@ -38,7 +38,7 @@ class TimingErrors:
                     self._found[source].append((word.start_s - truth.start_s, word.end_s - truth.end_s))
 
     def described(self) -> dict[str, Any]:
-        """Per source: count, median and 95th percentile of the absolute error, bias, and the share within widths."""
+        """Return by source: count, median and 95th percentile of the absolute error, bias, shares within widths."""
         return {source: _figures(np.array(pairs)) for source, pairs in sorted(self._found.items())}
 
 

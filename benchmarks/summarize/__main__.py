@@ -1,12 +1,11 @@
-"""A long call through a real language model: is every turn read, does memory stay bounded, are all citations valid?
+"""A long call through a real language model: turns read, memory, validity of citations.
 
     python -m benchmarks.summarize --url http://127.0.0.1:11434 --model llama3.2:1b [--hours 3] [--json FILE]
 
-The call is put together from our own sentences. It is summarized as a deployment does it, and beside the summary it is
-noted which turns were in a prompt, how long the prompts were by the model's own tokenizer, and what this process took
-of memory (the server's is its own).
+The call is built from our own sentences and summarized as in a deployment. The report lists the turns that were in a
+prompt, the prompts' lengths by the model's own tokenizer, and the peak memory of this process (not of the server).
 
-What it does not show: how good the summary is. That depends on the model.
+What it does not show: how good the summary is, which depends on the model.
 """
 
 import argparse
@@ -37,12 +36,12 @@ TIMEOUT_S: Final = 1_200.0
 
 
 class RecordingClient(OllamaClient):
-    """The client, with what went through it."""
+    """A client that records its prompts and the turns in them."""
 
     def __init__(self, url: str, model: str) -> None:
         super().__init__(url, model, timeout_s=TIMEOUT_S)
         self.prompts: list[int] = []
-        """Tokens of each prompt that was answered."""
+        """Tokens of each answered prompt."""
         self.refused = 0
         self.turns_read: set[str] = set()
 
@@ -113,10 +112,12 @@ def _peak_mb() -> float:
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("summarize", __doc__)
-    made.add_argument("--url", default="http://127.0.0.1:11434", help="of the Ollama server")
-    made.add_argument("--model", default="llama3.2:1b", help="a name as in `ollama list`")
-    made.add_argument("--hours", type=float, default=3.0, help="length of the call (3)")
-    made.add_argument("--seed", type=int, default=1, help="of the call (1)")
+    made.add_argument(
+        "--url", default="http://127.0.0.1:11434", help="URL of the Ollama server (http://127.0.0.1:11434)"
+    )
+    made.add_argument("--model", default="llama3.2:1b", help="name of the model as in `ollama list` (llama3.2:1b)")
+    made.add_argument("--hours", type=float, default=3.0, help="length of the call in hours (3)")
+    made.add_argument("--seed", type=int, default=1, help="seed of the call (1)")
     add_outputs(made)
     return made
 

@@ -1,15 +1,15 @@
-"""What the check of summaries lets pass and what it stops, on claims whose truth is known.
+"""The check of summaries on claims whose truth is known: what it passes and what it stops.
 
     python -m benchmarks.support [--split test] [--show] [--json FILE]
 
-`claims/` holds calls and what a summary might claim of them, each with the lines it cites and a label:
-supported, or what is wrong with it. The calls `dev` were for tuning the check. `test` and then `fresh` were held out
-until they had been measured once; what they showed of the rules was mended afterwards, so that only the first figures
-are of unseen claims: precision and recall of supported 0.887 and 0.902 (test), 0.931 and 0.900 (fresh), of unsupported
-0.906 and 0.892, 0.914 and 0.941. Given for both answers, with sentence embeddings and without, all on one core.
+`claims/` holds calls and claims that a summary might make about them. Each claim cites lines and has a label:
+supported, or what is wrong with it. The split `dev` was for tuning the check. `test` and then `fresh` were held out
+until they had been measured once; bugs that they showed were fixed afterwards. Only the first figures are of unseen
+claims: precision and recall of supported 0.887 and 0.902 (test), 0.931 and 0.900 (fresh), of unsupported 0.906 and
+0.892, 0.914 and 0.941. The table has both answers, with sentence embeddings and without, on one core.
 
-What it does not show: claims as a language model writes them. These were written by the people who wrote the check, of
-calls from sentences that they wrote, and a model errs in other ways and less often.
+What it does not show: claims that a language model wrote. Claims, labels, calls and the check are by the same authors,
+and a model errs in other ways and less often.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from stages.adapters.embedding import SentenceEmbedder
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("support", __doc__)
-    made.add_argument("--split", choices=SPLITS, default="test", help="which calls (test)")
-    made.add_argument("--show", action="store_true", help="list the claims that were misjudged")
+    made.add_argument("--split", choices=SPLITS, default="test", help="which claims (test)")
+    made.add_argument("--show", action="store_true", help="list the misjudged claims")
     add_outputs(made)
     return made
 

@@ -1,4 +1,4 @@
-"""Claims about calls with labels that say whether they are true, and how a check judged them."""
+"""Labelled claims about calls, and how well a check judges them."""
 
 import time
 import tomllib
@@ -16,11 +16,11 @@ CLAIMS: Final = Path(__file__).parent / "claims"
 SPLITS: Final = ("dev", "test", "fresh", "all")
 SUPPORTED: Final = "supported"
 KINDS: Final = ("altered number", "swapped speaker", "invented", "negated")
-"""What is wrong with the others."""
+"""Labels of the other claims: what is wrong with them."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A turn of a call as the check sees it; its one segment is its number, from 1."""
+    """A turn of a call as the check sees it. Its one segment id is its number, from 1."""
 
     speaker: str
     text: str
@@ -32,7 +32,7 @@ class LabelledCall(msgspec.Struct, frozen=True):
     split: str
     lines: list[Line]
     claims: list[tuple[str, Claim]]
-    """With their labels."""
+    """Pairs of label and claim."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 def labelled_calls(split: str = "all") -> list[LabelledCall]:
-    """The calls of `claims/` by name. Raises ValueError for a label or a line that does not exist."""
+    """Return the calls of `claims/`, sorted by name. Raises ValueError for an unknown label or line."""
     calls = [_call(path) for path in sorted(CLAIMS.glob("*.toml"))]
     return [call for call in calls if split in ("all", call.split)]
 
@@ -79,7 +79,7 @@ def measured(calls: Sequence[LabelledCall], embedders: dict[str, Embedder | None
 
 
 def judge(check: SupportCheck, call: LabelledCall) -> list[Judged]:
-    """All claims of a call at once, as those of one summary would be."""
+    """Judge all claims of a call at once, as those of one summary are."""
     answers = check.judge([claim for _, claim in call.claims], call.lines)
     return [
         Judged(call.name, label, claim.text, answer)
@@ -88,7 +88,7 @@ def judge(check: SupportCheck, call: LabelledCall) -> list[Judged]:
 
 
 def rates(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Precision, recall and F1 of both answers, and of each label how many were judged right."""
+    """Return precision, recall and F1 of both answers, and for each label how many claims were judged right."""
     labels = {label: [one for one in judged if one.label == label] for label in (SUPPORTED, *KINDS)}
     return {
         "claims": len(judged),
@@ -99,7 +99,7 @@ def rates(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _rates(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
-    """From (it is so, it was judged so); nothing judged so is a precision of 0."""
+    """Compute rates from pairs (true, judged true). If nothing is judged true, precision is 0."""
     both = sum(true and said for true, said in pairs)
     precision = both / max(sum(said for _, said in pairs), 1)
     recall = both / max(sum(true for true, _ in pairs), 1)

@@ -1,17 +1,18 @@
-"""The transcriber against the plain tools, in one run: audio seconds per CPU second, with word errors beside each.
+"""The transcriber against the plain tools in one run: audio seconds per CPU second, and word errors.
 
     python -m benchmarks.transcribe [--real FILE…] [--calls 30] [--runs 3] [--json FILE] [--plot FILE]
 
-Every measurement runs in a process of its own, one after the other, all kinds in turn
-(`benchmarks.transcribe.contenders` says what each is). Two sets of calls:
+Every measurement runs in a separate process, one after the other, all kinds alternating (see
+`benchmarks.transcribe.contenders`). Two sets of calls:
 
 - `script`: the calls of `benchmarks.speech`, whose every word is known. Word errors of each kind, the difference of
   ours to each plain tool with its 95 % interval by paired bootstrap over calls, and the error of our word times.
-- `real`: with `--real`, the channels of FILEs as one call. Nobody wrote down what is said there, so the table shows by
-  how many per cent of the words each two kinds differ; `padded` is our transcriber without short windows.
+- `real`: with `--real`, the channels of FILEs as one call. It has no reference transcript, so the table shows the
+  percentage of words by which two kinds differ; `padded` is our transcriber without short windows.
 
-CPU time is that of the process and all its children; loading is left out. What it does not show: a GPU, languages
-other than English, accuracy on real calls.
+CPU time is that of the process and all its children, without loading.
+
+What it does not show: a GPU, languages other than English, accuracy on real calls.
 """
 
 import argparse
@@ -42,14 +43,14 @@ Samples = NDArray[np.int16]
 
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("transcribe", __doc__)
-    made.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="files of one real call")
+    made.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="recordings of one real call")
     made.add_argument("--calls", type=int, default=N_CALLS, help=f"script-truth calls; 0 for none ({N_CALLS})")
-    made.add_argument("--seed", type=int, default=SEED, help=f"of those calls ({SEED})")
+    made.add_argument("--seed", type=int, default=SEED, help=f"seed of those calls ({SEED})")
     made.add_argument("--runs", type=int, default=3, help="measurements of each kind (3)")
-    made.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="which to run (all)")
-    made.add_argument("--threads", type=int, default=2, help="cores that each may use for the model (2)")
+    made.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds to run (all)")
+    made.add_argument("--threads", type=int, default=2, help="threads of each model (2)")
     made.add_argument("--model", default="base", help="name, directory or package:NAME (base)")
-    made.add_argument("--language", default="en", help="of the calls (en)")
+    made.add_argument("--language", default="en", help="language of the calls (en)")
     add_settings(made)
     add_outputs(made, plot="speed and word errors")
     return made
@@ -73,7 +74,7 @@ def main() -> int:
 
 
 def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All runs in processes of their own, and what follows from them."""
+    """Run all kinds and return the report."""
     sets: dict[str, list[str]] = {}
     report: dict[str, Any] = {"input": {}}
     calls: list[Call] = []
@@ -122,7 +123,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def read_call(files: list[Path]) -> tuple[list[Samples], int]:
-    """Every channel of every file, of equal length, at the lowest of their rates."""
+    """Return every channel of every file, padded to one length, at the lowest of their rates."""
     channels: list[tuple[Samples, int]] = []
     for path in files:
         audio = open_audio_file(path)

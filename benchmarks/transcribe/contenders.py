@@ -1,4 +1,4 @@
-"""The transcribers that `benchmarks.transcribe.__main__` compares, each run in a process of its own.
+"""The compared transcribers, each run in a separate process.
 
 | kind | what it is |
 |---|---|
@@ -6,12 +6,12 @@
 | `whisperx-silero` | the same with Silero, as faster-whisper ships it, through `vad_model=` |
 | `faster-whisper` | `faster_whisper.BatchedInferencePipeline`, which brings Silero |
 | `transcriber` | our separate and transcribe stages, with word times, without a bus |
-| `padded` | our stages, each utterance padded to 30 s: the text that shorter windows should not change |
-| `pipeline` | producer, JetStream, all stages with word times, DuckDB, until the warehouse holds everything |
+| `padded` | our stages, each utterance padded to 30 s, to show that shorter windows do not change the text |
+| `pipeline` | producer, JetStream, all stages with word times, DuckDB, until everything is in the warehouse |
 
-All have the same model, compute type, beam and number of threads. The plain tools get each leg on its own as 16 kHz
-samples (decoding and resampling are not counted for them), one after the other, in batches of 8, and make no word
-times. Loading is left out: each transcribes its warm-up file first, unmeasured.
+All have the same model, compute type, beam and number of threads. The plain tools get one leg after the other as
+16 kHz samples (their decoding and resampling is not counted), in batches of 8, and make no word times. Loading is not
+counted: each transcribes a warm-up file first.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ import soxr
 from numpy.typing import NDArray
 
 from benchmarks.harness.clock import Clock
-from benchmarks.harness.offline import Hearing, settings_of, texts_of
+from benchmarks.harness.offline import OfflineStages, settings_of, texts_of
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
 from pipeline.client.warehouse import open_reader
@@ -49,15 +49,14 @@ VAD_OPTIONS: Final = {"chunk_size": 30, "vad_onset": 0.5, "vad_offset": 0.363}
 """WhisperX's defaults."""
 RATE_HZ: Final = 16_000
 AT_A_TIME: Final = 2
-"""Calls that the pipeline is sent at a time."""
+"""Calls sent to the pipeline at a time."""
 
 Float = NDArray[np.float32]
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One set of calls in one run. `texts`: for each call what was written of each leg.
-
-    `segments`: for each call, where the kind has them.
+    """One set of calls in one run. `texts`: of each call, the text of each leg. `segments`: of each call, if the kind
+    has them.
     """
 
     cpu_s: float
@@ -67,7 +66,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a measuring process is told. `sets` are lists of call files, each set measured on its own."""
+    """The job of a measuring process. `sets` are lists of call files; each set is measured separately."""
 
     kind: Kind
     warm_up: str
@@ -80,7 +79,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_own_process(job: Job) -> list[Measurement]:
-    """A measurement for each set. Raises CalledProcessError when the process fails; its errors are on stderr."""
+    """Return a measurement of each set. Raises CalledProcessError if the process fails; its errors are on stderr."""
     Path(job.scratch).mkdir()
     result = Path(job.scratch) / "measurements.json"
     code = "import sys; from benchmarks.transcribe.contenders import child; child(sys.argv[1], sys.argv[2])"
@@ -94,7 +93,7 @@ def in_own_process(job: Job) -> list[Measurement]:
 
 
 def child(job_json: str, result: str) -> None:
-    """What a measuring process runs."""
+    """Run a measuring process."""
     job = msgspec.json.decode(job_json, type=Job)
     if job.kind == "pipeline":
         done = asyncio.run(_run_pipeline(job))
@@ -106,7 +105,7 @@ def child(job_json: str, result: str) -> None:
 
 
 def legs(path: Path) -> Iterator[Float]:
-    """Each leg of a call, float32 at 16 kHz."""
+    """Yield each leg of a call, float32, shape (n_samples,), at 16 kHz."""
     audio = open_audio_file(path)
     with contextlib.closing(audio):
         frames = np.frombuffer(b"".join(audio), "<i2").reshape(-1, audio.channels)
@@ -150,7 +149,7 @@ def _whisperx(job: Job) -> Callable[[Float], str]:
     def hear(samples: Float) -> str:
         try:
             segments = model.transcribe(samples, batch_size=BATCH)["segments"]
-        except IndexError:  # what WhisperX does where its detector finds no speech
+        except IndexError:  # WhisperX raises it if its detector finds no speech
             return ""
         return " ".join(segment["text"].strip() for segment in segments)
 
@@ -171,7 +170,7 @@ def _faster_whisper(job: Job) -> Callable[[Float], str]:
 
 
 def _silero() -> Any:
-    """Silero as faster-whisper ships it, as a detector for WhisperX; its own wants to download one."""
+    """Return Silero from faster-whisper as a detector for WhisperX, which would download its own."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
     from whisperx.diarize import Segment as Found
     from whisperx.vads import Vad
@@ -215,11 +214,11 @@ def _settings(job: Job) -> Settings:
 async def _run_stages(job: Job) -> list[Measurement]:
     settings = _settings(job)
     measured = []
-    async with Hearing(settings, padded=job.kind == "padded") as hearing:
-        await hearing.hear_file(Path(job.warm_up))
+    async with OfflineStages(settings, padded=job.kind == "padded") as stages:
+        await stages.transcribe_file(Path(job.warm_up))
         for files in job.sets:
             with Clock() as clock:
-                heard = await hearing.hear_files([Path(file) for file in files])
+                heard = await stages.transcribe_files([Path(file) for file in files])
             measured.append(
                 Measurement(
                     cpu_s=clock.cpu_s,

@@ -1,4 +1,4 @@
-"""Speed, word errors and differences from the measurements of all kinds."""
+"""Speed, word errors and differences of the measured kinds."""
 
 from typing import Any, Final
 
@@ -12,11 +12,11 @@ PLAIN: Final = ("whisperx", "whisperx-silero", "faster-whisper")
 OURS: Final = ("transcriber", "pipeline")
 
 Runs = dict[str, list[Measurement]]
-"""The runs of each kind."""
+"""Runs by kind."""
 
 
 def speed(runs: Runs, audio_s: float) -> dict[str, Any]:
-    """CPU time of each kind, and how many times as fast each of ours is as each plain tool, run by run."""
+    """Return the CPU time of each kind, and the speed of ours relative to each plain tool, run by run."""
     return {
         "kinds": {
             kind: {
@@ -41,7 +41,7 @@ def speed(runs: Runs, audio_s: float) -> dict[str, Any]:
 
 
 def accuracy(runs: Runs, calls: list[Call]) -> dict[str, Any]:
-    """Word errors of each kind (of its first run), ours against the plain tools, and our word times."""
+    """Return word errors of each kind's first run, ours against the plain tools, and errors of our word times."""
     by_kind: dict[str, list[Errors]] = {
         kind: [
             sum((errors(call.said(channel), text) for channel, text in enumerate(texts)), Errors())
@@ -78,7 +78,7 @@ def accuracy(runs: Runs, calls: list[Call]) -> dict[str, Any]:
 
 
 def disagreement(runs: Runs) -> dict[str, dict[str, float]]:
-    """By how many per cent of the words of the second each two kinds differ, over all legs."""
+    """Return by how many percent of the second's words each two kinds differ, over all legs."""
 
     def between(one: str, other: str) -> float:
         pairs = [

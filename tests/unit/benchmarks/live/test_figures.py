@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.live.figures import first_shown, flipped, latencies, quantiles
-from benchmarks.live.traffic import Answer, LiveCall, Shown, Sightings
+from benchmarks.live.traffic import LiveCall, SeenPartial, SeenSegment, Sightings
 from schemas.calls import CallRef
 from schemas.segments import Segment, Word
 
@@ -31,26 +31,33 @@ def segment(*texts: str, segment_id: str = "u") -> Segment:
 
 
 def test_a_word_is_shown_when_it_first_stands_in_its_place() -> None:
-    answer = Answer(110.0, segment("Good", "morning."))
-    partials = [Shown(102.0, "", "good"), Shown(103.0, "Good", "evening"), Shown(104.0, "Good", "morning")]
+    answer = SeenSegment(110.0, segment("Good", "morning."))
+    partials = [
+        SeenPartial(102.0, "", "good"),
+        SeenPartial(103.0, "Good", "evening"),
+        SeenPartial(104.0, "Good", "morning"),
+    ]
     assert first_shown(answer, partials, began_s=100.0) == pytest.approx([0.6, 2.1])
 
 
 def test_a_word_that_no_partial_showed_is_shown_by_the_final() -> None:
-    answer = Answer(110.0, segment("Good", "morning."))
+    answer = SeenSegment(110.0, segment("Good", "morning."))
     assert first_shown(answer, [], began_s=100.0) == pytest.approx([8.6, 8.1])
 
 
 def test_text_that_takes_back_committed_words_is_a_flip() -> None:
-    assert flipped("Good morning.", [Shown(1.0, "", "Good"), Shown(2.0, "Good", "mourning")]) == 0
-    assert flipped("Good evening.", [Shown(2.0, "Good morning", ""), Shown(1.0, "Good", "")]) == 1
-    assert flipped("Bad.", [Shown(1.0, "Good", ""), Shown(2.0, "Bad", "")]) == 1
+    assert flipped("Good morning.", [SeenPartial(1.0, "", "Good"), SeenPartial(2.0, "Good", "mourning")]) == 0
+    assert flipped("Good evening.", [SeenPartial(2.0, "Good morning", ""), SeenPartial(1.0, "Good", "")]) == 1
+    assert flipped("Bad.", [SeenPartial(1.0, "Good", ""), SeenPartial(2.0, "Bad", "")]) == 1
 
 
 def test_finals_count_from_the_last_voiced_moment_and_empty_segments_do_not_count() -> None:
     sightings = Sightings()
-    sightings.answers["c"] = [Answer(103.0, segment("Good", "morning.")), Answer(104.0, segment(segment_id="e"))]
-    sightings.shown["u"] = [Shown(102.0, "Good", ""), Shown(102.9, "Good morning.", "", final=True)]
+    sightings.segments["c"] = [
+        SeenSegment(103.0, segment("Good", "morning.")),
+        SeenSegment(104.0, segment(segment_id="e")),
+    ]
+    sightings.partials["u"] = [SeenPartial(102.0, "Good", ""), SeenPartial(102.9, "Good morning.", "", final=True)]
     found = latencies([LiveCall("c", 100.0, 0.01)], sightings)
     assert found["all_final_s"] == [1.1]
     assert (found["words"], found["committed_early"], found["flips"]) == (2, 0.5, 0)

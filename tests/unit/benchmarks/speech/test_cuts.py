@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.speech.corpus import Call, TruthLine, TruthWord
-from benchmarks.speech.cuts import CutErrors, Place, cut_errors
+from benchmarks.speech.cuts import CutErrors, PlaceErrors, cut_errors
 from benchmarks.speech.monologues import INNER_PAUSE_S, fluent
 from benchmarks.speech.telephone import RATE_HZ
 from schemas.utterances import Utterance
@@ -40,8 +40,8 @@ def test_errors_are_counted_beside_hard_cuts_and_elsewhere() -> None:
     written = segment(0.0, 5.5, text="one fine they the old man man went down the sea")
     found = cut_errors(spoken(), utterances(3.2), [written])
     assert (found.cuts, found.inside) == (1, 1)
-    assert found.beside == Place(words=4, changed=0, lost=0, inserted=1)
-    assert found.elsewhere == Place(words=7, changed=1, lost=1, inserted=0)
+    assert found.beside == PlaceErrors(words=4, changed=0, lost=0, inserted=1)
+    assert found.elsewhere == PlaceErrors(words=7, changed=1, lost=1, inserted=0)
     (example,) = found.examples
     assert example.endswith("[–: man]")
 
