@@ -22,9 +22,8 @@ from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 from pipeline.imports import absent
 
-with absent(
-    "aiohttp"
-):  # nats-py has it for WebSockets alone, which no bus here speaks; importing it takes 0.35 s of CPU
+# nats-py uses aiohttp for WebSockets alone, which this bus does not speak. Importing it takes 0.35 s of CPU.
+with absent("aiohttp"):
     import nats.errors
     from nats.aio.client import Client, RawCredentials
     from nats.aio.msg import Msg
