@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from stages.adapters.duckdb_file import quack
-from stages.adapters.duckdb_file.files import TRUSTING, load_extensions, transaction
+from stages.adapters.duckdb_file.files import load_extensions, transaction
 from stages.adapters.duckdb_file.served import ServedFile
 from stages.adapters.embedding import QuestionEmbedder, Vectors
 from stages.errors import StageError
@@ -98,7 +98,7 @@ class WindowStore(ServedFile):
 
     def _open(self) -> None:
         try:
-            self.connection = duckdb.connect(str(self.path), config=TRUSTING)
+            self.connection = duckdb.connect(str(self.path))
         except duckdb.IOException as error:
             raise StageError(f"the search index {self.path} cannot be opened: {error}") from error
         self._graphs = 0

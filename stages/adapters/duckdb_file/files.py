@@ -8,9 +8,9 @@ from typing import Any, Final
 from stages.errors import StageError
 
 TRUSTING: Final = {"allow_unsigned_extensions": True}
-"""Configuration for a connection that loads extensions: their signatures are not checked.
+"""Configuration of a client that loads extensions from installed packages without checking their signatures.
 
-They come out of installed packages, as this code does. To hash Quack and its HTTP client, 51 MB, takes 0.35 s of CPU.
+A command that asks a running instance would spend 0.35 s of CPU on hashing 51 MB. Owners of a file check them.
 """
 
 
