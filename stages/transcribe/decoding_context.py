@@ -75,7 +75,7 @@ class PendingSettings(msgspec.Struct, frozen=True):
 
 
 class UtteranceContext(msgspec.Struct, frozen=True):
-    """The context of one utterance, and the values that it must set for later ones, even if its decoding fails."""
+    """The context of one utterance, and the values that it leaves to later ones."""
 
     hotwords: tuple[str, ...]
     vote: Pending[LanguageVote]
@@ -83,6 +83,18 @@ class UtteranceContext(msgspec.Struct, frozen=True):
     overlap: Pending[Overlap]
     """That which the utterance before leaves. It need not be at the start of this one."""
     next_overlap: Pending[Overlap]
+
+    async def wait_for_vote(self) -> LanguageVote:
+        """Wait for the vote of earlier utterances. If its language is locked, later ones need not wait for this one."""
+        vote = await self.vote.get()
+        if vote.locked is not None:
+            self.next_vote.set(vote)
+        return vote
+
+    def leave(self, vote: LanguageVote) -> None:
+        """Set what was not set yet. It must be called even if the decoding fails: later utterances wait for it."""
+        self.next_vote.set(vote)
+        self.next_overlap.set(NO_OVERLAP)
 
 
 class PendingContext(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from stages.transcribe.audio import PackedTimes, row_of, voiced_from, voiced_s
 from stages.transcribe.decoding_context import UtteranceContext
 from stages.transcribe.engine.protocol import LanguageChoice, Transcription
 from stages.transcribe.engine.words import UNSPACED, spread_words
-from stages.transcribe.hard_cuts import NO_OVERLAP, trim
+from stages.transcribe.hard_cuts import trim
 from stages.transcribe.language import LanguageVote
 from stages.transcribe.missed_speech import decode_whole
 from stages.transcribe.scheduling.call_decoder import CallDecoder
@@ -47,14 +47,11 @@ class UtteranceWork:
             self._task.cancel()
 
     async def _run(self) -> Segment:
-        self._vote_before = self._vote = await self._context.vote.get()
-        if self._vote.locked is not None:  # later utterances need not wait for this one's text
-            self._context.next_vote.set(self._vote)
+        self._vote_before = self._vote = await self._context.wait_for_vote()
         try:
             transcription = await self._decoded()
-        finally:  # also after a failure: later utterances wait for both
-            self._context.next_vote.set(self._vote)
-            self._context.next_overlap.set(NO_OVERLAP)
+        finally:
+            self._context.leave(self._vote)
         return self._segment(transcription)
 
     async def _decoded(self) -> Transcription | None:
