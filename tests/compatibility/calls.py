@@ -1,12 +1,12 @@
-"""The calls that every version is given, and their producer: a plain client that uses none of our code.
+"""The calls that every version processes, and their producer: a plain client without our code.
 
-| call | what of the sample it is | how it is sent |
+| call | part of the sample call | sent by |
 |---|---|---|
 | `bill` | 9.6 s, both channels | `callstream transcribe`, so as backfill |
 | `mono` | 9.6 s, both speakers on one channel | `callstream publish` |
 | `greeting` | 5.4 s, both channels | `callstream publish --realtime --partials` |
-| `on-line` | 18 s of tenant `acme`, in mu-law, with an update on the way | `on_line`; 11.6 s before the kill |
-| `garbled` | two events that are unusable | `garbled` |
+| `on-line` | 18 s, tenant `acme`, μ-law, with an update | `on_line`; 11.6 s of it before the kill |
+| `garbled` | two unusable events | `garbled` |
 """
 
 import base64
@@ -22,7 +22,7 @@ from tests.support.processes.deployment import SAMPLE
 TENANT, ON_LINE = "acme", "on-line"
 BILL_S, MONO_S, GREETING_S, ON_LINE_S = 9.6, 9.6, 5.4, 18.0
 SENT_S = 11.6
-"""The agent's second utterance has begun, and the customer's first has ended."""
+"""By then the agent's second utterance has begun and the customer's first has ended."""
 UPDATED_S = 6.0
 CHUNK_S = 0.2
 
@@ -30,7 +30,7 @@ JSON, BYTES = "application/json", "application/octet-stream"
 
 
 class Event(NamedTuple):
-    """A CloudEvent in binary mode. `attributes` have no prefix: each broker's binding has its own."""
+    """A CloudEvent in binary mode. `attributes` have no prefix, which depends on the broker's binding."""
 
     call: str
     attributes: dict[str, str]
@@ -42,7 +42,7 @@ class Event(NamedTuple):
 
 
 def recording(path: Path, seconds: float, *, mono: bool = False) -> Path:
-    """The beginning of the sample call as a WAV file."""
+    """Write the beginning of the sample call as a WAV file and return its path."""
     pcm, rate_hz = bad.read_wav(SAMPLE)
     pcm = pcm[: round(seconds * rate_hz)]
     if mono:
@@ -51,7 +51,7 @@ def recording(path: Path, seconds: float, *, mono: bool = False) -> Path:
 
 
 def on_line() -> tuple[list[Event], list[Event]]:
-    """All events of the call: those before the kill, and the rest."""
+    """Return the events of the call before the kill, and the others."""
     pcm, rate_hz = bad.read_wav(SAMPLE)
     step = round(CHUNK_S * rate_hz)
     chunks = [bad.mulaw(pcm[at : at + step]) for at in range(0, round(ON_LINE_S * rate_hz), step)]
@@ -72,7 +72,7 @@ def on_line() -> tuple[list[Event], list[Event]]:
 
 
 def garbled() -> list[Event]:
-    """Two events that become dead letters."""
+    """Return two events that become dead letters."""
     return [
         _event("garbled", 0, "callstream.call.started", {"encoding": "gsm"}),
         _event("garbled", 1, "no.such.type", {"words": "plain"}),
@@ -80,7 +80,7 @@ def garbled() -> list[Event]:
 
 
 def watched(call: str) -> Event:
-    """A viewer's request for partials."""
+    """Return a viewer's request for partials."""
     event = _event(call, 0, "callstream.call.watched", {"seconds": 60})
     event.attributes["id"] = f"viewer-of-{call}"
     del event.attributes["callseq"]
@@ -103,7 +103,7 @@ def _event(call: str, seq: int, kind: str, content: Any, **more: str) -> Event:
 
 
 async def send_to_nats(client: Any, events: list[Event]) -> None:
-    """Each acknowledged by JetStream before the next is sent."""
+    """Send events; each is acknowledged by JetStream before the next."""
     js = client.jetstream()
     for event in events:
         token = base64.urlsafe_b64encode(event.call.encode()).decode().rstrip("=")

@@ -1,8 +1,8 @@
-"""A checkpoint of each stage with every field set, nested ones too, as the version that is imported encodes it.
+"""A checkpoint of each stage with every field set, nested ones included, as the imported version encodes it.
 
-    PYTHONPATH=CHECKOUT python tests/compatibility/checkpoints.py    # one JSON object: bytes in hexadecimal by stage
+    PYTHONPATH=CHECKOUT python tests/compatibility/checkpoints.py    # prints one JSON object: bytes in hex by stage
 
-A call that really runs leaves most fields at their defaults.
+In real calls most fields have their defaults.
 """
 
 import json
@@ -26,12 +26,12 @@ STATES: dict[str, type[msgspec.Struct]] = {
 
 
 def encode(state: Any) -> bytes:
-    """The checkpoint as it is stored, but that merge packs and compresses it."""
+    """Encode a checkpoint as it is stored (that of merge is packed and compressed afterwards)."""
     return msgspec.msgpack.encode(state)
 
 
 def filled(stage: str) -> Any:
-    """A state of `stage` in which no field has its default."""
+    """Return a state of `stage` with every field set."""
     kind = STATES[stage]
     return msgspec.convert(_value(inspect.type_info(kind), count(1)), kind, strict=False)
 
@@ -63,7 +63,7 @@ def _value(kind: inspect.Type, numbers: "count[int]") -> Any:
             return bytes([next(numbers)])
         case inspect.StrType() | inspect.AnyType():
             return f"text {next(numbers)}"
-    raise TypeError(f"no value of {kind} is made yet")
+    raise TypeError(f"no value for {kind}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What the records of a dump say, by the `schemas` of the version that is imported.
+"""The records of a dump, decoded by the `schemas` of the imported version.
 
-    PYTHONPATH=CHECKOUT python tests/compatibility/decoding.py DUMP    # a JSON line for each record of a topic of calls
+    PYTHONPATH=CHECKOUT python tests/compatibility/decoding.py DUMP    # prints a JSON line for each record of a call
 
-Field names are those on the wire. Bytes of more than 64 are told by their length and SHA-256.
+Field names are those on the wire. More than 64 bytes are replaced by their length and SHA-256.
 """
 
 import base64
@@ -33,9 +33,9 @@ PUBLISHED: dict[str, type[msgspec.Struct]] = {
 
 
 def decode(topic: str, headers: Mapping[str, str], key: bytes, value: bytes) -> Any:
-    """A record's content; of an audio topic the call and the event's number too, or why it is unusable.
+    """Decode a record; one of an audio topic with call and number, or as the reason why it is unusable.
 
-    `headers` have the names that Kafka gives to attributes of a CloudEvent.
+    `headers` are named as in CloudEvents' Kafka binding.
     """
     if topic.startswith("calls.audio"):
         try:
@@ -47,20 +47,20 @@ def decode(topic: str, headers: Mapping[str, str], key: bytes, value: bytes) -> 
 
 
 def encode(content: Any) -> bytes:
-    """The value of a record that the product wrote."""
+    """Encode the value of a record of the product."""
     return envelope.encode(content) if isinstance(content, envelope.StageRecord) else msgspec.json.encode(content)
 
 
 def described(content: Any) -> Any:
-    """The content in JSON's terms."""
-    return _told(msgspec.to_builtins(content, builtin_types=(bytes,)))
+    """Return the content as JSON values."""
+    return _shortened(msgspec.to_builtins(content, builtin_types=(bytes,)))
 
 
-def _told(value: Any) -> Any:
+def _shortened(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _told(inner) for name, inner in value.items()}
+        return {name: _shortened(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_told(inner) for inner in value]
+        return [_shortened(inner) for inner in value]
     if isinstance(value, bytes):
         if len(value) <= 64:
             return {"base64": base64.b64encode(value).decode()}
@@ -69,7 +69,7 @@ def _told(value: Any) -> Any:
 
 
 def neutral(line: Mapping[str, Any]) -> tuple[str, dict[str, str], bytes, bytes] | None:
-    """Topic, headers, key and value of a dump's line; None for what a bus keeps for itself."""
+    """Return topic, headers, key and value of a dump's line; None for records that a bus keeps for itself."""
     topic = line["topic"].replace("calls-", "calls.", 1).replace("-batch", ".batch")
     if not topic.startswith("calls."):
         return None

@@ -1,8 +1,8 @@
-"""All records of a broker as JSON lines, in the broker's own words, read by a client that uses none of our code.
+"""All records of a broker as JSON lines, as a plain client reads them, without our code.
 
-A line holds `topic` (on JetStream the stream), `position`, `time`, `headers` and `value`, one of JetStream also
-`subject`, one of Kafka `partition` and `key`. Values and keys are in hexadecimal, which packs better than base64; a key
-or value that a record of Kafka does not have is null.
+A line has `topic` (on JetStream the stream), `position`, `time`, `headers` and `value`; from JetStream also `subject`,
+from Kafka also `partition` and `key`. Values and keys are hexadecimal, which compresses better than base64; those that
+a Kafka record lacks are null.
 """
 
 import json

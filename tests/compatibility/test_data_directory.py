@@ -1,6 +1,6 @@
-"""A data directory that an older version left, killed in the middle of a call, is read on by this one.
+"""This version resumes a data directory of an older version that was killed during a call.
 
-`tests/compatibility/write.py` tells how such a directory was made and what is in it.
+`tests/compatibility/write.py` describes the fixtures.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from tests.support.processes.deployment import Deployment, said
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ANOTHER_MACHINE = 0.05
-"""By how much a probability, a time in seconds or a similarity may differ that another processor computed."""
+"""Tolerance for probabilities, times in seconds and similarities: other processors compute other ones."""
 
 
 class Opened:
-    """What this version made of the directory of another: all in one start, for starts take long."""
+    """The results of this version on the directory of another, from one start of `up`."""
 
     def __init__(self, version: Path, data: Path) -> None:
         written = json.loads((version / "printed.json").read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _printed(text: str) -> Any:
-    """JSON where it is, what is nested in it as text too."""
+    """Parse output that is JSON, and JSON in its strings; return other output as it is."""
     with contextlib.suppress(ValueError):
         return _inner(json.loads(text))
     return text
@@ -71,17 +71,17 @@ def _inner(value: Any) -> Any:
     return _printed(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
 
 
-def test_files_print_what_they_printed(opened: Opened) -> None:
+def test_commands_print_the_same_without_an_instance(opened: Opened) -> None:
     for before, now in zip(opened.before["on files"], opened.now["on files"], strict=True):
         assert _printed(now["prints"]) == _printed(before["prints"]), now["arguments"]
 
 
-def test_an_instance_answers_what_it_answered(opened: Opened) -> None:
+def test_commands_print_the_same_with_an_instance(opened: Opened) -> None:
     for before, now in zip(opened.before["on an instance"], opened.now["on an instance"], strict=True):
         assert _printed(now["prints"]) == _near(_printed(before["prints"])), now["arguments"]
 
 
-def test_the_call_in_progress_is_resumed_and_its_transcript_is_that_of_the_undisturbed_one(opened: Opened) -> None:
+def test_the_resumed_call_has_the_transcript_of_an_undisturbed_one(opened: Opened) -> None:
     expected, resumed = opened.undisturbed, opened.resumed
     assert [turn["turn_id"] for turn in resumed["turns"]] == [turn["turn_id"] for turn in expected["turns"]]
     assert said(resumed) == _near(said(expected))
@@ -90,7 +90,7 @@ def test_the_call_in_progress_is_resumed_and_its_transcript_is_that_of_the_undis
     assert resumed["summary"]["text"] == expected["summary"]["text"]
 
 
-def test_it_went_without_failures(opened: Opened) -> None:
+def test_the_instance_logs_no_errors_and_exits_with_zero(opened: Opened) -> None:
     assert opened.exit_code == 0
     assert [line for line in opened.log if line["level"] == "error"] == []
     waiting = {line["group"]: line["waiting"] for line in opened.log if line["event"] == "stage reads"}
@@ -98,7 +98,7 @@ def test_it_went_without_failures(opened: Opened) -> None:
 
 
 def _near(value: Any) -> Any:
-    """Numbers to be compared with tolerance: the model's arithmetic is not the same on all processors."""
+    """Return a value that equals others within the tolerance."""
     if isinstance(value, dict):
         return {name: _near(one) for name, one in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Records and states that an older version left on a broker mean to this one what they meant to it."""
+"""This version reads the records and checkpoints of older versions as they did, and encodes the same bytes."""
 
 import json
 import re
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
     line: Line
     record: Record
     meant: Any
-    """What the record said to the version that stored it."""
+    """The content as the version that stored it decodes it."""
 
     @property
     def is_ours(self) -> bool:
@@ -44,13 +44,13 @@ class Stored(NamedTuple):
 
 @pytest.fixture(scope="module", params=[f"{path.name}/{bus}" for path in sorted(VERSIONS.iterdir()) for bus in BUSES])
 def dump(request: pytest.FixtureRequest) -> Path:
-    """A dump's path without its suffix."""
+    """The path of a dump without its suffix."""
     return VERSIONS / str(request.param)
 
 
 @pytest.fixture(scope="module")
 def stored(dump: Path) -> list[Stored]:
-    """The records on topics of calls, as the bus of this version reads them."""
+    """The records of calls, as this version's bus reads them."""
     lines = (line for line in read_lines(dump.with_suffix(".jsonl.xz")) if re.match("calls[.-]", line["topic"]))
     meanings = read_lines(dump.with_name(f"{dump.name}-decoded.jsonl.xz"))
     found = []
@@ -79,14 +79,14 @@ def _from_kafka(line: Line) -> Record:
     return kafka_records.stored_record(stored, line["time"] / 1e3)
 
 
-def test_every_record_says_what_it_said(stored: list[Stored]) -> None:
+def test_every_record_decodes_as_before(stored: list[Stored]) -> None:
     for line, record, meant in stored:
         said = described(decode(record.topic, record.headers, record.key, record.value))
         assert json.loads(json.dumps(said)) == meant, f"{line['topic']} {line['position']}"
 
 
-def test_every_kind_of_record_is_there(stored: list[Stored]) -> None:
-    """The tests before would pass on an empty dump."""
+def test_the_dump_has_every_kind_of_record(stored: list[Stored]) -> None:
+    """Other tests would pass on an empty dump."""
     kinds = {(one.record.headers.get("ce_type", ""), isinstance(one.meant, str)) for one in stored}
     tags = {one.meant["type"] for one in stored if isinstance(one.meant, dict) and "type" in one.meant}
     assert {kind.removeprefix("callstream.") for kind, unusable in kinds if not unusable} >= {
@@ -117,14 +117,14 @@ def test_every_kind_of_record_is_there(stored: list[Stored]) -> None:
     }
 
 
-def test_what_the_product_wrote_is_written_with_the_same_bytes(stored: list[Stored]) -> None:
+def test_records_of_the_product_encode_to_the_same_bytes(stored: list[Stored]) -> None:
     for line, record, _ in filter(lambda one: one.is_ours, stored):
         content = decode(record.topic, record.headers, record.key, record.value)
         if isinstance(content, cloudevents.IncomingEvent):
             assert content.seq is not None
             assert not isinstance(content.event, UnusableUpdate)
             headers, value = cloudevents.encode_audio_event(
-                content.event,  # type: ignore[arg-type]  # the product sends no requests to watch here
+                content.event,  # type: ignore[arg-type]  # the product sent no requests to watch
                 call=content.call,
                 seq=content.seq,
                 source=content.source,
@@ -135,7 +135,7 @@ def test_what_the_product_wrote_is_written_with_the_same_bytes(stored: list[Stor
             assert encode(content) == record.value, f"{line['topic']} {line['position']}"
 
 
-def test_records_lie_where_this_version_looks_for_them(stored: list[Stored]) -> None:
+def test_subjects_keys_and_headers_are_the_same(stored: list[Stored]) -> None:
     for line, record, _ in filter(lambda one: one.is_ours, stored):
         if "ce_subject" in record.headers:
             call = CallRef(record.headers["ce_tenant"], record.headers["ce_subject"])
@@ -173,7 +173,7 @@ def _progress_of(one: Stored) -> tuple[Progress, bool] | None:
     return found
 
 
-def test_progress_in_headers_is_read_and_written_as_it_was(stored: list[Stored]) -> None:
+def test_progress_in_headers_is_read_and_encoded_as_before(stored: list[Stored]) -> None:
     for one in stored:
         found = _progress_of(one)
         if found is None or one.record.topic == topics.PARTIALS:
@@ -184,7 +184,7 @@ def test_progress_in_headers_is_read_and_written_as_it_was(stored: list[Stored])
 
 
 def _states(dump: Path, stored: list[Stored]) -> Iterator[tuple[str, bytes]]:
-    """The stage and the checkpoint of every output, those beside the outputs included."""
+    """Yield stage and checkpoint of every output, those stored separately included."""
     for one in stored:
         found = _progress_of(one)
         stage = STAGE_OF.get(one.record.topic.split(".")[1])
@@ -196,8 +196,8 @@ def _states(dump: Path, stored: list[Stored]) -> Iterator[tuple[str, bytes]]:
             yield STAGE_OF[line["subject"].split(".")[3]], bytes.fromhex(line["value"])
 
 
-def test_checkpoints_of_every_stage_are_read_and_written_as_they_were(dump: Path, stored: list[Stored]) -> None:
-    """A field that were read under another name would be lost without a word."""
+def test_checkpoints_of_every_stage_encode_to_the_same_bytes(dump: Path, stored: list[Stored]) -> None:
+    """A renamed field would be lost silently."""
     seen = set()
     for stage, state in _states(dump, stored):
         if not state:
@@ -212,13 +212,13 @@ def test_checkpoints_of_every_stage_are_read_and_written_as_they_were(dump: Path
 
 
 @pytest.mark.parametrize("version", sorted(VERSIONS.iterdir()), ids=lambda path: path.name)
-def test_no_field_of_a_checkpoint_has_another_name(version: Path) -> None:
+def test_no_field_of_a_checkpoint_was_renamed(version: Path) -> None:
     for stage, kept in json.loads((version / "checkpoints.json").read_text()).items():
         raw = bytes.fromhex(kept)
         assert encode_checkpoint(msgspec.msgpack.decode(raw, type=STATES[stage])) == raw, stage
 
 
-def test_the_index_of_progress_on_kafka_is_read_and_written_as_it_was(dump: Path) -> None:
+def test_the_progress_index_on_kafka_encodes_to_the_same_bytes(dump: Path) -> None:
     if dump.name != "kafka":
         return
     kinds = set()

@@ -1,21 +1,21 @@
-"""What a version leaves behind: a data directory, records on NATS and on Kafka, and what its commands print of them.
+"""Fixtures written by a version: a data directory, records on NATS and Kafka, and the output of its commands.
 
-    python -m tests.compatibility.write --checkout DIR    # DIR has a virtual environment in .venv; some four minutes
+    python -m tests.compatibility.write --checkout DIR    # DIR has its virtual environment in .venv; some four minutes
 
-makes `tests/compatibility/versions/COMMIT/`:
+writes `tests/compatibility/versions/COMMIT/`:
 
-| file | what |
+| file | content |
 |---|---|
-| `data.tar.xz` | a data directory whose `callstream up` was killed with -9 in the middle of the call `on-line` |
-| `jetstream.jsonl.xz` | every record in there (`tests.compatibility.dumps`) |
-| `kafka.jsonl.xz` | every record of the same kind of work on Kafka, by workers |
-| `jetstream-decoded.jsonl.xz`, `kafka-decoded.jsonl.xz` | what they say (`tests.compatibility.decoding`) |
-| `printed.json` | what commands print of the directory as it lies there, and of an `up` on it |
+| `data.tar.xz` | a data directory whose `callstream up` was killed with -9 during the call `on-line` |
+| `jetstream.jsonl.xz` | every record in it (`tests.compatibility.dumps`) |
+| `kafka.jsonl.xz` | every record of similar calls on Kafka, processed by workers |
+| `jetstream-decoded.jsonl.xz`, `kafka-decoded.jsonl.xz` | the decoded records (`tests.compatibility.decoding`) |
+| `printed.json` | the output of commands on the directory, without an instance and with one |
 | `checkpoints.json` | a checkpoint of each stage with every field set (`tests.compatibility.checkpoints`) |
-| `on-line.json` | the call `on-line`, had nobody killed anything |
-| `version.json` | the commit, the settings and versions |
+| `on-line.json` | the document of an undisturbed call `on-line` |
+| `version.json` | the commit, the settings and the versions of nats-server and DuckDB |
 
-Once there the files are not written anew: they stand for what operators and consumers have.
+Existing fixtures are never rewritten: they represent what operators and consumers have.
 """
 
 import argparse
@@ -50,7 +50,7 @@ SETTINGS = {
     "idle_s": "3600",
     "retention_days": "20000",
 }
-"""Nothing may grow too old: the directory is read years later."""
+"""Records must not expire: the directory is read years later."""
 
 TABLES = (
     "audio_sessions",
@@ -71,7 +71,7 @@ ON_FILES = (
     ("show", calls.ON_LINE, "--tenant", calls.TENANT, "--json"),
     ("sql", ALL_ROWS, "--format", "json"),
 )
-"""Commands that read the data directory while nothing runs on it."""
+"""Commands on the data directory without an instance."""
 
 ON_INSTANCE = (
     ("show", "bill"),
@@ -79,7 +79,7 @@ ON_INSTANCE = (
     ("search", "my bill is too high", "--tenant", "default", "--json"),
     ("dead-letters", "list", "--all", "--json"),
 )
-"""Commands that are asked of an `up`, and whose answers do not depend on the call that is resumed. All are few: each
+"""Commands with a running instance whose output does not depend on the resumed call. Both lists are short: a command
 takes seconds to load."""
 
 _SETTLED_S = 5.0
@@ -91,7 +91,7 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def _pack(data: Path, archive: Path) -> None:
-    """Without the weights, which are put together anew, and without logs."""
+    """Pack the directory without the model weights, which are joined again, and without logs."""
 
     def kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         left_out = entry.name == "models" or entry.name.startswith("models/") or entry.name.endswith(".log")
@@ -125,11 +125,11 @@ class Version:
         return made
 
     def decoded(self, dump: Path) -> Iterator[dumps.Line]:
-        """What the records of a dump say to this version."""
+        """Yield the records of a dump as this version decodes them."""
         yield from map(json.loads, self.python("decoding.py", str(dump)).splitlines())
 
     def python(self, script: str, *arguments: str) -> str:
-        """What a script of this folder prints, run by this version's interpreter with this version's code."""
+        """Run a script of this folder with this version's interpreter and code. Returns its output."""
         command = [str(self.bin / "python"), str(Path(__file__).with_name(script)), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(self.checkout)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -151,7 +151,7 @@ def answers(deployment: Deployment, commands: tuple[tuple[str, ...], ...]) -> li
 
 
 async def write_calls(deployment: Deployment, folder: Path) -> None:
-    """All calls of `tests.compatibility.calls`, through a running instance, until what can be stored of them is."""
+    """Send all calls to a running instance, and wait until everything that can be stored is stored."""
     bill = calls.recording(folder / "bill.wav", calls.BILL_S)
     mono = calls.recording(folder / "mono.wav", calls.MONO_S, mono=True)
     greeting = calls.recording(folder / "greeting.wav", calls.GREETING_S)
@@ -184,7 +184,7 @@ def _until(done: Callable[[], bool], timeout_s: float = 120.0) -> None:
 
 
 def _until_settled(look: Callable[[], dict[str, Any] | None]) -> None:
-    """Until a call in progress has turns, and nothing new has come for a while."""
+    """Wait until a call in progress has turns and does not change for a while."""
     found, since = look(), time.monotonic()
     while found is None or not found["turns"] or time.monotonic() < since + _SETTLED_S:
         time.sleep(0.5)
@@ -194,7 +194,7 @@ def _until_settled(look: Callable[[], dict[str, Any] | None]) -> None:
 
 
 def write_data(version: Version, folder: Path, target: Path) -> None:
-    """The data directory and its records."""
+    """Write the data directory and its records."""
     data = folder / "data"
     with version.deployment(data) as deployment:
         deployment.start()
@@ -212,7 +212,7 @@ def write_data(version: Version, folder: Path, target: Path) -> None:
 
 
 def write_printed(version: Version, data: Path, target: Path) -> None:
-    """What commands print of a copy of the directory."""
+    """Write the output of commands on a copy of the directory."""
     unpack(target / "data.tar.xz", data)
     with version.deployment(data) as deployment:
         printed = {"on files": answers(deployment, ON_FILES)}
@@ -223,7 +223,7 @@ def write_printed(version: Version, data: Path, target: Path) -> None:
 
 
 def write_undisturbed(version: Version, data: Path, target: Path) -> None:
-    """The call `on-line` in one go."""
+    """Write the document of an undisturbed call `on-line`."""
     with version.deployment(data) as deployment:
         deployment.start()
         deployment.wait_ready()
@@ -239,7 +239,7 @@ def write_undisturbed(version: Version, data: Path, target: Path) -> None:
 
 
 def write_kafka(version: Version, folder: Path, target: Path) -> None:
-    """The records of a call with partials, of dead letters and of a call in progress, by workers on Kafka."""
+    """Write the records of a call with partials, of dead letters and of a call in progress, on Kafka."""
     with KafkaServer(folder / "kafka") as kafka:
         kafka.start()
         deployment = version.deployment(folder / "on-kafka", bus=f"kafka://{kafka.bootstrap}")
@@ -277,7 +277,7 @@ def _described(version: Version) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--checkout", type=Path, required=True, metavar="DIR", help="the version that writes")
+    parser.add_argument("--checkout", type=Path, required=True, metavar="DIR", help="checkout of the version")
     version = Version(parser.parse_args().checkout)
     target = VERSIONS / version.commit
     target.mkdir(parents=True)

@@ -1,7 +1,6 @@
 """Parts that some tests need and a machine may lack.
 
-A test that needs one skips, saying how to get it, unless `CALLSTREAM_REQUIRE` names it, as `.ci/run` does: then it
-fails.
+A test without its part skips and says how to get it. If `CALLSTREAM_REQUIRE` names the part, as in `.ci/run`, it fails.
 """
 
 import os
@@ -27,7 +26,7 @@ def check_foreseen(part: str) -> None:
 
 
 def missing(part: str, how: str) -> NoReturn:
-    """Skip the test, or fail it where `part` is required; `how` says how to get it."""
+    """Skip the test, or fail it if `part` is required. `how` says how to get the part."""
     check_foreseen(part)
     message = f"there is no {part} for tests; {how}"
     if part in os.environ.get("CALLSTREAM_REQUIRE", "").replace(",", " ").split():
@@ -36,7 +35,7 @@ def missing(part: str, how: str) -> NoReturn:
 
 
 def require(program: str) -> str:
-    """Where the program is, which Debian has in a package of the same name."""
+    """Return the path of a program that Debian has in a package of the same name."""
     check_foreseen(program)
     path = shutil.which(program)
     if path is None:
@@ -45,7 +44,7 @@ def require(program: str) -> str:
 
 
 def require_built(part: str, how: str) -> dict[str, str]:
-    """What `infra/dev/PART.sh --check` says about the part that the script builds."""
+    """Return the variables that `infra/dev/PART.sh --check` prints about the part that the script builds."""
     check_foreseen(part)
     script = SCRIPTS / f"{part}.sh"
     found = subprocess.run([script, "--check"], capture_output=True, text=True, check=False)

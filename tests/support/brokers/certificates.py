@@ -1,4 +1,4 @@
-"""An authority of a test's own and what it signs, by the openssl program."""
+"""A certificate authority for a test, made with the openssl program."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes
 
 
 class Authority:
-    """Makes its files in `folder` at once. `ca_file` is what proves the certificates that it issues."""
+    """An authority with its files in `folder`, made at once. `ca_file` verifies the certificates that it issues."""
 
     def __init__(self, folder: Path) -> None:
         require("openssl")
@@ -20,7 +20,7 @@ class Authority:
                       "-keyout", "ca.key", "-out", "ca.pem")  # fmt: skip
 
     def issue(self, name: str, *, address: str = "127.0.0.1") -> tuple[Path, Path]:
-        """A certificate for `name`, which as a server is reached at `address`, and its key: two PEM files."""
+        """Issue a certificate for `name`, a server at `address`. Returns the PEM files of certificate and key."""
         (self._folder / f"{name}.ext").write_text(f"subjectAltName=IP:{address}\n")
         self._openssl("req", *_NEW_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         self._openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",

@@ -1,4 +1,4 @@
-"""A real Apache Kafka broker of a test's own, as a process that may be killed, paused and started again."""
+"""A real Apache Kafka broker for a test, as a process that can be killed, paused and restarted."""
 
 import contextlib
 import random
@@ -16,28 +16,29 @@ from tests.support.requirements import SCRIPTS, require_built
 LOG_CONFIGURATION = SCRIPTS / "kafka" / "log4j2.properties"
 READY_WITHIN_S = 120.0
 STARTED = b"Kafka Server started"
-"""It says so when all its listeners are open; one of them answers before."""
+"""Logged when all listeners are open; one of them answers earlier."""
 
 PORTS = range(20000, 32000)
-"""Below the ports that outgoing connections get: nobody is given a stopped broker's port while it is away."""
+"""Below the ephemeral ports, so that no connection gets the port of a stopped broker."""
 
 QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-"""Starts with 40 % less of a processor's time. The fast compiler's code is slower in the long run."""
+"""Starts with 40 % less CPU time. In the long run the C1 compiler's code is slower."""
 
 
 def require_kafka() -> Path:
-    """The folder of the broker's jars; without them the test skips, or fails where CALLSTREAM_REQUIRE has kafka."""
+    """Return the folder of the broker's jars. Without them the test skips, or fails if CALLSTREAM_REQUIRE has kafka."""
     return Path(require_built("kafka", "fetches it in about a minute (needs Java and Maven)")["KAFKA_LIBS"])
 
 
 class KafkaServer(ServerProcess):
-    """One broker with its records in `folder`; `start` after `stop` or `kill` begins again on the same records.
+    """One broker with its records in `folder`; `start` after `stop` or `kill` continues on the same records.
 
-    Clients connect to `bootstrap`: in plain text, or by `tls` over TLS 1.3 with a certificate that `ca_file` proves,
-    or by `scram_user` (name, password) with a SCRAM-SHA-512 login; by both this is SASL_SSL. Nobody may connect
-    without them there. `inside` is always plain text without a login: for a test's own look at the broker.
-    Limits are Kafka's defaults: records of up to 1 MB. `extra` adds to, or replaces, lines of server.properties; it
-    may be changed between a stop and a start. Topics are not made by themselves. A benchmark gives `java_options=()`.
+    Clients connect to `bootstrap`: in plain text, with `tls` over TLS 1.3 (`ca_file` verifies the certificate), with
+    `scram_user` (name, password) by a SCRAM-SHA-512 login; with both it is SASL_SSL. `inside` is always plain text
+    without a login, for the test's own queries.
+
+    Limits are Kafka's defaults: records of up to 1 MB. Topics are not created automatically. `extra` adds or replaces
+    lines of server.properties; it may be changed between a stop and a start. A benchmark passes `java_options=()`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class KafkaServer(ServerProcess):
 
     @property
     def security_protocol(self) -> str:
-        """What `bootstrap` speaks, in Kafka's words."""
+        """The protocol of `bootstrap`, as Kafka names it."""
         return {
             (False, False): "PLAINTEXT",
             (True, False): "SASL_PLAINTEXT",
@@ -73,23 +74,23 @@ class KafkaServer(ServerProcess):
 
     @property
     def bootstrap(self) -> str:
-        """host:port as clients are given it; the same over restarts."""
+        """host:port for clients; the same over restarts."""
         return f"127.0.0.1:{self._port}"
 
     @property
     def inside(self) -> str:
-        """host:port in plain text without a login, whatever `bootstrap` asks for."""
+        """host:port in plain text without a login, whatever `bootstrap` requires."""
         return f"127.0.0.1:{self._inside_port}"
 
     @property
     def ca_file(self) -> Path:
-        """The authority that signed the broker's certificate, once the broker was started with `tls`."""
+        """The authority of the broker's certificate. It exists once the broker was started with `tls`."""
         assert self.tls
         return self.folder / "tls" / "ca.pem"
 
     @property
     def log(self) -> Path:
-        """What all starts of the broker said."""
+        """The output of all starts of the broker."""
         return self.folder / "kafka.log"
 
     def start(self) -> None:
@@ -152,7 +153,7 @@ class KafkaServer(ServerProcess):
             # After a kill -9 the broker waits for its own old lease.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
-            # Compaction, and deletion by age, are seen within a second where a topic's own settings ask for them.
+            # Compaction and deletion by age take effect within a second if a topic's own settings require them.
             "log.cleaner.dedupe.buffer.size": "16777216",
             "log.cleaner.backoff.ms": "200",
             "log.retention.check.interval.ms": "500",
@@ -209,7 +210,7 @@ def _free_ports(n_ports: int) -> list[int]:
 
 
 def _serves_metadata(port: int) -> bool:
-    """Whether the broker there answers a request for metadata (version 1, no topics) with at least one broker."""
+    """Return whether the broker answers a metadata request (version 1, no topics) with at least one broker."""
     header = struct.pack(">hhih", 3, 1, 7, -1)  # api key, version, correlation id, no client id
     body = struct.pack(">i", 0)
     request = header + body

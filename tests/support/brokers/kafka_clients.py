@@ -1,4 +1,4 @@
-"""Producers and consumers on Kafka that use none of our code: aiokafka as it comes, and the published JSON Schemas."""
+"""Producers and consumers on Kafka without our code: plain aiokafka, and the published JSON Schemas."""
 
 import asyncio
 import base64
@@ -21,11 +21,11 @@ TURN, COMPLETED, SUMMARY = "callstream.turn", "callstream.transcript.completed",
 JOB, DEAD_LETTER = "callstream.job", "callstream.dead-letter"
 
 Event = tuple[list[tuple[str, bytes]], bytes]
-"""Headers and value."""
+"""Headers and value of a record."""
 
 
 def binary(call: str, seq: int, event_type: str, content_type: str, value: bytes) -> Event:
-    """A CloudEvent in binary mode."""
+    """Return a CloudEvent in binary mode."""
     headers = {
         "ce_specversion": "1.0",
         "ce_id": f"{call}-{seq}",
@@ -39,7 +39,7 @@ def binary(call: str, seq: int, event_type: str, content_type: str, value: bytes
 
 
 def structured(call: str, seq: int, event_type: str, content_type: str, value: bytes) -> Event:
-    """A CloudEvent in structured mode: one JSON object."""
+    """Return a CloudEvent in structured mode: one JSON object."""
     event: dict[str, object] = {
         "specversion": "1.0",
         "id": f"{call}-{seq}",
@@ -59,7 +59,7 @@ def structured(call: str, seq: int, event_type: str, content_type: str, value: b
 def call_events(
     call: str, path: Path, *, form: Callable[..., Event] = binary, chunk_s: float = 0.2, **start: object
 ) -> list[Event]:
-    """A two-channel recording as the events of a call, in mu-law."""
+    """Return the events of a call, in μ-law, from a two-channel recording."""
     pcm, rate_hz = bad.read_wav(path)
     described = {"encoding": "mulaw", "sample_rate_hz": rate_hz, "channels": 2, "roles": ["agent", "customer"], **start}
     step = int(chunk_s * rate_hz)
@@ -73,7 +73,7 @@ def call_events(
 
 
 async def send(servers: str, call: str, events: Iterable[Event], topic: str = "calls.audio") -> int:
-    """Send events with the client's own partitioner, each acknowledged by the broker; returns the partition."""
+    """Send events with the client's own partitioner, each acknowledged. Returns the partition."""
     async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
         stored = [await producer.send(topic, value, key=call.encode(), headers=headers) for headers, value in events]
         [partition] = {record.partition for record in await asyncio.gather(*stored)}
@@ -81,7 +81,7 @@ async def send(servers: str, call: str, events: Iterable[Event], topic: str = "c
 
 
 class Received:
-    """A record of a published topic. Its value must be what the published schema of its type says."""
+    """A record of a published topic. Its value must match the published schema of its type."""
 
     def __init__(self, record: Any) -> None:
         self.topic: str = record.topic
@@ -94,7 +94,7 @@ class Received:
 
 
 class Consumer:
-    """A group of its own that reads topics from their beginning."""
+    """Reads topics from their beginning, in a new consumer group."""
 
     def __init__(self, servers: str, *topics: str) -> None:
         self.records: list[Received] = []
@@ -110,14 +110,14 @@ class Consumer:
         await self._consumer.stop()
 
     async def until(self, enough: Callable[[], bool], timeout_s: float = 180.0) -> None:
-        """Read on until `enough`."""
+        """Read until `enough()` is true."""
         async with asyncio.timeout(timeout_s):
             while not enough():
                 for records in (await self._consumer.getmany(timeout_ms=200)).values():
                     self.records.extend(map(Received, records))
 
     async def transcript(self, call: str, *, revision: int = 1, timeout_s: float = 180.0) -> dict[str, Any]:
-        """A call's completed transcript, of all its parts, once they are there."""
+        """Wait for all parts of a call's completed transcript and return it."""
 
         def parts() -> list[dict[str, Any]]:
             return [part for part in self.of(call, COMPLETED) if part["revision"] == revision]
@@ -128,7 +128,7 @@ class Consumer:
         return {**found[0], "turns": [turn for part in found for turn in part["turns"]]}
 
     async def until_stored(self, call: str, *, revision: int = 1) -> None:
-        """Read on until the ledger says that the warehouse has the call's summary, which is the last to come."""
+        """Read until the ledger says that the warehouse has the call's summary, the last record of a call."""
         wanted = ("summary", revision)
         await self.until(
             lambda: any(
@@ -137,7 +137,7 @@ class Consumer:
         )
 
     def of(self, call: str, event_type: str) -> list[dict[str, Any]]:
-        """A call's values that were read so far, each id once: a repeat carries the same bytes."""
+        """Return the call's values read so far, each id once. Repeats must have the same bytes."""
         once: dict[str, Received] = {}
         for record in self.records:
             if record.key == call.encode() and record.headers["ce_type"] == event_type:

@@ -1,4 +1,4 @@
-"""A nats-server of a test's own, configured as an operator would, as a process that may be killed and started again."""
+"""A nats-server for a test, configured as by an operator, as a process that can be killed, paused and restarted."""
 
 import json
 import socket
@@ -14,9 +14,9 @@ READY_WITHIN_S = 60.0
 
 
 class NatsProcess(ServerProcess):
-    """One server with JetStream on records in `folder`; `start` after `kill` begins again on the same records.
+    """One server with JetStream on records in `folder`; `start` after `kill` continues on the same records.
 
-    `settings` is added to its configuration: `tls`, `authorization` and the like, in NATS's own words.
+    `settings` are added to its configuration: `tls`, `authorization` and so on, as NATS names them.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object] | None = None) -> None:
@@ -39,7 +39,7 @@ class NatsProcess(ServerProcess):
 
     @property
     def log(self) -> Path:
-        """What all starts of the server said."""
+        """The output of all starts of the server."""
         return self.folder / "server.log"
 
     def start(self) -> None:

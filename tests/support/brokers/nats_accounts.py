@@ -1,4 +1,4 @@
-"""Users of a NATS server in operator mode, as its `nsc` tool would make them: signed tokens and .creds files.
+"""Users of a NATS server in operator mode, as made by the `nsc` tool: signed tokens and .creds files.
 
 Source: the layout of NATS's JSON Web Tokens, version 2 (header, claims, Ed25519 signature by the issuer's nkey).
 """
@@ -17,7 +17,7 @@ _UNLIMITED = -1
 
 
 class Operator:
-    """An operator with one account, and one that every server needs. `settings` tells a server of them."""
+    """An operator with one account and the system account. `settings` configures a server with them."""
 
     def __init__(self) -> None:
         self._operator = _key(nkeys.PREFIX_BYTE_OPERATOR)
@@ -39,7 +39,7 @@ class Operator:
         }
 
     def user(self, path: Path, *, expired: bool = False) -> Path:
-        """A .creds file of a new user of the account."""
+        """Write the .creds file of a new user of the account to `path` and return it."""
         key = _key(nkeys.PREFIX_BYTE_USER)
         claims = {"type": "user", "subs": _UNLIMITED, "data": _UNLIMITED, "payload": _UNLIMITED}
         token = _token(self._account, key, claims, expires_at=int(time.time()) - 60 if expired else None)

@@ -1,7 +1,7 @@
-"""A wav2vec2 model that hears tones: weights set by hand so that its emissions are known, in the files of a real one.
+"""A wav2vec2 model of tones with known emissions: weights set by hand, in the files of a real model.
 
 Each letter is a tone of its own frequency. The one convolution holds a cosine and a sine of each, in both signs, over
-the model's usual frame (400 samples every 320); what follows keeps the loudest letter, and silence is the blank.
+the model's usual frame (400 samples every 320). The later layers keep the loudest letter; silence is the blank.
 """
 
 import json
@@ -19,10 +19,10 @@ _FIRST_HZ, _STEP_HZ = 200, 120
 
 
 def write_model(folder: Path, *, norm: str = "layer") -> Path:
-    """Hugging Face's files of the model in `folder`.
+    """Write the model to `folder` in the format of Hugging Face.
 
-    `norm`: `layer`, or `group` as in the base models. The emissions of the latter are not as clean: it makes what no
-    tone excites as loud as the rest.
+    `norm`: `layer`, or `group` as in the base models. With `group` the emissions are less clean: it amplifies channels
+    that no tone excites.
     """
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
@@ -54,7 +54,7 @@ def write_model(folder: Path, *, norm: str = "layer") -> Path:
     model = Wav2Vec2ForCTC(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            is_direction = name.endswith("original1")  # of a convolution whose length is set to zero beside it
+            is_direction = name.endswith("original1")  # of a weight-normalized convolution; its magnitude is zeroed
             if not is_direction and (name.endswith("bias") or "layer_norm" not in name):
                 weight.zero_()
         seconds = torch.arange(400) / SAMPLE_RATE_HZ
@@ -76,8 +76,9 @@ def hz(letter: str) -> float:
 def spoken(
     text: str, *, before_s: float = 0.4, pause_s: float = 0.24
 ) -> tuple[NDArray[np.float32], list[tuple[float, float]]]:
-    """The words as tones at 16 kHz, `LETTER_S` a letter, with silence around each and the separator's tone in the
-    middle of it; and when each word sounds.
+    """Return the words as tones, float32, 16 kHz, and the span of each word in seconds.
+
+    A letter lasts `LETTER_S`; between words there is silence with the separator's tone in its middle.
     """
     silence = np.zeros(int((pause_s - 2 * FRAME_S) / 2 * SAMPLE_RATE_HZ))
     pieces = [np.zeros(int(before_s * SAMPLE_RATE_HZ))]

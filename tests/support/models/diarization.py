@@ -1,7 +1,7 @@
-"""A diarization pipeline of pyannote.audio in a directory: its own classes, with weights that nobody trained.
+"""A diarization pipeline of pyannote.audio in a directory: its own classes with untrained weights.
 
-The segmentation is set to hear one speaker in every frame. The embedding's weights are random, which is enough to tell
-apart sounds that differ as much as two tones.
+The segmentation finds one speaker in every frame. The embedding's weights are random, which is enough to distinguish
+two tones.
 """
 
 from pathlib import Path
@@ -76,7 +76,7 @@ def _save(folder: Path, model: Any) -> None:
 
 
 def tone(hz: float, seconds: float) -> NDArray[np.float32]:
-    """A voice that the pipeline knows again: float32, 16 kHz."""
+    """Return a voice that the pipeline recognizes: float32, 16 kHz."""
     times = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     found: NDArray[np.float32] = (0.3 * np.sin(2 * np.pi * hz * times)).astype(np.float32)
     return found

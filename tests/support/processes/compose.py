@@ -1,6 +1,6 @@
-"""`docker-compose.kafka.yml` as Compose reads it: anchors and variables resolved, files laid over each other.
+"""`docker-compose.kafka.yml` as Compose reads it: anchors and variables resolved, files merged.
 
-Only what the file uses: no `extends`, no `env_file`, no `include`.
+Supports only the features of that file: no `extends`, no `env_file`, no `include`.
 """
 
 import re
@@ -18,13 +18,13 @@ _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Z_]+)(?:(?P<kind>:[-?
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file with its anchors and merges resolved, its variables not."""
+    """Return a file with its anchors and merges resolved, its variables not."""
     content: dict[str, Any] = YAML(typ="safe").load(path)
     return content
 
 
 def services(*paths: Path, variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The services of the files, later ones laid over earlier ones. Raises KeyError for a variable that must be set."""
+    """Return the services of the files, later files over earlier ones. Raises KeyError for a missing variable."""
     merged: dict[str, Any] = {}
     for path in paths:
         merged = _laid_over(merged, read(path)["services"])
@@ -33,7 +33,7 @@ def services(*paths: Path, variables: Mapping[str, str]) -> dict[str, dict[str, 
 
 
 def variables_of(path: Path) -> set[str]:
-    """The names of the variables that a file takes."""
+    """Return the names of the variables in a file."""
     return {found["name"] for found in _VARIABLE.finditer(path.read_text(encoding="utf-8")) if found["name"]}
 
 

@@ -1,6 +1,6 @@
-"""A callstream of its own for tests: a data directory, `callstream up` as a process that may be killed, and commands.
+"""A deployment for tests: a data directory, `callstream up` as a process that can be killed, and commands.
 
-Everything goes through the installed command, as an operator would; nothing of the product is imported.
+Everything goes through the installed command, as an operator would do it; nothing of the product is imported.
 """
 
 import json
@@ -25,7 +25,7 @@ SAMPLE_ROLES = "left=agent,right=customer"
 
 
 class Deployment:
-    """One data directory. `kill` and `terminate` end the whole `up`; `start` begins it again on the same directory."""
+    """One data directory. `kill` and `terminate` end the whole `up`; `start` starts it on the same directory again."""
 
     def __init__(self, data: Path, *, command: str = COMMAND, **settings: str) -> None:
         self.data = data
@@ -76,10 +76,10 @@ class Deployment:
         return process.wait(timeout_s)
 
     def kill_broker(self) -> None:
-        """kill -9 of the nats-server alone, waiting for one that is just being started again."""
+        """kill -9 of the nats-server alone. Waits for one that is being restarted."""
         deadline = time.monotonic() + 30
         while not (servers := [child for child in psutil.Process(self.pid).children() if "nats" in child.name()]):
-            assert time.monotonic() < deadline, "nats-server is not started again"
+            assert time.monotonic() < deadline, "nats-server is not restarted"
             time.sleep(0.05)
         [server] = servers
         server.kill()
@@ -98,12 +98,12 @@ class Deployment:
         return self.data / f"up-{start}.log"
 
     def log_lines(self, start: int) -> list[dict[str, Any]]:
-        """The JSON lines that the given start of `up` logged."""
+        """Return the JSON lines that the given start of `up` logged."""
         lines = self.log_path(start).read_text(errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def stages_hit(self) -> Counter[str]:
-        """How often each stage found unacknowledged input when `up` was started again."""
+        """Return how often each stage found unacknowledged input after a restart of `up`."""
         found: Counter[str] = Counter()
         for start in range(2, self.starts + 1):
             first: dict[str, int] = {}
@@ -130,7 +130,7 @@ class Deployment:
         return done
 
     def publish(self, path: Path, call: str, *more: str) -> "subprocess.Popen[bytes]":
-        """A producer as a process of its own, which outlives the instance."""
+        """Start a producer as a separate process, which outlives the instance."""
         return subprocess.Popen(
             [self.command, "publish", str(path), "--call", call, *more],
             env=self.environment,
@@ -139,7 +139,7 @@ class Deployment:
         )
 
     def watch(self, call: str) -> "subprocess.Popen[str]":
-        """Who reads a call along, as a process of its own."""
+        """Start `callstream watch` as a separate process."""
         return subprocess.Popen(
             [self.command, "watch", call],
             env=self.environment,
@@ -149,14 +149,14 @@ class Deployment:
         )
 
     def show(self, call: str, *, tenant: str = "default") -> dict[str, Any] | None:
-        """The call's document; None while nothing of it is known or nobody answers."""
+        """Return the call's document; None while the call is unknown or nothing answers."""
         done = self.run("show", call, "--tenant", tenant, "--json", check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     def wait_completed(
         self, call: str, timeout_s: float = 180.0, *, revision: int = 1, tenant: str = "default"
     ) -> dict[str, Any]:
-        """The document once the call is completed, in this revision or a later one, and summarized."""
+        """Wait until the call is completed, in this revision or a later one, and summarized. Returns its document."""
         asked_at = time.monotonic()
         deadline = asked_at + timeout_s
         document = None
@@ -173,6 +173,6 @@ class Deployment:
 
 
 def said(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """A document's turns without the ids that depend on the call: what must be equal after any kill."""
+    """Return a document's turns without ids that depend on the call: these must be equal after any kill."""
     names = ("speaker", "channel", "start_s", "end_s", "text", "words")
     return [{name: turn[name] for name in names} for turn in document["turns"]]

@@ -1,4 +1,4 @@
-"""Disks as they are on bad days."""
+"""Simulated full disks."""
 
 import contextlib
 import resource
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def files_may_not_grow(path: Path) -> Iterator[None]:
-    """No file of this process gets larger than `path` is now: writes fail as on a full disk."""
+    """Let no file of this process grow beyond the size of `path`: writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
     try:

@@ -1,6 +1,6 @@
-"""Which calls have ended, asked of a running instance many times a second as any DuckDB client may ask.
+"""Queries a running instance, many times a second, for ended calls, as any DuckDB client can.
 
-A `callstream show` takes the CPU of a second of a call for each time that it is asked.
+Each `callstream show` would take as much CPU as a second of a call.
 """
 
 import functools
@@ -19,7 +19,7 @@ WHERE s.call_id = '{call}' AND s.tenant = '{tenant}' AND s.status = 'completed' 
 
 
 def has_ended(data: Path, call: str, tenant: str, revision: int) -> bool:
-    """Return whether the instance on `data` holds the call completed and summarized; False where none answers."""
+    """Return whether the instance on `data` has the call completed and summarized; False if none answers."""
     try:
         instance = json.loads((data / "instance.json").read_bytes())
     except (FileNotFoundError, json.JSONDecodeError):

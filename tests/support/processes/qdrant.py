@@ -1,4 +1,4 @@
-"""A real Qdrant server for tests, where its program is on PATH."""
+"""A real Qdrant server for tests, if its program is on PATH."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ READY_WITHIN_S = 60.0
 
 
 class QdrantServer:
-    """Listens on the loopback interface and keeps all in `folder`; may be killed and started again."""
+    """Listens on the loopback interface and keeps its data in `folder`. It can be killed and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,7 +36,7 @@ class QdrantServer:
         self.stop(signal.SIGTERM)
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start; returns when it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         environment = {
             "QDRANT__SERVICE__HOST": "127.0.0.1",
@@ -65,7 +65,7 @@ class QdrantServer:
             return False
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """With SIGKILL as a crash does."""
+        """End it. SIGKILL simulates a crash."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait()

@@ -1,4 +1,4 @@
-"""A server as a process of a test's own, which may be killed, paused and started again."""
+"""Servers as child processes of a test that can be killed, paused and restarted."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ STOP_WITHIN_S = 30.0
 
 
 class ServerProcess:
-    """The life of `_process`, which `start` of a subclass sets."""
+    """The life cycle of `_process`, which the `start` of a subclass sets."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -27,7 +27,7 @@ class ServerProcess:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """SIGTERM; SIGKILL if it takes too long."""
+        """Send SIGTERM; after 30 s SIGKILL."""
         process = self._taken()
         process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""A worker process for each stage on one bus, each of which may be killed and started again."""
+"""A worker process for each stage on one bus; each can be killed and restarted."""
 
 import signal
 import subprocess
@@ -11,9 +11,9 @@ STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
 
 
 class Workers:
-    """`callstream worker STAGE` for each of `stages`, on the bus that the deployment's settings name.
+    """`callstream worker STAGE` for each of `stages`, on the bus of the deployment's settings.
 
-    What each start of a worker says is in `log_path`.
+    The output of a worker's last start is in `log_path`.
     """
 
     def __init__(self, deployment: Deployment, *, stages: tuple[str, ...] = STAGES) -> None:
@@ -32,7 +32,7 @@ class Workers:
         self.terminate()
 
     def start(self, stage: str) -> None:
-        """Start a worker that does not run, and return at once."""
+        """Start a worker that is not running, and return at once."""
         assert stage not in self._processes
         self._starts[stage] += 1
         with open(self.log_path(stage), "wb") as log:
@@ -47,7 +47,7 @@ class Workers:
         process.wait()
 
     def terminate(self) -> dict[str, int]:
-        """SIGTERM to all of them; returns what each exited with."""
+        """Send SIGTERM to all of them. Returns their exit codes."""
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         codes = {stage: process.wait(60) for stage, process in self._processes.items()}
@@ -55,7 +55,7 @@ class Workers:
         return codes
 
     def wait_ready(self, timeout_s: float = 120.0) -> None:
-        """Until all of them are; fails with the log of one that ended."""
+        """Wait until all of them are ready. Fails with the log of one that has ended."""
         deadline = time.monotonic() + timeout_s
         for stage, process in self._processes.items():
             while b"\nready: " not in (said := self.log_path(stage).read_bytes()):
@@ -65,9 +65,9 @@ class Workers:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Of those that run."""
+        """The process ids of running workers by stage."""
         return {stage: process.pid for stage, process in self._processes.items() if process.poll() is None}
 
     def log_path(self, stage: str) -> Path:
-        """What the worker said since it was last started."""
+        """Return the file with the worker's output since its last start."""
         return self.deployment.data / f"{stage}-{self._starts[stage]}.log"

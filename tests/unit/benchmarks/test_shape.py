@@ -28,13 +28,15 @@ def commands_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPa
     yield parser
 
 
-def test_nothing_else_lies_among_the_benchmarks() -> None:
+def test_every_folder_but_the_harness_is_a_benchmark() -> None:
     found = {path.name for path in FOLDER.iterdir()} - {"__pycache__"}
     assert found == {"README.md", "__init__.py", "harness", *NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_what_it_is_for(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_the_benchmark_and_its_limits(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     main = importlib.import_module(f"benchmarks.{name}.__main__").main
     monkeypatch.setattr("sys.argv", ["the name is not taken from here", "--help"])
     with pytest.raises(SystemExit) as ended:
@@ -46,14 +48,14 @@ def test_it_says_what_it_is_for(name: str, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_figures_can_be_written_and_every_option_is_explained(name: str) -> None:
+def test_figures_can_be_written_and_every_option_has_help(name: str) -> None:
     for command in commands_of(parser_of(name)):
         options = {option: action for action in command._actions for option in action.option_strings or [action.dest]}
         assert "--json" in options
         assert [option for option, action in options.items() if not action.help] == []
 
 
-def test_what_is_drawn_can_be_drawn_by_an_option() -> None:
+def test_benchmarks_with_a_plot_have_the_option_for_it() -> None:
     drawn = (FOLDER / "harness" / "plots.py").read_text(encoding="utf-8")
     with_plot = [
         name for name in NAMES if all("--plot" in command.format_help() for command in commands_of(parser_of(name)))

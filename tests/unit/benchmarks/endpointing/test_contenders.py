@@ -12,7 +12,7 @@ from tests.support.processes.deployment import SAMPLE
 from tests.unit.stages.separate.scripted import LoudnessModel, bursts
 
 
-def test_channels_are_the_calls_legs_in_turn_each_from_another_place_on() -> None:
+def test_channels_alternate_the_legs_each_from_another_offset() -> None:
     channels = channels_of(SAMPLE, 4)
     assert channels.size / VAD_RATE_HZ == pytest.approx(CHANNEL_S, abs=2)
     pcm, _ = bad.read_wav(SAMPLE)
@@ -26,7 +26,7 @@ def test_audio_of_another_rate_is_refused(tmp_path: Path) -> None:
         channels_of(path, 1)
 
 
-def test_a_model_that_is_asked_in_blocks_says_what_it_says_at_once() -> None:
+def test_a_model_gives_the_same_in_blocks_and_at_once() -> None:
     frames = bursts((1, 2), length_s=3.2)[: 96 * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
     at_once, _ = LoudnessModel().probabilities(frames, SpeechState())
     assert by_model(LoudnessModel(), frames) == pytest.approx(at_once)

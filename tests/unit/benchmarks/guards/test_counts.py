@@ -27,7 +27,7 @@ def segment(start_s: float, end_s: float, *, text: str = "", guard: str | None =
     )
 
 
-def test_true_words_are_counted_where_they_were_dropped_and_where_nothing_was_cut() -> None:
+def test_true_words_count_as_dropped_or_as_outside_any_utterance() -> None:
     words = [TruthWord("yes", 1.0, 1.2), TruthWord("of", None, None), TruthWord("course", 5.0, 5.4)]
     call = Call(
         name="c",

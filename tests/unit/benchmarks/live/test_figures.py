@@ -51,7 +51,7 @@ def test_text_that_takes_back_committed_words_is_a_flip() -> None:
     assert flipped("Bad.", [SeenPartial(1.0, "Good", ""), SeenPartial(2.0, "Bad", "")]) == 1
 
 
-def test_finals_count_from_the_last_voiced_moment_and_empty_segments_do_not_count() -> None:
+def test_finals_count_from_the_last_voiced_moment_of_a_segment_with_words() -> None:
     sightings = Sightings()
     sightings.segments["c"] = [
         SeenSegment(103.0, segment("Good", "morning.")),

@@ -31,7 +31,7 @@ def test_a_leg_with_speech_enough_stays_as_it_is() -> None:
     assert np.array_equal(Leg(samples, LoudIsSpeech()).samples, samples)
 
 
-def test_conversations_repeat_with_their_seed_and_have_two_legs_of_the_length_asked() -> None:
+def test_a_seed_repeats_its_conversations_of_two_legs_of_a_length() -> None:
     legs = [Leg(bursts(50 + n, 40, 5), LoudIsSpeech()) for n in range(4)]
     first, again = (next(conversations(legs, 3.0, 7)) for _ in range(2))
     assert first.shape == (24_000, 2)

@@ -10,7 +10,7 @@ def written(seed: int, n_calls: int = 30) -> list[list[ScriptLine]]:
     return [writer.write(SETTINGS[n % 3], 170, backchannels=n % 2 == 0) for n in range(n_calls)]
 
 
-def test_the_same_seed_writes_the_same_calls_and_another_one_others() -> None:
+def test_a_seed_always_writes_the_same_calls_and_another_other_ones() -> None:
     assert written(1) == written(1)
     assert written(1) != written(2)
 
@@ -19,7 +19,7 @@ def test_fewer_calls_are_the_first_of_more() -> None:
     assert written(1, 6) == written(1, 12)[:6]
 
 
-def test_thirty_calls_hold_five_thousand_words_in_three_hundred_different_sentences() -> None:
+def test_thirty_calls_have_5000_words_in_300_different_sentences() -> None:
     texts = [line.text for call in written(1) for line in call]
     sentences = [sentence for text in texts for sentence in re.split(r"(?<=[.?!]) ", text)]
     assert sum(len(text.split()) for text in texts) >= 5_000

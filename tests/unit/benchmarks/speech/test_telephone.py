@@ -13,7 +13,7 @@ def tone(hz: float, rate_hz: int, seconds: float = 1.0) -> "np.ndarray[tuple[int
     return np.sin(2 * np.pi * hz * np.arange(int(rate_hz * seconds)) / rate_hz).astype(np.float32)
 
 
-def test_a_voice_is_brought_to_one_level_and_its_pitch_shortens_it() -> None:
+def test_a_voice_gets_a_fixed_level_and_a_higher_pitch_shortens_it() -> None:
     audio = telephone_voice(0.1 * tone(1000, 22_050), 22_050, 1.25)
     assert len(audio) == pytest.approx(RATE_HZ / 1.25, abs=2)
     assert level_db(audio) == pytest.approx(SPEECH_DB, abs=0.5)

@@ -15,6 +15,6 @@ def test_a_sentence_with_more_groups_than_words_gets_no_times() -> None:
     assert _spans(["naɪn", "tiːn"], ["naɪntiːn"]) == [None]
 
 
-def test_a_word_lasts_from_its_first_to_its_last_sound_and_pauses_belong_to_none() -> None:
+def test_a_word_spans_its_first_to_its_last_sound_without_pauses() -> None:
     phonemes = [("^", 10), ("n", 20), ("oʊ", 30), (",", 40), (" ", 5), ("θ", 7), (".", 9), ("$", 3)]
     assert _groups(phonemes) == [("noʊ", (10, 60)), ("θ", (105, 112))]
