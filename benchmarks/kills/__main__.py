@@ -25,6 +25,7 @@ from tests.support.processes.deployment import said
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("kills", __doc__)
     add_call(made)
+    made.add_argument("--kills", type=int, default=20, help="kills of each kind (20)")
     made.add_argument("--kind", action="append", choices=KINDS, help="kinds of kill (all three)")
     made.add_argument("--seed", type=int, default=1, help="seed of the moments (1)")
     add_outputs(made)

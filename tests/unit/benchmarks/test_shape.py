@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def test_figures_can_be_written_and_every_option_has_help(name: str) -> None:
         options = {option: action for action in command._actions for option in action.option_strings or [action.dest]}
         assert "--json" in options
         assert [option for option, action in options.items() if not action.help] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_options_that_a_description_shows_exist(name: str) -> None:
+    parser = parser_of(name)
+    shown = {
+        option for line in re.findall(r"^ +python -m .+$", str(parser.description), re.M) for option in line.split()
+    }
+    commands = list(commands_of(parser))
+    known = {option for command in commands for action in command._actions for option in action.option_strings}
+    assert {option.strip("[]…") for option in shown if option.startswith(("--", "[--"))} <= known
 
 
 def test_benchmarks_with_a_plot_have_the_option_for_it() -> None:
