@@ -57,7 +57,7 @@ class Deployment:
         with open(self.log_path(self.starts), "wb") as log:
             self._process = subprocess.Popen([self.command, "up"], env=self.environment, stdout=log, stderr=log)
 
-    def wait_ready(self, timeout_s: float = 120.0) -> None:
+    def wait_ready(self, timeout_s: float = 240.0) -> None:
         self.run("status", "--wait", "--timeout", str(timeout_s), timeout_s=timeout_s + 20)
 
     def kill(self) -> None:

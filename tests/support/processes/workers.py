@@ -54,7 +54,7 @@ class Workers:
         self._processes.clear()
         return codes
 
-    def wait_ready(self, timeout_s: float = 120.0) -> None:
+    def wait_ready(self, timeout_s: float = 240.0) -> None:
         """Wait until all of them are ready. Fails with the log of one that has ended."""
         deadline = time.monotonic() + timeout_s
         for stage, process in self._processes.items():
