@@ -1,8 +1,8 @@
-"""Ends calls whose producer has gone away.
+"""End calls whose producer has gone away.
 
-The clock of a call runs only while its reader has no lag and the broker answers, so that an outage ends no call. When
-it runs out nothing is decided here: a record is put on the call's own topic, and the separate stage decides when it
-reads it (see `schemas.audio.CallIdle`). Who watches a call does not keep it open: only its numbered events count.
+A call's clock runs only while its reader has no lag and the broker answers, so an outage ends no call. When the limit
+is reached, a record is published on the call's own topic, and the stage decides when it reads that record: a replay
+then decides the same (see `schemas.audio.CallIdle`). Only numbered events keep a call open, not requests of viewers.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class IdleWatch:
             quiet_since = since
 
     async def _end(self, work: CallWork, idle_s: float) -> None:
-        """Put the idle record behind the call's last one."""
+        """Publish the idle record after the call's last record."""
         assert work.processor is not None
         next_seq = work.processor.idle_position
         assert next_seq is not None, f"calls of {self._runner.stage.name} do not end by being idle"
