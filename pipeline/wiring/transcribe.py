@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import structlog
@@ -20,7 +20,7 @@ from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import envelope, topics
 from schemas.calls import CallRef
 from schemas.topics import Lane
-from schemas.utterances import UtteranceRecord
+from schemas.utterances import SpeakerSource, UtteranceRecord
 from stages.protocol import Origin
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from stages.transcribe.scheduling.scheduler import BatchRun, Scheduler
     from stages.transcribe.speakers.diarization import Diarizer, Speakers
     from stages.transcribe.stage import TranscribeStage
+
+T = TypeVar("T")
 
 _METER_EVERY_S: Final = 1.0
 
@@ -121,23 +123,29 @@ def _load_scheduler(context: "WiringContext") -> "Scheduler":
 
 
 def _load_diarizer(context: "WiringContext") -> "Diarizer | None":
+    """Return what the settings name; None if nothing is installed. Packaged embeddings load when they are used."""
     from pipeline.wiring.engines import asr_devices
     from pipeline.wiring.weights import voice_weights
     from stages.transcribe.speakers.diarization import PyannoteDiarizer, VoiceDiarizer
-    from stages.transcribe.speakers.voices import VoiceEncoder
+    from stages.transcribe.speakers.voices import DeferredEncoder, VoiceEncoder
 
     settings, metrics = context.settings, context.metrics
-    began_s = time.monotonic()
-    diarizer: Diarizer | None = None
     if settings.diarization != "auto":
         device = "auto" if settings.device == "auto" else str(asr_devices(settings)[0])
-        diarizer = PyannoteDiarizer(settings.diarization, device=device)
-    elif (weights := voice_weights()) is not None:
-        diarizer = VoiceDiarizer(VoiceEncoder(weights))
-    if diarizer is not None:
-        metrics.model_loads.labels(diarizer.source).inc()
-        metrics.model_load_seconds.labels(diarizer.source).set(time.monotonic() - began_s)
-    return diarizer
+        return _metered(lambda: PyannoteDiarizer(settings.diarization, device=device), "pyannote", metrics)
+    weights = voice_weights()
+    if weights is None:
+        return None
+    return VoiceDiarizer(DeferredEncoder(lambda: _metered(lambda: VoiceEncoder(weights), "estimated", metrics)))
+
+
+def _metered(load: Callable[[], T], source: SpeakerSource, metrics: Metrics) -> T:
+    """Return what `load` returns, with its time in the metrics of models."""
+    began_s = time.monotonic()
+    loaded = load()
+    metrics.model_loads.labels(source).inc()
+    metrics.model_load_seconds.labels(source).set(time.monotonic() - began_s)
+    return loaded
 
 
 async def _stored_utterances(bus: Bus, call: CallRef, start: Origin) -> AsyncIterator[UtteranceRecord]:

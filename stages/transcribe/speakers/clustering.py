@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from schemas.utterances import UNKNOWN_SPEAKER, SpeakerTurn
 from stages.transcribe.engine.protocol import Audio
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
-from stages.transcribe.speakers.voices import Embeddings, VoiceEncoder
+from stages.transcribe.speakers.voices import Embeddings, Encoder
 
 WINDOW_S: Final = 1.6
 HOP_S: Final = 0.4
@@ -45,7 +45,7 @@ class _VoiceWindow(msgspec.Struct, frozen=True, eq=False):
 class VoiceEstimate:
     """The voices of one call. See `diarization.CallVoices`."""
 
-    def __init__(self, encoder: VoiceEncoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._windows: list[_VoiceWindow] = []
         self._embeddings: list[Embeddings] = []

@@ -32,7 +32,7 @@ from stages.transcribe import audio as utterance_audio
 from stages.transcribe.engine.protocol import Audio, EngineError
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.speakers.clustering import VoiceEstimate
-from stages.transcribe.speakers.voices import VoiceEncoder
+from stages.transcribe.speakers.voices import Encoder
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class VoiceDiarizer:
 
     source: SpeakerSource = "estimated"
 
-    def __init__(self, encoder: VoiceEncoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
     def open(self) -> CallVoices:

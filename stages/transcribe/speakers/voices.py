@@ -6,9 +6,10 @@ are taken from the package: they are small, open and installable without a model
 libraries that are not needed here.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,29 @@ _HOP: Final = 160
 _LEVEL: Final = 10 ** (-30 / 20)
 """The root mean square of the audio that the network was trained on."""
 _BATCH: Final = 32
+
+
+class Encoder(Protocol):
+    def encode(self, windows: Sequence[Audio]) -> Embeddings: ...
+
+
+class DeferredEncoder:
+    """An encoder that is loaded when it is used first. May be used from several threads at once.
+
+    Most calls have a channel per speaker and need none, and with it comes torch: seconds of CPU and 300 MB.
+    """
+
+    def __init__(self, load: Callable[[], Encoder]) -> None:
+        self._load = load
+        self._loading = threading.Lock()
+        self._encoder: Encoder | None = None
+
+    def encode(self, windows: Sequence[Audio]) -> Embeddings:
+        """Raises what `load` raises, at every use until it succeeds."""
+        with self._loading:
+            if self._encoder is None:
+                self._encoder = self._load()
+        return self._encoder.encode(windows)
 
 
 class VoiceEncoder:

@@ -29,7 +29,7 @@ from stages.transcribe.engine.protocol import Audio, EngineError
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.speakers.clustering import find_voices
 from stages.transcribe.speakers.diarization import CallVoices, PyannoteDiarizer, Speakers, VoiceDiarizer, is_shared
-from stages.transcribe.speakers.voices import VoiceEncoder
+from stages.transcribe.speakers.voices import DeferredEncoder, VoiceEncoder
 from stages.transcribe.stage import TranscribeStage
 from tests.support.models.diarization import tone, write_pipeline
 from tests.unit.stages.transcribe.engines import FakeEngine
@@ -260,3 +260,21 @@ def test_a_pipeline_of_pyannote_tells_two_sounds_apart(tmp_path: Path) -> None:
 def test_a_directory_without_a_pipeline_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=str(tmp_path)):
         PyannoteDiarizer(str(tmp_path))
+
+
+def test_a_deferred_encoder_is_loaded_when_it_is_used_first(encoder: VoiceEncoder) -> None:
+    loads: list[int] = []
+
+    def load() -> VoiceEncoder:
+        loads.append(len(loads))
+        if len(loads) == 1:
+            raise EngineError("no room yet")
+        return encoder
+
+    deferred = DeferredEncoder(load)
+    assert loads == []
+    windows = [np.zeros(16_000, np.float32)]
+    with pytest.raises(EngineError, match="no room yet"):
+        deferred.encode(windows)
+    assert deferred.encode(windows).shape == deferred.encode(windows).shape == (1, 256)
+    assert loads == [0, 1]
