@@ -67,7 +67,7 @@ def test_filters_leave_out_what_is_not_meant(searched: Any) -> None:
     for unmeant in (["--tenant", "acme"], ["--to", "2020-01-01", "--agent", "Anna"]):
         assert found(deployment, "bill", *unmeant) == []
     wrong = deployment.run("search", "bill", "--from", "yesterday", check=False)
-    assert (wrong.returncode, "expected a date such as 2026-11-26" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "expected an ISO date such as 2026-11-26" in wrong.stderr) == (2, True)
 
 
 def test_a_question_is_answered_with_what_it_rests_on_or_it_is_not_in_the_calls(
