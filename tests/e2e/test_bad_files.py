@@ -95,7 +95,7 @@ def test_a_file_that_does_not_exist_is_refused_by_name(running: Deployment, tmp_
         (["--out", "nowhere/call.txt"], "the folder nowhere does not exist"),
         (["--roles", "left=,=right;9=x"], "--roles"),
         (["--call", "line\nbreak"], "control character"),
-        (["--call", "one", str(SAMPLE)], "there are several files"),
+        (["--call", "one", str(SAMPLE)], "goes with one file"),
         (["--out", "{stem}.txt", str(SAMPLE)], "two of the files have the same name"),
         (["--tenant", "no spaces"], "tenant 'no spaces'"),
         (["--language", "klingon!"], "--language 'klingon!'"),
