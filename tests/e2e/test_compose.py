@@ -150,7 +150,7 @@ def live_port(described: dict[str, dict[str, Any]], broker: KafkaServer, tmp_pat
     port = _free_port()
     command = [part.replace("4222", str(port)) for part in described["nats"]["command"]]
     if broker.tls:
-        certificate = str(broker.folder / "tls" / "server.pem")
+        certificate = str(broker.key_and_certificate)
         command = [part.replace("/etc/callstream/broker.pem", certificate) for part in command]
     with (tmp_path / "nats.log").open("wb") as log:
         server = subprocess.Popen([find_binary(), "--addr=127.0.0.1", *command], stdout=log, stderr=log)

@@ -97,9 +97,9 @@ class KafkaServer(ServerProcess):
         """Start, and return when clients are served. Raises RuntimeError with the end of the log if that fails."""
         assert self._process is None
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.tls and not self._keystore.exists():
+        if self.tls and not self.key_and_certificate.exists():
             certificate, key = Authority(self.folder / "tls").issue("broker")
-            self._keystore.write_text(key.read_text() + certificate.read_text())
+            self.key_and_certificate.write_text(key.read_text() + certificate.read_text())
         self._properties_file.write_text("".join(f"{name}={text}\n" for name, text in self._properties().items()))
         if not (self.folder / "records" / "meta.properties").exists():
             self._format()
@@ -117,7 +117,7 @@ class KafkaServer(ServerProcess):
     # -- how it is run -----------------------------------------------------------------------------------------------
 
     @property
-    def _keystore(self) -> Path:
+    def key_and_certificate(self) -> Path:
         return self.folder / "tls" / "keystore.pem"
 
     @property
@@ -162,7 +162,7 @@ class KafkaServer(ServerProcess):
         if self.tls:
             properties |= {
                 "ssl.keystore.type": "PEM",
-                "ssl.keystore.location": str(self._keystore),
+                "ssl.keystore.location": str(self.key_and_certificate),
                 "ssl.enabled.protocols": "TLSv1.3",
             }
         if self.scram_user is not None:
