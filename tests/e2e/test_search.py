@@ -25,6 +25,15 @@ def found(deployment: Deployment, *arguments: str) -> list[dict[str, Any]]:
     return hits
 
 
+def wait_found(deployment: Deployment, *words: str) -> list[dict[str, Any]]:
+    """What is found once it is searchable; loading the embedding model for the command counts."""
+    deadline = time.monotonic() + VISIBLE_WITHIN_S + 20
+    while not (hits := found(deployment, *words)):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return hits
+
+
 def rows(deployment: Deployment, sql: str) -> list[dict[str, Any]]:
     given: list[dict[str, Any]] = json.loads(deployment.run("sql", sql, "--format", "json").stdout)
     return given
@@ -45,12 +54,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_a_call_is_found_by_its_words_and_by_its_meaning_soon_after_it_is_stored(searched: Any) -> None:
     deployment = searched[0]
-    stored_at = time.monotonic()
-    while not (hits := found(deployment, "Northwind", "Energy")):
-        assert (
-            time.monotonic() - stored_at < VISIBLE_WITHIN_S + 20
-        )  # loading the embedding model for the command counts
-        time.sleep(0.5)
+    hits = wait_found(deployment, "Northwind", "Energy")
     assert hits[0]["call_id"] == "bill"
     assert hits[0]["start_s"] == pytest.approx(0.8, abs=0.3)
     [first, *_] = found(deployment, "Which invoice was bigger than it should be?")
@@ -75,6 +79,7 @@ def test_a_question_is_answered_with_what_it_rests_on_or_it_is_not_in_the_calls(
 ) -> None:
     """The model is too small to trust: what it says is not looked at, what it may cite is."""
     deployment, folder, port = searched
+    wait_found(deployment, "Northwind", "Energy")
     away = deployment.run("ask", "Why is the bill too high?", check=False)
     assert (away.returncode, "no Ollama answers" in away.stderr) == (6, True)
     with serving(build, folder / "server.log", port=port):
