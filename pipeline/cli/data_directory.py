@@ -5,10 +5,9 @@ A command looks the instance up once and passes the answer on. Nothing here impo
 """
 
 import contextlib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from pipeline.errors import InputError, InstanceError
 from pipeline.instance import DATABASE_FILE, InstanceInfo, find_instance
@@ -20,16 +19,23 @@ if TYPE_CHECKING:
     from pipeline.client.warehouse import Reader
 
 
-class DataDirectory(msgspec.Struct, frozen=True):
-    """`instance` is None if none runs on the directory."""
+class DataDirectory:
+    """A directory whose instance is looked up when it is needed first, and not again."""
 
-    settings: Settings
-    instance: InstanceInfo | None
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
 
     @classmethod
-    def of(cls, settings: Settings) -> "DataDirectory":
-        """Look up the instance. An instance that is starting is waited for: see `find_instance`."""
-        return cls(settings, find_instance(settings.data))
+    def owned(cls, settings: Settings, instance: InstanceInfo) -> "DataDirectory":
+        """Return the directory of an instance in this process."""
+        directory = cls(settings)
+        directory.instance = instance
+        return directory
+
+    @cached_property
+    def instance(self) -> InstanceInfo | None:
+        """None if no instance runs on the directory. One that is starting is waited for: see `find_instance`."""
+        return find_instance(self.settings.data)
 
     @property
     def bus_url(self) -> str:

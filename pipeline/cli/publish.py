@@ -48,7 +48,7 @@ def publish(
     reference = call_ref(tenant, call or new_call_id(file))
 
     async def send() -> None:
-        directory = DataDirectory.of(settings)
+        directory = DataDirectory(settings)
         async with connect(directory.bus_url, settings, reconnect_s=RECONNECT_S) as bus:
             await _refuse_finished(directory, reference)
             audio = open_audio(file)
@@ -85,7 +85,7 @@ async def _refuse_finished(directory: DataDirectory, call: CallRef) -> None:
             if asyncio.get_running_loop().time() > deadline:
                 raise
         await asyncio.sleep(0.5)
-        directory = await asyncio.to_thread(DataDirectory.of, directory.settings)
+        directory = DataDirectory(directory.settings)
 
 
 def _refuse_finished_in(directory: DataDirectory, call: CallRef) -> None:

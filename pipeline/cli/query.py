@@ -19,7 +19,7 @@ def calls(
     data: options.Data = None,
 ) -> None:
     """List the calls, newest first."""
-    with contextlib.closing(DataDirectory.of(read_settings(data)).open_warehouse()) as reader:
+    with contextlib.closing(DataDirectory(read_settings(data)).open_warehouse()) as reader:
         columns, rows = reader.calls()
     typer.echo(render(columns, rows, "json" if as_json else "table"))
 
@@ -31,7 +31,7 @@ def show(
     data: options.Data = None,
 ) -> None:
     """Show one call: its turns, summary and metrics."""
-    with contextlib.closing(DataDirectory.of(read_settings(data)).open_warehouse()) as reader:
+    with contextlib.closing(DataDirectory(read_settings(data)).open_warehouse()) as reader:
         document = reader.show(call_ref(tenant, call))
     from pipeline.client.exports import to_json, to_txt
 
@@ -46,6 +46,6 @@ def sql(
     """Run read-only SQL over the calls, including calls in progress."""
     if output not in _FORMATS:
         raise InputError(f"--format {output!r}: it is one of {', '.join(_FORMATS)}")
-    with contextlib.closing(DataDirectory.of(read_settings(data)).open_warehouse()) as reader:
+    with contextlib.closing(DataDirectory(read_settings(data)).open_warehouse()) as reader:
         columns, rows = reader.query(query)
     typer.echo(render(columns, rows, output))

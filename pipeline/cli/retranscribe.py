@@ -38,7 +38,7 @@ async def transcribe_again(
     settings: Settings, call: CallRef, language: str | None, outs: list[Path], *, diff: bool, as_json: bool, quiet: bool
 ) -> None:
     """Print the turns, or with `diff` those that differ. Raises InputError, ModelError and BusError."""
-    directory = DataDirectory.of(settings)
+    directory = DataDirectory(settings)
     stored = directory.completed_call(call)
     from pipeline.client.retranscribe import retranscribe
 

@@ -180,7 +180,7 @@ async def _index(
         with console.status(f"loading {settings.embedding_model}"):
             return load_embedder(settings)
 
-    directory = DataDirectory.of(settings)
+    directory = DataDirectory(settings)
     if rebuild:
         embedder = await asyncio.to_thread(load)
         with (
@@ -220,7 +220,7 @@ async def _until_served(settings: Settings) -> None:
 async def _catch_up(settings: Settings) -> None:
     """Index the calls that the embedded bus still holds."""
     async with Embedded(settings, stages=(index.WIRING,)) as own:
-        await Target(own.bus, DataDirectory(settings, own.instance), own).guard(_until_read(own.bus))
+        await Target(own.bus, DataDirectory.owned(settings, own.instance), own).guard(_until_read(own.bus))
 
 
 async def _until_read(bus: Bus) -> None:

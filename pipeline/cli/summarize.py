@@ -36,7 +36,7 @@ def summarize(
 ) -> None:
     """Re-summarize a finished call with another model or prompt. Stored results stay unchanged."""
     settings = load_settings(data, log_level="warning", summary_model=model)
-    document = DataDirectory.of(settings).completed_call(call_ref(tenant, call))
+    document = DataDirectory(settings).completed_call(call_ref(tenant, call))
     text = _prompt_text(prompt) if prompt is not None else None
     console = stdout_console()
     with console.status(f"Summarizing {len(document['turns'])} turns"):

@@ -59,10 +59,10 @@ class Target:
 @contextlib.asynccontextmanager
 async def open_target(settings: Settings) -> AsyncIterator[Target]:
     """The running instance's pipeline, else an embedded one that ends with the block."""
-    directory = DataDirectory.of(settings)
+    directory = DataDirectory(settings)
     if directory.instance is None:
         async with Embedded(settings) as own:
-            yield Target(own.bus, DataDirectory(settings, own.instance), own)
+            yield Target(own.bus, DataDirectory.owned(settings, own.instance), own)
         return
     structlog.get_logger("callstream.cli").info("using the running instance", pid=directory.instance.pid)
     async with connect(directory.instance.bus_url, settings) as bus:
