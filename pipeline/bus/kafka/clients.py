@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -16,6 +16,8 @@ from pipeline.errors import BusError, ConfigurationError
 MAX_BATCH_BYTES: Final = 524_288
 LINGER_MS: Final = 5
 _FETCH_BYTES: Final = 2_000_000
+_START_S: Final = 2.0
+"""A broker that answers has answered by then."""
 
 
 class KafkaClients:
@@ -88,7 +90,7 @@ class KafkaClients:
         stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
         with bus_errors(f"connecting to Kafka at {self.servers}"):
             try:
-                await client.start()
+                await _completed(client.start(), within_s=_START_S)
             except BaseException as error:
                 await stop()
                 if not isinstance(error, KafkaError | OSError | TimeoutError):
@@ -99,6 +101,22 @@ class KafkaClients:
                     raise ConfigurationError(f"Kafka at {self.servers} refuses: {refusal}") from error
                 raise BusError(f"no Kafka broker answers at {self.servers}: {reason or error}") from error
         return client
+
+
+async def _completed(starting: Coroutine[Any, Any, None], *, within_s: float) -> None:
+    """Await a client's start. If it is cancelled the start gets `within_s` to end, and CancelledError follows.
+
+    aiokafka 0.14 forgets the connection of a start that is cancelled while the broker's first answer is on its way:
+    nothing could close it.
+    """
+    task = asyncio.ensure_future(starting)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=within_s)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 class _Reader(AIOKafkaConsumer):  # type: ignore[misc]
