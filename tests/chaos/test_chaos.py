@@ -32,7 +32,7 @@ def run(bus: str, folder: Path) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("bus", ["jetstream", "kafka"])
+@pytest.mark.parametrize("bus", ["jetstream", pytest.param("kafka", marks=pytest.mark.kafka)])
 def test_the_calls_are_those_of_an_undisturbed_run(bus: str, tmp_path: Path) -> None:
     if bus == "kafka":
         require_kafka()

@@ -36,7 +36,7 @@ def qdrant_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantSe
         yield server
 
 
-@pytest.fixture(params=["memory", "jetstream", "kafka"])
+@pytest.fixture(params=["memory", "jetstream", pytest.param("kafka", marks=pytest.mark.kafka)])
 async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
     if request.param == "memory":
         yield MemoryBroker()

@@ -27,6 +27,8 @@ from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder, holding
 from tests.support.brokers.kafka import KafkaServer
 
+pytestmark = pytest.mark.kafka
+
 TOPIC = "calls.audio"
 GROUP = "separate"
 SUBSCRIPTION = Subscription(group=GROUP, topics=(TOPIC,))

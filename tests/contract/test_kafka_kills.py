@@ -25,7 +25,7 @@ from tests.support.brokers.kafka import KafkaServer
 ROOT = Path(__file__).parents[2]
 KEYS = [f"call-{number}".encode() for number in range(10)]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from tests.contract.conftest import Running
 from tests.contract.recorder import holding
 from tests.support.brokers.kafka import KafkaServer
 
+pytestmark = pytest.mark.kafka
+
 IN, OUT, GROUP = "calls.utterances", "calls.segments", "transcribe"
 SUBSCRIPTION = Subscription(group=GROUP, topics=(IN,), progress_topic=OUT)
 KEYS = [f"call-{number}".encode() for number in range(5)]

@@ -26,7 +26,7 @@ SUBSCRIPTION = Subscription(group="transcribe", topics=(IN,), progress_topic=OUT
 PASSWORD = "s3cret=word"
 USER = ("branch", PASSWORD)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

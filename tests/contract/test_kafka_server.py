@@ -12,6 +12,8 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from tests.support.brokers.kafka import KafkaServer
 
+pytestmark = pytest.mark.kafka
+
 USER = ("sink", "s3cret=word")
 
 

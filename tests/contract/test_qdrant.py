@@ -14,6 +14,8 @@ from stages.index.ranking import Filters
 from tests.support.processes.qdrant import QdrantServer
 from tests.unit.stages.index.windows import DIMENSIONS, call, unit, update, window
 
+pytestmark = pytest.mark.qdrant
+
 EVERYTHING = Filters()
 
 

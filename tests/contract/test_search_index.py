@@ -22,7 +22,7 @@ pytestmark = [
 EVERYTHING = Filters()
 
 
-@pytest.fixture(params=["duckdb", "qdrant's client alone", "qdrant"])
+@pytest.fixture(params=["duckdb", "qdrant's client alone", pytest.param("qdrant", marks=pytest.mark.qdrant)])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SearchIndex]:
     """Qdrant's client imitates the server, except its graph and its crashes: those need a real one."""
     opened: WindowStore | QdrantIndex

@@ -88,6 +88,7 @@ async def test_what_cannot_be_heard_again_is_told(running: Deployment, greeting:
     assert (gone.returncode, f"the bus holds no audio of the call again-gone: {kept}" in gone.stderr) == (2, True)
 
 
+@pytest.mark.kafka
 def test_on_kafka_too(on_kafka: Workers, greeting: Path) -> None:
     deployment = on_kafka.deployment
     publisher = deployment.publish(greeting, "again-kafka", "--roles", SAMPLE_ROLES)

@@ -166,7 +166,7 @@ async def until_freed(url: str, timeout_s: float = 60.0) -> None:
     await bus.close()
 
 
-@pytest.fixture(params=["nats", "kafka"])
+@pytest.fixture(params=["nats", pytest.param("kafka", marks=pytest.mark.kafka)])
 def center(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsProcess | KafkaServer]:
     """A central broker that runs, without topics."""
     made = NatsProcess(tmp_path / "center") if request.param == "nats" else KafkaServer(tmp_path / "center")

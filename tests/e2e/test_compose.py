@@ -41,7 +41,7 @@ PLACES = {
 }
 """What the test's broker has of its own: where it lies, and under which addresses it answers."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def broker_properties(environment: dict[str, str]) -> dict[str, str]:

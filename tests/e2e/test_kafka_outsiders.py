@@ -39,7 +39,7 @@ from tests.support.requirements import require
 READ = ("calls.transcripts", "calls.summaries", "calls.status")
 TOPICS = ("calls.audio", "calls.utterances", "calls.segments", *READ)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -125,6 +125,7 @@ async def test_structured_events_that_come_twice_out_of_order_and_not_all_of_the
     assert [(gap["events"], gap["start_s"]) for gap in gaps] == [(3, pytest.approx(17.4))]
 
 
+@pytest.mark.kcat
 async def test_kcat_publishes_a_call_and_prints_what_the_schemas_say(
     servers: str, greeting: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ async def test_a_call_is_seen_as_it_goes_on_in_json_of_the_published_schemas(
     assert seen[SUMMARY][-1]["text"] == document["summary"]["text"]
 
 
+@pytest.mark.kafka
 async def test_beside_kafka_a_nats_server_of_its_own_shows_calls(tmp_path: Path, kafka_broker: KafkaServer) -> None:
     bus_url = f"kafka://{kafka_broker.bootstrap}"
     turn = PUBLISHED[TURN_TYPE]

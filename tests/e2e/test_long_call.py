@@ -23,7 +23,7 @@ RECORD_BYTES = 1_048_576
 HOURS = 3
 SEGMENT_S, SEGMENT_WORDS = 10.0, 8
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def talk() -> list[SegmentRecord]:

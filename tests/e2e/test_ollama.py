@@ -123,6 +123,7 @@ async def summarized(client: OllamaClient) -> Summary:
     return summary
 
 
+@pytest.mark.ollama
 @pytest.mark.slow
 async def test_a_real_model_writes_a_summary_whose_citations_all_exist(server: Server) -> None:
     async with connected(server.url, server.model) as client:
@@ -136,6 +137,7 @@ async def test_a_real_model_writes_a_summary_whose_citations_all_exist(server: S
         assert set(point.segment_ids) <= segment_ids
 
 
+@pytest.mark.ollama
 @pytest.mark.slow
 async def test_a_model_that_the_server_does_not_have_gives_an_extractive_summary(server: Server) -> None:
     async with connected(server.url, "nobody-has-this:1b") as client:
@@ -144,6 +146,7 @@ async def test_a_model_that_the_server_does_not_have_gives_an_extractive_summary
     assert summary.detail == f"Ollama at {server.url} does not have the model nobody-has-this:1b"
 
 
+@pytest.mark.ollama
 @pytest.mark.slow
 async def test_a_server_that_is_too_slow_gives_an_extractive_summary(server: Server) -> None:
     async with connected(server.url, server.model, timeout_s=0.2) as client:
@@ -151,6 +154,7 @@ async def test_a_server_that_is_too_slow_gives_an_extractive_summary(server: Ser
     assert (summary.method, summary.detail) == ("extractive", f"Ollama at {server.url} took too long")
 
 
+@pytest.mark.ollama
 @pytest.mark.slow
 def test_a_server_killed_while_it_writes_gives_an_extractive_summary(build: dict[str, str], tmp_path: Path) -> None:
     with serving(build, tmp_path / "server.log") as running:
@@ -177,6 +181,7 @@ async def test_without_a_server_the_summary_is_extractive() -> None:
     assert (summary.method, summary.detail) == ("extractive", f"no Ollama answers at {url}")
 
 
+@pytest.mark.ollama
 @pytest.mark.slow
 async def test_ollama_cuts_a_prompt_that_is_too_long_and_that_is_an_error_here(server: Server) -> None:
     """The answer to it has status 200: only the number of tokens tells."""
@@ -191,6 +196,7 @@ async def test_ollama_cuts_a_prompt_that_is_too_long_and_that_is_an_error_here(s
         await client.close()
 
 
+@pytest.mark.ollama
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_a_call_longer_than_the_context_is_read_whole_by_a_real_model(server: Server) -> None:
@@ -232,6 +238,7 @@ async def test_a_call_longer_than_the_context_is_read_whole_by_a_real_model(serv
         assert all({*point.segment_ids} <= known for point in written.key_points)
 
 
+@pytest.mark.ollama
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_stand_in_is_replaced_when_the_server_is_back(build: dict[str, str], greeting: Path, tmp_path: Path) -> None:

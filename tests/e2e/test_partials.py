@@ -155,7 +155,7 @@ def events(path: Path) -> Iterator[AudioEvent]:
     yield CallEnded(events=count + 1)
 
 
-@pytest.fixture(params=["nats", "kafka"])
+@pytest.fixture(params=["nats", pytest.param("kafka", marks=pytest.mark.kafka)])
 def bus_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "kafka":
         with KafkaServer(tmp_path / "kafka") as kafka:

@@ -9,7 +9,7 @@ from tests.e2e.test_search import VISIBLE_WITHIN_S, found
 from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
 from tests.support.processes.qdrant import QdrantServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.qdrant, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def calls_found(deployment: Deployment, within_s: float, *wanted: str) -> set[str]:

@@ -311,6 +311,7 @@ def kafka_folder(on_kafka: Workers, greeting: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.kafka
 def test_the_workers_that_are_started_on_kafka_are_all_that_it_takes(on_kafka: Workers) -> None:
     [lines] = [block for block in blocks("sh", section("On Kafka", OPERATING)) if "callstream worker" in block]
     started_by = [line.partition("#")[0].split() for line in lines.splitlines()]
@@ -319,6 +320,7 @@ def test_the_workers_that_are_started_on_kafka_are_all_that_it_takes(on_kafka: W
     on_kafka.deployment.run(*started_by[1][1:])
 
 
+@pytest.mark.kafka
 def test_the_aiokafka_programs_send_a_call_and_read_it(kafka_folder: Path) -> None:
     servers = (kafka_folder / "servers").read_text()
     with started(kafka_folder, "kafka_read.py", servers) as reading:
@@ -329,6 +331,8 @@ def test_the_aiokafka_programs_send_a_call_and_read_it(kafka_folder: Path) -> No
     assert holds(printed[0], GREETING)
 
 
+@pytest.mark.kafka
+@pytest.mark.kcat
 async def test_the_kcat_commands_send_a_call_and_read_it(kafka_folder: Path) -> None:
     require("kcat")
     servers = (kafka_folder / "servers").read_text()

@@ -36,7 +36,7 @@ CALL = CallRef("default", "the same call")
 OF_THE_RUN = ("uploaded_at", "processed_at", "jobs")
 """What a document says of when and where the call was worked on."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
 Records = dict[tuple[str, str], bytes]

@@ -74,6 +74,7 @@ def test_filters_leave_out_what_is_not_meant(searched: Any) -> None:
     assert (wrong.returncode, "expected an ISO date such as 2026-11-26" in wrong.stderr) == (2, True)
 
 
+@pytest.mark.ollama
 def test_a_question_is_answered_with_what_it_rests_on_or_it_is_not_in_the_calls(
     searched: Any, build: dict[str, str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_before_there_is_anything_it_says_so(tmp_path: Path) -> None:
     assert (done.returncode, "nothing on" in done.stderr, "is searchable yet" in done.stderr) == (2, True, True)
 
 
+@pytest.mark.ollama
 def test_a_call_that_goes_on_is_found_and_summarized_on_the_way(build: dict[str, str], tmp_path: Path) -> None:
     with serving(build, tmp_path / "server.log") as server:
         settings = {"ollama_url": server.url, "summary_model": server.model, "summary_rolling": "2", "search": "on"}
@@ -135,6 +137,7 @@ def test_a_call_that_goes_on_is_found_and_summarized_on_the_way(build: dict[str,
             assert turn["turn_ids"][0] in {spoken["turn_id"] for spoken in document["turns"]}
 
 
+@pytest.mark.kafka
 def test_a_worker_of_its_own_makes_calls_on_kafka_searchable(on_kafka: Workers, greeting: Path, tmp_path: Path) -> None:
     """In a data directory of its own, as on a machine of its own."""
     deployment = Deployment(tmp_path / "index", bus=on_kafka.deployment.environment["CALLSTREAM_BUS"])

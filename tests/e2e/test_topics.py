@@ -19,7 +19,7 @@ def rows(deployment: Deployment, *arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.fixture(params=["nats", "kafka"])
+@pytest.fixture(params=["nats", pytest.param("kafka", marks=pytest.mark.kafka)])
 async def empty_bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """The address of a broker that has no topics."""
     if request.param == "kafka":

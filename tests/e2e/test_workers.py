@@ -17,7 +17,7 @@ from tests.support.processes.deployment import COMMAND, SAMPLE_ROLES, Deployment
 STAGES = ("separate", "transcribe", "merge", "summarize", "sink")
 
 
-@pytest.fixture(params=["nats", "kafka"])
+@pytest.fixture(params=["nats", pytest.param("kafka", marks=pytest.mark.kafka)])
 def bus_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "kafka":
         with KafkaServer(tmp_path / "kafka") as kafka:

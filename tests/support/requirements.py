@@ -13,21 +13,21 @@ import pytest
 
 OPTIONAL = ("asyncapi", "kafka", "kcat", "ollama", "qdrant")
 """Tests that need one of these are left to `make test-all`."""
-foreseen: set[str] | None = None
+marked: set[str] | None = None
 """The parts that the running test is marked with; None outside of a test."""
 
 SCRIPTS = Path(__file__).parents[2] / "infra" / "dev"
 
 
-def check_foreseen(part: str) -> None:
-    """Fail a test that needs a part which `tests/conftest.py` did not find in its code: it would run too early."""
-    if foreseen is not None and part in OPTIONAL and part not in foreseen:
-        pytest.fail(f"the test needs {part}, which tests/conftest.py does not see; name the part where it can")
+def check_marked(part: str) -> None:
+    """Fail a test that lacks the mark of a part that it needs: `make test` would run it."""
+    if marked is not None and part in OPTIONAL and part not in marked:
+        pytest.fail(f"the test needs {part}: mark it with pytest.mark.{part}")
 
 
 def missing(part: str, how: str) -> NoReturn:
     """Skip the test, or fail it if `part` is required. `how` says how to get the part."""
-    check_foreseen(part)
+    check_marked(part)
     message = f"there is no {part} for tests; {how}"
     if part in os.environ.get("CALLSTREAM_REQUIRE", "").replace(",", " ").split():
         pytest.fail(message)
@@ -36,7 +36,7 @@ def missing(part: str, how: str) -> NoReturn:
 
 def require(program: str) -> str:
     """Return the path of a program that Debian has in a package of the same name."""
-    check_foreseen(program)
+    check_marked(program)
     path = shutil.which(program)
     if path is None:
         missing(program, f"Debian's is installed by apt-get install {program}")
@@ -45,7 +45,7 @@ def require(program: str) -> str:
 
 def require_built(part: str, how: str) -> dict[str, str]:
     """Return the variables that `infra/dev/PART.sh --check` prints about the part that the script builds."""
-    check_foreseen(part)
+    check_marked(part)
     script = SCRIPTS / f"{part}.sh"
     found = subprocess.run([script, "--check"], capture_output=True, text=True, check=False)
     if found.returncode != 0:

@@ -92,6 +92,7 @@ def test_the_published_document_is_the_one_that_follows_from_the_code() -> None:
     assert FILE.read_text(encoding="utf-8") == generate.asyncapi_text(), "run `python -m schemas.generate`"
 
 
+@pytest.mark.asyncapi
 def test_the_official_parser_finds_no_error_and_no_warning(parser: Path) -> None:
     done = validate(parser, FILE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -114,6 +115,7 @@ def _break_a_schema(document: dict[str, Any]) -> None:
     document["components"]["schemas"]["Turn"]["properties"]["start_s"]["type"] = "seconds"
 
 
+@pytest.mark.asyncapi
 @pytest.mark.parametrize(
     ("breaking", "words"),
     [
