@@ -20,7 +20,7 @@ MAX_MESSAGE_CHARACTERS: Final = 4_000
 JOBS: Final = ("merge", "separate", "sink", "summarize", "transcribe")
 """The jobs of every call, as published. A stage that is added later may write entries of its own."""
 Job = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(JOBS)})]
-JobState = Literal["started", "completed", "failed", "gap", "rejected", "updated"]
+JobState = Literal["started", "completed", "failed", "gap", "rejected", "retrying", "updated"]
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """Errors that stages raise. The whole tree is drawn in `pipeline.errors`, which stages do not import.
 
 StageError
-└── RejectedInput      never retried: the record becomes a dead letter; the operator looks at its producer
+├── RejectedInput      never retried: the record becomes a dead letter; the operator looks at its producer
+└── MachineFailure     always retried: disk, memory, device, helper process; the operator looks at the machine
 """
 
 
@@ -11,3 +12,7 @@ class StageError(Exception):
 
 class RejectedInput(StageError):
     """The input is unusable and no retry can change that. Raised before the processor's state has changed."""
+
+
+class MachineFailure(StageError):
+    """A failure of the machine or of a helper process, not of the input: to be retried."""

@@ -33,6 +33,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from schemas.calls import CallRef
+from stages.errors import RejectedInput
 
 Input = TypeVar("Input", contravariant=True)
 
@@ -89,7 +90,18 @@ class CallProcessor(Protocol[Input]):
         A repeat of an input that the state already contains must give no outputs.
 
         Raises stages.errors.RejectedInput, here or in the iterator, for an input that no retry can make usable. The
-        state must not have changed. Any other error restarts the stage from the last checkpoint.
+        state must not have changed. Any other error starts the call again from its last checkpoint. Raises
+        stages.errors.MachineFailure for what is not the input's fault: it is retried until it succeeds.
+        """
+        ...
+
+    def give_up(self, record: Input, event: Event, *, reason: str) -> AsyncIterator[Output]:
+        """Take, in place of `submit`, an input on which `submit` has failed too often.
+
+        The outputs say what is lost. If the call cannot go on without the input they end it, and the checkpoint that
+        they carry releases all inputs. The runner publishes a dead letter of the input as well.
+
+        Raises stages.errors.RejectedInput if the call goes on as if the input had never been published.
         """
         ...
 
@@ -112,6 +124,13 @@ class CallProcessor(Protocol[Input]):
         While False, the last input stays unacknowledged, so that a restart brings the call back into memory.
         """
         ...
+
+
+class SkipsFailedInputs:
+    """The base of a processor whose calls go on without an input that was given up."""
+
+    def give_up(self, record: object, event: Event, *, reason: str) -> AsyncIterator[Output]:  # noqa: ARG002
+        raise RejectedInput(reason)
 
 
 class CallStage(Protocol[Input]):

@@ -18,7 +18,7 @@ from pipeline.wiring import separate
 from schemas.audio import AudioChunk
 from schemas.calls import CallRef
 from schemas.utterances import Utterance
-from stages.protocol import Checkpoint, Event, Output
+from stages.protocol import Checkpoint, Event, Output, SkipsFailedInputs
 
 _POLL_S = 0.2
 
@@ -60,7 +60,7 @@ class RelayStage:
         return Relay(call, self.topic, self._meter, self._calls[call], state)
 
 
-class Relay:
+class Relay(SkipsFailedInputs):
     idle_position = None
 
     def __init__(self, call: CallRef, topic: str, meter: Meter, n_records: int, state: bytes | None) -> None:

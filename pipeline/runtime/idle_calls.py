@@ -11,7 +11,8 @@ import structlog
 
 from pipeline.bus.protocol import Bus, Outgoing
 from pipeline.errors import BusError
-from pipeline.runtime.call_runner import CallWork, StageRunner
+from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.call_work import CallWork
 from schemas import cloudevents
 from schemas.audio import CallIdle
 

@@ -54,6 +54,7 @@ class Metrics:
         self.record_bytes = counter("record_bytes", "Bytes of the records read", "stage", "topic")
         self.dead_letters = counter("dead_letters", "Records rejected by the stage", "stage", "error")
         self.stage_restarts = counter("stage_restarts", "Restarts of the stage from its floor", "stage")
+        self.call_retries = counter("call_retries", "Retries of a call alone after a failure", "stage", "blame")
         self.publish_retries = counter("publish_retries", "Retries of publishes that a full store refused", "topic")
         self.calls_opened = counter("calls_opened", "Calls started")
         self.calls_completed = counter("calls_completed", "Transcripts completed; a reopened call counts again")

@@ -30,7 +30,7 @@ from stages.merge.parts import parts_of
 from stages.merge.speakers import turns_by_speaker
 from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
-from stages.protocol import CallProcessor, Checkpoint, Event, Output
+from stages.protocol import CallProcessor, Checkpoint, Event, Output, SkipsFailedInputs
 
 NAME: Final = "merge"
 
@@ -55,7 +55,7 @@ class MergeStage:
         return MergeProcessor(call, state)
 
 
-class MergeProcessor:
+class MergeProcessor(SkipsFailedInputs):
     """Merges one call."""
 
     def __init__(self, call: CallRef, state: bytes | None) -> None:

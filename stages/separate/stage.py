@@ -148,6 +148,31 @@ class CallSeparator:
             return no_outputs()
         return self._outputs(record, event)
 
+    def give_up(self, record: AudioRecord, event: Event, *, reason: str) -> AsyncIterator[Output]:
+        """End the call as failed where its end cannot be worked on. Without another event the call has a gap."""
+        if self._state is None or self._is_over or not isinstance(record, CallEnded | CallIdle):
+            raise RejectedInput(reason)
+        return self._fail(event.timestamp_s, reason)
+
+    async def _fail(self, at: float, reason: str) -> AsyncIterator[Output]:
+        """Close the call without the audio that no utterance was cut of yet."""
+        state = self._state
+        assert state is not None
+        if state.next_output == 0:
+            yield self._opened()
+        left_from_s = 0.0 if self._channels is None else min(self._channels.heard_to_s)
+        duration_s = state.frames / state.start.sample_rate_hz
+        if left_from_s < duration_s or self._spool is not None:
+            self._note_gap(Gap(start_s=left_from_s, end_s=duration_s, events=0))
+        if self._spool is not None:
+            self._spool.close()
+        self._spool, self._channels, state.channels = None, None, []
+        for output in ledger.rejections(self._call, self._order.release_held(), "the call failed"):
+            yield output
+        for output in self._closed(at, reason=f"failed: {reason}", failed=True):
+            yield output
+        self._settle()
+
     async def _outputs(self, record: AudioEvent, event: Event) -> AsyncIterator[Output]:
         if isinstance(record, CallIdle):
             work = self._take_idle(record, event.timestamp_s)
@@ -347,6 +372,13 @@ class CallSeparator:
             left = self._order.release_held()
             yield from ledger.rejections(self._call, left, "it came after the call's end")
             self._channels, state.channels = None, []
+        yield from self._closed(at, reason=reason, provisional=provisional, failed=failed, truncated=truncated)
+
+    def _closed(
+        self, at: float, *, reason: str, provisional: bool = False, failed: bool = False, truncated: bool = False
+    ) -> Iterator[Output]:
+        state = self._state
+        assert state is not None
         state.end = "provisional" if provisional else "final"
         state.revision += 1
         closed = CallClosed(

@@ -207,7 +207,7 @@ class Batch:
         self.changes.jobs[row.id] = row if stored is None else rows.merged_job(stored, row)
         if status.status == "failed" and status.job in ("transcribe", "merge") and session.revision is None:
             session.status = "failed"
-        if status.job == "separate" and status.status not in ("gap", "updated"):
+        if status.job == "separate" and status.status not in ("gap", "retrying", "updated"):
             _describe(session, status)
 
     def _was_undecodable(self, call: CallRef) -> bool:

@@ -249,7 +249,7 @@ def job_row(call: CallRef, status: JobStatus) -> JobRow:
     and one for each gap, rejection and update.
     """
     at = utc(status.at)
-    if status.status in ("gap", "rejected", "updated"):
+    if status.status in ("gap", "rejected", "retrying", "updated"):
         canonical = msgspec.json.encode(status.detail, order="sorted").decode()
         row_id = call.derived_id("job", status.job, status.status, repr(status.at), canonical)
     else:
@@ -262,13 +262,13 @@ def job_row(call: CallRef, status: JobStatus) -> JobRow:
         status=status.status,
         started_at=at if status.status == "started" else None,
         completed_at=at if status.status in ("completed", "failed") else None,
-        error_message=str(error) if error is not None and status.status in ("failed", "rejected") else None,
+        error_message=str(error) if error is not None and status.status in ("failed", "rejected", "retrying") else None,
         detail=status.detail,
         updated_at=at,
     )
 
 
-_JOB_ORDER = {"started": 0, "gap": 1, "rejected": 1, "updated": 1, "completed": 2, "failed": 2}
+_JOB_ORDER = {"started": 0, "gap": 1, "rejected": 1, "retrying": 1, "updated": 1, "completed": 2, "failed": 2}
 
 
 def merged_job(stored: JobRow, arrived: JobRow) -> JobRow:

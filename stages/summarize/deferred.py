@@ -19,7 +19,7 @@ from schemas.transcripts import TranscriptCompleted, joined
 from stages.adapters.llm.priority import Urgency
 from stages.adapters.llm.protocol import LlmError, LlmUnavailable
 from stages.ledger import ledger_entry
-from stages.protocol import CallProcessor, Checkpoint, Event, Output
+from stages.protocol import CallProcessor, Checkpoint, Event, Output, SkipsFailedInputs
 from stages.summarize.stage import NAME, llm_summary, summary_detail, unnumbered
 from stages.summarize.writer import SummaryWriter
 
@@ -62,7 +62,7 @@ class DeferredSummaryStage:
                     return
 
 
-class DeferredSummaryProcessor:
+class DeferredSummaryProcessor(SkipsFailedInputs):
     """One call. It has no state: its inputs are independent of each other."""
 
     finished = True

@@ -26,7 +26,7 @@ from stages.adapters.llm.priority import Urgency
 from stages.adapters.llm.protocol import LlmError, LlmUnavailable
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
-from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output
+from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output, SkipsFailedInputs
 from stages.summarize.extractive import MODEL, NO_SPEECH, ExtractiveSummary, extractive_summary
 from stages.summarize.writer import RolledSummary, SummaryWriter
 
@@ -107,7 +107,7 @@ def summary_detail(summary: Summary) -> dict[str, Any]:
     }
 
 
-class SummarizeProcessor:
+class SummarizeProcessor(SkipsFailedInputs):
     """Summarizes one call: collects the parts of its completed transcripts, and its turns for rolling summaries."""
 
     def __init__(self, call: CallRef, state: SummarizeState, stage: SummarizeStage) -> None:

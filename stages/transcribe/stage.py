@@ -210,7 +210,16 @@ class TranscribeProcessor:
                 self._partials.set_asked(record.partials)
         elif isinstance(record, CallProgress):
             self._context.forget(record)
-        return self._forward(record, event, self._pending_state())
+        return self._forward(record, event, self._pending_state(), speakers=self._stage.speakers)
+
+    def give_up(self, record: TranscribeInput, event: Event, *, reason: str) -> AsyncIterator[Output]:
+        """Give an utterance an empty segment, and a call's end no speakers. Raises RejectedInput for the rest."""
+        if isinstance(record, Utterance) and record.seq >= self._next:
+            return self._submit_utterance(record, event, given_up=reason)
+        if isinstance(record, CallClosed) and record.seq >= self._next:
+            self._next = record.seq + 1
+            return self._forward(record, event, self._pending_state(), speakers=None)
+        raise RejectedInput(reason)
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(state=msgspec.msgpack.encode(self._state), released=self._state.released)
@@ -234,12 +243,15 @@ class TranscribeProcessor:
             partials=UNSET if self._partials is None else self._partials.state,
         )
 
-    def _submit_utterance(self, utterance: Utterance, event: Event) -> AsyncIterator[Output]:
+    def _submit_utterance(
+        self, utterance: Utterance, event: Event, *, given_up: str | None = None
+    ) -> AsyncIterator[Output]:
         if utterance.sample_rate_hz <= 0:
             raise RejectedInput(f"the utterance {utterance.seq} has a sample rate of {utterance.sample_rate_hz} Hz")
         self._next = utterance.seq + 1
         committed = NOTHING_COMMITTED if self._partials is None else self._partials.close(utterance)
-        work = UtteranceWork(utterance, committed, self._decoder, self._context.take(utterance))
+        context = self._context.take(utterance)
+        work = UtteranceWork(utterance, committed, self._decoder, context, given_up=given_up)
         return self._answer(work, event, self._pending_state())
 
     async def _answer(self, work: UtteranceWork, event: Event, pending: PendingState) -> AsyncIterator[Output]:
@@ -262,7 +274,9 @@ class TranscribeProcessor:
         yield self._numbered(segment)
         self._state = state
 
-    async def _forward(self, record: SegmentRecord, event: Event, pending: PendingState) -> AsyncIterator[Output]:
+    async def _forward(
+        self, record: SegmentRecord, event: Event, pending: PendingState, *, speakers: Speakers | None
+    ) -> AsyncIterator[Output]:
         state = self._state.after(pending, closed=isinstance(record, CallClosed))
         if isinstance(record, CallOpened):
             shared_from = event.origin.position if is_shared(record.channels) else None
@@ -294,9 +308,9 @@ class TranscribeProcessor:
                 "dropped": state.dropped,
                 "audio_s": state.audio_s,
             }
-            if self._stage.speakers is not None and state.shared_from is not None:
+            if speakers is not None and state.shared_from is not None:
                 opened = msgspec.structs.replace(event.origin, position=state.shared_from)
-                record, detail["speakers"] = await self._stage.speakers.add_to(record, opened)
+                record, detail["speakers"] = await speakers.add_to(record, opened)
             yield self._ledger("completed", detail, event, f"completed/{record.revision}")
         yield self._numbered(record)
         self._state = state

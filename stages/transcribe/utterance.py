@@ -27,15 +27,22 @@ class UtteranceWork:
     """The work on one utterance, in a task of its own."""
 
     def __init__(
-        self, utterance: Utterance, committed: CommittedText, decoder: CallDecoder, context: UtteranceContext
+        self,
+        utterance: Utterance,
+        committed: CommittedText,
+        decoder: CallDecoder,
+        context: UtteranceContext,
+        *,
+        given_up: str | None = None,
     ) -> None:
-        """Begin to work, as soon as the values in `context` are known."""
+        """Begin to work, as soon as the values in `context` are known. `given_up`: why the engine is not asked."""
         self.utterance = utterance
         self.committed = committed
         self.error: str | None = None
         """The reason why the engine could not decode the utterance; None if it could."""
         self._decoder = decoder
         self._context = context
+        self._given_up = given_up
         self._vote_before = self._vote = LanguageVote()
         self._task = asyncio.create_task(self._run())
 
@@ -57,6 +64,8 @@ class UtteranceWork:
     async def _decoded(self) -> Transcription | None:
         """Return the utterance's text, without the words beyond hard cuts; None if there is too little speech."""
         utterance, committed = self.utterance, self.committed
+        if self._given_up is not None:
+            return Transcription.failed(self._language, self._given_up)
         if guards.too_short(voiced_s(utterance)) and not committed.text:
             return None
         language: str | LanguageChoice = self._choose_language

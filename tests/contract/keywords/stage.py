@@ -7,7 +7,7 @@ import msgspec
 from schemas.calls import CallRef
 from schemas.transcripts import TranscriptCompleted, TranscriptRecord
 from stages.errors import RejectedInput
-from stages.protocol import Checkpoint, Event, Output
+from stages.protocol import Checkpoint, Event, Output, SkipsFailedInputs
 
 KEYWORDS = "calls.keywords"
 KEYWORD_TYPE = "callstream.keyword"
@@ -28,7 +28,7 @@ class KeywordState(msgspec.Struct, frozen=True):
     next_output: int = 0
 
 
-class CallKeywords:
+class CallKeywords(SkipsFailedInputs):
     """One call. Every input is done when its outputs are: the state says how many there were of each."""
 
     idle_position = None

@@ -17,14 +17,14 @@ from schemas import topics
 from schemas.calls import CallRef
 from schemas.status import DeadLetter
 from stages.errors import RejectedInput
-from stages.protocol import CallProcessor, Checkpoint, Event, Output
+from stages.protocol import CallProcessor, Checkpoint, Event, Output, SkipsFailedInputs
 
 INPUT, OUTPUT = "numbers.in", "numbers.out"
 CALLS = [CallRef("default", f"call-{number}") for number in range(5)]
 INPUTS_PER_CALL = 40
 
 
-class Sums:
+class Sums(SkipsFailedInputs):
     """Publishes a running sum at every third number, twice at every ninth, and holds the inputs since the last."""
 
     idle_position = None
@@ -301,7 +301,7 @@ async def test_a_record_that_cannot_be_decoded_becomes_a_dead_letter(error: Exce
 
 
 async def test_a_stage_that_breaks_restarts_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
+    monkeypatch.setattr("pipeline.runtime.call_work._RETRY_PAUSES_S", (0.0,))
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(breaks_on=25, times=2)))
     task = asyncio.create_task(runner.run())
@@ -316,7 +316,7 @@ async def test_a_stage_that_breaks_restarts_and_loses_nothing(monkeypatch: pytes
 async def test_a_record_that_always_breaks_the_stage_gets_three_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
+    monkeypatch.setattr("pipeline.runtime.call_work._RETRY_PAUSES_S", (0.0,))
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(breaks_on=36, times=10**9)))
     task = asyncio.create_task(runner.run())
@@ -330,7 +330,7 @@ async def test_a_record_that_always_breaks_the_stage_gets_three_attempts(
 async def test_a_record_whose_output_cannot_be_sent_gets_three_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
+    monkeypatch.setattr("pipeline.runtime.call_work._RETRY_PAUSES_S", (0.0,))
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage(Faults(unsendable=25)))
     task = asyncio.create_task(runner.run())
