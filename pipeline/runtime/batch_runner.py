@@ -10,6 +10,7 @@ import structlog
 from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Partition, Record, Subscription
 from pipeline.runtime.byte_budget import ByteBudget
+from pipeline.runtime.failures import Blame, blame
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
 from pipeline.telemetry.metrics import Metrics
@@ -20,6 +21,10 @@ _FLUSH_S = 0.25
 _RESTART_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 
 
+_Taken = tuple[Record, Partition, Any]
+"""A record, its partition, and what the stage decoded."""
+
+
 class BatchStage(Protocol):
     name: str
 
@@ -28,7 +33,10 @@ class BatchStage(Protocol):
         ...
 
     def write(self, records: list[Any]) -> list[Output]:
-        """Store all records or none, durably, and return what to publish. Called from one thread."""
+        """Store all records or none, durably, and return what to publish. Called from one thread.
+
+        Raises stages.errors.MachineFailure where the store failed, whatever the records hold.
+        """
         ...
 
 
@@ -36,7 +44,9 @@ class BatchRunner:
     """Runs a batch stage. Also the handler that the bus calls.
 
     Records are collected for `_FLUSH_S` seconds, written in batches of up to `max_records` and acknowledged after what
-    `write` returned was published. If writing fails nothing is acknowledged, and the bus delivers the records again.
+    `write` returned was published. If the machine fails nothing is acknowledged, and the bus delivers the records
+    again. If writing fails for another reason the batch is halved until the record is found that cannot be written. It
+    becomes a dead letter, if its neighbours were written at the same moment.
     """
 
     def __init__(
@@ -59,7 +69,7 @@ class BatchRunner:
         self._budget = ByteBudget(budget_bytes)
         self._writer = writer
         self._max_records = max_records
-        self._pending: list[tuple[Record, Partition, Any]] = []
+        self._pending: list[_Taken] = []
         self._arrived = asyncio.Event()
         self._backoff = Backoff(_RESTART_PAUSES_S)
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
@@ -87,7 +97,9 @@ class BatchRunner:
         self._metrics.records_in.labels(self.stage.name, record.topic).inc()
         try:
             content = self.stage.decode(record.topic, record.headers, record.value, record.timestamp_s)
-        except Exception as error:  # decoding depends on the record alone: a retry would end the same
+        except Exception as error:
+            if blame(error) is Blame.MACHINE:
+                raise
             await self._publisher.reject(record, None, error, attempts=1)
             partition.ack(record.position)
             return
@@ -109,7 +121,6 @@ class BatchRunner:
         self._pending = kept
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -117,18 +128,50 @@ class BatchRunner:
             while self._pending:
                 batch, self._pending = self._pending[: self._max_records], self._pending[self._max_records :]
                 try:
-                    with self._metrics.stage_seconds.labels(self.stage.name).time():
-                        outputs = await loop.run_in_executor(
-                            self._writer, self.stage.write, [content for _, _, content in batch]
-                        )
-                    for output in outputs:
-                        await self._publisher.send(output, _call_of(output))
+                    await self._write_batch(batch)
                 finally:
                     for record, _, _ in batch:
                         self._budget.give(record.size_bytes)
                 self._backoff.reset()
-                for record, partition, _ in batch:
-                    partition.ack(record.position)
+
+    async def _write_batch(self, batch: "list[_Taken]") -> None:
+        """Write a batch, and give up the records that alone prevent it.
+
+        Raises what `write` raises if none of the records can be written: then nothing shows that it is theirs.
+        """
+        failed = await self._write_halves(batch)
+        if len(failed) == len(batch):
+            raise failed[0][1]
+        for taken, _ in failed:
+            for (record, partition, _), error in await self._write_halves([taken]):  # now that others were written
+                await self._publisher.reject(record, None, error, attempts=2)
+                partition.ack(record.position)
+
+    async def _write_halves(self, batch: "list[_Taken]") -> "list[tuple[_Taken, Exception]]":
+        """Write and acknowledge a batch, halved until it succeeds. Returns the records that fail alone, with the error.
+
+        Raises an error that is the machine's or the bus's.
+        """
+        try:
+            await self._write_all(batch)
+        except Exception as error:
+            if blame(error) in (Blame.MACHINE, Blame.BUS):
+                raise
+            if len(batch) == 1:
+                return [(batch[0], error)]
+            self._log.warning("batch failed, halved", records=len(batch), error=str(error))
+            middle = len(batch) // 2
+            return await self._write_halves(batch[:middle]) + await self._write_halves(batch[middle:])
+        return []
+
+    async def _write_all(self, batch: "list[_Taken]") -> None:
+        contents = [content for _, _, content in batch]
+        with self._metrics.stage_seconds.labels(self.stage.name).time():
+            outputs = await asyncio.get_running_loop().run_in_executor(self._writer, self.stage.write, contents)
+        for output in outputs:
+            await self._publisher.send(output, _call_of(output))
+        for record, partition, _ in batch:
+            partition.ack(record.position)
 
 
 def _call_of(output: Output) -> CallRef:

@@ -7,6 +7,10 @@ from typing import Any, ClassVar
 import duckdb
 
 from stages.adapters.duckdb_file import quack
+from stages.errors import MachineFailure
+
+_MACHINE_FAILURES = ("checkpoint", "Could not write", "Could not read", "No space left", "IO Error", "Out of Memory")
+"""Parts of the texts of DuckDB's fatal errors that are the disk's or the memory's."""
 
 
 class ServedFile:
@@ -45,9 +49,13 @@ class ServedFile:
             self._broken = False
         try:
             yield
-        except duckdb.FatalException:
+        except duckdb.FatalException as error:
             self._broken = True
+            if any(sign in str(error) for sign in _MACHINE_FAILURES):
+                raise MachineFailure(str(error)) from error
             raise
+        except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.ConnectionException) as error:
+            raise MachineFailure(str(error)) from error
 
     def close(self) -> None:
         """Stop serving and close the file."""

@@ -4,13 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from pipeline.client.warehouse import remote_reader
 from pipeline.errors import InputError
 from stages.adapters.duckdb_file.quack import free_port
-from stages.errors import StageError
+from stages.errors import MachineFailure, StageError
 from stages.index import queries
 from stages.index.ranking import Filters, Hit, fused
 from stages.index.store import WindowStore
@@ -77,7 +76,7 @@ def test_an_index_recovers_from_a_full_disk_at_a_checkpoint(
     url = store.serve(token, port)
     store.update([update([window(call(1), "before")], [unit(1)])])
     many = [update([window(call(n), f"call {n} " + "word " * 50)], [unit(n)]) for n in range(2, 150)]
-    with files_may_not_grow(store.path), pytest.raises(duckdb.FatalException):
+    with files_may_not_grow(store.path), pytest.raises(MachineFailure):
         store.update(many)
     store.update([*many, update([window(call(200), "behind")], [unit(1)])])
     assert store.count() == 150

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from stages.adapters.duckdb_file.quack import free_port, load_extensions
-from stages.errors import StageError
+from stages.errors import MachineFailure, StageError
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.support.processes.disks import files_may_not_grow
@@ -128,7 +128,7 @@ def test_a_warehouse_recovers_from_a_full_disk_at_a_checkpoint(tmp_path: Path) -
         stage = SinkStage(tables)
         stage.write(CallScript("before").whole(2))
         many = [record for number in range(20) for record in CallScript(f"call-{number}").whole(20)]
-        with files_may_not_grow(path), pytest.raises(duckdb.FatalException):
+        with files_may_not_grow(path), pytest.raises(MachineFailure):
             stage.write(many)
         stage.write(CallScript("behind").whole(2))
         stored = {call_id for (call_id,) in read(tables, "SELECT call_id FROM audio_sessions")}
