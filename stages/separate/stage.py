@@ -152,6 +152,7 @@ class CallSeparator:
         """End the call as failed where its end cannot be worked on. Without another event the call has a gap."""
         if self._state is None or self._is_over or not isinstance(record, CallEnded | CallIdle):
             raise RejectedInput(reason)
+        self._order.highest = max(self._order.highest, event.seq)
         return self._fail(event.timestamp_s, reason)
 
     async def _fail(self, at: float, reason: str) -> AsyncIterator[Output]:

@@ -16,10 +16,13 @@ from functools import partial
 from typing import Final
 
 import msgspec
+import numpy as np
 import structlog
 
 from schemas.calls import CallRef
-from stages.transcribe.engine.protocol import Row, SpeechEngine, Transcription
+from stages.errors import MachineFailure
+from stages.transcribe.engine.out_of_memory import is_out_of_memory
+from stages.transcribe.engine.protocol import EngineError, Row, SpeechEngine, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 from stages.transcribe.scheduling.batching import next_batch
 from stages.transcribe.scheduling.fair_queue import FairQueue, WaitingRow
@@ -30,6 +33,9 @@ FILL_BACKFILL_S: Final = 0.25
 
 LIVE_EXPECTED_S: Final = 10.0
 """For so long after a live row another one is expected: a speaker's turn and the pause after it."""
+
+PROBE: Final = Row(audio=np.zeros(SAMPLE_RATE_HZ, np.float32), voiced=[(0.0, 1.0)], language="en")
+"""One second of silence, which every engine decodes."""
 
 
 class BatchRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,8 +127,8 @@ class Scheduler:
     def submit(self, row: Row, *, call: CallRef, live: bool) -> asyncio.Future[Transcription]:
         """Queue a row of `call`. The work starts without being awaited. Cancelling the future withdraws the row.
 
-        A row that the engine cannot decode gives a Transcription with `error`, not an exception. Raises RuntimeError
-        once the scheduler is closed.
+        A row that the engine cannot decode gives a Transcription with `error`, not an exception. The future raises
+        MachineFailure if the engine can decode nothing. Raises RuntimeError once the scheduler is closed.
         """
         if self._closed:
             raise RuntimeError("the scheduler is closed")
@@ -219,7 +225,10 @@ class Scheduler:
         return max(1, self._workers - 1) if expects_live else self._workers
 
     def _decode(self, rows: Sequence[Row]) -> tuple[list[Transcription], float]:
-        """Decode a batch in a worker's thread. If it fails, decode its rows one by one: only a bad one fails then."""
+        """Decode a batch in a worker's thread. If it fails, decode its rows one by one: only a bad one fails then.
+
+        Raises MachineFailure if the engine fails, whatever the row.
+        """
         started_s = self._clock()
         try:
             done = self.engine.transcribe_batch(rows)
@@ -227,9 +236,28 @@ class Scheduler:
             if len(rows) > 1:
                 done = [transcription for row in rows for transcription in self._decode([row])[0]]
             else:
-                structlog.get_logger().error("decoding failed", error=repr(error))
-                done = [_failed(rows[0], f"{type(error).__name__}: {error}")]
+                done = [self._decode_again(rows[0], error)]
         return done, self._clock() - started_s
+
+    def _decode_again(self, row: Row, error: Exception) -> Transcription:
+        """Decode a row that has failed. It is to blame if it fails while known audio is decoded.
+
+        Raises MachineFailure if the known audio cannot be decoded either: a device has failed, and no text may be lost.
+        """
+        log = structlog.get_logger()
+        if not isinstance(error, EngineError) and not is_out_of_memory(error):
+            try:
+                self.engine.transcribe_batch([PROBE])
+            except Exception as failure:
+                log.warning("known audio cannot be decoded", error=repr(failure))
+            else:
+                try:
+                    return self.engine.transcribe_batch([row])[0]
+                except Exception as again:
+                    log.error("decoding failed", error=repr(again))
+                    return _failed(row, f"{type(again).__name__}: {again}")
+        log.error("speech engine failed", error=repr(error))
+        raise MachineFailure(f"the speech engine fails: {error!r}") from error
 
     def _finish(
         self, items: list[WaitingRow], started_s: float, work: asyncio.Future[tuple[list[Transcription], float]]
@@ -239,6 +267,14 @@ class Scheduler:
         self._running_interims -= items[0].row.interim
         self._running_backfill -= items[0].queue == "batch"
         if work.cancelled():
+            return
+        failure = work.exception()
+        if failure is not None:
+            for item in items:
+                if not item.result.done():
+                    item.result.set_exception(failure)
+            if not self._closed:
+                self._start_work()
             return
         transcriptions, busy_s = work.result()
         self._busy_s += busy_s

@@ -11,16 +11,18 @@ from schemas import topics
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted
 from schemas.status import DeadLetter, JobStatus
 from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Utterance
+from stages.errors import RejectedInput
 from stages.separate.codecs import Samples
 from stages.separate.event_order import MAX_AHEAD, MAX_HELD_EVENTS
 from stages.separate.speech import VoiceActivityModel, load_voice_activity_model
-from stages.separate.stage import SeparateStage
+from stages.separate.stage import CallSeparator, SeparateStage
 from tests.calls import bad
 from tests.unit.stages.separate.scripted import (
     CALL,
     RATE_HZ,
     Arrival,
     LoudnessModel,
+    Published,
     Run,
     bursts,
     call_events,
@@ -411,3 +413,47 @@ async def test_clipped_speech_is_still_found(silero: VoiceActivityModel) -> None
         spoken_s = sum(end_s - start_s for start_s, end_s in voiced(run, channel))
         said_s = sum(end_s - start_s for line in lines(channel) for start_s, end_s in line["speech"] if end_s < 20)
         assert spoken_s == pytest.approx(said_s, rel=0.3)
+
+
+async def given_up(events: list[AudioEvent], separator: CallSeparator | None = None) -> tuple[Run, CallSeparator]:
+    """Feed all events but the last, which is given up."""
+    separator = separator or SeparateStage(LoudnessModel()).open(CALL, None)
+    arrivals = in_order(events)
+    run = await feed(separator, arrivals[:-1])
+    async for output in separator.give_up(arrivals[-1].record, arrivals[-1].event, reason="failed 3 times"):
+        if output.seq is None:
+            run.others.append(output)
+        else:
+            run.published.append(Published(output, len(events) - 1, b"", 0))
+    return run, separator
+
+
+async def test_a_call_whose_end_cannot_be_worked_on_is_closed_as_failed() -> None:
+    run, separator = await given_up(call_events(bursts((1, 2), (3, 3.9), length_s=4)))
+    end = closed(run)
+    assert (end.reason, end.provisional, end.duration_s) == ("failed: failed 3 times", False, 4.0)
+    assert [round(gap.start_s) for gap in end.gaps] == [3]
+    assert [record.seq for record in run.records] == list(range(len(run.records)))
+    assert ledger(run, "failed")[0]["reason"] == end.reason
+    assert separator.finished
+    assert separator.checkpoint().released == len(call_events(bursts(length_s=4)))
+
+
+async def test_a_container_that_cannot_be_worked_on_is_closed_as_failed() -> None:
+    start = CallStarted(encoding="container", sample_rate_hz=8_000, channels=1)
+    run, separator = await given_up([start, AudioChunk(data=b"RIFF" * 100), CallEnded(events=3)])
+    assert [type(record) for record in run.records] == [CallOpened, CallClosed]
+    assert closed(run).reason == "failed: failed 3 times"
+    assert separator.finished
+    assert separator.checkpoint().released == 3
+
+
+async def test_a_chunk_that_is_given_up_becomes_a_gap() -> None:
+    events = call_events(bursts((1, 2), length_s=4))
+    separator = SeparateStage(LoudnessModel()).open(CALL, None)
+    arrivals = in_order(events)
+    await feed(separator, arrivals[:3])
+    with pytest.raises(RejectedInput):
+        separator.give_up(arrivals[3].record, arrivals[3].event, reason="failed 3 times")
+    run = await feed(separator, arrivals[4:])
+    assert [gap.events for gap in closed(run).gaps] == [1]

@@ -44,6 +44,8 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.broken = broken
+        self.failure: Exception | None = None
+        """Raised for every batch, as by a device that is gone."""
         self.batches: list[list[int]] = []
         self.hotwords: list[tuple[str, ...]] = []
         self.running = 0
@@ -65,6 +67,8 @@ class FakeEngine:
             self.most_running = max(self.most_running, self.running)
         self.gate.wait(10)
         try:
+            if self.failure is not None:
+                raise self.failure
             if self.broken & set(levels):
                 raise RuntimeError("broken audio")
             return [self._say(row, level) for row, level in zip(rows, levels, strict=True)]

@@ -15,7 +15,7 @@ from schemas.segments import Segment
 from schemas.status import JobStatus
 from schemas.topics import SEGMENTS, STATUS
 from schemas.utterances import CallChanged, CallOpened, CallProgress, Channel, Part, Utterance, UtteranceRecord
-from stages.errors import RejectedInput
+from stages.errors import MachineFailure, RejectedInput
 from stages.protocol import Checkpoint, Event, Origin, Output
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeProcessor, TranscribeStage, TranscribeState
@@ -200,6 +200,35 @@ async def test_an_utterance_that_cannot_be_decoded_is_answered_and_reported() ->
     assert failed.detail["segment_id"] == first.segment_id
     (completed,) = ledger(outputs, "completed")
     assert completed.detail["failed"] == 1
+
+
+async def test_a_device_that_fails_gives_no_segment_and_the_utterance_is_decoded_later() -> None:
+    engine = FakeEngine()
+    records: list[UtteranceRecord] = [opened("en"), utterance(1, 7)]
+    async with stage(engine) as open_call:
+        engine.failure = RuntimeError("the GPU has fallen off the bus")
+        processor = open_call(None)
+        with pytest.raises(MachineFailure):
+            await process(processor, records)
+        assert processor.checkpoint().released == 1
+        engine.failure = None
+        outputs = await process(open_call(None), records)
+    assert [output.record.text for output in outputs if isinstance(output.record, Segment)] == ["en 7"]
+
+
+async def test_an_utterance_that_is_given_up_leaves_an_empty_segment_and_an_entry() -> None:
+    async with stage() as open_call:
+        processor = open_call(None)
+        outputs = await process(processor, [opened("en")])
+        given_up = processor.give_up(utterance(1, 7), event(utterance(1, 7)), reason="failed 3 times")
+        outputs += [output async for output in given_up]
+        outputs += await process(processor, [utterance(2, 8), closed(3)])
+    first, second = (output.record for output in outputs if isinstance(output.record, Segment))
+    assert (first.guard, first.text, first.seq) == ("error", "", 1)
+    assert second.text == "en 8"
+    (failed,) = ledger(outputs, "failed")
+    assert failed.detail["error"] == "failed 3 times"
+    assert processor.finished
 
 
 async def test_an_utterance_longer_than_a_window_is_answered_and_reported() -> None:

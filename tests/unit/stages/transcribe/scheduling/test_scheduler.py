@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from schemas.calls import CallRef
-from stages.transcribe.engine.protocol import Row, Transcription
+from stages.errors import MachineFailure
+from stages.transcribe.engine.protocol import EngineError, Row, Transcription
 from stages.transcribe.scheduling.scheduler import LIVE_EXPECTED_S, BatchRun, Scheduler
 from tests.unit.stages.transcribe.engines import FakeEngine, audio, until
 
@@ -184,6 +185,27 @@ async def test_a_bad_row_costs_no_other_its_text() -> None:
         assert queue.stats().failed == 1
     assert [text.text for text in done] == ["en 1", "en 2", "", "en 4"]
     assert done[2].error == "RuntimeError: broken audio"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("CUDA error: the GPU has fallen off the bus"),
+        EngineError("cannot be loaded"),
+        MemoryError(),
+    ],
+)
+async def test_a_device_that_fails_costs_no_row_its_text(failure: Exception) -> None:
+    engine = FakeEngine()
+    async with scheduler(engine, max_batch=4) as queue:
+        engine.failure = failure
+        rows = [queue.submit(row(level), call=CALL, live=True) for level in (1, 2, 3)]
+        for outcome in await asyncio.gather(*rows, return_exceptions=True):
+            assert isinstance(outcome, MachineFailure)
+        engine.failure = None
+        again = await asyncio.gather(*(queue.submit(row(level), call=CALL, live=True) for level in (1, 2, 3)))
+        assert queue.stats().failed == 0
+    assert [text.text for text in again] == ["en 1", "en 2", "en 3"]
 
 
 async def test_a_row_that_is_too_long_fails_alone_and_at_once() -> None:
