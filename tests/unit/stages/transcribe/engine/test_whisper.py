@@ -16,6 +16,7 @@ from stages.transcribe import guards
 from stages.transcribe.engine.protocol import Audio, Detection, EngineError, Row, Transcription
 from stages.transcribe.engine.whisper import Engine
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ, WhisperWindow, max_tokens, windows_of
+from stages.transcribe.scheduling.scheduler import PROBE
 from tests.calls.wording import word_errors
 
 Times = NDArray[np.float64]
@@ -151,6 +152,11 @@ def test_no_words_are_invented_for_sounds_that_are_no_speech(engine: Engine, sec
 
 
 @pytest.mark.slow
+def test_the_audio_that_tells_a_failed_device_from_a_bad_row_is_decoded(engine: Engine) -> None:
+    [transcription] = engine.transcribe_batch([PROBE])
+    assert transcription.error is None
+
+
 def test_weights_that_are_no_model_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"nothing")
     with pytest.raises(EngineError, match="cannot be loaded"):
