@@ -34,5 +34,9 @@ class QueueFeed:
             raise StopAsyncIteration
         return item
 
+    def fail(self, error: Exception) -> None:
+        """End the iteration with an error: what reads the broker has ended."""
+        self.put(error if isinstance(error, BusError) else BusError(f"following topics ended: {error!r}"))
+
     async def close(self) -> None:
         self.put(None)

@@ -72,12 +72,9 @@ class StageRunner:
         started_at = loop.time()
         await log_backlog(self._bus, self.subscription, self._log)
         self._failure = loop.create_future()
-        sweeping = asyncio.create_task(self._sweep())
         try:
-            await until_one_ends(self._failure, self._bus.run(self.subscription, self))
+            await until_one_ends(self._failure, self._bus.run(self.subscription, self), self._sweep())
         finally:
-            sweeping.cancel()
-            await asyncio.gather(sweeping, return_exceptions=True)
             await self._drop_calls()
             if loop.time() - started_at > _STEADY_S:
                 self._backoff.reset()

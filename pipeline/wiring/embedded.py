@@ -14,6 +14,7 @@ from pipeline.clock import unix_time_s
 from pipeline.instance import DataLock, InstanceInfo
 from pipeline.relays.fanout import Fanout, LiveServer, live_server
 from pipeline.settings import Settings
+from pipeline.tasks import owned
 from pipeline.telemetry.metrics import Metrics, served
 from pipeline.wiring.context import WiringContext
 from pipeline.wiring.embedded_bus import open_deployment_bus
@@ -60,8 +61,7 @@ class Embedded:
             self.instance = _instance(bus_url, warehouse, metrics_url, live)
             if lock is not None:
                 lock.announce(self.instance)
-            announcing = asyncio.create_task(self._announce_ready(lock))
-            stack.callback(announcing.cancel)
+            self.worker.own(self._announce_ready(lock), name="announce ready", ends=True)
             self._cleanup = stack.pop_all()
         return self
 
@@ -73,7 +73,7 @@ class Embedded:
     @contextlib.asynccontextmanager
     async def _fanned_out(self, live: LiveServer) -> AsyncIterator[None]:
         async with Fanout(self.bus, live, metrics=self.metrics) as fanout:
-            running = asyncio.create_task(fanout.run(), name="fan-out")
+            running = owned(fanout.run(), name="fan-out", failed=self.worker.fail)
             try:
                 yield
             finally:

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from pipeline.errors import ModelError
+from pipeline.tasks import owned
 from pipeline.wiring.context import WiringContext
 from pipeline.wiring.stage import Ready, StageWiring
 from stages.errors import StageError
@@ -29,10 +30,10 @@ class Worker:
         for wiring, loaded in zip(self._stages, awaited, strict=True):
             if wiring.optional and len(self._stages) > 1:
                 loaded.set()
-                self._spawn(self._run_optional(wiring))
+                self.own(self._run_optional(wiring), name=wiring.name, ends=True)
             else:
-                self._spawn(self._run(wiring, loaded.set))
-        self._spawn(self._announce(awaited))
+                self.own(self._run(wiring, loaded.set), name=wiring.name)
+        self.own(self._announce(awaited), name="announce", ends=True)
 
     async def wait(self) -> None:
         """Wait until something fails that no restart of a stage can mend, such as a missing model, and raise it."""
@@ -44,6 +45,10 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._failed.cancel()
+
+    def own(self, work: Coroutine[Any, Any, None], *, name: str, ends: bool = False) -> None:
+        """Run `work` beside the stages until stopped. Its failure is one that `wait` raises."""
+        self._tasks.append(owned(work, name=name, failed=self.fail, ends=ends))
 
     async def _run(self, wiring: StageWiring, ready: Ready) -> None:
         await wiring.run(self._context, ready)
@@ -60,15 +65,9 @@ class Worker:
         await asyncio.gather(*(event.wait() for event in awaited))
         self.ready.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        task.add_done_callback(self._note_end)
-        self._tasks.append(task)
-
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+    def fail(self, error: Exception) -> None:
+        """Let `wait` raise `error`."""
+        if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
         if not self._failed.done():
             self._failed.set_exception(error)

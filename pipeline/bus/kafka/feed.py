@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from pipeline.bus.feed import QueueFeed
 from pipeline.bus.kafka.clients import KafkaClients, bus_errors
 from pipeline.bus.kafka.records import stored_record
-from pipeline.errors import BusError
+from pipeline.tasks import owned
 
 _PAUSE_S: Final = 0.5
 
@@ -43,7 +43,7 @@ class KafkaFeed(QueueFeed):
             reader.assign(places)
             for place, end in (await reader.end_offsets(places)).items():
                 reader.seek(place, end)
-        self._pumping = asyncio.create_task(self._pump(reader), name=f"follow {', '.join(self._topics)}")
+        self._pumping = owned(self._pump(reader), name=f"follow {', '.join(self._topics)}", failed=self.fail)
 
     async def close(self) -> None:
         if self._pumping is not None:
@@ -66,7 +66,6 @@ class KafkaFeed(QueueFeed):
             except KafkaError as error:
                 failed_since = failed_since or clock()
                 if clock() - failed_since > self._reconnect_s:
-                    self.put(BusError(f"following topics ended: {error}"))
-                    return
+                    raise
                 self._log.debug("follower resumes", error=str(error))
                 await asyncio.sleep(_PAUSE_S)

@@ -189,6 +189,8 @@ class ProgressIndex:
                 await self.flush()
             except BusError as error:
                 self._log.debug("index waits for the broker", error=str(error))
+            except Exception as error:  # the next flush writes what this one did not
+                self._log.error("index not written", error=repr(error), exc_info=error)
 
     async def _write(
         self,

@@ -280,6 +280,11 @@ class NatsConnection:
                 self._reason = str(refusal or error) or type(error).__name__
                 await backoff.pause()
                 continue
+            except Exception as error:
+                self._reason = repr(error)
+                self._log.error("connecting to NATS failed", error=repr(error), exc_info=error)
+                await backoff.pause()
+                continue
             self._session = session
             self._connected.set()
             if backoff.failures:

@@ -12,6 +12,7 @@ from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsC
 from pipeline.bus.nats.subjects import delivery, stored_record, stream_name, subject_base
 from pipeline.bus.protocol import Record
 from pipeline.errors import BusError
+from pipeline.tasks import owned
 
 _HEARTBEAT_S: Final = 5.0
 _SILENCE_S: Final = 2.5 * _HEARTBEAT_S
@@ -39,7 +40,7 @@ class JetStreamFeed(QueueFeed):
                     raise BusError(f"there is no topic {topic}: {error}") from error
 
             last = await self._connection.retrying(last_of)
-            self._tasks.append(asyncio.create_task(self._watch(topic, last), name=f"follow {topic}"))
+            self._tasks.append(owned(self._watch(topic, last), name=f"follow {topic}", failed=self.fail))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -55,9 +56,6 @@ class JetStreamFeed(QueueFeed):
                 await watch.run(await self._connection.session())
             except (SessionLost, ApiError) as error:
                 log.debug("follower resumes", error=str(error))
-            except BusError as error:
-                self.put(error)
-                return
             await asyncio.sleep(_PAUSE_S)
 
 

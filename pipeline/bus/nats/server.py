@@ -128,8 +128,8 @@ class NatsServer:
             await asyncio.sleep(pause_s)
             try:
                 await self._spawn(binary)
-            except (BusError, OSError) as error:
-                self._log.error("nats-server restart failed", error=str(error))
+            except Exception as error:
+                self._log.error("nats-server restart failed", error=str(error), exc_info=error)
 
     async def _end_of(self, process: asyncio.subprocess.Process) -> int:
         """Wait for the server to end and return its exit code.

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Outgoing, Partition
+from pipeline.bus.protocol import Outgoing, Partition, Subscription
 from pipeline.errors import BusError, RecordTooLargeError
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.failures import Blame, blame
@@ -208,3 +208,27 @@ async def test_kills_amid_failures_lose_and_duplicate_nothing(seed: int) -> None
         f"seed {seed}"
     )
     assert await letters(bus, 0) == []
+
+
+async def test_the_death_of_a_runner_s_sweep_restarts_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.runtime.call_runner._KEEP_IDLE_CALL_S", 0.03)
+    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
+    bus = await bus_with_inputs()
+    runner = runner_on(bus, SumStage())
+    counting = CountingRunner(runner)
+    lag, errors = bus.lag, [ValueError("odd")]
+
+    async def odd_once(subscription: Subscription) -> int:
+        if counting.assigned and errors:
+            raise errors.pop()
+        return await lag(subscription)
+
+    monkeypatch.setattr(bus, "lag", odd_once)
+    task = asyncio.create_task(runner.run())
+    async with asyncio.timeout(10):
+        while counting.assigned < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await publish_all(bus)
+    await wait_for_lag(bus, runner, len(CALLS))
+    await stop(task)
+    assert by_call(await read_all(bus, OUTPUT, N_OUTPUTS)) == {call.key: expected_outputs() for call in CALLS}
