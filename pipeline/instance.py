@@ -37,7 +37,9 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     live_url: str | None = None
     """The NATS server of live updates."""
     ready: bool = False
-    """True once models are loaded and all stages read."""
+    """True while models are loaded and every group with waiting records moves."""
+    stalled: list[str] = []
+    """The groups that stand still."""
 
 
 class Owner(Protocol):

@@ -34,6 +34,7 @@ def status(
         raise InstanceError(f"nothing runs on {settings.data}: start it with `callstream up`")
     shown = {
         "ready": instance.ready,
+        "stalled": instance.stalled,
         "pid": instance.pid,
         "bus_url": instance.bus_url,
         "nats_url": None if instance.bus_url.startswith(_KAFKA) else instance.bus_url,
@@ -45,5 +46,6 @@ def status(
     if as_json:
         typer.echo(msgspec.json.encode(shown).decode())
         return
+    shown["stalled"] = ", ".join(instance.stalled) or None
     for name, value in shown.items():
         typer.echo(f"{name:<12} {value}")

@@ -1,6 +1,7 @@
 """Runs a stage that takes records of all calls in small batches: one writer thread, write, then acknowledge."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -9,8 +10,10 @@ import structlog
 
 from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Partition, Record, Subscription
+from pipeline.errors import BusError
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.failures import Blame, blame
+from pipeline.runtime.movement import CHECK_EVERY_S, Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
 from pipeline.telemetry.metrics import Metrics
@@ -60,9 +63,11 @@ class BatchRunner:
         budget_bytes: int,
         writer: ThreadPoolExecutor,
         max_records: int,
+        movement: Movement | None = None,
     ) -> None:
         self.stage = stage
         self.subscription = subscription
+        self._movement = movement or Movement(subscription.group, Health(metrics))
         self._bus = bus
         self._publisher = publisher
         self._metrics = metrics
@@ -82,7 +87,7 @@ class BatchRunner:
         """Read and write until the bus or the writer fails, which raises."""
         await log_backlog(self._bus, self.subscription, self._log)
         try:
-            await until_one_ends(self._bus.run(self.subscription, self), self._write())
+            await until_one_ends(self._bus.run(self.subscription, self), self._write(), self._check())
         finally:
             self._forget()
 
@@ -120,6 +125,16 @@ class BatchRunner:
                 kept.append(entry)
         self._pending = kept
 
+    async def _check(self) -> None:
+        """Measure the group's lag, and check that it moves."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            waiting = 1
+            with contextlib.suppress(BusError):
+                waiting = await self._bus.lag(self.subscription)
+                self._metrics.queue_depth.labels(self.subscription.group).set(waiting)
+            self._movement.check(waiting=waiting > 0)
+
     async def _write(self) -> None:
         while True:
             await self._arrived.wait()
@@ -133,6 +148,7 @@ class BatchRunner:
                     for record, _, _ in batch:
                         self._budget.give(record.size_bytes)
                 self._backoff.reset()
+                self._movement.moved()
 
     async def _write_batch(self, batch: "list[_Taken]") -> None:
         """Write a batch, and give up the records that alone prevent it.

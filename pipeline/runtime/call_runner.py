@@ -20,6 +20,7 @@ from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.call_work import CallWork
 from pipeline.runtime.decoding import Decoded, Decoder
 from pipeline.runtime.failures import Attempts, Blame, blame
+from pipeline.runtime.movement import CHECK_EVERY_S, Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
 from pipeline.telemetry.metrics import Metrics
@@ -46,12 +47,14 @@ class StageRunner:
         publisher: Publisher,
         metrics: Metrics,
         budget_bytes: int,
+        movement: Movement | None = None,
     ) -> None:
         self.stage = stage
         self.subscription = subscription
         self.publisher = publisher
         self.metrics = metrics
         self.budget = ByteBudget(budget_bytes)
+        self.movement = movement or Movement(subscription.group, Health(metrics))
         self._bus = bus
         self._decoder = decoder
         self._calls: dict[tuple[str, int, CallRef], CallWork] = {}
@@ -108,6 +111,7 @@ class StageRunner:
         work.put(record, decoded)
 
     async def on_revoked(self, partition: Partition) -> None:
+        self._lag.pop((partition.topic, partition.number), None)
         lost = [key for key in self._calls if key[:2] == (partition.topic, partition.number)]
         await self.cancel([self._calls.pop(key) for key in lost])
 
@@ -145,14 +149,19 @@ class StageRunner:
             self._failure.set_exception(error)
 
     async def _sweep(self) -> None:
-        """Drop finished calls from memory, and measure the group's lag."""
+        """Measure the group's lag, check that it moves, and drop finished calls from memory."""
         while True:
-            await asyncio.sleep(_KEEP_IDLE_CALL_S / 3)
+            await asyncio.sleep(CHECK_EVERY_S)
+            answered = False
             with contextlib.suppress(BusError):
                 waiting = await self._bus.lag(self.subscription)
                 self.metrics.queue_depth.labels(self.subscription.group).set(waiting)
-            for key, work in list(self._calls.items()):
-                if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S):
+                answered = True
+            works = list(self._calls.items())
+            busy = self.budget.exhausted or any(self._lag.values()) or any(work.busy for _, work in works)
+            self.movement.check(waiting=busy or not answered)
+            for key, work in works:
+                if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S) and self._calls.get(key) is work:
                     del self._calls[key]
                     await self.cancel([work])
 

@@ -20,6 +20,7 @@ from pipeline.bus.protocol import Partition, Progress, Record, Subscription
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.decoding import Decoded
 from pipeline.runtime.failures import MAX_ATTEMPTS, Attempts, Blame, blame
+from pipeline.runtime.movement import Movement
 from pipeline.runtime.publisher import TRACE_HEADER, Publisher
 from pipeline.telemetry.logs import bind_call, bind_event
 from pipeline.telemetry.metrics import Metrics
@@ -48,6 +49,7 @@ class Runner(Protocol):
     metrics: Metrics
     budget: ByteBudget
     attempts: Attempts
+    movement: Movement
 
     async def reread(self, partition: Partition, position: int) -> tuple[Record, Decoded] | None:
         """Return a record of the partition again, None if the topic no longer holds it. Raises BusError."""
@@ -186,12 +188,16 @@ class CallWork:
         while not self._started.empty():
             await self._abandon(self._started.get_nowait())
 
+    @property
+    def busy(self) -> bool:
+        """True while inputs are not finished."""
+        return self._unpublished > 0 or self._to_reread is not None
+
     def droppable(self, *, idle_for_s: float) -> bool:
         """Return True if the call was quiet for that long and its checkpoint on the bus holds everything of it."""
         quiet_s = asyncio.get_running_loop().time() - self.last_taken_at
         finished = self.processor is not None and self.processor.finished
-        waits = self._unpublished or self._unreleased or self._to_reread is not None
-        return finished and not waits and quiet_s >= idle_for_s
+        return finished and not self.busy and not self._unreleased and quiet_s >= idle_for_s
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -307,6 +313,7 @@ class CallWork:
         self._runner.budget.give(started.record.size_bytes)
         metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
         self._unpublished -= 1
+        self._runner.movement.moved()
         if started.record.position >= self._failed_at:
             self._backoff.reset()
 

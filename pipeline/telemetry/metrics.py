@@ -74,9 +74,10 @@ class Metrics:
             "as",
         )
 
-        self.ready = gauge("ready", "1 once models are loaded and stages read")
+        self.ready = gauge("ready", "1 while models are loaded and every group with waiting records moves")
         self.inflight_bytes = gauge("inflight_bytes", "Bytes of records in progress", "stage")
         self.queue_depth = gauge("queue_depth", "Unacknowledged records", "group")
+        self.group_stalled = gauge("group_stalled", "1 while records wait and none was finished for a minute", "group")
         self.asr_queue = gauge("asr_queue", "Utterances waiting for the speech engine", "queue")
         self.asr_oldest_seconds = gauge("asr_oldest_seconds", "Age of the oldest waiting utterance", "queue")
         self.asr_running = gauge("asr_running", "Batches in the speech engine")

@@ -6,6 +6,7 @@ import msgspec
 
 from pipeline.bus.protocol import Subscription
 from pipeline.runtime.decoding import Decoder
+from pipeline.runtime.movement import STANDSTILL_S
 from schemas.topics import Lane, in_lane
 
 LANES: Final[tuple[Lane, ...]] = ("live", "batch")
@@ -26,6 +27,10 @@ class ConsumerGroup(msgspec.Struct, frozen=True, kw_only=True):
     """None where the stage decodes by itself, as batch stages do."""
     progress: str | None = None
     """The topic whose records carry the group's progress: that of the stage's numbered outputs."""
+
+    standstill_s: float = STANDSTILL_S
+    """How long one record may take before the group counts as standing still. Infinite where records wait for a service
+    outside."""
 
     @property
     def lanes(self) -> tuple[Lane, ...]:

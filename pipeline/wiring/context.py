@@ -8,6 +8,7 @@ import msgspec
 from pipeline.bus.protocol import Bus, Subscription
 from pipeline.runtime.batch_runner import BatchRunner, BatchStage
 from pipeline.runtime.call_runner import StageRunner
+from pipeline.runtime.movement import Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
@@ -32,6 +33,8 @@ class WiringContext(msgspec.Struct, frozen=True):
     settings: Settings
     metrics: Metrics
     warehouse: "Warehouse | None" = None
+    health: Health | None = None
+    """Told of groups that stand still."""
 
     def call_runner(self, stage: CallStage[Any], group: ConsumerGroup, lane: Lane = "live") -> StageRunner:
         """Return the runner of a stage that works call by call."""
@@ -44,6 +47,7 @@ class WiringContext(msgspec.Struct, frozen=True):
             publisher=self._publisher(stage.name, lane),
             metrics=self.metrics,
             budget_bytes=group.budget_bytes,
+            movement=self._movement(group, lane),
         )
 
     def batch_runner(
@@ -59,7 +63,12 @@ class WiringContext(msgspec.Struct, frozen=True):
             budget_bytes=group.budget_bytes,
             writer=writer,
             max_records=max_records,
+            movement=self._movement(group, "live"),
         )
+
+    def _movement(self, group: ConsumerGroup, lane: Lane) -> Movement:
+        name = group.subscription(lane).group
+        return Movement(name, self.health or Health(self.metrics), standstill_s=group.standstill_s)
 
     def _subscription(self, group: ConsumerGroup, lane: Lane) -> Subscription:
         read = group.subscription(lane)

@@ -13,6 +13,7 @@ from pipeline.bus.protocol import Bus
 from pipeline.clock import unix_time_s
 from pipeline.instance import DataLock, InstanceInfo
 from pipeline.relays.fanout import Fanout, LiveServer, live_server
+from pipeline.runtime.movement import Health
 from pipeline.settings import Settings
 from pipeline.tasks import owned
 from pipeline.telemetry.metrics import Metrics, served
@@ -39,6 +40,7 @@ class Embedded:
     def __init__(self, settings: Settings, *, stages: Sequence[StageWiring] = REQUIRED) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.health = Health(self.metrics)
         self._stages = tuple(stages)
         self._cleanup = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("callstream.embedded")
@@ -52,7 +54,7 @@ class Embedded:
             self.bus, bus_url = await stack.enter_async_context(open_deployment_bus(settings))
             metrics_url = stack.enter_context(served(self.metrics, settings.metrics_port))
             warehouse = await stack.enter_async_context(open_warehouse(settings.data)) if owner else None
-            self.worker = Worker(WiringContext(self.bus, settings, self.metrics, warehouse), self._stages)
+            self.worker = Worker(WiringContext(self.bus, settings, self.metrics, warehouse, self.health), self._stages)
             self.worker.start()
             stack.push_async_callback(self.worker.stop)
             live = live_server(settings, bus_url) if {*REQUIRED} <= {*self._stages} else None
@@ -61,7 +63,7 @@ class Embedded:
             self.instance = _instance(bus_url, warehouse, metrics_url, live)
             if lock is not None:
                 lock.announce(self.instance)
-            self.worker.own(self._announce_ready(lock), name="announce ready", ends=True)
+            self.worker.own(self._announce_ready(lock), name="announce ready")
             self._cleanup = stack.pop_all()
         return self
 
@@ -81,12 +83,20 @@ class Embedded:
                 await asyncio.gather(running, return_exceptions=True)
 
     async def _announce_ready(self, lock: DataLock | None) -> None:
+        """Announce readiness, take it back while a group stands still, and say which."""
         await self.worker.ready.wait()
-        self.metrics.ready.set(1)
-        self.instance = msgspec.structs.replace(self.instance, ready=True)
-        if lock is not None:
-            lock.announce(self.instance)
-        self._log.info("ready", pid=self.instance.pid, bus=self.instance.bus_url)
+        while True:
+            self.health.changed.clear()
+            stalled = self.health.stalled
+            self.metrics.ready.set(not stalled)
+            self.instance = msgspec.structs.replace(self.instance, ready=not stalled, stalled=stalled)
+            if lock is not None:
+                lock.announce(self.instance)
+            if stalled:
+                self._log.error("groups stand still", groups=stalled)
+            else:
+                self._log.info("ready", pid=self.instance.pid, bus=self.instance.bus_url)
+            await self.health.changed.wait()
 
 
 def _instance(

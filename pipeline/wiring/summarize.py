@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,9 +25,14 @@ GROUP: Final = ConsumerGroup(
     decoder=decode_transcript,
     progress=topics.SUMMARIES,
     budget_bytes=8_000_000,
+    standstill_s=900.0,  # a long call takes several answers of the language model
 )
 DEFERRED: Final = ConsumerGroup(
-    name="summarize-again", reads=(topics.DEFERRED,), decoder=decode_stage_record, budget_bytes=8_000_000
+    name="summarize-again",
+    reads=(topics.DEFERRED,),
+    decoder=decode_stage_record,
+    budget_bytes=8_000_000,
+    standstill_s=inf,  # it waits for the language model's server
 )
 
 
