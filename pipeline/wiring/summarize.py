@@ -31,7 +31,7 @@ DEFERRED: Final = ConsumerGroup(
     name="summarize-again",
     reads=(topics.DEFERRED,),
     decoder=decode_stage_record,
-    budget_bytes=8_000_000,
+    budget_bytes=500_000,  # some 1,400 calls of 6.7 KB in memory; further ones wait on the bus
     standstill_s=inf,  # it waits for the language model's server
 )
 

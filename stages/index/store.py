@@ -65,6 +65,10 @@ _TEXT_INDEX: Final = (
 """By default `fts` indexes only letters without accents, and no numbers."""
 
 
+_CONFIG: Final = {"memory_limit": "2GB", "max_temp_directory_size": "10GB"}
+"""Without a limit DuckDB takes 80 % of the machine's memory, beside the models."""
+
+
 class WindowStore(ServedFile):
     """The file's owner. One thread at a time may write; `search` may be called from any thread.
 
@@ -98,7 +102,7 @@ class WindowStore(ServedFile):
 
     def _open(self) -> None:
         try:
-            self.connection = duckdb.connect(str(self.path))
+            self.connection = duckdb.connect(str(self.path), config=_CONFIG)
         except duckdb.IOException as error:
             raise StageError(f"the search index {self.path} cannot be opened: {error}") from error
         self._graphs = 0

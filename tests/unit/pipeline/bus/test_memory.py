@@ -1,6 +1,6 @@
 import asyncio
 
-from pipeline.bus.feed import FEED_RECORDS
+from pipeline.bus.feed import FEED_BYTES, FEED_RECORDS
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Outgoing, Subscription, TopicSpec
 from tests.contract.recorder import Recorder
@@ -12,6 +12,16 @@ async def test_a_follower_that_lags_too_far_misses_the_oldest_records() -> None:
     for number in range(FEED_RECORDS + 5):
         await bus.publish(Outgoing("t", key=b"k", value=str(number).encode(), event_id=str(number)))
     assert (await anext(feed)).value == b"5"
+    await feed.close()
+
+
+async def test_a_follower_of_large_records_is_bounded_by_bytes() -> None:
+    bus = MemoryBus(1, max_record_bytes=FEED_BYTES)
+    feed = await bus.follow(("t",))
+    value = bytes(FEED_BYTES // 4)
+    for number in range(10):
+        await bus.publish(Outgoing("t", key=str(number).encode(), value=value, event_id=str(number)))
+    assert [(await anext(feed)).key for _ in range(3)] == [b"7", b"8", b"9"]
     await feed.close()
 
 
