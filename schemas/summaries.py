@@ -38,7 +38,10 @@ class SpeakerSentiment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DoubtedClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim of the model that was left out, with the segments that it cites, as far as they exist."""
+    """A claim of the model that was left out, with the segments that it cites, as far as they exist.
+
+    A sentence of the text or of the outcome cites none.
+    """
 
     text: str
     segment_ids: list[str]
@@ -73,7 +76,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None = None
     """The outcome of the call, in a sentence."""
     doubted: list[DoubtedClaim] = []
-    """Key points and action items that were left out because the cited turns do not support them."""
+    """Key points, action items and sentences that were left out because the turns do not support them."""
 
 
 class SummaryDeferred(msgspec.Struct, frozen=True, kw_only=True, tag="summary_deferred.1"):

@@ -14,7 +14,9 @@ class Citations:
     def __init__(self, turns: Sequence[Turn]) -> None:
         self.turns = turns
         self._turns = {f"S{number}": turn for number, turn in enumerate(turns, start=1)}
-        self.lines = [f"[{label}] {turn.speaker}: {turn.text}" for label, turn in self._turns.items()]
+        self.lines = [
+            f"[{label}] {one_line(turn.speaker)}: {one_line(turn.text)}" for label, turn in self._turns.items()
+        ]
         """The call as the model reads it: one line for each turn."""
         self.speakers = sorted({turn.speaker for turn in turns})
 
@@ -27,3 +29,11 @@ class Citations:
 def segment_ids(turns: Sequence[Turn]) -> list[str]:
     """Return the ids of all segments of the turns, each once."""
     return list(dict.fromkeys(segment_id for turn in turns for segment_id in turn.segment_ids))
+
+
+def one_line(text: str) -> str:
+    """Return the text without line breaks and brackets, with which it could forge another turn or its label."""
+    return " ".join(text.translate(_NO_BRACKETS).split())
+
+
+_NO_BRACKETS = str.maketrans("[]", "()")

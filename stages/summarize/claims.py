@@ -9,15 +9,16 @@ from schemas.transcripts import Turn
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A key point or an action item of a summary.
+    """A key point, an action item or a sentence of a summary.
 
-    `segment_ids` are those of the turns that it cites, as far as they exist. `owner` is the speaker who is to do it,
-    where it is an action item and one is named.
+    `whole`: it is about the whole call, and cites no turn. `segment_ids` are those of the turns that it cites, as far
+    as they exist. `owner` is the speaker who is to do it, where it is an action item and one is named.
     """
 
     text: str
     segment_ids: Sequence[str] = ()
     owner: str | None = None
+    whole: bool = False
 
 
 Judge = Callable[[Sequence[Claim], Sequence[Turn], str], list[Doubt | None]]
@@ -26,5 +27,5 @@ Called in a thread: it may take seconds of CPU."""
 
 
 def judged_by_citation(claims: Sequence[Claim], _turns: Sequence[Turn], _language: str) -> list[Doubt | None]:
-    """Believe every claim that cites a turn of the call."""
-    return [None if claim.segment_ids else "citation" for claim in claims]
+    """Believe every claim that cites a turn of the call, and every sentence about the whole call."""
+    return [None if claim.segment_ids or claim.whole else "citation" for claim in claims]

@@ -6,6 +6,8 @@ the server reports the length of each prompt, and a window that did not fit is h
 """
 
 import asyncio
+import itertools
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -18,15 +20,21 @@ from schemas.transcripts import Turn
 from stages.adapters.llm.priority import PrioritySemaphore, Urgency
 from stages.adapters.llm.protocol import LlmClient, LlmError, LlmOverflow, Message, json_schema, prompt_text
 from stages.adapters.llm.token_budget import TokenBudget
-from stages.summarize.citations import Citations, segment_ids
+from stages.summarize.check.words import content_stems
+from stages.summarize.citations import Citations, one_line, segment_ids
 from stages.summarize.claims import Claim, Judge, judged_by_citation
 from stages.summarize.drafts import LINE_CHARS, Draft, Drafted, Notes, RollingDraft, decoded
+from stages.summarize.extractive import extractive_summary
+from stages.text import sentences
 
-PROMPT: Final = "summary-2"
+PROMPT: Final = "summary-3"
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+"""A language code. Nothing else that a producer sends gets into a system prompt."""
+_MARKUP: Final = re.compile(r"<[^>]*>|[\x00-\x1f\x7f-\x9f<>]")
 _PACKAGE: Final = "stages.summarize"
-_WINDOW_PROMPT: Final = "window-1"
-_REDUCE_PROMPT: Final = "reduce-1"
-_NOTES_PROMPT: Final = "summary-of-notes-1"
+_WINDOW_PROMPT: Final = "window-2"
+_REDUCE_PROMPT: Final = "reduce-2"
+_NOTES_PROMPT: Final = "summary-of-notes-2"
 _ROLLING_PROMPT: Final = "rolling-1"
 
 MAX_DEPTH: Final = 6
@@ -119,7 +127,7 @@ class SummaryWriter:
         await llm.check()
         requests = _CallRequests(self, llm, Citations(turns), language, Urgency.ROLLING)
         before = [f"Until now: {previous}"] if previous else []
-        lines = [f"{turn.speaker}: {turn.text}" for turn in turns]
+        lines = [f"{one_line(turn.speaker)}: {one_line(turn.text)}" for turn in turns]
         prompt = prompt_text(_PACKAGE, _ROLLING_PROMPT)
         room = requests.room(prompt) - requests.budget.tokens(before)
         n_turns = requests.budget.fitting(lines, room=room)
@@ -149,13 +157,22 @@ class SummaryWriter:
             )
             for action in draft.actions
         )
-        doubts = await asyncio.to_thread(self._judge, [*points, *actions], citations.turns, language)
-        judged = list(zip([*points, *actions], doubts, strict=True))
-        believed_points, believed_actions = (
-            [claim for claim, doubt in some if doubt is None] for some in (judged[: len(points)], judged[len(points) :])
+        said = [Claim(sentence, whole=True) for sentence in sentences(draft.summary)]
+        outcome = [Claim(draft.outcome.strip(), whole=True)] if draft.outcome.strip() else []
+        claims = [*points, *actions, *said, *outcome]
+        doubts = await asyncio.to_thread(self._judge, claims, citations.turns, language)
+        judged = list(zip(claims, doubts, strict=True))
+        left = iter(judged)
+        believed_points, believed_actions, believed_said, believed_outcome = (
+            [claim for claim, doubt in itertools.islice(left, len(some)) if doubt is None]
+            for some in (points, actions, said, outcome)
         )
+        text = " ".join(claim.text for claim in believed_said or believed_points)
+        if not text:  # what is left are the call's own sentences
+            picked = await asyncio.to_thread(extractive_summary, list(citations.turns), language=language)
+            text = picked.text
         return WrittenSummary(
-            text=draft.summary.strip(),
+            text=text,
             key_points=[KeyPoint(text=claim.text, segment_ids=list(claim.segment_ids)) for claim in believed_points],
             sentiment=draft.sentiment,
             sentiments=_sentiments(draft, citations.speakers),
@@ -163,8 +180,8 @@ class SummaryWriter:
                 ActionItem(text=claim.text, owner=claim.owner, segment_ids=list(claim.segment_ids))
                 for claim in believed_actions
             ],
-            topics=_lines(draft.topics),
-            outcome=draft.outcome.strip() or None,
+            topics=_said_topics(draft.topics, citations.turns),
+            outcome=believed_outcome[0].text if believed_outcome else None,
             doubted=[
                 DoubtedClaim(text=claim.text, segment_ids=list(claim.segment_ids), doubt=doubt)
                 for claim, doubt in judged
@@ -220,7 +237,7 @@ class _CallRequests:
 
     async def ask(self, prompt: str, lines: Sequence[str], kind: type[Drafted]) -> Drafted:
         """Ask for an answer; once more if it does not follow the schema. Raises LlmError."""
-        system = prompt.replace("{language}", self._language).replace("{speakers}", ", ".join(self._citations.speakers))
+        system = prompt.replace("{language}", self._language if _LANGUAGE.fullmatch(self._language) else "as it is")
         messages: list[Message] = [Message("system", system), Message("user", "\n".join(lines))]
         schema = json_schema(kind)
         answer = await self._writer.chat(self.llm, messages, schema, self._urgency)
@@ -292,6 +309,13 @@ def _speaker(name: str, speakers: Sequence[str]) -> str | None:
     """Return the speaker of the call with this name; None if there is none."""
     plain = name.strip().casefold().removeprefix("the ")
     return next((speaker for speaker in speakers if speaker.casefold() == plain), None)
+
+
+def _said_topics(topics: Sequence[str], turns: Sequence[Turn]) -> list[str]:
+    """Return the topics without markup, of which at least a word is said in the call, or all if no word is known."""
+    stems = {stem for turn in turns for stem in content_stems(turn.text)}
+    plain = [" ".join(_MARKUP.sub(" ", topic).split()) for topic in topics]
+    return [topic for topic in plain if topic and (stems & set(content_stems(topic)) or not content_stems(topic))]
 
 
 def _lines(texts: Sequence[str]) -> list[str]:

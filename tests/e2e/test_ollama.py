@@ -129,7 +129,7 @@ async def test_a_real_model_writes_a_summary_whose_citations_all_exist(server: S
     async with connected(server.url, server.model) as client:
         summary = await summarized(client)
     assert (summary.method, summary.model) == ("llm", server.model)
-    assert summary.detail.startswith("prompt summary-2")
+    assert summary.detail.startswith("prompt summary-3")
     assert summary.text
     segment_ids = {segment_id for turn in turns() for segment_id in turn.segment_ids}
     for point in summary.key_points:

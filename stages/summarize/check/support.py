@@ -88,12 +88,13 @@ class SupportCheck:
     def judge(self, claims: Sequence[Claim], turns: Sequence[Spoken], *, language: str = "en") -> list[Support]:
         """Return a judgement for each claim, in order. Deterministic. Raises what the embedder raises.
 
-        A claim without citations is compared with the turns nearest to it. `language` is an ISO 639-1 code. Blocks:
-        ten claims take about half a second of one core. Only cited passages are embedded, all at once, and only for
-        claims to which no rule objects.
+        A claim without citations is compared with the turns nearest to it. One about the whole call is compared with
+        all turns, by numbers, names and likeness alone: over a whole call, most things are both said and denied.
+        `language` is an ISO 639-1 code. Blocks: ten claims take about half a second of one core. Only cited passages
+        are embedded, all at once, and only for claims to which no rule objects.
         """
         call = _Call(turns, english=language.split("-")[0] == "en", capitals=language.split("-")[0] in _CAPITALIZING)
-        cases = [_Case(claim.text, call, call.cited(claim)) for claim in claims]
+        cases = [_Case(claim.text, call, call.cited(claim), whole=claim.whole) for claim in claims]
         objections = [case.objection() for case in cases]
         unlike = iter(self._likeness([case for case, found in zip(cases, objections, strict=True) if found is None]))
         return [
@@ -135,8 +136,9 @@ def judged_by_support(check: Callable[[], SupportCheck]) -> Judge:
     """Return a judge that believes a claim if what it cites supports it. `check` is called at its first use."""
 
     def judge(claims: Sequence[Claim], turns: Sequence[Turn], language: str) -> list[Doubt | None]:
-        answers = iter(check().judge([claim for claim in claims if claim.segment_ids], turns, language=language))
-        return [next(answers).reason if claim.segment_ids else "citation" for claim in claims]
+        judged = [claim for claim in claims if claim.segment_ids or claim.whole]
+        answers = iter(check().judge(judged, turns, language=language))
+        return [next(answers).reason if claim.segment_ids or claim.whole else "citation" for claim in claims]
 
     return judge
 
@@ -156,6 +158,8 @@ class _Call:
     def cited(self, claim: Claim) -> list[int]:
         """Return the indexes of the turns that a claim cites, in order."""
         ids = set(claim.segment_ids)
+        if claim.whole:
+            return list(range(len(self.turns)))
         if ids:
             return [index for index, turn in enumerate(self.turns) if ids.intersection(turn.segment_ids)]
         if self._stems is None:
@@ -180,8 +184,9 @@ class _Call:
 class _Case:
     """A claim and the turns that it cites. An answer is read together with the question before it."""
 
-    def __init__(self, text: str, call: _Call, cited: Sequence[int]) -> None:
+    def __init__(self, text: str, call: _Call, cited: Sequence[int], *, whole: bool = False) -> None:
         self.text = text
+        self._whole = whole
         self.call = call
         self._cited = [call.turns[index] for index in cited]
         questions = {index: call.question_before(index) for index in cited}
@@ -198,7 +203,9 @@ class _Case:
 
     @property
     def rules(self) -> tuple[Signal, ...]:
-        return ("numbers", "names", "speakers", "negation") if self.call.english else ("numbers", "names")
+        if self.call.english and not self._whole:
+            return ("numbers", "names", "speakers", "negation")
+        return ("numbers", "names")
 
     @property
     def in_common(self) -> float:
@@ -222,7 +229,7 @@ class _Case:
             return "number", f"{', '.join(missing)} is not said there"
         if unknown := [name for name in self._names() if not self.call.knows(name)]:
             return "name", f"{', '.join(unknown)} is not said in the call"
-        if self.call.english:
+        if self.call.english and not self._whole:
             lines, around = _lines(self._cited), _lines(self._around)
             if wrong := misattributed(self.text, lines, around, self.call.names):
                 return "speaker", wrong

@@ -43,7 +43,7 @@ async def test_a_transcript_gives_one_numbered_summary_after_its_ledger_entries(
     ]
     assert outputs[2].event_type == SUMMARY_TYPE
     (summary,) = summaries(outputs)
-    assert (summary.method, summary.model, summary.detail) == ("llm", "scripted", "prompt summary-2")
+    assert (summary.method, summary.model, summary.detail) == ("llm", "scripted", "prompt summary-3")
     assert (summary.kind, summary.revision) == ("final", 1)
     assert jobs(outputs)[1].detail["method"] == "llm"
     assert jobs(outputs)[1].at == 1_700_000_007.0
@@ -52,7 +52,7 @@ async def test_a_transcript_gives_one_numbered_summary_after_its_ledger_entries(
 async def test_dropped_points_are_reported() -> None:
     points = [{"text": "made up", "segments": ["S99"]}]
     (summary,) = summaries(await outputs_of([completed(turns())], ScriptedLlm(answer(key_points=points))))
-    assert summary.detail == "prompt summary-2; 1 claims left out"
+    assert summary.detail == "prompt summary-3; 1 claims left out"
     assert [claim.doubt for claim in summary.doubted] == ["citation"]
 
 
