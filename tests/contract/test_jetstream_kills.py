@@ -47,22 +47,29 @@ async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.communicate()
 
 
-async def publish_calls(bus: Bus, count: int, *, pause_s: float) -> None:
-    """Publish `count` records of every call, in order per call."""
-    for number in range(count):
+async def publish_calls(bus: Bus, count: int, *, first: int = 0, pause_s: float) -> None:
+    """Publish `count` records of every call, in order per call, numbered from `first` on."""
+    for number in range(first, first + count):
         for key in KEYS:
             await bus.publish(Outgoing(IN, key=key, value=str(number).encode(), event_id=f"{key.decode()}/{number}"))
         await asyncio.sleep(pause_s)
 
 
-async def outputs(url: str, expected: int, *, timeout_s: float) -> dict[str, list[int]]:
-    """Return the records of the output topic by subject, once there are `expected`."""
+async def until_stored(url: str, expected: int, *, timeout_s: float) -> None:
+    """Wait until the output topic holds `expected` records, or until the time is over."""
     client = await nats.connect(url)
-    stream = client.jetstream()
     for _ in range(int(timeout_s / 0.1)):
-        if (await stream.stream_info("calls-segments")).state.messages >= expected:
+        if (await client.jetstream().stream_info("calls-segments")).state.messages >= expected:
             break
         await asyncio.sleep(0.1)
+    await client.close()
+
+
+async def outputs(url: str, expected: int, *, timeout_s: float) -> dict[str, list[int]]:
+    """Return the records of the output topic by subject, once there are `expected`."""
+    await until_stored(url, expected, timeout_s=timeout_s)
+    client = await nats.connect(url)
+    stream = client.jetstream()
     subscription = await stream.subscribe("calls.segments.>", ordered_consumer=True)
     found: dict[str, list[int]] = defaultdict(list)
     with contextlib.suppress(TimeoutError, nats.errors.TimeoutError):
@@ -104,6 +111,25 @@ async def test_a_worker_stopped_for_longer_than_its_lease_does_no_harm(jetstream
         found = await outputs(jetstream.url, count * len(KEYS), timeout_s=20)
     assert len(found) == len(KEYS)
     assert all(values == list(range(count)) for values in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_worker_that_dies_or_hangs_is_replaced_within_seconds(
+    jetstream: JetStreamBroker, number: signal.Signals
+) -> None:
+    bus = await bus_with_topics(jetstream)
+    count = 40
+    loop = asyncio.get_running_loop()
+    async with worker(jetstream.url) as lost, worker(jetstream.url):
+        await publish_calls(bus, 10, pause_s=0.0)
+        await outputs(jetstream.url, 10 * len(KEYS), timeout_s=20)
+        lost.send_signal(number)
+        lost_at = loop.time()
+        await publish_calls(bus, count - 10, first=10, pause_s=0.0)
+        found = await outputs(jetstream.url, count * len(KEYS), timeout_s=90)
+        assert all(values == list(range(count)) for values in found.values())
+        assert loop.time() - lost_at < 20.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -16,6 +16,7 @@ import msgspec
 from pipeline.bus.assignment import TopicPartition, read_shared
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, NatsConnection, Session, check_publish
+from pipeline.bus.nats.consumer import CONSUMER_NOT_FOUND, consumer_name
 from pipeline.bus.nats.feed import JetStreamFeed
 from pipeline.bus.nats.large_states import STREAM, drop_states, ensure_states, read_state, write_state
 from pipeline.bus.nats.leases import LeaseShares
@@ -41,7 +42,6 @@ _DUPLICATE_WINDOW_S: Final = 120.0
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _STREAM_NOT_FOUND: Final = 10059
-_CONSUMER_NOT_FOUND: Final = 10014
 _STORE_FULL: Final = frozenset({10023, 10028, 10047, 10077})
 """Error codes of JetStream: insufficient resources, resource limits exceeded, insufficient storage, store failed."""
 _EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
@@ -174,9 +174,8 @@ class JetStreamBus:
         async def open_partition(tp: TopicPartition) -> PulledPartition:
             return PulledPartition(
                 self._connection,
-                stream=stream_name(tp.topic),
-                consumer=_consumer(subscription.group, tp.partition),
                 topic=tp.topic,
+                group=subscription.group,
                 number=tp.partition,
                 prefetch_bytes=subscription.prefetch_bytes,
                 read_progress=read_progress,
@@ -298,10 +297,6 @@ def _header_bytes(headers: dict[str, str]) -> int:
     return n_bytes + sum(map(len, headers)) + 4 * len(headers) + 12
 
 
-def _consumer(group: str, partition: int) -> str:
-    return f"{group}_{partition}"
-
-
 async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
     name, base = stream_name(spec.name), subject_base(spec.name)
     limits: dict[str, Any] = {
@@ -353,10 +348,10 @@ def _topic_state(topic: str, info: dict[str, Any]) -> TopicState:
 async def _lag(session: Session, topic: str, number: int, group: str) -> int:
     stream = stream_name(topic)
     try:
-        info = await session.api(f"CONSUMER.INFO.{stream}.{_consumer(group, number)}")
+        info = await session.api(f"CONSUMER.INFO.{stream}.{consumer_name(group, number)}")
         return int(info["num_pending"]) + int(info["num_ack_pending"])
     except ApiError as error:
-        if error.code != _CONSUMER_NOT_FOUND:
+        if error.code != CONSUMER_NOT_FOUND:
             raise BusError(f"the lag of {topic} is unknown: {error}") from error
     total, seen, expected = 0, 0, 1
     while seen < expected:

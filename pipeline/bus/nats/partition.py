@@ -8,6 +8,9 @@ the handler had already are recognised by their position.
 So one method, `_begin`, answers every fault: a lost connection, a missing delivery number (another worker took the
 record, or it was lost on the way), silence for longer than the heartbeats allow, a pull that ended for an unknown
 reason.
+
+A worker that hangs leaves pulls open, and the server would go on to serve them. So the next owner makes a consumer with
+open pulls anew (`pipeline.bus.nats.consumer`).
 """
 
 import asyncio
@@ -21,10 +24,10 @@ import structlog
 
 from pipeline.bus.assignment import Store, revoked
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsConnection, Session, SessionLost
-from pipeline.bus.nats.subjects import delivery, stored_record, subject_base
+from pipeline.bus.nats.consumer import DurableConsumer
+from pipeline.bus.nats.subjects import delivery, stored_record
 from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.bus.tracker import PrefixTracker
-from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError
 
 PULLS: Final = 2
@@ -46,9 +49,8 @@ class PulledPartition:
         self,
         connection: NatsConnection,
         *,
-        stream: str,
-        consumer: str,
         topic: str,
+        group: str,
         number: int,
         prefetch_bytes: int,
         read_progress: Callable[[int, bytes], Awaitable[Progress | None]],
@@ -57,18 +59,20 @@ class PulledPartition:
         self.topic = topic
         self.number = number
         self._connection = connection
-        self._stream = stream
-        self._consumer = consumer
+        self._consumer = DurableConsumer(topic, group, number)
         self._pull_bytes = max(1, prefetch_bytes // PULLS)
         self._read_progress = read_progress
         self._store = store
         self._tracker = PrefixTracker()
         self._intake: _Intake | None = None
         self._revoked = False
+        self._has_begun = False
         self._acking: asyncio.Task[None] | None = None
         self._floor_risen = asyncio.Event()
         self._closing = asyncio.Event()
-        self._log = structlog.get_logger("callstream.pull").bind(topic=topic, partition=number, consumer=consumer)
+        self._log = structlog.get_logger("callstream.pull").bind(
+            topic=topic, partition=number, consumer=self._consumer.name
+        )
 
     def ack(self, position: int) -> None:
         if not self._revoked and self._tracker.ack(position) is not None:
@@ -111,31 +115,21 @@ class PulledPartition:
         """Reset the consumer and read from its floor. Raises BusError after the connection's `reconnect_s`."""
 
         async def begin(session: Session) -> "_Intake":
-            intake = self._intake = _Intake(session, self._stream, self._consumer, self.topic, self._pull_bytes)
+            intake = self._intake = _Intake(
+                session, self._consumer.stream, self._consumer.name, self.topic, self._pull_bytes
+            )
             try:
-                await session.api(
-                    f"CONSUMER.CREATE.{self._stream}.{self._consumer}.{subject_base(self.topic)}.{self.number}.>",
-                    {"stream_name": self._stream, "config": self._config(), "action": ""},
-                )
-                await session.api(f"CONSUMER.RESET.{self._stream}.{self._consumer}")
+                if await self._consumer.begin(session, taking_over=not self._has_begun):
+                    self._log.info("open pulls of another worker ended")
+                self._has_begun = True
             except ApiError as error:
-                raise BusError(f"the consumer {self._consumer} of {self.topic} cannot be set up: {error}") from error
+                raise BusError(
+                    f"the consumer {self._consumer.name} of {self.topic} cannot be set up: {error}"
+                ) from error
             await intake.begin()
             return intake
 
         return await self._connection.retrying(begin)
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "name": self._consumer,
-            "durable_name": self._consumer,
-            "deliver_policy": "all",
-            "ack_policy": "all",
-            "ack_wait": int(SECONDS_PER_DAY) * NANOSECONDS,
-            "max_deliver": -1,
-            "max_ack_pending": -1,
-            "filter_subject": f"{subject_base(self.topic)}.{self.number}.>",
-        }
 
     def _ack_soon(self) -> None:
         """Acknowledge the floor within `ACK_S`, or when the partition is closed, so that many acks become one."""
