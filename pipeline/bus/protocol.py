@@ -86,6 +86,9 @@ class Partition(Protocol):
         So everything about a call meets in one partition number, even if an outside producer chose another one than we
         would. With `progress`, the topic must be the subscription's progress topic; both are stored or neither.
         Raises what `Bus.publish` raises, and BusError after revocation.
+
+        On a broker that can refuse a record by the one before it, an output with progress is not stored once another
+        worker has published outputs of its key. The partition is revoked then, as after any change of its owner.
         """
         ...
 

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import os
 import signal
-from itertools import pairwise
 
 import nats
 import pytest
@@ -12,8 +11,6 @@ from nats.js.api import ConsumerConfig
 
 from pipeline.bus.keys import partition_of
 from pipeline.bus.nats.bus import JetStreamBus
-from pipeline.bus.nats.connection import NatsConnection
-from pipeline.bus.nats.large_states import write_state
 from pipeline.bus.protocol import Outgoing, Progress, Subscription, TopicSpec
 from pipeline.errors import BusError, ConfigurationError
 from tests.contract.brokers import JetStreamBroker
@@ -79,37 +76,6 @@ async def test_the_servers_hash_of_a_token_is_ours(jetstream: JetStreamBroker, r
         await recorder.count(len(keys))
     for record in recorder.records:
         assert record.partition == partition_of(token(record.key, padded=False).encode(), 7)
-
-
-async def test_a_large_state_without_its_output_changes_nothing(
-    jetstream: JetStreamBroker,
-) -> None:
-    bus = await bus_with_topics(jetstream, partitions=1)
-    states = [Progress(seq=seq, released=seq, state=bytes([seq]) * 50_000) for seq in range(4)]
-    recorder = holding()
-    run = asyncio.create_task(bus.run(Subscription(group="g", topics=(AUDIO,), progress_topic=TRANSCRIPTS), recorder))
-    await recorder.until(lambda: bool(recorder.held))
-    partition = recorder.partitions[AUDIO, 0]
-    connection = NatsConnection(jetstream.url, name="test", reconnect_s=5)
-    await connection.connect()
-    for progress, following in pairwise(states):
-        await partition.publish(
-            Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id=str(progress.seq)), progress=progress
-        )
-        for _ in range(2):  # two crashes in the same place
-            await write_state(await connection.session(), TRANSCRIPTS, 0, token(b"k", padded=False), following)
-            assert await partition.progress(b"k") == progress
-    client = await nats.connect(jetstream.url)
-    stream = client.jetstream()
-    assert (await stream.stream_info("callstream-state")).state.messages == 2
-    small = Progress(seq=4, released=4, state=b"")
-    await partition.publish(Outgoing(TRANSCRIPTS, key=b"k", value=b"", event_id="4"), progress=small)
-    assert await partition.progress(b"k") == small
-    assert (await stream.stream_info("callstream-state")).state.messages == 0
-    run.cancel()
-    await asyncio.gather(run, return_exceptions=True)
-    await client.close()
-    await connection.close()
 
 
 async def test_plain_clients_read_what_is_published(jetstream: JetStreamBroker, running: Running) -> None:

@@ -29,11 +29,19 @@ async def bus_with_topics(broker: JetStreamBroker) -> Bus:
     return bus
 
 
+async def forget_event_ids(url: str) -> None:
+    """Let the output topic drop repeats only for as long as its server allows at least."""
+    client = await nats.connect(url)
+    config = (await client.jetstream().stream_info("calls-segments")).config
+    await client.jsm().update_stream(config, duplicate_window=0.1)
+    await client.close()
+
+
 @contextlib.asynccontextmanager
-async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Yield a worker process that holds a partition."""
+async def worker(url: str, *, pause_s: float = 0.0) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Yield a worker process that holds a partition, and pauses before each output."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.contract.worker", url, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        sys.executable, "-m", "tests.contract.worker", url, str(pause_s), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
     try:
         assert process.stdout is not None
@@ -111,6 +119,32 @@ async def test_a_worker_stopped_for_longer_than_its_lease_does_no_harm(jetstream
         found = await outputs(jetstream.url, count * len(KEYS), timeout_s=20)
     assert len(found) == len(KEYS)
     assert all(values == list(range(count)) for values in found.values())
+
+
+@pytest.mark.slow
+async def test_a_worker_that_stood_still_until_all_event_ids_were_forgotten_changes_nothing(
+    jetstream: JetStreamBroker,
+) -> None:
+    """It is stopped before an output, and another worker takes its place and goes far ahead.
+
+    The calls are at different outputs, so some of those that it goes on with have a small state and some a large one.
+    """
+    bus = await bus_with_topics(jetstream)
+    await forget_event_ids(jetstream.url)
+    count = 20
+    await publish_calls(bus, count, pause_s=0.0)
+    async with worker(jetstream.url, pause_s=0.1) as stopped:
+        await until_stored(jetstream.url, 20, timeout_s=20)
+        stopped.send_signal(signal.SIGSTOP)
+        async with worker(jetstream.url):
+            await until_stored(jetstream.url, count * len(KEYS), timeout_s=90)
+            stopped.send_signal(signal.SIGCONT)
+            await asyncio.sleep(2.0)
+            await publish_calls(bus, 5, first=count, pause_s=0.0)
+            found = await outputs(jetstream.url, (count + 5) * len(KEYS), timeout_s=20)
+            assert stopped.returncode is None
+    assert len(found) == len(KEYS)
+    assert all(values == list(range(count + 5)) for values in found.values())
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""A worker process for tests that kill it: `python -m tests.contract.worker URL`, of NATS or kafka://HOST:PORT.
+"""A worker process for tests that kill it: `python -m tests.contract.worker URL [PAUSE_S]`.
+
+URL is of NATS or kafka://HOST:PORT. The worker pauses for PAUSE_S before each output.
 
 A stage in its smallest form, true to the rules of `stages.protocol`: input n of a call gives output n, which carries
 the progress; inputs of a call that are behind its progress give nothing. Acknowledgements come late and out of order.
@@ -24,7 +26,8 @@ SUBSCRIPTION = Subscription(group="transcribe", topics=(IN,), progress_topic=OUT
 
 
 class CountingStage:
-    def __init__(self) -> None:
+    def __init__(self, pause_s: float) -> None:
+        self._pause_s = pause_s
         self._done: dict[tuple[int, bytes], int] = {}
         self._acks: set[asyncio.Task[None]] = set()
 
@@ -41,6 +44,7 @@ class CountingStage:
         number = int(record.value)
         if number > self._done[place]:
             assert number == self._done[place] + 1, f"{record.key!r}: {number} after {self._done[place]}"
+            await asyncio.sleep(self._pause_s)
             await partition.publish(
                 Outgoing(OUT, key=record.key, value=record.value, event_id=f"{record.key.decode()}/{number}"),
                 progress=_progress(number),
@@ -64,23 +68,23 @@ def _progress(number: int) -> Progress:
     return Progress(seq=number, released=number + 1, state=bytes([number % 256]) * (20_000 if number % 3 == 0 else 9))
 
 
-async def main(url: str) -> None:
+async def main(url: str, pause_s: float) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     bus = await open_bus(url, BusSecurity())
     while True:
         try:
-            await bus.run(SUBSCRIPTION, CountingStage())
+            await bus.run(SUBSCRIPTION, CountingStage(pause_s))
         except BusError as error:
             print(f"again after {error}", flush=True)
             await asyncio.sleep(0.2)
 
 
-async def until_terminated(url: str) -> None:
-    work = asyncio.ensure_future(main(url))
+async def until_terminated(url: str, pause_s: str = "0") -> None:
+    work = asyncio.ensure_future(main(url, float(pause_s)))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await work
 
 
 if __name__ == "__main__":
-    asyncio.run(until_terminated(sys.argv[1]))
+    asyncio.run(until_terminated(*sys.argv[1:]))

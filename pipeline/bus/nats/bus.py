@@ -1,52 +1,36 @@
 """The bus on NATS JetStream: a stream for each topic, a consumer for each group and partition.
 
 Names are in `subjects`, reading in `partition`, sharing between workers in `leases`, reading without a group in
-`stored`. The last record of a key's subject on a topic holds the key's progress, so `progress` is one request for that
-record, except for large states (`pipeline.bus.nats.large_states`). Other producers publish to
+`stored`. The last record of a key's subject on a topic holds the key's progress (`outputs`). Other producers publish to
 `calls.audio.<call id in base64url>`; the server adds the partition.
 """
 
 import re
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any, Final, NamedTuple
-
-import msgspec
+from typing import Any, Final
 
 from pipeline.bus.assignment import TopicPartition, read_shared
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.nats.consumer import CONSUMER_NOT_FOUND, consumer_name
 from pipeline.bus.nats.feed import JetStreamFeed
-from pipeline.bus.nats.large_states import STREAM, drop_states, ensure_states, read_state, write_state
+from pipeline.bus.nats.large_states import STREAM, ensure_states
 from pipeline.bus.nats.leases import LeaseShares
+from pipeline.bus.nats.outputs import NumberedOutputs
 from pipeline.bus.nats.partition import PulledPartition
+from pipeline.bus.nats.publishing import put_beside, refusal, storing, wire_headers
 from pipeline.bus.nats.stored import record_at, stored_records
-from pipeline.bus.nats.subjects import (
-    EVENT_ID_HEADER,
-    PRODUCER_TOPICS,
-    PROGRESS_HEADERS,
-    key_spellings,
-    progress_from_wire,
-    progress_to_wire,
-    stream_name,
-    subject_base,
-    to_wire,
-)
-from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.nats.subjects import PRODUCER_TOPICS, KeyLocation, key_spellings, stream_name, subject_base
+from pipeline.bus.protocol import Feed, Handler, Outgoing, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
-from pipeline.errors import BusError, ConfigurationError, RecordTooLargeError, StoreFullError
+from pipeline.errors import BusError, ConfigurationError
 
 _PARTITIONS: Final = "callstream-partitions"
 _DUPLICATE_WINDOW_S: Final = 120.0
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _STREAM_NOT_FOUND: Final = 10059
-_STORE_FULL: Final = frozenset({10023, 10028, 10047, 10077})
-"""Error codes of JetStream: insufficient resources, resource limits exceeded, insufficient storage, store failed."""
-_EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
-_ANOTHER_CAME_BEFORE: Final = 10071
-_HEADER_LIMIT: Final = 64 * 1024
 
 
 class JetStreamBus:
@@ -58,7 +42,6 @@ class JetStreamBus:
             url, name=f"callstream {self._worker_id}", reconnect_s=reconnect_s, security=security
         )
         self._partitions: dict[str, int] = {}
-        self._large_states: set[_KeyLocation] = set()
         self._runs = 0
 
     async def connect(self) -> None:
@@ -79,7 +62,7 @@ class JetStreamBus:
                 try:
                     await _ensure_stream(session, spec)
                 except ApiError as error:
-                    raise _refusal(error, spec.name) from error
+                    raise refusal(error, spec.name) from error
 
             await self._connection.retrying(ensure)
 
@@ -87,71 +70,21 @@ class JetStreamBus:
             try:
                 await ensure_states(session, retention_s=max(spec.retention_s for spec in topics))
             except ApiError as error:
-                raise _refusal(error, STREAM) from error
+                raise refusal(error, STREAM) from error
 
         await self._connection.retrying(states)
 
     async def publish(self, record: Outgoing, *, partition: int | None = None) -> None:
-        await self._store(record, partition, None)
-
-    async def _store(self, record: Outgoing, partition: int | None, progress: Progress | None) -> None:
-        headers = to_wire(record.headers) | {EVENT_ID_HEADER: record.event_id}
-        if progress is not None:
-            headers |= progress_to_wire(progress)
-        header_bytes = _header_bytes(headers)
+        headers = wire_headers(record)
         location = await self._location(record.topic, record.key, partition)
 
         async def send(session: Session) -> None:
-            size_bytes, limit_bytes = len(record.value) + header_bytes, session.max_payload_bytes
-            if size_bytes > limit_bytes:
-                raise RecordTooLargeError(record.topic, size_bytes, limit_bytes)
-            if header_bytes > _HEADER_LIMIT:
-                raise RecordTooLargeError(record.topic, header_bytes, _HEADER_LIMIT)
-            try:
-                if partition is None or progress is not None or record.topic in PRODUCER_TOPICS:
-                    await self._send(session, location, record.value, headers, progress)
-                else:
-                    await self._put_back(session, location, record.value, headers)
-            except ApiError as error:
-                raise _refusal(error, record.topic) from error
+            if partition is None or record.topic in PRODUCER_TOPICS:
+                check_publish(await session.request(location.publish_subject, record.value, headers=headers))
+            else:
+                await put_beside(session, location, record.value, headers)
 
-        await self._connection.retrying(send)
-
-    async def _send(
-        self,
-        session: Session,
-        location: "_KeyLocation",
-        value: bytes,
-        headers: dict[str, str],
-        progress: Progress | None,
-    ) -> None:
-        """Publish a record: a large state before its output. The key's next output with a small one deletes it."""
-        large = progress is not None and progress.is_large
-        if progress is not None and large:
-            self._large_states.add(location)
-            await write_state(session, *location, progress)
-        check_publish(await session.request(location.publish_subject, value, headers=headers))
-        if progress is not None and not large and location in self._large_states:
-            await drop_states(session, *location)
-            self._large_states.discard(location)
-
-    async def _put_back(
-        self, session: Session, location: "_KeyLocation", value: bytes, headers: dict[str, str]
-    ) -> None:
-        """Store a record without progress on a topic whose records have it.
-
-        It repeats the progress of its key's last record, and is stored directly after that record or not at all.
-        """
-        while True:
-            last = (await session.request(location.last_record_subject)).headers or {}
-            kept = {name: text for name, text in last.items() if name in PROGRESS_HEADERS}
-            expected = {_EXPECTED_LAST: last.get("Nats-Sequence", "0")}
-            try:
-                check_publish(await session.request(location.publish_subject, value, headers=headers | kept | expected))
-                return
-            except ApiError as error:
-                if error.code != _ANOTHER_CAME_BEFORE:
-                    raise
+        await storing(self._connection, record, headers, send)
 
     async def run(self, subscription: Subscription, handler: Handler) -> None:
         if not _GROUP.fullmatch(subscription.group):
@@ -168,9 +101,6 @@ class JetStreamBus:
             },
         )
 
-        async def read_progress(number: int, key: bytes) -> Progress | None:
-            return await self._progress(subscription.progress_topic, number, key)
-
         async def open_partition(tp: TopicPartition) -> PulledPartition:
             return PulledPartition(
                 self._connection,
@@ -178,8 +108,11 @@ class JetStreamBus:
                 group=subscription.group,
                 number=tp.partition,
                 prefetch_bytes=subscription.prefetch_bytes,
-                read_progress=read_progress,
-                store=self._store,
+                outputs=NumberedOutputs(
+                    self._connection, self._location, topic=subscription.progress_topic, number=tp.partition
+                ),
+                store=self.publish,
+                lose=shares.lose,
             )
 
         await shares.start()
@@ -224,24 +157,7 @@ class JetStreamBus:
 
         return await self._connection.retrying(look)
 
-    async def _progress(self, topic: str | None, partition: int, key: bytes) -> Progress | None:
-        if topic is None:
-            return None
-        location = await self._location(topic, key, partition)
-
-        async def read(session: Session) -> Progress | None:
-            stored = progress_from_wire((await session.request(location.last_record_subject)).headers)
-            if stored is None:
-                return None
-            progress, complete = stored
-            if complete:
-                return progress
-            self._large_states.add(location)
-            return msgspec.structs.replace(progress, state=await read_state(session, *location, progress.seq))
-
-        return await self._connection.retrying(read)
-
-    async def _location(self, topic: str, key: bytes, partition: int | None = None) -> "_KeyLocation":
+    async def _location(self, topic: str, key: bytes, partition: int | None = None) -> KeyLocation:
         """Return where the key's records are: in `partition`, if it is given.
 
         On topics of producers the server chooses the partition, so the key needs a spelling that goes into `partition`.
@@ -249,10 +165,10 @@ class JetStreamBus:
         count = await self._partitions_of(topic)
         token = key_token(key)
         if partition is not None and topic not in PRODUCER_TOPICS:
-            return _KeyLocation(topic, partition % count, token)
+            return KeyLocation(topic, partition % count, token)
         spellings = key_spellings(topic, key)
         token = next((text for text in spellings if partition_of(text.encode(), count) == partition), token)
-        return _KeyLocation(topic, partition_of(token.encode(), count), token)
+        return KeyLocation(topic, partition_of(token.encode(), count), token)
 
     async def _partitions_of(self, topic: str) -> int:
         """Return the topic's number of partitions. Raises BusError if there is no such topic."""
@@ -269,32 +185,6 @@ class JetStreamBus:
 
         found = self._partitions[topic] = await self._connection.retrying(look)
         return found
-
-
-class _KeyLocation(NamedTuple):
-    """The subject of a key's records."""
-
-    topic: str
-    partition: int
-    token: str
-
-    @property
-    def publish_subject(self) -> str:
-        base = subject_base(self.topic)
-        return f"{base}.{self.token}" if self.topic in PRODUCER_TOPICS else f"{base}.{self.partition}.{self.token}"
-
-    @property
-    def last_record_subject(self) -> str:
-        """The subject on which the server answers with the key's last record."""
-        base = subject_base(self.topic)
-        return f"$JS.API.DIRECT.GET.{stream_name(self.topic)}.{base}.{self.partition}.{self.token}"
-
-
-def _header_bytes(headers: dict[str, str]) -> int:
-    """Return their size on the wire: a first line, and each name and text with a colon, a space and a line end."""
-    texts = "".join(headers.values())
-    n_bytes = len(texts) if texts.isascii() else len(texts.encode())
-    return n_bytes + sum(map(len, headers)) + 4 * len(headers) + 12
 
 
 async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
@@ -361,9 +251,3 @@ async def _lag(session: Session, topic: str, number: int, group: str) -> int:
         total, seen = total + sum(counts.values()), seen + len(counts)
         expected = int(info.get("total", 0)) if counts else seen
     return total
-
-
-def _refusal(error: ApiError, topic: str) -> BusError:
-    if error.code in _STORE_FULL:
-        return StoreFullError(f"the store is full and accepts no more records for {topic}: {error}")
-    return BusError(f"the broker refuses a request for {topic}: {error}")

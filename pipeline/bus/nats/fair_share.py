@@ -2,7 +2,8 @@
 
 Pure: `leases` reads and writes the entry by compare and set, and passes in the clock. Whatever the order of the
 members' steps, a number is in the `held` of one member at most. The one exception is a process that is stopped for a
-whole lease, which can neither write nor notice it: it may hold numbers of others until it resumes.
+whole lease, which can neither write nor notice it: it may hold numbers of others until it resumes. What it
+publishes then, the store refuses (`outputs`).
 """
 
 from collections.abc import Iterable
@@ -93,6 +94,11 @@ class FairShare:
         """Give up everything: the last write was `LAPSE_S` ago, and others may soon take over."""
         self._mine = set()
         self._leaving = set()
+
+    def lose(self, number: int) -> None:
+        """Give up one number. If the store still names this member as its owner, it is taken again once released."""
+        self._mine.discard(number)
+        self._leaving.discard(number)
 
     def release(self, numbers: Iterable[int]) -> None:
         """Release numbers whose readers have ended. Others get a number that is given up only then."""

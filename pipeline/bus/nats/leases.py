@@ -89,6 +89,15 @@ class LeaseShares:
         self._share.release({tp.partition for tp in partitions})
         self._wake.set()
 
+    def lose(self, number: int) -> None:
+        """Give up a partition that another worker has published for, whatever the lease says.
+
+        If it is this worker's by the entry, it is read anew from its floor.
+        """
+        self._share.lose(number)
+        self._entry = None
+        self._change.set()
+
     async def close(self) -> None:
         if self._keeping is not None:
             self._keeping.cancel()

@@ -11,20 +11,24 @@ reason.
 
 A worker that hangs leaves pulls open, and the server would go on to serve them. So the next owner makes a consumer with
 open pulls anew (`pipeline.bus.nats.consumer`).
+
+A partition is also lost when an output is refused because another worker has published since
+(`pipeline.bus.nats.outputs`).
 """
 
 import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, Protocol
 
 import structlog
 
-from pipeline.bus.assignment import Store, revoked
+from pipeline.bus.assignment import revoked
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, Listening, NatsConnection, Session, SessionLost
 from pipeline.bus.nats.consumer import DurableConsumer
+from pipeline.bus.nats.outputs import NumberedOutputs, Superseded
 from pipeline.bus.nats.subjects import delivery, stored_record
 from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.bus.tracker import PrefixTracker
@@ -42,8 +46,17 @@ _ANY_SIZE: Final = 1 << 30
 _PAUSE_S: Final = 0.2
 
 
+class _Store(Protocol):
+    async def __call__(self, record: Outgoing, *, partition: int | None = None) -> None:
+        """Store a record without progress, as `Bus.publish`."""
+        ...
+
+
 class PulledPartition:
-    """A partition from assignment to revocation. `prefetch_bytes` bounds what is requested and not taken yet."""
+    """A partition from assignment to revocation. `prefetch_bytes` bounds what is requested and not taken yet.
+
+    `lose` is called with its number once another worker has published for it: it must be revoked and closed then.
+    """
 
     def __init__(
         self,
@@ -53,19 +66,23 @@ class PulledPartition:
         group: str,
         number: int,
         prefetch_bytes: int,
-        read_progress: Callable[[int, bytes], Awaitable[Progress | None]],
-        store: Store,
+        outputs: NumberedOutputs,
+        store: _Store,
+        lose: Callable[[int], None],
     ) -> None:
         self.topic = topic
         self.number = number
         self._connection = connection
         self._consumer = DurableConsumer(topic, group, number)
         self._pull_bytes = max(1, prefetch_bytes // PULLS)
-        self._read_progress = read_progress
+        self._outputs = outputs
         self._store = store
+        self._lose = lose
         self._tracker = PrefixTracker()
         self._intake: _Intake | None = None
         self._revoked = False
+        self._superseded = False
+        self._losing: asyncio.TimerHandle | None = None
         self._has_begun = False
         self._acking: asyncio.Task[None] | None = None
         self._floor_risen = asyncio.Event()
@@ -75,16 +92,35 @@ class PulledPartition:
         )
 
     def ack(self, position: int) -> None:
-        if not self._revoked and self._tracker.ack(position) is not None:
+        if not self._revoked and not self._superseded and self._tracker.ack(position) is not None:
             self._ack_soon()
 
     async def publish(self, record: Outgoing, *, progress: Progress | None = None) -> None:
-        if self._revoked:
-            raise revoked(self)
-        await self._store(record, self.number, progress)
+        """See `Partition.publish`. What is published after the partition was lost waits until it is closed."""
+        try:
+            if not self._superseded and not self._revoked:
+                if progress is not None:
+                    await self._outputs.publish(record, progress)
+                elif record.topic == self._outputs.topic:
+                    await self._outputs.put_beside(record)
+                else:
+                    await self._store(record, partition=self.number)
+                return
+        except Superseded as error:
+            self._give_up(error)
+        if self._superseded:
+            await self._closing.wait()
+        raise revoked(self)
+
+    def _give_up(self, reason: Superseded) -> None:
+        if not self._superseded:
+            self._superseded = True
+            self._log.warning("another worker has published, partition given up", reason=str(reason))
+            # Later: two writers that share a topic by mistake are not to take turns without a pause.
+            self._losing = asyncio.get_running_loop().call_later(_PAUSE_S, self._lose, self.number)
 
     async def progress(self, key: bytes) -> Progress | None:
-        return await self._read_progress(self.number, key)
+        return await self._outputs.progress(key)
 
     async def records(self) -> AsyncIterator[Record]:
         while True:
@@ -106,6 +142,8 @@ class PulledPartition:
 
     async def close(self) -> None:
         self._closing.set()
+        if self._losing is not None:
+            self._losing.cancel()
         if self._acking is not None:
             await asyncio.gather(self._acking, return_exceptions=True)
         if self._intake is not None:

@@ -30,7 +30,8 @@ EVENT_ID_HEADER: Final = "Nats-Msg-Id"
 _SEQ_HEADER: Final = "callstream-seq"
 _RELEASED_HEADER: Final = "callstream-released"
 _STATE_HEADER: Final = "callstream-state"
-PROGRESS_HEADERS: Final = frozenset({_SEQ_HEADER, _RELEASED_HEADER, _STATE_HEADER})
+_STATE_AT_HEADER: Final = "callstream-state-at"
+PROGRESS_HEADERS: Final = frozenset({_SEQ_HEADER, _RELEASED_HEADER, _STATE_HEADER, _STATE_AT_HEADER})
 
 
 def padded_token(key: bytes) -> str:
@@ -115,11 +116,32 @@ def _name_off_wire(name: str) -> str | None:
     return None if lower.startswith(("nats-", "callstream-")) else name
 
 
-def progress_to_wire(progress: Progress) -> dict[str, str]:
-    """Return the headers that carry `progress`, without a large state (see `pipeline.bus.nats.large_states`)."""
+class KeyLocation(NamedTuple):
+    """The subject of a key's records."""
+
+    topic: str
+    partition: int
+    token: str
+
+    @property
+    def publish_subject(self) -> str:
+        base = subject_base(self.topic)
+        return f"{base}.{self.token}" if self.topic in PRODUCER_TOPICS else f"{base}.{self.partition}.{self.token}"
+
+    @property
+    def last_record_subject(self) -> str:
+        """The subject on which the server answers with the key's last record."""
+        base = subject_base(self.topic)
+        return f"$JS.API.DIRECT.GET.{stream_name(self.topic)}.{base}.{self.partition}.{self.token}"
+
+
+def progress_to_wire(progress: Progress, place: str | None = None) -> dict[str, str]:
+    """Return the headers that carry `progress`; of a large state its place (`pipeline.bus.nats.large_states`)."""
     headers = {_SEQ_HEADER: str(progress.seq), _RELEASED_HEADER: str(progress.released)}
     if not progress.is_large:
         headers[_STATE_HEADER] = base64.b64encode(progress.state).decode()
+    elif place is not None:
+        headers[_STATE_AT_HEADER] = place
     return headers
 
 
@@ -140,6 +162,11 @@ def progress_from_wire(headers: Mapping[str, str] | None) -> tuple[Progress, boo
     except (KeyError, ValueError):
         return None
     return progress, state is not None
+
+
+def state_place(headers: Mapping[str, str] | None) -> str | None:
+    """Return the place of the large state that a record's headers name, None if they name none."""
+    return (headers or {}).get(_STATE_AT_HEADER)
 
 
 class Delivery(NamedTuple):

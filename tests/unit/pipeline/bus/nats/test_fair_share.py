@@ -77,7 +77,9 @@ def held_by(members: list[Member]) -> Counter[int]:
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["round", "round", "round", "race", "leave", "crash", "wait"]), st.integers(0, 3)),
+    st.tuples(
+        st.sampled_from(["round", "round", "round", "race", "leave", "crash", "wait", "lose"]), st.integers(0, 3)
+    ),
     max_size=60,
 )
 
@@ -104,6 +106,9 @@ def test_no_number_is_read_twice_and_all_end_up_shared_fairly(script: list[tuple
                 each.commit(store, decision, now)
         elif action == "wait":
             now += 2.0
+        elif action == "lose":
+            for number in sorted(member.share.held)[:2]:
+                member.share.lose(number)
         elif action == "leave":
             members.remove(member)
             entry, revision = store.read()
@@ -136,6 +141,18 @@ def test_a_crashed_member_s_numbers_are_free_after_a_lease_not_before() -> None:
     living.round(store, now + 1.0)
     living.round(store, now + 1.1)
     assert living.reading == set(NUMBERS)
+
+
+def test_a_number_that_was_lost_is_taken_again_once_its_reader_has_ended() -> None:
+    store = Store()
+    member = Member("a")
+    member.round(store, 0.0)
+    member.share.lose(3)
+    member.round(store, 0.1)
+    assert member.share.held == set(NUMBERS) - {3}
+    member.tick(0.2)
+    member.round(store, 0.3)
+    assert member.share.held == set(NUMBERS)
 
 
 def test_a_lost_store_moves_nothing_while_members_run() -> None:
