@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.bus.kafka.bus import KafkaBus
-from pipeline.bus.kafka.progress import progress_topic
+from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
 from pipeline.bus.protocol import Outgoing, Progress, Subscription, TopicSpec
+from pipeline.errors import BusError
 from tests.contract.brokers import KafkaBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import holding
@@ -87,6 +89,46 @@ async def test_progress_is_found_in_an_index_that_was_compacted(
         while len([record async for record in bus.stored(index)]) > 7 * len(KEYS):  # noqa: ASYNC110  # nothing tells
             await asyncio.sleep(0.3)
     assert await known(await kafka.bus(), running) == dict.fromkeys(KEYS, progress(12))
+
+
+async def test_a_state_survives_a_crash_before_the_next_output_whatever_that_output_s_number(
+    kafka: KafkaBroker, admin: AIOKafkaAdminClient, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output 1 was not given, as for a record that became a dead letter; then the state of output 2 was stored."""
+    bus = await bus_with_topics(kafka)
+    index = progress_topic(GROUP)
+    quick = {"cleanup.policy": "compact,delete", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.001"}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, index, configs=quick)])
+    send = ProgressIndex.publish
+    states = [Progress(seq=seq, released=seq, state=bytes([seq]) * 20_000) for seq in (0, 2)]
+
+    async def killed_before_its_output(progresses: ProgressIndex, *given: Any) -> None:
+        sending = progresses._send
+
+        async def cut(topic: str, *rest: Any) -> int:
+            if topic == OUT:
+                raise BusError("killed here")
+            return await sending(topic, *rest)
+
+        progresses._send = cut
+        await send(progresses, *given)
+
+    recorder = holding()
+    async with running(bus, SUBSCRIPTION, recorder):
+        await recorder.until(lambda: len(recorder.held) == 1)
+        partition = recorder.partitions[IN, 0]
+        output = Outgoing(OUT, key=b"call", value=b"", event_id="")
+        await partition.publish(output, progress=states[0])
+        monkeypatch.setattr(ProgressIndex, "publish", killed_before_its_output)
+        with pytest.raises(BusError, match="killed here"):
+            await partition.publish(output, progress=states[1])
+        monkeypatch.undo()
+    for number in range(40):  # until the segment with both states is closed, and compacted
+        await publish(bus, running, range(number, number + 1)) if number % 4 == 0 else await asyncio.sleep(0.1)
+    found = holding()
+    async with running(await kafka.bus(), SUBSCRIPTION, found):
+        await found.until(lambda: len(found.held) == 1)
+        assert await found.partitions[IN, 0].progress(b"call") == states[0]
 
 
 async def test_progress_is_found_in_the_outputs_when_the_index_is_lost(

@@ -5,9 +5,9 @@ index, the compacted topic `<group>.progress`. Once a second, the owner of a par
 then a mark: the position of the output topic before which everything is in the index. The next owner reads the index,
 and then the outputs after the mark. So an output costs one record, and a new owner reads a second's worth of outputs.
 
-A state that is too large for headers is stored in the index before its output, in one of two slots of its key (the
-output's number modulo 2). So the state of output n does not replace that of output n - 1, which is the last one until
-output n is stored. A slot has a record for each piece of the state.
+A state that is too large for headers is stored in the index before its output, in one of two slots that its key has for
+each writer: in the one that does not have the state of the last output on the bus. So a crash between the two writes
+loses no state, even after compaction. A slot has a record for each piece of the state.
 
 A worker that lost its partition unnoticed may still write. Its outputs do no harm: their inputs are not committed, so
 the new owner makes the same outputs. Its index entries must not hide those of the new owner:
@@ -20,7 +20,7 @@ the new owner makes the same outputs. Its index entries must not hide those of t
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -35,7 +35,6 @@ FLUSH_S: Final = 1.0
 _READ_S: Final = 30.0
 """How long reading a part of the index may stall."""
 _SEND_AT_ONCE: Final = 500
-_SLOTS: Final = 2
 _MARK, _ENTRY, _STATE = "mark", "entry", "state"
 
 Send = Callable[[str, int, bytes, bytes | None, Headers], Awaitable[int]]
@@ -53,6 +52,14 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True):
     seq: int
     released: int
     state: bytes | None
+
+
+class _State(NamedTuple):
+    """A large state, and the slot that has it."""
+
+    content: bytes
+    writer: str
+    slot: int
 
 
 class _IndexKey(msgspec.Struct, frozen=True, array_like=True):
@@ -126,26 +133,27 @@ class ProgressIndex:
         part = await self._part(number)
         key = record.key
         large = progress.is_large
+        slot = part.free_slot(key, self._writer)
         if large:
             pieces = state_pieces(progress.state)
             stated = [("seq", str(progress.seq).encode()), ("pieces", str(len(pieces)).encode())]
             for index, piece in enumerate(pieces):
-                await self._write(number, _STATE, key, piece, slot=progress.seq % _SLOTS, piece=index, headers=stated)
+                await self._write(number, _STATE, key, piece, slot=slot, piece=index, headers=stated)
         before = part.begin_output()
         try:
             headers = to_wire(record.headers) + progress_to_wire(progress, self.group)
             position = await self._send(self.topic, partition, key, record.value, headers)
             if large:
-                part.states.setdefault(key, {})[progress.seq] = progress.state
+                part.states.setdefault(key, {})[progress.seq] = _State(progress.state, self._writer, slot)
             outdated = part.note(
                 position, key, _Entry(progress.seq, progress.released, None if large else progress.state)
             )
         finally:
             part.end_output(before)
         if not large:
-            for seq, state in outdated.items():
-                for index in range(len(state_pieces(state))):
-                    await self._write(number, _STATE, key, None, slot=seq % _SLOTS, piece=index)
+            for state in outdated:
+                for index in range(len(state_pieces(state.content))):
+                    await self._write(number, _STATE, key, None, slot=state.slot, piece=index, writer=state.writer)
 
     async def flush(self) -> None:
         """Write the new entries of every partition that is held. Raises BusError."""
@@ -201,9 +209,10 @@ class ProgressIndex:
         *,
         slot: int = 0,
         piece: int = 0,
+        writer: str | None = None,
         headers: Headers | None = None,
     ) -> None:
-        name = _encode(_IndexKey(kind, self._writer, key, slot, piece))
+        name = _encode(_IndexKey(kind, writer or self._writer, key, slot, piece))
         position = await self._send(progress_topic(self.group), number, name, value, headers or [])
         part = self._parts[number]
         part.written_to = max(part.written_to, position + 1)
@@ -297,7 +306,7 @@ class _Part:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, _Entry] = {}
-        self.states: dict[bytes, dict[int, bytes]] = {}
+        self.states: dict[bytes, dict[int, _State]] = {}
         """Large states by key and output number."""
         self.mark = _Mark()
         self.read_to = 0
@@ -327,10 +336,18 @@ class _Part:
         entry = self.entries.get(key)
         if entry is None:
             return None
-        state = entry.state if entry.state is not None else self.states.get(key, {}).get(entry.seq)
+        if entry.state is not None:
+            return Progress(seq=entry.seq, released=entry.released, state=entry.state)
+        state = self.states.get(key, {}).get(entry.seq)
         if state is None:
             raise BusError(f"the state of output {entry.seq} of key {key!r} is gone")
-        return Progress(seq=entry.seq, released=entry.released, state=state)
+        return Progress(seq=entry.seq, released=entry.released, state=state.content)
+
+    def free_slot(self, key: bytes, writer: str) -> int:
+        """Return the slot of a writer that does not have the state of the key's last output."""
+        entry = self.entries.get(key)
+        state = None if entry is None else self.states.get(key, {}).get(entry.seq)
+        return 1 - state.slot if state is not None and state.writer == writer else 0
 
     def apply(self, record: Any) -> None:
         """Take in a record of the index."""
@@ -347,8 +364,8 @@ class _Part:
         if mark.term > self.mark.term or (mark.term == self.mark.term and mark.position > self.mark.position):
             self.mark = mark
 
-    def note(self, position: int, key: bytes, entry: _Entry) -> dict[int, bytes]:
-        """Note an output of `key` at `position`. Returns the large states that are now outdated, by output number."""
+    def note(self, position: int, key: bytes, entry: _Entry) -> list[_State]:
+        """Note an output of `key` at `position`. Returns the large states that are now outdated."""
         self.next_position = max(self.next_position, position + 1)
         outdated = self._keep(key, entry)
         if self.entries[key] is entry:
@@ -381,13 +398,14 @@ class _Part:
         pieces = of_key.setdefault((seq, name.writer), {})
         pieces[name.piece] = piece
         if len(pieces) == count:
-            self.states.setdefault(name.key, {})[seq] = b"".join(pieces[index] for index in range(count))
+            content = b"".join(pieces[index] for index in range(count))
+            self.states.setdefault(name.key, {})[seq] = _State(content, name.writer, name.slot)
             del of_key[seq, name.writer]
 
-    def _keep(self, key: bytes, entry: _Entry) -> dict[int, bytes]:
+    def _keep(self, key: bytes, entry: _Entry) -> list[_State]:
         known = self.entries.get(key)
         if known is not None and known.seq > entry.seq:
-            return {}
+            return []
         self.entries[key] = entry
         gathered = self._gathered.get(key, {})
         for seq, writer in [output for output in gathered if output[0] < entry.seq]:
@@ -395,9 +413,7 @@ class _Part:
         if not gathered:
             self._gathered.pop(key, None)
         states = self.states.get(key, {})
-        outdated = {seq: state for seq, state in states.items() if seq < entry.seq}
-        for seq in outdated:
-            del states[seq]
+        outdated = [states.pop(seq) for seq in sorted(states) if seq < entry.seq]
         if not states:
             self.states.pop(key, None)
         return outdated
