@@ -73,6 +73,14 @@ def test_a_large_state_is_not_in_the_headers() -> None:
     assert subjects.progress_from_wire(headers) == (Progress(seq=1, released=1, state=b""), False)
 
 
+def test_the_headers_name_the_place_of_a_large_state_only() -> None:
+    large = Progress(seq=1, released=1, state=b"x" * (INLINE_STATE_BYTES + 1))
+    assert subjects.state_place(subjects.progress_to_wire(large, "writer.1")) == "writer.1"
+    assert subjects.state_place(subjects.progress_to_wire(large)) is None
+    assert subjects.state_place(None) is None
+    assert subjects.from_wire(subjects.progress_to_wire(large, "writer.1")) == {}
+
+
 def test_a_record_without_progress_has_none() -> None:
     assert subjects.progress_from_wire({"ce-id": "1"}) is None
     assert subjects.progress_from_wire(None) is None
