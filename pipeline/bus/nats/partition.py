@@ -33,6 +33,7 @@ from pipeline.bus.nats.subjects import delivery, stored_record
 from pipeline.bus.protocol import Outgoing, Progress, Record
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError
+from pipeline.tasks import owned
 
 PULLS: Final = 2
 """Requests that overlap: the server serves one while the other is on its way."""
@@ -173,7 +174,12 @@ class PulledPartition:
         """Acknowledge the floor within `ACK_S`, or when the partition is closed, so that many acks become one."""
         self._floor_risen.set()
         if self._acking is None or self._acking.done():
-            self._acking = asyncio.create_task(self._ack_floors())
+            self._acking = owned(self._ack_floors(), name="acknowledge", failed=self._ack_failed, ends=True)
+
+    def _ack_failed(self, error: Exception) -> None:
+        self._log.error("acknowledgement failed", error=repr(error), exc_info=error)
+        if self._intake is not None:
+            self._intake.fail(repr(error))
 
     async def _ack_floors(self) -> None:
         while self._floor_risen.is_set():
@@ -219,7 +225,9 @@ class _Intake:
     async def begin(self) -> None:
         self._last_heard_at = asyncio.get_running_loop().time()
         self._listening = await self._session.subscribe(f"{self._inbox}.*", self._on_message)
-        self._watch = asyncio.create_task(self._watch_session())
+        self._watch = owned(
+            self._watch_session(), name="watch a session", failed=lambda error: self.fail(repr(error)), ends=True
+        )
         await self._top_up()
 
     async def take(self) -> Record | None:
@@ -259,12 +267,12 @@ class _Intake:
             try:
                 async with asyncio.timeout_at(self._last_heard_at + SILENCE_S):
                     await self._session.lost.wait()
-                self._fail("the connection was lost")
+                self.fail("the connection was lost")
             except TimeoutError:
                 if not self._open_pulls:
                     self._last_heard_at = loop.time()
                 elif loop.time() >= self._last_heard_at + SILENCE_S:
-                    self._fail("the server is silent")
+                    self.fail("the server is silent")
 
     async def _top_up(self) -> None:
         """Request as much as there is room for: each open pull may still deliver `pull_bytes`."""
@@ -279,7 +287,7 @@ class _Intake:
             ):
                 await self._pull({"batch": _BATCH, "max_bytes": self._pull_bytes})
         except SessionLost as error:
-            self._fail(str(error))
+            self.fail(str(error))
 
     async def _pull(self, request: dict[str, int]) -> None:
         self._open_pulls += 1
@@ -300,7 +308,7 @@ class _Intake:
             return
         delivered = delivery(message)
         if delivered.number != self._last_delivery + 1:
-            self._fail(f"delivery {delivered.number} follows {self._last_delivery}")
+            self.fail(f"delivery {delivered.number} follows {self._last_delivery}")
             return
         self._last_delivery = delivered.number
         record = stored_record(self._topic, message, delivered)
@@ -314,16 +322,16 @@ class _Intake:
         if status == "100":
             last = headers.get("Nats-Last-Consumer")
             if last is not None and int(last) != self._last_delivery:
-                self._fail(f"{self._last_delivery} of {last} deliveries arrived")
+                self.fail(f"{self._last_delivery} of {last} deliveries arrived")
             return
         self._open_pulls -= 1
         if status == "409" and description == "Message Size Exceeds MaxBytes":
             self._one_large = self._one_large or headers.get("Nats-Pending-Bytes") == str(self._pull_bytes)
         elif status != "408" and description != "Batch Completed":
-            self._fail(f"the pull ended: {status} {description}")
+            self.fail(f"the pull ended: {status} {description}")
             return
         await self._top_up()
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         self.fault = self.fault or reason
         self._wake.set()
