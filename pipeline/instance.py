@@ -34,6 +34,10 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str | None
     started_at: float
     """Unix time in seconds."""
+    owner_credentials: str | None = None
+    """The file by which the directory's owner logs in to the embedded bus; None if that asks for no login."""
+    producer_credentials: str | None = None
+    """The file by which producers do."""
     live_url: str | None = None
     """The NATS server of live updates."""
     ready: bool = False

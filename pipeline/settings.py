@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "SCRAM-SHA-512"
     bus_credentials: Annotated[
         Annotated[Path, Meta()] | None,
-        _about("NATS credentials file (.creds), instead of user name and password", "a file", none="none"),
+        _about("NATS credentials file (.creds) or NKey seed, instead of user name and password", "a file", none="none"),
     ] = None
     bus_tls: Annotated[
         Literal["off", "on"],
@@ -86,6 +86,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[Path, Meta()] | None,
         _about("Key of the client certificate, as PEM, if it is not in the same file", "a file", none="none"),
     ] = None
+    bus_auth: Annotated[
+        Literal["on", "off"],
+        _about(
+            "Whether the embedded bus asks for a login; `off` lets every user of the machine read and write all calls, "
+            "and will be removed in the next release",
+            "on or off",
+        ),
+    ] = "on"
     live_url: Annotated[
         Annotated[str, Meta(pattern=r"^(nats|tls)://[^\s/@]+$")] | None,
         _about(

@@ -137,8 +137,8 @@ async def measured(given: argparse.Namespace) -> dict[str, Any]:
         },
     }
     settings = {"model": given.model, "language": LANGUAGE, **dict(change.split("=", 1) for change in given.set)}
-    with tempfile.TemporaryDirectory() as folder, running(given.bus, Path(folder), settings) as url:
-        async with _watching(url) as (bus, sightings):
+    with tempfile.TemporaryDirectory() as folder, running(given.bus, Path(folder), settings) as (url, security):
+        async with _watching(url, security) as (bus, sightings):
             warm_up = next(conversations(legs, WARM_UP_S, given.seed))
             await run_calls(bus, sightings, [warm_up], "warm-up", watched=1, drain_s=DRAIN_S, language=LANGUAGE)
             bench = Bench(bus, sightings, conversations(legs, given.seconds, given.seed), given)
@@ -152,8 +152,8 @@ async def measured(given: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _watching(url: str) -> AsyncIterator[tuple[Bus, Sightings]]:
-    bus = await open_bus(url, BusSecurity())
+async def _watching(url: str, security: BusSecurity) -> AsyncIterator[tuple[Bus, Sightings]]:
+    bus = await open_bus(url, security)
     sightings, ready = Sightings(), asyncio.Event()
     watching = asyncio.create_task(sightings.watch(bus, ready))
     try:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from benchmarks.harness.brokers import broker_of
 from benchmarks.harness.workers import Fleet
+from pipeline.bus.security import BusSecurity
 from pipeline.instance import read_instance
 from tests.support.processes.deployment import Deployment
 
@@ -20,8 +21,8 @@ _STORE_GB: Final = 10
 
 
 @contextlib.contextmanager
-def running(bus: BusKind, folder: Path, settings: dict[str, str]) -> Iterator[str]:
-    """Run a pipeline; yields its bus's URL once all models are loaded. Raises RuntimeError if that fails."""
+def running(bus: BusKind, folder: Path, settings: dict[str, str]) -> Iterator[tuple[str, BusSecurity]]:
+    """Run a pipeline; yields its bus's URL and login once all models are loaded. Raises RuntimeError if that fails."""
     if bus == "embedded":
         with Deployment(folder / "data", **settings) as deployment:
             deployment.environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -30,7 +31,8 @@ def running(bus: BusKind, folder: Path, settings: dict[str, str]) -> Iterator[st
             instance = read_instance(folder / "data")
             if instance is None:
                 raise RuntimeError(f"the instance has ended, see {deployment.log_path(1)}")
-            yield instance.bus_url
+            credentials = instance.owner_credentials
+            yield instance.bus_url, BusSecurity(credentials=None if credentials is None else Path(credentials))
         return
     broker = broker_of(bus, folder / "broker", max_store_bytes=2 * _STORE_GB * 10**9)
     broker.start()
@@ -50,7 +52,7 @@ def running(bus: BusKind, folder: Path, settings: dict[str, str]) -> Iterator[st
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the workers are not ready after {READY_WITHIN_S:.0f} s")
             time.sleep(0.2)
-        yield broker.url
+        yield broker.url, BusSecurity()
         fleet.end()
     finally:
         fleet.destroy()

@@ -12,14 +12,16 @@ import typer
 from pipeline.bus.nats.connection import NatsConnection
 from pipeline.bus.nats.purge import drop_acknowledged
 from pipeline.bus.opening import await_bus
+from pipeline.bus.security import BusSecurity
 from pipeline.cli import options
 from pipeline.cli.signals import console, until_stopped
 from pipeline.cli.target import load_settings
 from pipeline.errors import BusError, ConfigurationError, InputError, StoreFullError
+from pipeline.private_files import own_directory
 from pipeline.relays.bridge import LANES, Bridge, edge_specs, ensure_edge
 from pipeline.settings import SETTINGS, Settings
 from pipeline.telemetry.metrics import Metrics, served
-from pipeline.wiring.embedded_bus import embedded_server, store_folder
+from pipeline.wiring.embedded_bus import embedded_logins, embedded_server, owner_security, store_folder
 
 _RECONNECT_S = 30.0
 _PAUSE_S = 5.0
@@ -56,13 +58,17 @@ async def _forward(settings: Settings, edge: Settings) -> None:
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         source_url = edge.bus or await _embedded(settings, stack)
+        security = owner_security(settings) if edge.bus is None else edge.bus_security()
+        logins = embedded_logins(settings) if edge.bus is None else None
         metrics_url = stack.enter_context(served(metrics, settings.metrics_port))
         screen.print("callstream bridge")
         screen.print(f"  from     {source_url}" + ("" if edge.bus else f" (embedded, {store_folder(settings)})"))
+        if logins is not None:
+            screen.print(f"  login    {logins.producer} (for producers)")
         screen.print(f"  to       {settings.bus}")
         if metrics_url is not None:
             screen.print(f"  metrics  {metrics_url}")
-        source = await await_bus(source_url, edge.bus_security(), reconnect_s=_RECONNECT_S)
+        source = await await_bus(source_url, security, reconnect_s=_RECONNECT_S)
         stack.push_async_callback(source.close)
         specs = edge_specs(
             partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=settings.store_bytes
@@ -89,15 +95,15 @@ async def _forward(settings: Settings, edge: Settings) -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(running.run())
                 if edge.bus is None:
-                    group.create_task(_free_forwarded(source_url))
+                    group.create_task(_free_forwarded(source_url, security))
         finally:
             screen.print(f"stopping: {running.records} records forwarded; the next start resumes here")
 
 
-async def _free_forwarded(url: str) -> None:
+async def _free_forwarded(url: str, security: BusSecurity) -> None:
     """Delete forwarded records from the embedded store, which nobody else reads, until cancelled."""
     log = structlog.get_logger("callstream.bridge")
-    connection = NatsConnection(url, name="callstream bridge", reconnect_s=_RECONNECT_S)
+    connection = NatsConnection(url, name="callstream bridge", reconnect_s=_RECONNECT_S, security=security)
     connected = False
     try:
         while True:
@@ -115,6 +121,7 @@ async def _free_forwarded(url: str) -> None:
 
 
 async def _embedded(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
+    own_directory(settings.data)
     server = embedded_server(settings)
     url = await server.start()
     stack.push_async_callback(server.stop)

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "bridge": "bridge:bridge",
     "fanout": "fanout:fanout",
     "status": "status:status",
+    "credentials": "credentials:credentials",
     "publish": "publish:publish",
     "watch": "watch:watch",
     "calls": "query:calls",

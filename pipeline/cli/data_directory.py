@@ -9,8 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from pipeline.bus.security import BusSecurity
 from pipeline.errors import InputError, InstanceError
-from pipeline.instance import DATABASE_FILE, InstanceInfo, find_instance
+from pipeline.instance import DATABASE_FILE, InstanceInfo, find_instance, read_instance
 from pipeline.settings import Settings
 from schemas.calls import CallRef
 
@@ -45,6 +48,15 @@ class DataDirectory:
         if self.instance is None:
             raise InstanceError(f"nothing runs on {self.settings.data}: start it with `callstream up`")
         return self.instance.bus_url
+
+    def security_of(self, bus_url: str) -> BusSecurity:
+        """Return the login for a bus: the settings' for the one that they name, the owner's for the instance's own."""
+        security = self.settings.bus_security() if bus_url == self.settings.bus else BusSecurity()
+        if security.user is None and security.credentials is None:
+            instance = read_instance(self.settings.data)
+            if instance is not None and instance.owner_credentials is not None and instance.bus_url == bus_url:
+                return msgspec.structs.replace(security, credentials=Path(instance.owner_credentials))
+        return security
 
     def open_warehouse(self) -> "Reader":
         """Open the warehouse for SQL, through the instance if there is one."""

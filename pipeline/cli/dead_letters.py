@@ -132,7 +132,7 @@ def drop(
 @contextlib.asynccontextmanager
 async def _opened(bus: str | None, data: Path | None) -> AsyncIterator[DeadLetters]:
     settings = load_settings(data, log_level="warning", bus=bus)
-    async with connect(DataDirectory(settings).bus_url, settings) as opened:
+    async with connect(DataDirectory(settings)) as opened:
         yield await DeadLetters.read(opened)
 
 

@@ -31,7 +31,7 @@ def fanout(
 
 async def _show(settings: Settings) -> None:
     assert settings.bus is not None
-    live = live_server(settings, settings.bus)
+    live = live_server(settings, settings.bus, settings.bus_security())
     if live is None:
         raise ConfigurationError("with Kafka, CALLSTREAM_LIVE_URL must name a NATS server for live updates")
     screen = console()

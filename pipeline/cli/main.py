@@ -1,13 +1,14 @@
 """The `callstream` command."""
 
 import gc
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from pipeline.cli.commands import LazyGroup
-from pipeline.errors import CallstreamError, ConfigurationError
+from pipeline.errors import CallstreamError, ConfigurationError, InputError
 from stages.errors import StageError
 
 app = typer.Typer(
@@ -40,12 +41,19 @@ def root(
 
 
 def main() -> None:
-    """Run the command. An error of callstream is one line on standard error, never a traceback."""
+    """Run the command. An error of callstream is one line on standard error, never a traceback.
+
+    Calls are private: what a command writes can be read by its user alone, whatever the shell's umask is.
+    """
+    os.umask(0o077)
     try:
         app()
     except (CallstreamError, StageError) as error:
         print(f"callstream: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, CallstreamError) else 1)
+    except PermissionError as error:
+        print(f"callstream: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(InputError.exit_code)
     except ModuleNotFoundError as error:
         hint = "`pip install 'callstream[all]'` has every part"
         print(f"callstream: {error.name} is not installed; {hint}", file=sys.stderr)

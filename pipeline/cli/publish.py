@@ -49,7 +49,7 @@ def publish(
 
     async def send() -> None:
         directory = DataDirectory(settings)
-        async with connect(directory.bus_url, settings, reconnect_s=RECONNECT_S) as bus:
+        async with connect(directory, reconnect_s=RECONNECT_S) as bus:
             await _refuse_finished(directory, reference)
             audio = open_audio(file)
             try:

@@ -16,6 +16,7 @@ from pipeline.cli.display import clock_text, stderr_console, stdout_console, tur
 from pipeline.cli.target import connect
 from pipeline.client.difference import Counts, WordRun, by_lines, counted, shown, word_difference
 from pipeline.client.exports import Document, write_export
+from pipeline.private_files import own_directory
 from pipeline.settings import Settings
 from pipeline.wiring.embedded_bus import open_deployment_bus
 from schemas.calls import CallRef
@@ -77,11 +78,12 @@ async def _bus(directory: DataDirectory) -> AsyncIterator[Bus]:
     """The bus that holds the audio: the one set, the running instance's, or the embedded one, started here."""
     settings = directory.settings
     if settings.bus is not None or directory.instance is not None:
-        async with connect(directory.bus_url, settings) as bus:
+        async with connect(directory) as bus:
             yield bus
         return
-    async with open_deployment_bus(settings) as (bus, _url):
-        yield bus
+    own_directory(settings.data)
+    async with open_deployment_bus(settings) as opened:
+        yield opened.bus
 
 
 def differing_turns(stored: Document, document: Document) -> tuple[list[DifferingTurn], Counts]:

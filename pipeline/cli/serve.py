@@ -73,6 +73,8 @@ async def _serve(settings: Settings, stages: tuple[StageWiring, ...]) -> None:
 def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages: tuple[StageWiring, ...]) -> None:
     console.print(f"callstream on {settings.data}")
     console.print(f"  bus      {instance.bus_url}")
+    if instance.producer_credentials is not None:
+        console.print(f"  login    {instance.producer_credentials} (for producers)")
     if instance.quack_url is not None:
         console.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
     if instance.live_url is not None:

@@ -38,6 +38,8 @@ def status(
         "pid": instance.pid,
         "bus_url": instance.bus_url,
         "nats_url": None if instance.bus_url.startswith(_KAFKA) else instance.bus_url,
+        "owner_credentials": instance.owner_credentials,
+        "producer_credentials": instance.producer_credentials,
         "quack_url": instance.quack_url,
         "live_url": instance.live_url,
         "metrics_url": instance.metrics_url,
@@ -48,4 +50,4 @@ def status(
         return
     shown["stalled"] = ", ".join(instance.stalled) or None
     for name, value in shown.items():
-        typer.echo(f"{name:<12} {value}")
+        typer.echo(f"{name:<20} {value}")

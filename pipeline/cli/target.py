@@ -11,7 +11,6 @@ import structlog
 
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
-from pipeline.bus.security import BusSecurity
 from pipeline.cli.data_directory import DataDirectory
 from pipeline.client.warehouse import Reader
 from pipeline.settings import Settings
@@ -65,15 +64,17 @@ async def open_target(settings: Settings) -> AsyncIterator[Target]:
             yield Target(own.bus, DataDirectory.owned(settings, own.instance), own)
         return
     structlog.get_logger("callstream.cli").info("using the running instance", pid=directory.instance.pid)
-    async with connect(directory.instance.bus_url, settings) as bus:
+    async with connect(directory, directory.instance.bus_url) as bus:
         yield Target(bus, directory, None)
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, settings: Settings, *, reconnect_s: float = 60.0) -> AsyncIterator[Bus]:
-    """The bus at `url`. The credentials of the settings apply only to the bus that they name."""
-    security = settings.bus_security() if url == settings.bus else BusSecurity()
-    bus = await open_bus(url, security, replication=settings.replication, reconnect_s=reconnect_s)
+async def connect(directory: DataDirectory, url: str | None = None, *, reconnect_s: float = 60.0) -> AsyncIterator[Bus]:
+    """The bus of a data directory, by default at its `bus_url`."""
+    url = url or directory.bus_url
+    bus = await open_bus(
+        url, directory.security_of(url), replication=directory.settings.replication, reconnect_s=reconnect_s
+    )
     try:
         yield bus
     finally:

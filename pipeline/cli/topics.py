@@ -50,7 +50,7 @@ def _print(
     settings = load_settings(data, log_level="warning", bus=url)
 
     async def rows() -> Rows:
-        async with connect(DataDirectory(settings).bus_url, settings) as bus:
+        async with connect(DataDirectory(settings)) as bus:
             return await look(bus, settings)
 
     found = asyncio.run(rows())

@@ -38,7 +38,7 @@ def watch(
     reference = call_ref(tenant, call)
 
     async def read_along() -> None:
-        async with connect(DataDirectory(settings).bus_url, settings) as opened:
+        async with connect(DataDirectory(settings)) as opened:
             await _read_along(opened, reference)
 
     asyncio.run(until_stopped(read_along()))

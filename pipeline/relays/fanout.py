@@ -6,14 +6,13 @@ are JSON by the published schemas, headers are those of CloudEvents in NATS's sp
 """
 
 import asyncio
-import re
 from typing import Final
 
 import msgspec
 import structlog
 
-from pipeline.bus.keys import key_token
 from pipeline.bus.nats.connection import NatsConnection, SessionLost
+from pipeline.bus.nats.live_subjects import live_subject
 from pipeline.bus.nats.subjects import to_wire
 from pipeline.bus.opening import KAFKA
 from pipeline.bus.protocol import Bus, Record
@@ -24,11 +23,8 @@ from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics
 from schemas.segments import SEGMENT_TYPE, Segment, live_segment
 
-ROOT: Final = "live"
 TOPICS: Final = (topics.PARTIALS, topics.SEGMENTS, topics.TRANSCRIPTS, topics.SUMMARIES)
 
-_PLAIN_TOKEN: Final = re.compile(r"(?!=)[!-~]+")
-_NOT_IN_TOKENS: Final = frozenset(".*>")
 _CONNECT_S: Final = 5.0
 _PAUSE_S: Final = 1.0
 
@@ -40,17 +36,6 @@ class LiveEvent(msgspec.Struct, frozen=True):
     event_type: str
     headers: dict[str, str]
     value: bytes
-
-
-def live_subject(tenant: str, call_id: str) -> str:
-    return f"{ROOT}.{_token(tenant)}.{_token(call_id)}"
-
-
-def _token(name: str) -> str:
-    """Return the name if a subject may hold it, else '=' and the bus's token. No two names have the same."""
-    if _PLAIN_TOKEN.fullmatch(name) and not _NOT_IN_TOKENS & set(name):
-        return name
-    return f"={key_token(name.encode())}"
 
 
 def live_event(record: Record) -> LiveEvent | None:
@@ -75,13 +60,16 @@ class LiveServer(msgspec.Struct, frozen=True):
     security: BusSecurity
 
 
-def live_server(settings: Settings, bus_url: str) -> LiveServer | None:
-    """Return the server for live updates: the one that is set, else the bus if that is NATS, else None."""
+def live_server(settings: Settings, bus_url: str, security: BusSecurity) -> LiveServer | None:
+    """Return the server for live updates: the one that is set, else the bus if that is NATS, else None.
+
+    `security` is that of the bus.
+    """
     if settings.live_url is not None:
         return LiveServer(settings.live_url, settings.live_security())
     if bus_url.startswith(KAFKA):
         return None
-    return LiveServer(bus_url, BusSecurity() if settings.bus is None else settings.bus_security())
+    return LiveServer(bus_url, security)
 
 
 class Fanout:

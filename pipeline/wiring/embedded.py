@@ -12,13 +12,14 @@ import structlog
 from pipeline.bus.protocol import Bus
 from pipeline.clock import unix_time_s
 from pipeline.instance import DataLock, InstanceInfo
+from pipeline.private_files import own_directory
 from pipeline.relays.fanout import Fanout, LiveServer, live_server
 from pipeline.runtime.movement import Health
 from pipeline.settings import Settings
 from pipeline.tasks import owned
 from pipeline.telemetry.metrics import Metrics, served
 from pipeline.wiring.context import WiringContext
-from pipeline.wiring.embedded_bus import open_deployment_bus
+from pipeline.wiring.embedded_bus import DeploymentBus, open_deployment_bus
 from pipeline.wiring.stage import StageWiring
 from pipeline.wiring.stage_list import REQUIRED
 from pipeline.wiring.warehouse import Warehouse, open_warehouse
@@ -47,20 +48,21 @@ class Embedded:
 
     async def __aenter__(self) -> "Embedded":
         settings = self.settings
-        settings.data.mkdir(parents=True, exist_ok=True)
+        own_directory(settings.data)
         async with contextlib.AsyncExitStack() as stack:
             owner = any(wiring.owns_data for wiring in self._stages)
             lock = stack.enter_context(DataLock(settings.data)) if owner else None
-            self.bus, bus_url = await stack.enter_async_context(open_deployment_bus(settings))
+            opened = await stack.enter_async_context(open_deployment_bus(settings))
+            self.bus = opened.bus
             metrics_url = stack.enter_context(served(self.metrics, settings.metrics_port))
             warehouse = await stack.enter_async_context(open_warehouse(settings.data)) if owner else None
             self.worker = Worker(WiringContext(self.bus, settings, self.metrics, warehouse, self.health), self._stages)
             self.worker.start()
             stack.push_async_callback(self.worker.stop)
-            live = live_server(settings, bus_url) if {*REQUIRED} <= {*self._stages} else None
+            live = live_server(settings, opened.url, opened.security) if {*REQUIRED} <= {*self._stages} else None
             if live is not None:
                 await stack.enter_async_context(self._fanned_out(live))
-            self.instance = _instance(bus_url, warehouse, metrics_url, live)
+            self.instance = _instance(opened, warehouse, metrics_url, live)
             if lock is not None:
                 lock.announce(self.instance)
             self.worker.own(self._announce_ready(lock), name="announce ready")
@@ -100,11 +102,13 @@ class Embedded:
 
 
 def _instance(
-    bus_url: str, warehouse: Warehouse | None, metrics_url: str | None, live: LiveServer | None
+    opened: DeploymentBus, warehouse: Warehouse | None, metrics_url: str | None, live: LiveServer | None
 ) -> InstanceInfo:
     return InstanceInfo(
         pid=os.getpid(),
-        bus_url=bus_url,
+        bus_url=opened.url,
+        owner_credentials=None if opened.logins is None else str(opened.logins.owner),
+        producer_credentials=None if opened.logins is None else str(opened.logins.producer),
         quack_url=None if warehouse is None else warehouse.url,
         quack_token=None if warehouse is None else warehouse.token,
         metrics_url=metrics_url,

@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from pipeline.bus.nats.logins import Logins
 from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
@@ -13,6 +16,16 @@ from pipeline.settings import Settings
 from pipeline.wiring import topology
 
 _STORE_DIR: Final = "nats"
+_LOGINS_DIR: Final = "credentials"
+
+
+class DeploymentBus(msgspec.Struct, frozen=True):
+    """An open bus and how this process logs in to it. `logins` is None unless it is an embedded server that asks."""
+
+    bus: Bus
+    url: str
+    security: BusSecurity
+    logins: Logins | None
 
 
 def store_folder(settings: Settings) -> Path:
@@ -20,22 +33,38 @@ def store_folder(settings: Settings) -> Path:
     return settings.data / _STORE_DIR
 
 
+def embedded_logins(settings: Settings) -> Logins | None:
+    """Return the logins of the embedded server, None if it lets everybody in."""
+    return None if settings.bus_auth == "off" else Logins(settings.data / _LOGINS_DIR)
+
+
+def owner_security(settings: Settings) -> BusSecurity:
+    """Return how the owner of the data directory logs in to its embedded server, once that has started."""
+    logins = embedded_logins(settings)
+    return BusSecurity() if logins is None else BusSecurity(credentials=logins.owner)
+
+
 def embedded_server(settings: Settings) -> NatsServer:
-    return NatsServer(store_folder(settings), max_store_bytes=settings.store_bytes, sync=settings.sync)
+    return NatsServer(
+        store_folder(settings),
+        max_store_bytes=settings.store_bytes,
+        sync=settings.sync,
+        logins=embedded_logins(settings),
+    )
 
 
 @contextlib.asynccontextmanager
-async def open_deployment_bus(settings: Settings) -> AsyncIterator[tuple[Bus, str]]:
-    """The bus and its URL, with all topics. An embedded server ends with the block."""
+async def open_deployment_bus(settings: Settings) -> AsyncIterator[DeploymentBus]:
+    """The bus with all topics. An embedded server ends with the block."""
     async with contextlib.AsyncExitStack() as stack:
         if settings.bus is None:
             server = embedded_server(settings)
             url = await server.start()
             stack.push_async_callback(server.stop)
-            bus = await open_bus(url, BusSecurity())
+            security, logins = owner_security(settings), embedded_logins(settings)
         else:
-            url = settings.bus
-            bus = await open_bus(url, settings.bus_security(), replication=settings.replication)
+            url, security, logins = settings.bus, settings.bus_security(), None
+        bus = await open_bus(url, security, replication=settings.replication)
         stack.push_async_callback(bus.close)
         await bus.ensure_topics(
             topology.topic_specs(
@@ -44,4 +73,4 @@ async def open_deployment_bus(settings: Settings) -> AsyncIterator[tuple[Bus, st
                 store_bytes=settings.store_bytes,
             )
         )
-        yield bus, url
+        yield DeploymentBus(bus, url, security, logins)

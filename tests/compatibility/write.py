@@ -139,7 +139,9 @@ class Version:
 async def connected(deployment: Deployment) -> AsyncIterator[Any]:
     """A plain NATS client of the running instance."""
     port = (deployment.data / "nats" / "port").read_text(encoding="ascii").strip()
-    client = await nats.connect(f"nats://127.0.0.1:{port}")
+    owner = deployment.data / "credentials" / "owner.nk"  # earlier versions ask for no login
+    login = {"nkeys_seed": str(owner)} if owner.exists() else {}
+    client = await nats.connect(f"nats://127.0.0.1:{port}", **login)
     try:
         yield client
     finally:

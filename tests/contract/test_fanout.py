@@ -16,10 +16,11 @@ from nats.aio.subscription import Subscription
 from prometheus_client import CollectorRegistry
 
 from pipeline.bus.memory import MemoryBus
+from pipeline.bus.nats.live_subjects import live_subject
 from pipeline.bus.protocol import Outgoing
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import ConfigurationError
-from pipeline.relays.fanout import Fanout, LiveServer, live_subject
+from pipeline.relays.fanout import Fanout, LiveServer
 from pipeline.secret import Secret
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics

@@ -75,7 +75,7 @@ async def test_what_cannot_be_heard_again_is_told(running: Deployment, greeting:
         "callstream: there is no call 'nobody' of tenant 'default'",
     )
     running.run("transcribe", str(greeting), "--roles", SAMPLE_ROLES, "--call", "again-gone")
-    client = await nats.connect(json.loads(running.run("status", "--json").stdout)["bus_url"])
+    client = await nats.connect(**running.login)
     stream = await client.jetstream().stream_info("calls-audio-batch")
     first = stream.state.last_seq - 3
     await client.jetstream().purge_stream("calls-audio-batch", seq=first)

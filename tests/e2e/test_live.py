@@ -33,8 +33,8 @@ SEGMENT, COMPLETED, SUMMARY = "callstream.segment", "callstream.transcript.compl
 
 
 @contextlib.asynccontextmanager
-async def watching(url: str, subject: str) -> AsyncIterator[Any]:
-    client = await nats.connect(url)
+async def watching(subject: str, **login: str) -> AsyncIterator[Any]:
+    client = await nats.connect(**login)
     try:
         subscription = await client.subscribe(subject)
         for _ in range(2):  # the first flush may overtake the subscription, the second is behind it
@@ -48,9 +48,9 @@ async def watching(url: str, subject: str) -> AsyncIterator[Any]:
 async def test_a_call_is_seen_as_it_goes_on_in_json_of_the_published_schemas(
     running: Deployment, short_call: Path
 ) -> None:
-    url = json.loads(running.run("status", "--json").stdout)["live_url"]
+    login = running.login
     seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    async with watching(url, "live.default.seen-live") as events, watching(url, "live.*.>") as all_events:
+    async with watching("live.default.seen-live", **login) as events, watching("live.*.>", **login) as all_events:
         publisher = running.publish(short_call, "seen-live", "--roles", SAMPLE_ROLES)
         while not (seen[COMPLETED] and seen[SUMMARY]):
             message = await events.next_msg(timeout=120)
@@ -95,7 +95,7 @@ async def test_beside_kafka_a_nats_server_of_its_own_shows_calls(tmp_path: Path,
                 [COMMAND, "fanout", "--bus", bus_url], env=environment, stdout=said, stderr=subprocess.STDOUT
             )
         try:
-            async with watching(live.url.replace("//", "//fanout:hunter2@"), "live.acme.call-1") as events:
+            async with watching("live.acme.call-1", servers=live.url, user="fanout", password="hunter2") as events:
                 shown = None
                 for attempt in range(60):
                     headers = cloudevents.headers(

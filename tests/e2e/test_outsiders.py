@@ -74,7 +74,7 @@ def blocks(path: Path, block_s: float = 0.2) -> list[bytes]:
 
 
 async def connect(running: Deployment) -> Any:
-    return await nats.connect(json.loads(running.run("status", "--json").stdout)["nats_url"])
+    return await nats.connect(**running.login)
 
 
 async def until_shown(running: Deployment, call: str, status: str, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -184,7 +184,7 @@ async def test_unusable_events_become_dead_letters_and_other_calls_go_on(running
 
 
 async def test_metrics_are_served(running: Deployment) -> None:
-    url = json.loads(running.run("status", "--json").stdout)["metrics_url"]
+    url = running.status()["metrics_url"]
     text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
     assert 'callstream_records_in_total{stage="separate",topic="calls.audio"}' in text
     assert "callstream_publish_seconds_bucket" in text

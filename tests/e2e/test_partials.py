@@ -32,6 +32,7 @@ from stages.transcribe.engine.whisper import Engine
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage
 from tests.calls import bad
+from tests.e2e.logins import bus_login
 from tests.support.brokers.kafka import KafkaServer
 from tests.support.brokers.nats import NatsProcess
 from tests.support.processes.deployment import SAMPLE, SAMPLE_ROLES, Deployment
@@ -65,10 +66,9 @@ async def stored(bus: Bus) -> tuple[list[Partial], list[Segment]]:
 
 @pytest.mark.slow
 async def test_a_viewer_reads_along_and_committed_text_stays(running: Deployment, short_call: Path) -> None:
-    url = json.loads(running.run("status", "--json").stdout)["live_url"]
     schema = jsonschema.Draft202012Validator(published_schema(PARTIAL_TYPE))
-    client = await nats.connect(url)
-    bus = await open_bus(url, BusSecurity())
+    client = await nats.connect(**running.login)
+    bus = await open_bus(*bus_login(running))
     seen: list[Any] = []
 
     async def see(message: Any) -> None:

@@ -29,6 +29,7 @@ OPERATING = (REPOSITORY / "infra" / "README.md").read_text(encoding="utf-8")
 DEMO = (REPOSITORY / "tests" / "e2e" / "demo.txt").read_text(encoding="utf-8")
 """All that the demo printed when README was written; README shows lines of it."""
 TURN = re.compile(r"^(\d\d:\d\d\.\d)–(\d\d:\d\d\.\d)  (\w+) +(.+)$", re.MULTILINE)
+OWNER, PRODUCER, VIEWER = (f"credentials/{name}.nk" for name in ("owner", "producer", "viewer-default"))
 GREETING = "Thank you for calling Northwind Energy"
 pytestmark = pytest.mark.slow
 
@@ -220,10 +221,9 @@ def test_the_tables_and_views_of_the_operators_page_exist(running: Deployment) -
 @pytest.mark.usefixtures("example")
 def test_the_duckdb_client_reads_calls_of_a_running_instance(running: Deployment, tmp_path: Path) -> None:
     programs(tmp_path, OPERATING)
-    url = json.loads(running.run("status", "--json").stdout)["quack_url"]
-    token = (running.data / "quack.token").read_text().strip()
+    url, token_file = running.status()["quack_url"], str(running.data / "quack.token")
     done = subprocess.run(
-        [sys.executable, "report.py", url, token], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "report.py", url, token_file], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert any(line.startswith("bill-1 (completed): customer: ") for line in done.stdout.splitlines())
 
@@ -243,18 +243,34 @@ def test_a_copy_of_a_stopped_data_directory_is_a_backup(greeting: Path, tmp_path
 
 @pytest.fixture
 def nats_folder(running: Deployment, greeting: Path, short_call: Path, tmp_path: Path) -> Path:
-    """The page's programs, two calls, and the address of the running instance in `url`."""
+    """The page's programs, two calls, the logins to the running instance, and its address in `url`."""
     programs(tmp_path, MESSAGES)
     shutil.copy(greeting, tmp_path / "call.wav")
     shutil.copy(short_call, tmp_path / "longer.wav")
-    (tmp_path / "url").write_text(json.loads(running.run("status", "--json").stdout)["nats_url"])
+    status = running.status()
+    (tmp_path / "url").write_text(status["nats_url"])
+    viewer = running.run("credentials", "--viewer", "default").stdout.strip()
+    (tmp_path / "credentials").mkdir()
+    for name, path in (
+        ("producer.nk", status["producer_credentials"]),
+        ("owner.nk", status["owner_credentials"]),
+        ("viewer-default.nk", viewer),
+    ):
+        (tmp_path / "credentials" / name).symlink_to(path)
     return tmp_path
+
+
+def send(folder: Path, call: str) -> None:
+    url = (folder / "url").read_text()
+    subprocess.run([sys.executable, "nats_send.py", url, PRODUCER, "call.wav", call], cwd=folder, check=True)
 
 
 def test_the_nats_programs_send_a_call_and_read_it(nats_folder: Path) -> None:
     url = (nats_folder / "url").read_text()
-    with started(nats_folder, "nats_read.py", url) as reading:
-        subprocess.run([sys.executable, "nats_send.py", url, "call.wav", "my-call"], cwd=nats_folder, check=True)
+    with started(nats_folder, "nats_read.py", url, OWNER) as reading:
+        subprocess.run(
+            [sys.executable, "nats_send.py", url, PRODUCER, "call.wav", "my-call"], cwd=nats_folder, check=True
+        )
         printed = lines_of(reading, "my-call", until="my-call summary: ")
     assert len(printed) == 2
     assert printed[0].startswith("my-call 0.8 agent: ")
@@ -267,8 +283,10 @@ def test_the_nats_consumer_is_told_of_a_record_that_nobody_can_use(nats_folder: 
     program = (nats_folder / "nats_send.py").read_text()
     assert start in program
     (nats_folder / "nats_send.py").write_text(program.replace(start, '"encoding": "amr"'))
-    with started(nats_folder, "nats_read.py", url) as reading:
-        subprocess.run([sys.executable, "nats_send.py", url, "call.wav", "unusable"], cwd=nats_folder, check=True)
+    with started(nats_folder, "nats_read.py", url, OWNER) as reading:
+        subprocess.run(
+            [sys.executable, "nats_send.py", url, PRODUCER, "call.wav", "unusable"], cwd=nats_folder, check=True
+        )
         printed = lines_of(reading, "unusable: calls.audio", until="Invalid enum value 'amr'")
     assert "the value of callstream.call.started cannot be read" in printed[-1]
 
@@ -280,7 +298,7 @@ def test_the_viewer_reads_along_in_a_call_that_did_not_ask_for_partials(running:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     done = subprocess.run(
-        [sys.executable, "nats_watch.py", (nats_folder / "url").read_text(), "my-live-call"],
+        [sys.executable, "nats_watch.py", (nats_folder / "url").read_text(), VIEWER, PRODUCER, "my-live-call"],
         cwd=nats_folder,
         capture_output=True,
         text=True,

@@ -29,6 +29,7 @@ from schemas.calls import CallRef
 from schemas.segments import Segment
 from stages.separate.files import open_audio_file
 from stages.sink.tables import Tables
+from tests.e2e.logins import bus_login
 from tests.support.processes.deployment import SAMPLE, Deployment
 from tests.support.processes.workers import Workers
 
@@ -101,9 +102,9 @@ async def on_memory(data: Path, path: Path, call: CallRef) -> Outcome:
         return Outcome(records, document_of(reader.show(call)))
 
 
-async def on_broker(url: str, deployment: Deployment, path: Path, call: CallRef) -> Outcome:
+async def on_broker(url: str, security: BusSecurity, deployment: Deployment, path: Path, call: CallRef) -> Outcome:
     """With the processes of a deployment, on its broker."""
-    bus = await open_bus(url, BusSecurity())
+    bus = await open_bus(url, security)
     try:
         records = await call_through(bus, path, call)
     finally:
@@ -114,14 +115,13 @@ async def on_broker(url: str, deployment: Deployment, path: Path, call: CallRef)
 async def test_the_sample_call_is_the_same_on_memory_jetstream_and_kafka(
     running: Deployment, on_kafka: Workers, tmp_path: Path
 ) -> None:
-    on_jetstream = json.loads(running.run("status", "--json").stdout)["bus_url"]
     kafka = on_kafka.deployment.environment["CALLSTREAM_BUS"]
     memory = await on_memory(tmp_path / "data", SAMPLE, CALL)
     assert len(json.loads(memory.document)["turns"]) == 17
     assert len(memory.records) > 17 + 1 + 1
     for outcome in (
-        await on_broker(on_jetstream, running, SAMPLE, CALL),
-        await on_broker(kafka, on_kafka.deployment, SAMPLE, CALL),
+        await on_broker(*bus_login(running), running, SAMPLE, CALL),
+        await on_broker(kafka, BusSecurity(), on_kafka.deployment, SAMPLE, CALL),
     ):
         assert outcome.records.keys() == memory.records.keys()
         for place, value in memory.records.items():

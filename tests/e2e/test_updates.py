@@ -1,19 +1,18 @@
 """A producer that changes the language in the middle of a call, with the real model."""
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Outgoing
-from pipeline.bus.security import BusSecurity
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted, CallUpdated
 from schemas.calls import CallRef
 from schemas.cloudevents import encode_audio_event
 from schemas.topics import AUDIO
 from tests.calls import bad
+from tests.e2e.logins import bus_login
 from tests.e2e.test_partials import stored
 from tests.support.processes.deployment import Deployment
 
@@ -43,7 +42,7 @@ def events(path: Path) -> list[AudioEvent]:
 
 
 async def test_what_is_said_behind_an_update_is_heard_in_its_language(running: Deployment, short_call: Path) -> None:
-    bus = await open_bus(json.loads(running.run("status", "--json").stdout)["nats_url"], BusSecurity())
+    bus = await open_bus(*bus_login(running))
     try:
         for seq, event in enumerate(events(short_call)):
             headers, value = encode_audio_event(event, call=CALL, seq=seq, source="test")

@@ -1,7 +1,6 @@
 """A viewer who comes while a call is running, with the real model."""
 
 import asyncio
-import json
 import re
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import pytest
 
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
-from pipeline.bus.security import BusSecurity
 from schemas import envelope, topics
 from schemas.calls import CallRef
 from schemas.utterances import Utterance
+from tests.e2e.logins import bus_login
 from tests.e2e.test_partials import check, stored
 from tests.support.processes.deployment import SAMPLE_ROLES, Deployment
 
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 async def test_who_watches_a_call_that_did_not_ask_reads_along_from_then_on(
     running: Deployment, short_call: Path
 ) -> None:
-    bus = await open_bus(json.loads(running.run("status", "--json").stdout)["nats_url"], BusSecurity())
+    bus = await open_bus(*bus_login(running))
     publisher = running.publish(short_call, CALL.call_id, "--realtime", "--roles", SAMPLE_ROLES)
     try:
         await until_an_utterance_is_over(bus)

@@ -58,6 +58,8 @@ _ALERTS: Final = {
 _TOKEN: Final = re.compile(r"^-+BEGIN NATS USER JWT-+\s*\n\S+\s*\n", re.MULTILINE)
 _SEED: Final = re.compile(r"^-+BEGIN USER NKEY SEED-+\s*\n(\S+)\s*\n", re.MULTILINE)
 """The two parts of a .creds file."""
+_BARE_SEED: Final = re.compile(r"\s*(SU[A-Z2-7]{56})\s*")
+"""An NKey seed alone, as in the files of `pipeline.bus.nats.logins`."""
 
 _CONNECTION_ERRORS: Final = (nats.errors.Error, OSError)
 
@@ -405,18 +407,24 @@ def _security_options(security: BusSecurity) -> dict[str, Any]:
     if context is not None:
         options["tls"] = context
     if security.credentials is not None:
-        options["user_credentials"] = _credentials(security.credentials)
+        options |= _credentials(security.credentials)
     elif security.user is not None and security.password is not None:
         options |= {"user": security.user, "password": security.password.reveal()}
     return options
 
 
-def _credentials(path: Path) -> RawCredentials:
-    """Return the text of a .creds file. It is checked here, because nats-py loops forever on one without its parts."""
+def _credentials(path: Path) -> dict[str, Any]:
+    """Return the login of a .creds file or of a bare NKey seed as an option of `connect`.
+
+    A .creds file is checked here, because nats-py loops forever on one without its parts.
+    """
     import nkeys
 
     try:
         text = path.read_text(encoding="utf-8")
+        if (bare := _BARE_SEED.fullmatch(text)) is not None:
+            nkeys.from_seed(bytearray(bare[1].encode())).wipe()
+            return {"nkeys_seed_str": bare[1]}
         seed = _SEED.search(text)
         if seed is None or not _TOKEN.search(text):
             raise ConfigurationError(f"the credentials file {path} holds no user token with its seed")
@@ -425,7 +433,7 @@ def _credentials(path: Path) -> RawCredentials:
         raise ConfigurationError(f"the credentials file {path} cannot be read: {error.strerror}") from error
     except (nkeys.NkeysError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the credentials file {path} is damaged: {type(error).__name__}") from error
-    return RawCredentials(text)
+    return {"user_credentials": RawCredentials(text)}
 
 
 def check_publish(message: Msg) -> int:

@@ -1,7 +1,8 @@
 """The embedded broker: a nats-server as a child of this process, on a store that only it may open.
 
 Files in the store directory: `lock` (an flock; names its holder), `port` (chosen once, so that clients find a
-restarted server), `nats-server.conf`, `nats-server.log`, and the server's own `jetstream/`.
+restarted server), `nats-server.conf`, `nats-server.log`, and the server's own `jetstream/`. Who may log in is said by
+`pipeline.bus.nats.logins`.
 """
 
 import asyncio
@@ -17,11 +18,12 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 
 from pipeline.backoff import Backoff
+from pipeline.bus.nats.logins import Logins
 from pipeline.errors import BusError, ConfigurationError, InstanceError
 
 _RESTART_PAUSES_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -45,7 +47,8 @@ class NatsServer:
 
     `max_store_bytes` bounds the file store; beyond it publishing is refused. `sync` is when records are forced to disk:
     every second, or each record before it is acknowledged. A killed server loses nothing either way. A machine that
-    loses power loses up to a second with `1s`.
+    loses power loses up to a second with `1s`. With `logins` only they are let in, and those that are added or removed
+    while the server runs count within about a second; without, everybody on this machine is.
     """
 
     def __init__(
@@ -55,12 +58,16 @@ class NatsServer:
         max_store_bytes: int,
         sync: Literal["1s", "always"] = "1s",
         max_payload_bytes: int = 8 * 1024 * 1024,
+        logins: Logins | None = None,
     ) -> None:
         self.restarts = 0
         self._store = store
         self._max_store_bytes = max_store_bytes
         self._sync = sync
         self._max_payload_bytes = max_payload_bytes
+        self._logins = logins
+        self._logins_known: object = None
+        self._name = ""
         self._lock: StoreLock | None = None
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -141,6 +148,7 @@ class NatsServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     return await process.wait()
+            self._follow_logins(process)
             if self._has_met_full_disk() and shutil.disk_usage(self._store).free > _ROOM_BYTES:
                 self._log.warning("disk has room again, nats-server is ended to restart", store=str(self._store))
                 await _end(process)
@@ -162,9 +170,8 @@ class NatsServer:
         self._disk_was_full = False
         with contextlib.suppress(FileNotFoundError):
             self._log_read_to = self._log_path.stat().st_size
-        name = f"callstream-{secrets.token_hex(4)}"
-        config = self._store / "nats-server.conf"
-        config.write_text(self._config(name), encoding="utf-8")
+        self._name = name = f"callstream-{secrets.token_hex(4)}"
+        config = self._write_config()
         assert self._lock is not None
         self._process = process = await asyncio.create_subprocess_exec(
             binary,
@@ -190,10 +197,33 @@ class NatsServer:
                 raise BusError(f"nats-server is not ready after {_READY_WITHIN_S} s") from error
             raise
 
-    def _config(self, name: str) -> str:
+    def _follow_logins(self, process: asyncio.subprocess.Process) -> None:
+        """Let the server read its configuration again if the logins have changed. Other connections stay open."""
+        if self._logins is None:
+            return
+        try:
+            if self._logins.fingerprint() == self._logins_known:
+                return
+            self._write_config()
+        except (ConfigurationError, OSError) as error:
+            self._log.error("logins not read, the server keeps the old ones", error=str(error))
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGHUP)
+        self._log.info("logins changed", logins=[login.name for login in self._logins.all()])
+
+    def _write_config(self) -> Path:
+        """Write the configuration file, and return its path. Raises ConfigurationError naming a damaged login."""
+        config = self._store / "nats-server.conf"
+        draft = config.with_suffix(".new")
+        draft.write_text(self._config(), encoding="utf-8")
+        draft.replace(config)
+        return config
+
+    def _config(self) -> str:
         """Return the configuration file. JSON values are valid in NATS's configuration language."""
-        settings = {
-            "server_name": name,
+        settings: dict[str, Any] = {
+            "server_name": self._name,
             "listen": f"127.0.0.1:{self._port}",
             "max_payload": self._max_payload_bytes,
             "max_pending": _MAX_PENDING_BYTES,
@@ -208,7 +238,14 @@ class NatsServer:
                 "sync_interval": self._sync,
             },
         }
+        if self._logins is not None:
+            settings["authorization"] = self._authorization(self._logins)
         return "\n".join(f"{name}: {json.dumps(value)}" for name, value in settings.items()) + "\n"
+
+    def _authorization(self, logins: Logins) -> dict[str, Any]:
+        logins.prepare()
+        self._logins_known = logins.fingerprint()
+        return logins.authorization()
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):

@@ -114,6 +114,17 @@ class Deployment:
             found.update(hit)
         return found
 
+    def status(self) -> dict[str, Any]:
+        """Return what `callstream status --json` prints. The instance must run."""
+        found: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return found
+
+    @property
+    def login(self) -> dict[str, Any]:
+        """Options of `nats.connect` for the owner of the data directory."""
+        status = self.status()
+        return {"servers": status["nats_url"], "nkeys_seed": status["owner_credentials"]}
+
     # -- commands ----------------------------------------------------------------------------------------------------
 
     def run(self, *arguments: str, timeout_s: float = 120.0, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.telemetry.metrics import Metrics, MetricsServer
@@ -166,3 +167,10 @@ def test_every_metric_says_what_it_counts_and_names_its_unit_last() -> None:
         assert family.documentation, family.name
         if family.type == "histogram":
             assert family.name.endswith("_seconds"), family.name
+
+
+def test_no_label_names_a_call_or_a_tenant_for_every_user_of_the_machine_reads_metrics() -> None:
+    families = [family for family in vars(Metrics()).values() if isinstance(family, MetricWrapperBase)]
+    labels = {label for family in families for label in family._labelnames}
+    assert "stage" in labels
+    assert not {label for label in labels if any(part in label for part in ("call", "tenant", "source", "speaker"))}
