@@ -14,7 +14,8 @@ from pipeline.bus.nats.purge import drop_acknowledged
 from pipeline.bus.opening import await_bus
 from pipeline.bus.security import BusSecurity
 from pipeline.cli import options
-from pipeline.cli.signals import console, until_stopped
+from pipeline.cli.consoles import console
+from pipeline.cli.signals import until_stopped
 from pipeline.cli.target import load_settings
 from pipeline.errors import BusError, ConfigurationError, InputError, StoreFullError
 from pipeline.private_files import own_directory

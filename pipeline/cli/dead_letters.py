@@ -18,6 +18,7 @@ from pipeline.cli.tables import render
 from pipeline.cli.target import connect, load_settings
 from pipeline.client.dead_letters import DeadLetters, Letter, NotReplayable, Selection
 from pipeline.errors import InputError
+from pipeline.printable import one_line
 from schemas.status import DeadLetter
 
 _SHOWN_BYTES = 256
@@ -168,7 +169,7 @@ async def _each(
                 await action(letters, letter)
                 typer.echo(f"{done} {letter.letter_id}")
             except NotReplayable as error:
-                print(f"callstream: {error}", file=sys.stderr)
+                print(f"callstream: {one_line(str(error))}", file=sys.stderr)
                 failed += 1
     if not found:
         print("no open dead letter matches", file=sys.stderr)
@@ -222,11 +223,12 @@ def _text(letter: Letter, about: DeadLetter) -> str:
         "record": f"{about.topic}, partition {about.partition}, position {about.position}",
         "at": _time_text(about.at),
         "key": _bytes_text(about.key),
-        **{f"  {name}": text for name, text in about.headers.items()},
+        **{f"  {one_line(name)}": text for name, text in about.headers.items()},
         "value": f"{about.value_bytes} bytes" + (", the letter holds not all of the record" if about.cut else ""),
     }
     width = max(map(len, lines)) + 2
-    return "\n".join([*(f"{name:<{width}}{text}" for name, text in lines.items()), _bytes_text(about.value)])
+    shown = [f"{name:<{width}}{one_line(text)}" for name, text in lines.items()]
+    return "\n".join([*shown, _bytes_text(about.value)])
 
 
 def _bytes_text(data: bytes) -> str:

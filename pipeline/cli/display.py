@@ -3,13 +3,14 @@
 import time
 
 import msgspec
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.consoles import stderr_console, stdout_console
 from pipeline.client.call_progress import CallWatch
 from pipeline.client.exports import summary_lines
+from pipeline.printable import one_line
 from schemas.summaries import Summary
 from schemas.transcripts import CallMetrics, Turn
 
@@ -50,7 +51,7 @@ class Display:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        self._err.print(text)
+        self._err.print(text, markup=False)
 
     def update(self, watch: CallWatch, *, published_s: float, phase: str = "") -> None:
         """Show the figures and the turns settled since the last call."""
@@ -67,10 +68,10 @@ class Display:
         now = time.monotonic()
         if figures != self._last_text and now - self._last_plain >= _PLAIN_INTERVAL_S:
             self._last_plain, self._last_text = now, figures
-            self._err.print(figures, style="dim")
+            self._err.print(figures, style="dim", markup=False)
 
     def final_figures(self, watch: CallWatch, *, published_s: float) -> None:
-        self._err.print(self._figures(watch, published_s, "done"), style="bold")
+        self._err.print(self._figures(watch, published_s, "done"), style="bold", markup=False)
 
     def metrics(self, metrics: CallMetrics) -> None:
         self._out.print()
@@ -85,8 +86,8 @@ class Display:
         self._out.print()
         self._out.print(Text(f"Summary ({method})", style="bold"))
         if summary.detail:
-            self._out.print(Text(f"  {summary.detail}", style="dim"))
-        self._out.print(summary.text, markup=False)
+            self._out.print(Text(f"  {one_line(summary.detail)}", style="dim"))
+        self._out.print(one_line(summary.text), markup=False)
         for text in summary_lines(msgspec.to_builtins(summary)):
             self._out.print(f"  {text}", markup=False)
 
@@ -109,20 +110,6 @@ class Display:
         return " · ".join([*parts, phase] if phase else parts)
 
 
-def _console(*, stderr: bool) -> Console:
-    """Return a console; without a terminal, one wide enough for the table of metrics."""
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=120)
-
-
-def stdout_console() -> Console:
-    return _console(stderr=False)
-
-
-def stderr_console() -> Console:
-    return _console(stderr=True)
-
-
 def speaker_style(channel: int) -> str:
     return _STYLES[channel % len(_STYLES)]
 
@@ -130,7 +117,9 @@ def speaker_style(channel: int) -> str:
 def turn_line(turn: Turn) -> Text:
     style = speaker_style(turn.channel)
     return Text.assemble(
-        (f"{clock_text(turn.start_s)}–{clock_text(turn.end_s)}  ", "dim"), (f"{turn.speaker:<10}", style), turn.text
+        (f"{clock_text(turn.start_s)}–{clock_text(turn.end_s)}  ", "dim"),
+        (f"{one_line(turn.speaker):<10}", style),
+        one_line(turn.text),
     )
 
 
@@ -150,7 +139,7 @@ def metrics_table(metrics: CallMetrics) -> Table:
         table.add_column(heading, justify="left" if heading == "speaker" else "right")
     for channel in metrics.channels:
         table.add_row(
-            channel.role,
+            Text(one_line(channel.role)),
             f"{channel.talk_s:.1f}",
             f"{100 * channel.talk_ratio:.0f}",
             str(channel.turns),

@@ -8,7 +8,8 @@ import typer
 
 from pipeline.bus.opening import await_bus
 from pipeline.cli import options
-from pipeline.cli.signals import console, until_stopped
+from pipeline.cli.consoles import console
+from pipeline.cli.signals import until_stopped
 from pipeline.cli.target import load_settings
 from pipeline.errors import ConfigurationError
 from pipeline.relays.fanout import Fanout, live_server

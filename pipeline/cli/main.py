@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli.commands import LazyGroup
 from pipeline.errors import CallstreamError, ConfigurationError, InputError
+from pipeline.printable import one_line, without_controls
 from stages.errors import StageError
 
 app = typer.Typer(
@@ -40,8 +41,13 @@ def root(
     """Telephone calls to speaker-labelled, word-timed transcripts, summaries and metrics, on your own machine."""
 
 
+def _said(error: Exception) -> str:
+    """Return an error's text. Further lines, as of DuckDB's, are indented: none looks like a message of its own."""
+    return without_controls(str(error)).replace("\n", "\n  ")
+
+
 def main() -> None:
-    """Run the command. An error of callstream is one line on standard error, never a traceback.
+    """Run the command. An error of callstream is a message on standard error, never a traceback.
 
     Calls are private: what a command writes can be read by its user alone, whatever the shell's umask is.
     """
@@ -49,10 +55,10 @@ def main() -> None:
     try:
         app()
     except (CallstreamError, StageError) as error:
-        print(f"callstream: {error}", file=sys.stderr)
+        print(f"callstream: {_said(error)}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, CallstreamError) else 1)
     except PermissionError as error:
-        print(f"callstream: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"callstream: {one_line(str(error.filename))}: {error.strerror}", file=sys.stderr)
         sys.exit(InputError.exit_code)
     except ModuleNotFoundError as error:
         hint = "`pip install 'callstream[all]'` has every part"

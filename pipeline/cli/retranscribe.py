@@ -11,11 +11,13 @@ import msgspec
 from rich.text import Text
 
 from pipeline.bus.protocol import Bus
+from pipeline.cli.consoles import stderr_console, stdout_console
 from pipeline.cli.data_directory import DataDirectory
-from pipeline.cli.display import clock_text, stderr_console, stdout_console, turn_line
+from pipeline.cli.display import clock_text, turn_line
 from pipeline.cli.target import connect
 from pipeline.client.difference import Counts, WordRun, by_lines, counted, shown, word_difference
 from pipeline.client.exports import Document, write_export
+from pipeline.printable import escaped_json, one_line
 from pipeline.private_files import own_directory
 from pipeline.settings import Settings
 from pipeline.wiring.embedded_bus import open_deployment_bus
@@ -46,22 +48,22 @@ async def transcribe_again(
     console = stderr_console()
     whole = clock_text(stored["duration_s"] or 0.0)
     plain_s = 0.0
-    with console.status(f"{call.call_id}: loading the model") as status:
+    with console.status(Text(f"{call.call_id}: loading the model")) as status:
 
         def progress(heard_s: float) -> None:
             nonlocal plain_s
             text = f"{call.call_id}: transcribed {clock_text(heard_s)} of {whole}"
-            status.update(text)
+            status.update(Text(text))
             if not console.is_terminal and heard_s - plain_s >= _PLAIN_EVERY_S:
                 plain_s = heard_s
-                console.print(text)
+                console.print(text, markup=False)
 
         async with _bus(directory) as bus:
             transcript = await retranscribe(bus, call, settings, language=language, on_progress=progress)
     document = _document(stored, transcript)
     if as_json:
         encoded = _difference_json(stored, document) if diff else msgspec.json.encode(document)
-        print(encoded.decode())
+        print(escaped_json(encoded.decode()))
     elif diff:
         show_difference(stored, document)
     elif not quiet:
@@ -109,7 +111,7 @@ def show_difference(stored: Document, document: Document) -> None:
     console = stdout_console()
     turns, total = differing_turns(stored, document)
     for turn in turns:
-        console.print(Text(f"{clock_text(turn.start_s)}  {turn.speaker}  ") + shown(turn.steps))
+        console.print(Text(f"{clock_text(turn.start_s)}  {one_line(turn.speaker)}  ") + shown(turn.steps))
     console.print(Text(total.sentence, style="bold"))
 
 

@@ -13,10 +13,12 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus
 from pipeline.cli import options
+from pipeline.cli.consoles import stderr_console, stdout_console
 from pipeline.cli.data_directory import DataDirectory
-from pipeline.cli.display import clock_text, stderr_console, stdout_console
+from pipeline.cli.display import clock_text
 from pipeline.cli.target import Target, load_settings
 from pipeline.errors import InputError, InstanceError, SummaryError
+from pipeline.printable import escaped_json, one_line
 from pipeline.settings import Settings
 from pipeline.wiring import index
 from pipeline.wiring.embedded import Embedded
@@ -127,7 +129,7 @@ async def _search(settings: Settings, text: str, filters: "Filters", limit: int,
             return
         hits = await find(found, embedder, text, filters, limit=limit)
     if as_json:
-        typer.echo(msgspec.json.encode(list(map(_described, hits))).decode())
+        typer.echo(escaped_json(msgspec.json.encode(list(map(_described, hits))).decode()))
         return
     if not hits:
         console.print("no results")
@@ -155,7 +157,7 @@ async def _ask(settings: Settings, question: str, filters: "Filters", as_json: b
             "detail": answer.detail,
             "citations": list(map(_described, answer.hits)),
         }
-        typer.echo(msgspec.json.encode(shown).decode())
+        typer.echo(escaped_json(msgspec.json.encode(shown).decode()))
         return
     stdout_console().print(Text(answer.text, style="bold"))
     if answer.detail:
@@ -235,7 +237,7 @@ def _print(hit: "Hit") -> None:
     times = f"{clock_text(window.start_s)}–{clock_text(window.end_s)}"
     head = Text.assemble((window.call_id, "bold"), f"  {times}  ", (f"{began} UTC  {hit.similarity:.2f}", "dim"))
     console.print(head)
-    lines = window.text.splitlines()
+    lines = [one_line(line) for line in window.text.split("\n")]
     for line in lines[:_MAX_SNIPPET_LINES]:
         console.print(f"  {line}", markup=False)
     if len(lines) > _MAX_SNIPPET_LINES:

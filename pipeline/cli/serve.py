@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli import options
+from pipeline.cli.consoles import console
 from pipeline.cli.signals import until_stopped
 from pipeline.cli.target import load_settings
 from pipeline.errors import ConfigurationError
@@ -45,24 +46,24 @@ def worker(
 
 
 async def _serve(settings: Settings, stages: tuple[StageWiring, ...]) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = console()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with Embedded(settings, stages=stages) as embedded:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopping.set)
-        _greet(console, embedded.instance, settings, stages)
+        _greet(screen, embedded.instance, settings, stages)
         ending = asyncio.create_task(stopping.wait())
         failing = asyncio.create_task(embedded.worker.wait())
         ready = asyncio.create_task(embedded.worker.ready.wait())
         try:
             await asyncio.wait({ending, failing, ready}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
-                console.print(f"ready: {', '.join(wiring.name for wiring in stages)} (Ctrl-C stops)")
+                screen.print(f"ready: {', '.join(wiring.name for wiring in stages)} (Ctrl-C stops)")
                 await asyncio.wait({ending, failing}, return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
                 failing.result()
-            console.print("stopping: unfinished work resumes at the next start")
+            screen.print("stopping: unfinished work resumes at the next start")
         finally:
             for task in (ending, failing, ready):
                 task.cancel()
@@ -70,17 +71,17 @@ async def _serve(settings: Settings, stages: tuple[StageWiring, ...]) -> None:
                 await asyncio.gather(ending, failing, ready, return_exceptions=True)
 
 
-def _greet(console: Console, instance: InstanceInfo, settings: Settings, stages: tuple[StageWiring, ...]) -> None:
-    console.print(f"callstream on {settings.data}")
-    console.print(f"  bus      {instance.bus_url}")
+def _greet(screen: Console, instance: InstanceInfo, settings: Settings, stages: tuple[StageWiring, ...]) -> None:
+    screen.print(f"callstream on {settings.data}")
+    screen.print(f"  bus      {instance.bus_url}")
     if instance.producer_credentials is not None:
-        console.print(f"  login    {instance.producer_credentials} (for producers)")
+        screen.print(f"  login    {instance.producer_credentials} (for producers)")
     if instance.quack_url is not None:
-        console.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
+        screen.print(f"  SQL      {instance.quack_url} (DuckDB's Quack, read-only; or `callstream sql`)")
     if instance.live_url is not None:
-        console.print(f"  live     {instance.live_url} (NATS subjects live.<tenant>.<call>)")
+        screen.print(f"  live     {instance.live_url} (NATS subjects live.<tenant>.<call>)")
     if instance.metrics_url is not None:
-        console.print(f"  metrics  {instance.metrics_url}")
+        screen.print(f"  metrics  {instance.metrics_url}")
     for wiring in stages:
         for label, text in wiring.shows(settings).items():
-            console.print(f"  {label:<8} {text}")
+            screen.print(f"  {label:<8} {text}")

@@ -5,12 +5,6 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
-from rich.console import Console
-
-
-def console() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
     """Run `work` until Ctrl-C or SIGTERM cancels it. Raises its error if it fails."""

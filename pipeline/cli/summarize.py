@@ -9,12 +9,13 @@ import typer
 from rich.text import Text
 
 from pipeline.cli import options
+from pipeline.cli.consoles import stdout_console
 from pipeline.cli.data_directory import DataDirectory, call_ref
-from pipeline.cli.display import stdout_console
 from pipeline.cli.target import load_settings
 from pipeline.client.difference import counted, shown, word_difference
 from pipeline.client.exports import Document, summary_lines, turns_of
 from pipeline.errors import InputError, SummaryError
+from pipeline.printable import escaped_json, one_line
 from schemas.calls import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def summarize(
     old = document["summary"]
     if as_json:
         both = {"old": old, "new": new, "counts": _counts(old, new)} if diff else new
-        typer.echo(msgspec.json.encode(both).decode())
+        typer.echo(escaped_json(msgspec.json.encode(both).decode()))
         return
     head = f"Summary (by {written.model}, prompt {written.prompt}"
     console.print(
         Text(f"{head}, read in {written.windows} parts)" if written.windows > 1 else f"{head})", style="bold")
     )
     if not diff or old is None:
-        console.print(written.text, markup=False)
+        console.print(one_line(written.text), markup=False)
         for line in summary_lines(new):
             console.print(f"  {line}", markup=False)
         return

@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from pipeline.printable import json_text, without_controls
+
 _APART = " " * 3
-_CONTROL = dict.fromkeys(map(ord, "\a\b\v\f\r"))
-"""What rich leaves out of a text."""
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
@@ -23,9 +23,10 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> 
     match form:
         case "json":
             objects = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
-            return json.dumps(objects, ensure_ascii=False, allow_nan=False)
+            return json_text(objects)
         case "csv":
-            return _csv(columns, rows)
+            text = _csv(columns, rows)
+            return without_controls(text) if sys.stdout.isatty() else text
         case "table":
             return _table(columns, rows)
     raise ValueError(f"{form!r} is not table, json or csv")
@@ -60,6 +61,11 @@ def _cell(value: Any) -> str:
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
 
+def _flat(text: str) -> str:
+    """Return the text on one line, for a row of a table: what a producer wrote looks like no other row."""
+    return without_controls(text).replace("\n", " ").expandtabs()
+
+
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -72,8 +78,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Render as wide as the terminal, or as wide as the content if the output is not a terminal."""
     numeric = [bool(rows) and all(map(_is_number, column)) for column in zip(*rows, strict=True)]
     numeric = numeric or [False] * len(columns)
-    cells = [[_cell(value) for value in row] for row in rows]
-    lines = (_folded if sys.stdout.isatty() else _whole)(columns, cells, numeric)
+    cells = [[_flat(_cell(value)) for value in row] for row in rows]
+    lines = (_folded if sys.stdout.isatty() else _whole)(list(map(_flat, columns)), cells, numeric)
     count = f"{len(rows)} row" + ("" if len(rows) == 1 else "s")
     return "\n".join([*(line.rstrip() for line in lines), count])
 
@@ -84,19 +90,15 @@ def _is_number(value: Any) -> bool:
 
 def _whole(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
     """Return the lines of `_folded` for an unlimited width. Importing rich's tables takes as much CPU as DuckDB."""
-    table = [[cell.translate(_CONTROL).expandtabs().split("\n") for cell in row] for row in (columns, *cells)]
-    widths = [max(cell_len(line) for row in table for line in row[index]) for index in range(len(columns))]
+    table = [columns, *cells]
+    widths = [max(cell_len(row[index]) for row in table) for index in range(len(columns))]
     lines = []
-    heads = max((len(cell) for cell in table[0]), default=0)
-    table[0] = [[""] * (heads - len(cell)) + cell for cell in table[0]]
     for row in table:
-        for level in range(max((len(cell) for cell in row), default=0)):
-            texts = [cell[level] if level < len(cell) else "" for cell in row]
-            spaces = [" " * (width - cell_len(text)) for width, text in zip(widths, texts, strict=True)]
-            parts = zip(texts, spaces, numeric, strict=True)
-            lines.append(_APART.join(space + text if right else text + space for text, space, right in parts))
+        spaces = [" " * (width - cell_len(text)) for width, text in zip(widths, row, strict=True)]
+        parts = zip(row, spaces, numeric, strict=True)
+        lines.append(_APART.join(space + text if right else text + space for text, space, right in parts))
     rule = "─" * (sum(widths) + len(_APART) * max(len(widths) - 1, 0))
-    return [*lines[:heads], rule, *lines[heads:]]
+    return [lines[0], rule, *lines[1:]]
 
 
 def _folded(

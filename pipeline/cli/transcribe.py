@@ -17,6 +17,7 @@ from pipeline.cli.roles import parse_roles
 from pipeline.cli.target import Target, load_settings, open_target
 from pipeline.client.exports import FORMATS, write_export
 from pipeline.errors import CallstreamError, InputError
+from pipeline.printable import one_line
 from schemas.calls import DEFAULT_TENANT, CallRef
 
 SAMPLE = Path("tests/calls/sample/sample.wav")
@@ -120,7 +121,7 @@ def _usable(jobs: list[FileCall]) -> list[FileCall]:
         except InputError as error:
             if len(jobs) == 1:
                 raise
-            print(f"callstream: {error}", file=sys.stderr)
+            print(f"callstream: {one_line(str(error))}", file=sys.stderr)
         else:
             usable.append(job)
     return usable
@@ -140,7 +141,7 @@ async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, 
             except CallstreamError as error:
                 if not several:
                     raise
-                print(f"callstream: {job.path}: {error}", file=sys.stderr)
+                print(f"callstream: {one_line(f'{job.path}: {error}')}", file=sys.stderr)
     return finished
 
 

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from pipeline.bus.protocol import Bus, Feed
 from pipeline.cli import options
+from pipeline.cli.consoles import console, stdout_console
 from pipeline.cli.data_directory import DataDirectory, call_ref
-from pipeline.cli.display import clock_text, speaker_style, stdout_console, turn_line
-from pipeline.cli.signals import console, until_stopped
+from pipeline.cli.display import clock_text, speaker_style, turn_line
+from pipeline.cli.signals import until_stopped
 from pipeline.cli.target import connect, load_settings
 from pipeline.client.live_text import FOLLOWED, CallViewer, PartialsRequest
+from pipeline.printable import one_line
 from schemas import topics
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.partials import Partial
@@ -117,7 +119,7 @@ def partial_line(partial: Partial) -> Text:
     """Format like a turn, followed by an ellipsis while it is in progress."""
     return Text.assemble(
         (f"{clock_text(partial.start_s)}–{clock_text(partial.end_s)}  ", "dim"),
-        (f"{partial.speaker:<10}", speaker_style(partial.channel)),
-        partial.committed.strip(),
+        (f"{one_line(partial.speaker):<10}", speaker_style(partial.channel)),
+        one_line(partial.committed),
         ("" if partial.final else f"{partial.tail if partial.committed else partial.tail.lstrip()} …", "dim"),
     )

@@ -4,8 +4,6 @@ Sources: WebVTT, W3C Candidate Recommendation of 4 April 2019 (sections 4 and 6)
 what its players read.
 """
 
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.errors import InputError
+from pipeline.printable import json_text, one_line
 from schemas.transcripts import Turn
 from stages.text import word_spans
 
@@ -46,24 +45,24 @@ def _turn_cues(turn: Document) -> Iterator[Cue]:
         if index + 1 < len(groups):
             end_ms = min(end_ms, round(groups[index + 1][0] * 1000))
         if text:
-            yield Cue(start_ms, max(end_ms, start_ms + 1), _line(turn["speaker"]) or "unknown", text)
+            yield Cue(start_ms, max(end_ms, start_ms + 1), one_line(turn["speaker"]) or "unknown", text)
 
 
 def _groups(turn: Document) -> Iterator[tuple[float, float, str]]:
     """Yield start, end (seconds) and text of runs of words that fit into a cue."""
     pieces = _pieces(turn)
     if not pieces:
-        yield turn["start_s"], turn["end_s"], _line(turn["text"])
+        yield turn["start_s"], turn["end_s"], one_line(turn["text"])
         return
     run_start_s, run_end_s, run = pieces[0]
     for start_s, end_s, piece in pieces[1:]:
-        whole = _line(run + piece)
+        whole = one_line(run + piece)
         if len(whole) > MAX_CUE_CHARACTERS or round(end_s * 1000) - round(run_start_s * 1000) > MAX_CUE_S * 1000:
-            yield run_start_s, run_end_s, _line(run)
+            yield run_start_s, run_end_s, one_line(run)
             run_start_s, run_end_s, run = max(start_s, run_start_s), end_s, piece
         else:
             run_end_s, run = max(run_end_s, end_s), run + piece
-    yield run_start_s, run_end_s, _line(run)
+    yield run_start_s, run_end_s, one_line(run)
 
 
 def _pieces(turn: Document) -> list[tuple[float, float, str]]:
@@ -79,11 +78,6 @@ def _pieces(turn: Document) -> list[tuple[float, float, str]]:
     return [(word["start_s"], word["end_s"], text[bounds[i] : bounds[i + 1]]) for i, word in enumerate(words)]
 
 
-def _line(text: str) -> str:
-    """Return the text on one line, without the control characters that end lines or cues."""
-    return re.sub(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+", " ", text).strip()
-
-
 def _timestamp(ms: int, mark: str) -> str:
     seconds, millis = divmod(ms, 1000)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{mark}{millis:03}"
@@ -94,7 +88,7 @@ def _escaped(text: str) -> str:
 
 
 def to_json(document: Document) -> str:
-    return json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False)
+    return json_text(document, indent=2)
 
 
 def to_vtt(document: Document) -> str:
@@ -121,13 +115,13 @@ def to_txt(document: Document) -> str:
     """Return plain text for people: heading, turns, summary, missing audio."""
     duration = document["duration_s"]
     facts = [document["status"], f"{duration:.1f} s" if duration is not None else "", document["language"] or ""]
-    lines = [f"{document['call_id']} ({', '.join(fact for fact in facts if fact)})", ""]
+    lines = [f"{one_line(document['call_id'])} ({', '.join(fact for fact in facts if fact)})", ""]
     lines += [
-        f"[{_timestamp(round(turn['start_s'] * 1000), '.')}] {_line(turn['speaker'])}: {_line(turn['text'])}"
+        f"[{_timestamp(round(turn['start_s'] * 1000), '.')}] {one_line(turn['speaker'])}: {one_line(turn['text'])}"
         for turn in document["turns"]
     ]
     if (summary := document["summary"]) is not None:
-        lines += ["", f"Summary ({summary['method']}): {_line(summary['text'])}", *summary_lines(summary)]
+        lines += ["", f"Summary ({summary['method']}): {one_line(summary['text'])}", *summary_lines(summary)]
     lines += [
         f"Missing audio: {gap['start_s']:.1f} to {gap['end_s']:.1f} s ({gap['events']} events)"
         for gap in document["gaps"]
@@ -143,13 +137,15 @@ def turns_of(document: Document) -> list[Turn]:
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return the lines after a summary's text: key points, actions with owners, outcome, sentiment, doubts."""
-    lines = [f"• {_line(point['text'])}" for point in summary["key_points"]]
+    lines = [f"• {one_line(point['text'])}" for point in summary["key_points"]]
     items = summary.get("action_items") or [{"text": text, "owner": None} for text in summary.get("actions") or []]
-    lines += [f"→ {_line(item['text'])}" + (f" ({_line(item['owner'])})" if item["owner"] else "") for item in items]
+    lines += [
+        f"→ {one_line(item['text'])}" + (f" ({one_line(item['owner'])})" if item["owner"] else "") for item in items
+    ]
     if summary.get("outcome"):
-        lines.append(f"Outcome: {_line(summary['outcome'])}")
+        lines.append(f"Outcome: {one_line(summary['outcome'])}")
     if summary["sentiment"] is not None:
-        each = ", ".join(f"{_line(one['speaker'])} {one['sentiment']}" for one in summary.get("sentiments") or [])
+        each = ", ".join(f"{one_line(one['speaker'])} {one['sentiment']}" for one in summary.get("sentiments") or [])
         lines.append(f"Sentiment: {summary['sentiment']}" + (f" ({each})" if each else ""))
     if summary.get("doubted"):
         doubts = Counter(claim["doubt"] for claim in summary["doubted"])

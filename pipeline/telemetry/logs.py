@@ -1,12 +1,14 @@
 """Logging: as text or JSON, through one handler for callstream and its libraries, with the call on each line."""
 
+import io
 import json
 import logging
 from typing import Literal, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from pipeline.printable import one_line, without_controls
 from schemas.calls import DEFAULT_TENANT, CallRef
 
 LogFormat = Literal["console", "json"]
@@ -84,7 +86,18 @@ def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, _json_line]
     colours = stream.isatty()
-    return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
+    return [_printable, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=_printable_traceback)]
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Return the event for a terminal. What is no text is shown by `repr`, which escapes control characters."""
+    return {name: one_line(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _printable_traceback(stream: TextIO, error: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    stream.write(without_controls(text.getvalue()))
 
 
 def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

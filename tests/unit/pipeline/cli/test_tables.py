@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.tables import _cell, _folded, _whole, render
+from pipeline.cli.tables import _cell, _flat, _folded, _whole, render
 
 COLUMNS = ["name", "n"]
 ROWS = [('a [b]bold[/b], "q"\nline', 1), (None, 20)]
@@ -66,8 +66,8 @@ WIDE = [
 
 @pytest.mark.parametrize("rows", [WIDE, WIDE[:1], [], [(None,) * 4]])
 def test_a_table_that_goes_to_no_terminal_is_rich_s_on_an_unlimited_width(rows: list[tuple[Any, ...]]) -> None:
-    columns = ["name", "a long header", "text\nof two", "flag"]
-    cells = [[_cell(value) for value in row] for row in rows]
+    columns = ["name", "a long header", "text of two", "flag"]
+    cells = [[_flat(_cell(value)) for value in row] for row in rows]
     numeric = [False, bool(rows), False, False]
     plain = [line.rstrip() for line in _whole(columns, cells, numeric)]
     assert plain == [line.rstrip() for line in _folded(columns, cells, numeric, width=1000)]
