@@ -232,7 +232,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ollama_url: Annotated[
         str,
         Meta(pattern=r"^https?://\S+$"),
-        _about("Address of Ollama; without it, summaries are extractive", "http://HOST:PORT"),
+        _about("Address of Ollama; without it, summaries are extractive", "http://[USER:PASSWORD@]HOST:PORT"),
     ] = "http://127.0.0.1:11434"
     summary_model: Annotated[
         str,

@@ -10,6 +10,7 @@ import structlog
 from pipeline.errors import ModelError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
+from stages.adapters.llm.address import server_address
 from stages.adapters.llm.ollama import OllamaClient
 from stages.adapters.llm.protocol import LlmClient
 from stages.adapters.llm.resilient import STATES, Circuit, ResilientLlm
@@ -42,7 +43,7 @@ async def open_writer(
             for each in STATES:
                 metrics.llm_circuit.labels(each).set(each == state)
 
-    circuit = Circuit(f"Ollama at {settings.ollama_url}", changed=show_state)
+    circuit = Circuit(_name(settings), changed=show_state)
     clients = {model: _client(settings, model, circuit) for model in dict.fromkeys(named.values())}
 
     def choose(call_type: str, long: bool) -> LlmClient:
@@ -71,7 +72,7 @@ async def open_writer(
 @asynccontextmanager
 async def open_llm(settings: Settings) -> AsyncIterator[LlmClient]:
     """Open the default model, for questions other than summaries. Raises ConfigurationError."""
-    llm = _client(settings, settings.summary_models()[""], Circuit(f"Ollama at {settings.ollama_url}"))
+    llm = _client(settings, settings.summary_models()[""], Circuit(_name(settings)))
     try:
         yield llm
     finally:
@@ -88,6 +89,11 @@ def _check(settings: Settings) -> SupportCheck:
     except (ModelError, StageError, ImportError) as error:
         log.warning("claims are checked without embeddings", reason=str(error))
         return SupportCheck()
+
+
+def _name(settings: Settings) -> str:
+    """Return the server's name in errors, which are stored with calls."""
+    return f"Ollama at {server_address(settings.ollama_url).url}"
 
 
 def _client(settings: Settings, model: str, circuit: Circuit) -> LlmClient:

@@ -150,10 +150,16 @@ def live_port(described: dict[str, dict[str, Any]], broker: KafkaServer, tmp_pat
     port = _free_port()
     command = [part.replace("4222", str(port)) for part in described["nats"]["command"]]
     if broker.tls:
+        config = (TLS_FILE.parent / "nats.conf").read_text(encoding="utf-8")
         certificate = str(broker.key_and_certificate)
-        command = [part.replace("/etc/callstream/broker.pem", certificate) for part in command]
+        here = tmp_path / "nats.conf"
+        here.write_text(config.replace("/etc/callstream/broker.pem", certificate).replace("4222", str(port)))
+        command = [part.replace("/etc/callstream/nats.conf", str(here)) for part in command]
+    environment = {**os.environ, **described["nats"].get("environment", {})}
     with (tmp_path / "nats.log").open("wb") as log:
-        server = subprocess.Popen([find_binary(), "--addr=127.0.0.1", *command], stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [find_binary(), "--addr=127.0.0.1", *command], env=environment, stdout=log, stderr=log
+        )
     yield port
     server.terminate()
     server.wait()

@@ -1,14 +1,22 @@
 """The commands on a NATS server that asks for TLS and a password, by settings alone."""
 
+import asyncio
 import json
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import nats
+import nats.errors
 import pytest
 
+from pipeline.bus.nats.server import find_binary
 from tests.support.brokers.certificates import Authority
-from tests.support.brokers.nats import NatsProcess
+from tests.support.brokers.nats import NatsProcess, free_port
+from tests.support.processes.compose import KAFKA_FILE, TLS_FILE, services
 from tests.support.processes.deployment import Deployment
 
 PASSWORD = "hunter2"
@@ -63,3 +71,44 @@ def test_a_wrong_password_ends_the_command_at_once_with_the_reason(tmp_path: Pat
     assert time.monotonic() - began < 15
     assert done.returncode == 2
     assert done.stderr == f"callstream: the NATS server at {secured['bus']} refuses: it rejects these credentials\n"
+
+
+@pytest.mark.parametrize("password", ["hunter2", "4711"])
+async def test_the_container_for_live_updates_takes_its_password_from_the_environment(
+    tmp_path: Path, password: str
+) -> None:
+    service = services(
+        KAFKA_FILE, TLS_FILE, variables={"CALLSTREAM_BUS_PASSWORD": password, "CALLSTREAM_TLS_DIR": "/tls"}
+    )["nats"]
+    authority = Authority(tmp_path / "authority")
+    both = tmp_path / "broker.pem"
+    both.write_bytes(b"".join(path.read_bytes() for path in authority.issue("server")))
+    port = free_port()
+    config = (TLS_FILE.parent / "nats.conf").read_text(encoding="utf-8").replace("4222", str(port))
+    (tmp_path / "nats.conf").write_text(config.replace("/etc/callstream/broker.pem", str(both)))
+    command = [part.replace("/etc/callstream", str(tmp_path)) for part in service["command"]]
+    with subprocess.Popen(  # noqa: ASYNC220  # it returns at once
+        [find_binary(), "--addr=127.0.0.1", *command], env=service["environment"], stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            trusted = ssl.create_default_context(cafile=authority.ca_file)
+            client = await until_connected(f"tls://127.0.0.1:{port}", tls=trusted, user="callstream", password=password)
+            await client.close()
+            line = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+            assert b"nats.conf" in line
+            assert password.encode() not in line.replace(str(port).encode(), b"")
+        finally:
+            server.terminate()
+
+
+async def until_connected(url: str, **login: Any) -> Any:
+    deadline = time.monotonic() + 20
+    while True:
+        client = nats.NATS()
+        try:
+            await client.connect(url, allow_reconnect=False, max_reconnect_attempts=0, **login)
+            return client
+        except (nats.errors.Error, OSError):
+            await client.close()
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)

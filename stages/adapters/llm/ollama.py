@@ -7,6 +7,7 @@ from typing import Any, Final
 import httpx
 import ollama
 
+from stages.adapters.llm.address import server_address
 from stages.adapters.llm.protocol import Completion, LlmMissing, LlmOverflow, LlmUnavailable, Message
 
 CHECK_TIMEOUT_S: Final = 3.0
@@ -15,6 +16,8 @@ _AWAY = (ConnectionError, httpx.HTTPError)
 
 class OllamaClient:
     """One model on one Ollama server. Requests are aborted after `timeout_s`; the server then stops generating.
+
+    A login in `url` is sent as HTTP basic authentication, and shown in no error.
 
     Ollama truncates a prompt that is too long, from its beginning, without an error. When an answer fills the context,
     it drops the first half. Both can be told from the number of prompt tokens that it reports.
@@ -26,8 +29,9 @@ class OllamaClient:
         self.model = model
         self.context_tokens = context_tokens
         self.answer_tokens = answer_tokens
-        self._url = url
-        self._client = ollama.AsyncClient(host=url, timeout=timeout_s)
+        address = server_address(url)
+        self._url = address.url
+        self._client = ollama.AsyncClient(host=address.url, timeout=timeout_s, auth=address.login)
         self._checked_context = False
 
     async def check(self) -> None:

@@ -23,7 +23,7 @@ class NatsProcess(ServerProcess):
         super().__init__()
         self.folder = folder
         self.settings = dict(settings or {})
-        self.port = _free_port()
+        self.port = free_port()
 
     def __enter__(self) -> "NatsProcess":
         self.start()
@@ -66,7 +66,7 @@ class NatsProcess(ServerProcess):
         return _greets(self.port)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -190,6 +190,15 @@ def test_with_tls_no_password_is_made_up() -> None:
             services(KAFKA_FILE, TLS_FILE, variables=given)
 
 
+def test_with_tls_no_password_is_on_a_command_line() -> None:
+    for name, service in TLS.items():
+        started = [*service.get("entrypoint", []), *service.get("command", [])]
+        assert not [part for part in started if VARIABLES["CALLSTREAM_BUS_PASSWORD"] in part], name
+    [script] = TLS["user"]["command"]
+    assert "--add-config " not in script  # it would be an argument of the JVM
+    assert re.search(r"--add-config-file <\(printf .+ \"\$CALLSTREAM_BUS_PASSWORD\"\)", script)
+
+
 def test_every_variable_of_the_file_is_named_at_its_head() -> None:
     head = KAFKA_FILE.read_text(encoding="utf-8").partition("\nname:")[0]
     assert set(re.findall(r"[A-Z]+_[A-Z_]+", head.partition("Variables")[2])) == variables_of(KAFKA_FILE)

@@ -1,6 +1,7 @@
 """The Ollama adapter against a server that misbehaves. A real server is in `tests/e2e/test_ollama.py`."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,7 @@ class Served:
     def __init__(self) -> None:
         self.url = ""
         self.bodies: list[bytes] = []
+        self.heads: list[bytes] = []
 
 
 @asynccontextmanager
@@ -31,6 +33,7 @@ async def served(status: int, body: bytes | None) -> AsyncIterator[Served]:
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         replies.add(asyncio.current_task())
         head = await reader.readuntil(b"\r\n\r\n")
+        seen.heads.append(head)
         lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         seen.bodies.append(await reader.readexactly(int(lengths[0])) if lengths else b"")
         if body is None:
@@ -72,6 +75,28 @@ async def test_a_name_without_a_tag_means_the_latest() -> None:
     async with served(200, models("llama3.2:latest")) as server:
         client = OllamaClient(server.url, "llama3.2")
         await client.check()
+        await client.close()
+
+
+async def test_a_login_in_the_address_is_sent() -> None:
+    async with served(200, models("llama3.2")) as server:
+        client = OllamaClient(server.url.replace("//", "//us%40r:hunter2@"), "llama3.2")
+        await client.check()
+        await client.close()
+    expected = base64.b64encode(b"us@r:hunter2")
+    assert b"authorization: Basic " + expected in server.heads[0].replace(b"Authorization", b"authorization")
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (401, b"who?"), (502, b"bad gateway"), (0, None)])
+async def test_no_error_shows_the_login_of_the_address(status: int, body: bytes | None) -> None:
+    async with served(status, body) as server:
+        client = OllamaClient(server.url.replace("//", "//user:hunter2@"), "llama3.2", timeout_s=0.2)
+        for work in (client.check(), client.chat([Message("user", "hello")], schema={})):
+            with pytest.raises(LlmError) as raised:
+                await work
+            assert server.url in str(raised.value)
+            assert "hunter2" not in str(raised.value)
+            assert "user:" not in str(raised.value)
         await client.close()
 
 
