@@ -98,9 +98,9 @@ def chunk(call: str, number: int) -> bytes:
     return hashlib.shake_128(f"{call}/{number}".encode()).digest(CHUNK_BYTES)
 
 
-async def produce(url: str, first: int, last: int) -> None:
+async def produce(url: str, first: int, last: int, **login: str) -> None:
     """A producer with a plain client: each call's chunks in order, each one acknowledged by the edge."""
-    client = await nats.connect(url)
+    client = await nats.connect(url, **login)
 
     async def send(call: str) -> None:
         subject = f"calls.audio.{base64.urlsafe_b64encode(call.encode()).decode().rstrip('=')}"
@@ -157,9 +157,9 @@ async def until_acknowledged(url: str, timeout_s: float = 240.0) -> None:
     await bus.close()
 
 
-async def until_freed(url: str, timeout_s: float = 60.0) -> None:
+async def until_freed(url: str, owner: Path, timeout_s: float = 60.0) -> None:
     """Wait until the edge keeps nothing."""
-    bus = await open_bus(url, BusSecurity())
+    bus = await open_bus(url, BusSecurity(credentials=owner))
     async with asyncio.timeout(timeout_s):
         while await stored_records(bus):  # noqa: ASYNC110  # nothing tells
             await asyncio.sleep(0.2)
@@ -228,10 +228,12 @@ async def test_a_branch_office_needs_one_process_and_a_center_that_comes_later(t
     with BridgeProcess(tmp_path / "data", **settings) as bridge:
         bridge.wait_until_it_says("producers can send to calls.audio, calls.audio.batch")
         url = next(line for line in bridge.said().splitlines() if line.startswith("  from")).split()[1]
-        await produce(url, 0, 3)
+        logins = tmp_path / "data" / "credentials"
+        producer = {"nkeys_seed": str(logins / "producer.nk"), "inbox_prefix": "_INBOX_producer"}
+        await produce(url, 0, 3, **producer)
         bridge.kill()
         bridge.start()
-        await produce(url, 3, 5)
+        await produce(url, 3, 5, **producer)
         with center:
             target = await open_bus(center.url, BusSecurity(user="branch", password=Secret("hunter2")))
             bridge.wait_until_it_says("target unavailable")
@@ -239,8 +241,8 @@ async def test_a_branch_office_needs_one_process_and_a_center_that_comes_later(t
             await until_stored(target, len(CALLS) * 5)
             assert await arrived(target) == {call: list(range(5)) for call in CALLS}
             await target.close()
-            await until_freed(url)
-            await produce(url, 5, 6)
+            await until_freed(url, logins / "owner.nk")
+            await produce(url, 5, 6, **producer)
             center.kill()
             center.start()
             target = await open_bus(center.url, BusSecurity(user="branch", password=Secret("hunter2")))

@@ -183,6 +183,37 @@ async def test_unusable_events_become_dead_letters_and_other_calls_go_on(running
     await client.close()
 
 
+async def test_no_command_prints_what_a_terminal_would_obey(running: Deployment) -> None:
+    hostile = "\x1b]0;owned\x07\x9b31m\u202e\r\ncallstream: all calls deleted"
+    client = await connect(running)
+    producer = Producer(client.jetstream(), "hostile")
+    await producer.start(metadata={"filename": hostile, "agent": hostile})
+    await producer.event(f"callstream.{hostile}".replace("\r\n", " "), {"hostile": hostile})
+    await producer.chunk(bytes(3200))
+    await producer.end()
+    await client.close()
+    await until_shown(running, "hostile", "completed")
+    letters = json.loads(running.run("dead-letters", "list", "--call", "hostile", "--json").stdout)
+    commands = [
+        ("calls",),
+        ("calls", "--json"),
+        ("show", "hostile"),
+        ("show", "hostile", "--json"),
+        ("sql", "SELECT * FROM audio_sessions"),
+        ("sql", "SELECT * FROM audio_sessions", "--format", "json"),
+        ("sql", "SELECT CAST(filename AS INTEGER) FROM audio_sessions WHERE call_id = 'hostile'"),
+        ("dead-letters", "list"),
+        ("dead-letters", "list", "--json"),
+        *(("dead-letters", "show", letter["id"]) for letter in letters),
+    ]
+    assert letters
+    for command in commands:
+        done = await asyncio.to_thread(running.run, *command, check=False)
+        printed = done.stdout + done.stderr
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", printed), command
+        assert not re.search("^callstream: all calls deleted", printed, re.MULTILINE), command
+
+
 async def test_metrics_are_served(running: Deployment) -> None:
     url = running.status()["metrics_url"]
     text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
