@@ -48,6 +48,8 @@ class CallRef(msgspec.Struct, frozen=True, order=True):
             raise ValueError(f"call id must have 1 to {MAX_CALL_ID_LENGTH} characters, it has {len(call_id)}")
         if not call_id.isprintable():
             raise ValueError(f"call id {call_id!r} contains a control character")
+        if call_id != call_id.strip():  # a broker trims headers
+            raise ValueError(f"call id {call_id!r} begins or ends with a space")
         return cls(tenant, call_id)
 
     @property

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
+from schemas import languages
 from schemas.audio import (
     CHUNK_TYPE,
     ENDED_TYPE,
@@ -20,6 +22,7 @@ from schemas.audio import (
     MAX_HOTWORDS,
     MAX_JSON_BYTES,
     MAX_METADATA_DEPTH,
+    MAX_ROLE_CHARACTERS,
     MAX_SAMPLE_RATE_HZ,
     MIN_SAMPLE_RATE_HZ,
     STARTED_TYPE,
@@ -36,7 +39,6 @@ from schemas.audio import (
     UnusableUpdate,
 )
 from schemas.calls import DEFAULT_TENANT, CallRef
-from schemas.languages import LANGUAGES, primary_code
 
 CONTENT_TYPE_HEADER: Final = "content-type"
 JSON_TYPE: Final = "application/json"
@@ -199,15 +201,30 @@ def _check_start(start: CallStarted) -> None:
         raise ValueError(
             f"sample_rate_hz must be {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, it is {start.sample_rate_hz}"
         )
+    _check_roles(start.roles)
+    _check_language(start.language)
     _check_hotwords(start.hotwords)
     _check_metadata(start.metadata)
 
 
 def _check_update(update: CallUpdated) -> None:
-    if isinstance(update.language, str) and primary_code(update.language) not in LANGUAGES:
-        raise ValueError(f"language {update.language[:100]!r} is not a code of a language that Whisper knows, nor null")
+    if update.language is not UNSET:
+        _check_language(update.language)
     if isinstance(update.hotwords, list):
         _check_hotwords(update.hotwords)
+
+
+def _check_roles(roles: list[str]) -> None:
+    """Raise ValueError for names that could pass for more than a name before a speaker's words."""
+    if len(roles) > MAX_CHANNELS or any(len(role) > MAX_ROLE_CHARACTERS or not role.isprintable() for role in roles):
+        raise ValueError(
+            f"roles must be at most {MAX_CHANNELS}, each one line of at most {MAX_ROLE_CHARACTERS} printable characters"
+        )
+
+
+def _check_language(language: str | None) -> None:
+    if language is not None and not languages.is_known(language):
+        raise ValueError(f"language {language[:100]!r} is not a code of a language that Whisper knows, nor null")
 
 
 def _check_hotwords(hotwords: list[str]) -> None:

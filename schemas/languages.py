@@ -1,5 +1,6 @@
 """Languages that a producer can name: those that a Whisper model knows."""
 
+import re
 from typing import Final
 
 _CODES: Final = (
@@ -14,3 +15,11 @@ LANGUAGES: Final = frozenset(_CODES.split())
 def primary_code(name: str) -> str:
     """Return the language of a tag: `en` for `en-US` and `EN_us`."""
     return name.strip().lower().replace("_", "-").partition("-")[0]
+
+
+_TAG: Final = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,3}")
+
+
+def is_known(tag: str) -> bool:
+    """Return True for the code of a language in `LANGUAGES`, alone or with subtags: `en`, `en-US`, `zh_Hant_TW`."""
+    return _TAG.fullmatch(tag) is not None and primary_code(tag) in LANGUAGES
