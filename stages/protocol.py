@@ -57,6 +57,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_s: float
     """Unix time in seconds at which the bus stored it: the only clock that a replay repeats."""
     size_bytes: int = 0
+    source: str = ""
+    """The CloudEvents source of an outside producer's event. Together with the id, it names the event."""
+    producer_time: bool = False
+    """True if `timestamp_s` is the time that the producer set: a broker may keep that instead of its own."""
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,11 @@ STATE_PIECE_BYTES: Final = 500_000
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One record as read. `lag` is the number of records after it in its partition when it was read."""
+    """One record as read. `lag` is the number of records after it in its partition when it was read.
+
+    `timestamp_s` is the time at which the broker stored it, in Unix seconds. With `producer_time` the broker keeps the
+    time that its producer set.
+    """
 
     topic: str
     partition: int
@@ -33,6 +37,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str]
     timestamp_s: float
     lag: int = 0
+    producer_time: bool = False
 
     @property
     def size_bytes(self) -> int:

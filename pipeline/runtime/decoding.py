@@ -17,12 +17,16 @@ T = TypeVar("T")
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """A record's call, its number in the call on its topic (None: it has none), its id, and what it says."""
+    """A record's call, its number in the call on its topic (None: it has none), its id, and what it says.
+
+    `source` is that of an outside producer's event, else empty.
+    """
 
     call: CallRef
     seq: int | None
     event_id: str
     content: Any
+    source: str = ""
 
     def event(self, record: Record, seq: int) -> Event:
         """What a stage is told of `record`, from which this was decoded, as the input of number `seq`."""
@@ -32,6 +36,8 @@ class Decoded(msgspec.Struct, frozen=True):
             origin=Origin(record.topic, record.partition, record.position, record.key),
             timestamp_s=record.timestamp_s,
             size_bytes=record.size_bytes,
+            source=self.source,
+            producer_time=record.producer_time,
         )
 
 
@@ -45,7 +51,7 @@ def decode_audio(record: Record) -> Decoded:
     except ValueError as error:
         raise RejectedInput(str(error)) from error
     event: AudioRecord = incoming.event
-    return Decoded(incoming.call, incoming.seq, incoming.event_id, event)
+    return Decoded(incoming.call, incoming.seq, incoming.event_id, event, incoming.source)
 
 
 def decode_stage_record(record: Record) -> Decoded:

@@ -72,6 +72,7 @@ def _from_kafka(line: Line) -> Record:
         topic=line["topic"],
         partition=line["partition"],
         offset=line["position"],
+        timestamp_type=1,
         key=bytes.fromhex(line["key"]),
         value=bytes.fromhex(line["value"]),
         headers=[(name, text.encode()) for name, text in line["headers"].items()],

@@ -14,6 +14,8 @@ _GROUP: Final = "callstream-group"
 _SEQ: Final = "callstream-seq"
 _RELEASED: Final = "callstream-released"
 _STATE: Final = "callstream-state"
+_CREATE_TIME: Final = 0
+"""`message.timestamp.type` of the topic when the record was stored: 0 is CreateTime, 1 LogAppendTime."""
 
 
 def to_wire(headers: Mapping[str, str]) -> Headers:
@@ -84,4 +86,5 @@ def stored_record(stored: Any, timestamp_s: float, *, lag: int = 0) -> Record:
         headers=headers,
         timestamp_s=timestamp_s,
         lag=lag,
+        producer_time=stored.timestamp_type == _CREATE_TIME,
     )

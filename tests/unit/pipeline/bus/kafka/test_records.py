@@ -17,6 +17,7 @@ class Wire(msgspec.Struct):
     topic: str = "calls.audio"
     partition: int = 3
     offset: int = 7
+    timestamp_type: int = 1
 
 
 NUMBERS = st.integers(min_value=0, max_value=2**62)
@@ -56,6 +57,11 @@ def test_a_stage_does_not_see_the_headers_of_the_bus() -> None:
     assert dict(record.headers) == {"ce_id": "ä/1", "traceparent": "00-"}
     assert (record.topic, record.partition, record.position) == ("calls.audio", 3, 7)
     assert (record.key, record.value, record.timestamp_s, record.lag) == (b"call", b"value", 5.0, 2)
+
+
+def test_a_record_tells_whether_its_time_is_the_producers_or_the_brokers() -> None:
+    assert not stored_record(Wire(timestamp_type=1), 5.0).producer_time
+    assert stored_record(Wire(timestamp_type=0), 5.0).producer_time
 
 
 def test_records_of_outside_producers_may_lack_fields_or_spell_them_freely() -> None:
