@@ -143,6 +143,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(gt=0, le=1e6),
         _about("Silence on the bus after which a call without an end event is ended", "a number of seconds above 0"),
     ] = 60.0
+    late_s: Annotated[
+        float,
+        Meta(gt=0, le=1e6),
+        _about(
+            "How long a missing event of a call is waited for once a later one has come", "a number of seconds above 0"
+        ),
+    ] = 10.0
     model: Annotated[
         str, Meta(min_length=1), _about("Whisper weights", "a model name, a directory, or package:NAME")
     ] = "base"

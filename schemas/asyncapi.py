@@ -28,6 +28,7 @@ from schemas.audio import (
 )
 from schemas.calls import DEFAULT_TENANT, MAX_CALL_ID_LENGTH
 from schemas.cloudevents import BYTES_TYPE, CONTENT_TYPE_HEADER, JSON_TYPE, STRUCTURED_TYPE
+from schemas.event_numbers import EPOCH_EVENTS, MAX_EPOCH
 from schemas.partials import PARTIAL_TYPE
 from schemas.segments import SEGMENT_TYPE
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE
@@ -155,6 +156,12 @@ _CALL_TOKEN: Final = {
     "description": "The record key (the call id; for a tenant other than `default`: tenant, U+001F, call id) as UTF-8 "
     "in base64url without padding"
 }
+
+
+_EPOCH: Final = (
+    "A producer that restarts in the middle of a call and counts from 0 again sends a higher number than before, with "
+    "each event from its new start on"
+)
 
 
 def document(published: Mapping[str, type[msgspec.Struct]]) -> dict[str, Any]:
@@ -379,6 +386,13 @@ def _headers(event_type: str, event: _Event, prefix: str) -> dict[str, Any]:
             "description": "Number of the event in its call, from 0, in decimal",
         }
         required.append("callseq")
+    if from_producer and event.has_callseq:
+        attributes["callepoch"] = {
+            "type": "string",
+            "pattern": "^[0-9]{1,10}$",
+            "default": "0",
+            "description": _EPOCH,
+        }
     if from_producer:
         attributes["time"] = {"type": "string", "format": "date-time", "description": "Time of the event"}
     others: dict[str, Any] = {
@@ -418,7 +432,8 @@ def _structured_event() -> dict[str, Any]:
         "type": {"type": "string", "enum": list(_LIVE_AUDIO_EVENTS)},
         "subject": {"type": "string", "minLength": 1, "maxLength": MAX_CALL_ID_LENGTH},
         "tenant": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$", "default": DEFAULT_TENANT},
-        "callseq": {"type": "integer", "minimum": 0},
+        "callseq": {"type": "integer", "minimum": 0, "maximum": EPOCH_EVENTS - 1},
+        "callepoch": {"type": "integer", "minimum": 0, "maximum": MAX_EPOCH, "default": 0, "description": _EPOCH},
         "time": {"type": "string", "format": "date-time"},
     }
     data = {

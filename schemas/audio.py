@@ -30,10 +30,11 @@ UPDATED_TYPE = "callstream.call.updated"
 ENDED_TYPE = "callstream.call.ended"
 WATCHED_TYPE = "callstream.call.watched"
 IDLE_TYPE = "callstream.call.idle"
+OVERDUE_TYPE = "callstream.call.overdue"
 
 
 class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """A call begins; describes its audio. Always event 0 of the call.
+    """A call begins; describes its audio. Always event 0 of the call, or of its epoch (see `schemas.event_numbers`).
 
     `roles` names the speaker of each channel; channels without one are called `channel-<index>`. `language` is an ISO
     639-1 code, or None to detect it. `hotwords` are names and words that the call is likely to contain and a model is
@@ -76,7 +77,7 @@ class UnusableUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """The producer has sent everything. `events` is the number of the call's events, this one included."""
+    """The producer has sent everything. `events` is the number of events of the call or epoch, this one included."""
 
     events: int
     reason: str = "hangup"
@@ -93,6 +94,16 @@ class CallIdle(msgspec.Struct, frozen=True, kw_only=True):
     next_seq: int
 
 
+class CallOverdue(msgspec.Struct, frozen=True, kw_only=True):
+    """Published by the separate stage itself when a call has waited too long for missing events.
+
+    Events numbered below `below` that are missing when this is read are given up. As with `CallIdle`, the decision is
+    made where a replay repeats it, and a call that has progressed since ignores this.
+    """
+
+    below: int
+
+
 class CallWatched(msgspec.Struct, frozen=True, kw_only=True):
     """A viewer watches the call: a live call gets partials for `seconds` from the time at which the bus stored this.
 
@@ -103,7 +114,7 @@ class CallWatched(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_WATCH_S)] = 60.0
 
 
-AudioEvent = CallStarted | AudioChunk | CallUpdated | UnusableUpdate | CallEnded | CallIdle
+AudioEvent = CallStarted | AudioChunk | CallUpdated | UnusableUpdate | CallEnded | CallIdle | CallOverdue
 """Numbered events of a call."""
 
 AudioRecord = AudioEvent | CallWatched

@@ -25,6 +25,7 @@ from schemas.audio import (
     MAX_ROLE_CHARACTERS,
     MAX_SAMPLE_RATE_HZ,
     MIN_SAMPLE_RATE_HZ,
+    OVERDUE_TYPE,
     STARTED_TYPE,
     UPDATED_TYPE,
     WATCHED_TYPE,
@@ -33,32 +34,46 @@ from schemas.audio import (
     AudioRecord,
     CallEnded,
     CallIdle,
+    CallOverdue,
     CallStarted,
     CallUpdated,
     CallWatched,
     UnusableUpdate,
 )
 from schemas.calls import DEFAULT_TENANT, CallRef
+from schemas.event_numbers import EPOCH_EVENTS, MAX_EPOCH, callseq_of, epoch_of, event_number
 
 CONTENT_TYPE_HEADER: Final = "content-type"
 JSON_TYPE: Final = "application/json"
 BYTES_TYPE: Final = "application/octet-stream"
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
 
-_ATTRIBUTES: Final = ("id", "source", "type", "subject", "specversion", "time", "tenant", "callseq", "partitionkey")
+_ATTRIBUTES: Final = (
+    "id",
+    "source",
+    "type",
+    "subject",
+    "specversion",
+    "time",
+    "tenant",
+    "callseq",
+    "callepoch",
+    "partitionkey",
+)
 _HEADERS: Final = tuple((name, f"ce_{name}") for name in _ATTRIBUTES)
-_JsonEvent = CallStarted | CallUpdated | CallEnded | CallIdle | CallWatched
+_JsonEvent = CallStarted | CallUpdated | CallEnded | CallIdle | CallOverdue | CallWatched
 _JSON_EVENTS: Final[dict[str, type[_JsonEvent]]] = {
     STARTED_TYPE: CallStarted,
     UPDATED_TYPE: CallUpdated,
     ENDED_TYPE: CallEnded,
     IDLE_TYPE: CallIdle,
+    OVERDUE_TYPE: CallOverdue,
     WATCHED_TYPE: CallWatched,
 }
 
 
 class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded event. `seq` is its number in the call, from 0; None for a `CallWatched`, which has no number."""
+    """A decoded event. `seq` is its number (see `schemas.event_numbers`); None for a `CallWatched`, which has none."""
 
     call: CallRef
     seq: int | None
@@ -84,7 +99,10 @@ def headers(
 
 
 def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: str) -> tuple[dict[str, str], bytes]:
-    """Return headers and value of a producer's event. Its id is made of call and number, so a resend repeats it."""
+    """Return headers and value of the producer's event of number `seq` (see `schemas.event_numbers`).
+
+    Its id is made of call and number, so a resend repeats it.
+    """
     if isinstance(event, AudioChunk):
         event_type, content_type, value = CHUNK_TYPE, BYTES_TYPE, event.data
     elif isinstance(event, UnusableUpdate):
@@ -92,11 +110,14 @@ def encode_audio_event(event: AudioEvent, *, call: CallRef, seq: int, source: st
     else:
         event_type = next(name for name, kind in _JSON_EVENTS.items() if isinstance(event, kind))
         content_type, value = JSON_TYPE, msgspec.json.encode(event)
-    event_id = f"{call.tenant}/{call.call_id}/{seq}"
-    return (
-        headers(event_id=event_id, event_type=event_type, call=call, seq=seq, source=source, content_type=content_type),
-        value,
+    epoch, callseq = epoch_of(seq), callseq_of(seq)
+    event_id = f"{call.tenant}/{call.call_id}/{f'{epoch}.' if epoch else ''}{callseq}"
+    made = headers(
+        event_id=event_id, event_type=event_type, call=call, seq=callseq, source=source, content_type=content_type
     )
+    if epoch:
+        made["ce_callepoch"] = str(epoch)
+    return made, value
 
 
 def encode_watch(watched: CallWatched, *, call: CallRef, event_id: str, source: str) -> tuple[dict[str, str], bytes]:
@@ -124,7 +145,7 @@ def decode_audio_event(record_headers: Mapping[str, str], key: bytes, value: byt
         raise ValueError(f"CloudEvents specversion {attributes['specversion']!r} is not 1.0")
     return IncomingEvent(
         call=_call(attributes, key),
-        seq=_sequence_number(attributes["callseq"]) if numbered else None,
+        seq=_event_number(attributes) if numbered else None,
         event_id=attributes["id"],
         source=attributes["source"],
         event=_event(attributes["type"], data),
@@ -158,10 +179,16 @@ def _call(attributes: dict[str, str], key: bytes) -> CallRef:
     return call
 
 
-def _sequence_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise ValueError(f"callseq {text!r} is not a whole number")
-    return int(text)
+def _event_number(attributes: dict[str, str]) -> int:
+    callseq = _whole_number("callseq", attributes["callseq"], EPOCH_EVENTS - 1)
+    epoch = attributes.get("callepoch")
+    return callseq if epoch is None else event_number(_whole_number("callepoch", epoch, MAX_EPOCH), callseq)
+
+
+def _whole_number(name: str, text: str, highest: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or (number := int(text)) > highest:
+        raise ValueError(f"{name} {text[:100]!r} is not a whole number up to {highest}")
+    return number
 
 
 def _event(event_type: str, data: bytes) -> AudioRecord:
@@ -171,7 +198,8 @@ def _event(event_type: str, data: bytes) -> AudioRecord:
         return AudioChunk(data=data)
     kind = _JSON_EVENTS.get(event_type)
     if kind is None:
-        raise ValueError(f"event type {event_type[:100]!r} is not one of {[*_JSON_EVENTS, CHUNK_TYPE]}")
+        known = [name for name in (*_JSON_EVENTS, CHUNK_TYPE) if name != OVERDUE_TYPE]
+        raise ValueError(f"event type {event_type[:100]!r} is not one of {known}")
     try:
         return _json_event(event_type, kind, data)
     except ValueError as error:

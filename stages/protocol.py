@@ -74,6 +74,13 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     same_partition: bool = False
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """What a call waits for: its first missing event. Later ones, numbered below `arrived_below`, are held."""
+
+    missing: int
+    arrived_below: int
+
+
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A call's state in a stage. It contains the inputs numbered below `released`: they need no replay."""
 
@@ -119,6 +126,11 @@ class CallProcessor(Protocol[Input]):
     @property
     def idle_position(self) -> int | None:
         """The number of the event that the call waits for; None if calls of the stage do not end by being idle."""
+        ...
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """What the call waits for; None if it waits for nothing, as calls of a stage without order never do."""
         ...
 
     @property

@@ -62,6 +62,7 @@ class RelayStage:
 
 class Relay(SkipsFailedInputs):
     idle_position = None
+    waiting = None
 
     def __init__(self, call: CallRef, topic: str, meter: Meter, n_records: int, state: bytes | None) -> None:
         self._call = call

@@ -72,6 +72,7 @@ class RelayStage:
 
 class Relay(SkipsFailedInputs):
     idle_position = None
+    waiting = None
 
     def __init__(self, stage: RelayStage, call: CallRef, next_seq: int) -> None:
         self._stage = stage

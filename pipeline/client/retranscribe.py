@@ -29,7 +29,6 @@ from schemas.utterances import CallClosed, CallOpened
 from stages.errors import RejectedInput
 from stages.merge.stage import MergeStage
 from stages.protocol import Event, Origin, Output
-from stages.separate.event_order import MAX_HELD_EVENTS
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from stages.transcribe.stage import TranscribeStage
@@ -54,7 +53,8 @@ async def retranscribe(
     """
     lane = await _lane_of(bus, call, settings)
     context = WiringContext(bus, settings, Metrics())
-    separating = separate_stage(await asyncio.to_thread(load_voice_activity_model), lane)
+    vad = await asyncio.to_thread(load_voice_activity_model)
+    separating = separate_stage(vad, lane, late_s=settings.late_s)
     async with open_scheduler(context) as scheduler, open_speakers(context) as speakers:
         transcribing = transcribe_stage(context, scheduler, speakers, lane)
         transcript = await _Retranscription(bus, call, lane, separating, transcribing, on_progress).run(language)
@@ -67,16 +67,16 @@ async def _lane_of(bus: Bus, call: CallRef, settings: Settings) -> Lane:
     """Return the lane of the call's audio. Raises InputError if the bus does not hold the call's start."""
     lanes: tuple[Lane, ...] = ("live", "batch")
     for lane in lanes:
-        others = 0
+        since_s: float | None = None
         async with contextlib.aclosing(_events(bus, call, lane)) as events:
-            async for event, _record in events:
+            async for event, stored in events:
                 if isinstance(event, CallStarted):
                     return lane
                 # A producer has several events in flight, so the start need not be stored first.
-                others += 1
-                if others > MAX_HELD_EVENTS:
+                since_s = stored.timestamp_s if since_s is None else since_s
+                if stored.timestamp_s - since_s >= settings.late_s:
                     break
-        if others:
+        if since_s is not None:
             raise InputError(f"the bus no longer holds the start of the call {call.call_id}: {_kept(settings)}")
     raise InputError(f"the bus holds no audio of the call {call.call_id}: {_kept(settings)}")
 

@@ -31,18 +31,19 @@ async def run(context: "WiringContext", ready: Ready) -> None:
     ready()
     async with asyncio.TaskGroup() as group:
         for lane in GROUP.lanes:
-            runner = context.call_runner(separate_stage(vad, lane), GROUP, lane)
-            watch = IdleWatch(context.bus, runner, idle_s=context.settings.idle_s)
+            settings = context.settings
+            runner = context.call_runner(separate_stage(vad, lane, late_s=settings.late_s), GROUP, lane)
+            watch = IdleWatch(context.bus, runner, idle_s=settings.idle_s, late_s=settings.late_s)
             group.create_task(runner.run())
             group.create_task(watch.run())
 
 
-def separate_stage(vad: "VoiceActivityModel", lane: Lane) -> "SeparateStage":
+def separate_stage(vad: "VoiceActivityModel", lane: Lane, *, late_s: float) -> "SeparateStage":
     """Return the stage of a lane: utterances of recordings go out in packs."""
     from stages.separate.endpointing import RECORDED, EndpointingSettings
     from stages.separate.stage import SeparateStage
 
-    return SeparateStage(vad, EndpointingSettings() if lane == "live" else RECORDED, lane=lane)
+    return SeparateStage(vad, EndpointingSettings() if lane == "live" else RECORDED, lane=lane, late_s=late_s)
 
 
 WIRING: Final = StageWiring(

@@ -72,6 +72,10 @@ class MergeProcessor(SkipsFailedInputs):
         return None
 
     @property
+    def waiting(self) -> None:
+        return None
+
+    @property
     def finished(self) -> bool:
         return self._state.complete
 

@@ -35,7 +35,7 @@ class _Candidate(NamedTuple):
 
 
 class CallChannels:
-    """The channels of one call, after its start (event 0).
+    """The channels of one call after its start; `first_seq` is the number of the event that follows the start.
 
     In a replay an event concerns only the channels that resume at or before its number.
     """
@@ -47,13 +47,15 @@ class CallChannels:
         model: VoiceActivityModel,
         settings: EndpointingSettings,
         resumes: list[ChannelResume] | None = None,
+        *,
+        first_seq: int = 1,
     ) -> None:
         search_s = min(settings.hard_search_s, _HARD_SEARCH_CHANNEL_S / channels)
         settings = msgspec.structs.replace(settings, hard_search_s=search_s)
         states: list[ChannelState | None] = [resume.state for resume in resumes] if resumes else [None] * channels
         self._rate_hz = source_rate_hz
         self._channels = [ChannelSeparator(source_rate_hz, model, settings, state) for state in states]
-        self.resumes = resumes or [ChannelResume(1, b"", channel.snapshot()) for channel in self._channels]
+        self.resumes = resumes or [ChannelResume(first_seq, b"", channel.snapshot()) for channel in self._channels]
         self._ran = [False] * channels
         self._n_cut = [channel.n_cut for channel in self._channels]
         self._candidates: list[_Candidate | None] = [None] * channels

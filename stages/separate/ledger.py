@@ -5,6 +5,7 @@ from typing import Any
 
 from schemas import cloudevents, topics
 from schemas.calls import CallRef
+from schemas.event_numbers import callseq_of
 from schemas.status import DEAD_LETTER_TYPE, JobState, dead_letter, letter_id
 from stages.ledger import ledger_entry
 from stages.protocol import Output
@@ -25,7 +26,7 @@ def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output
     """
     for item in held:
         headers, value = cloudevents.encode_audio_event(
-            item.record, call=call, seq=item.seq, source=f"callstream/{NAME}"
+            item.record, call=call, seq=item.seq, source=item.event.source or f"callstream/{NAME}"
         )
         origin = item.event.origin
         letter = dead_letter(
@@ -47,5 +48,5 @@ def rejections(call: CallRef, held: list[Held], message: str) -> Iterator[Output
             event_id=letter_id(NAME, origin.topic, origin.partition, origin.position),
             event_type=DEAD_LETTER_TYPE,
         )
-        detail = {"error": message, "seq": item.seq}
+        detail = {"error": message, "seq": callseq_of(item.seq)}
         yield entry(call, "rejected", detail, at=item.event.timestamp_s, what=f"rejected/{item.seq}/{origin.position}")

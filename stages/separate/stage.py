@@ -20,12 +20,14 @@ from schemas.audio import (
     AudioRecord,
     CallEnded,
     CallIdle,
+    CallOverdue,
     CallStarted,
     CallUpdated,
     CallWatched,
     UnusableUpdate,
 )
 from schemas.calls import CallRef
+from schemas.event_numbers import EPOCH_EVENTS, callseq_of, epoch_of
 from schemas.topics import Lane
 from schemas.utterances import (
     CallChanged,
@@ -38,21 +40,26 @@ from schemas.utterances import (
     UtteranceRecord,
 )
 from stages.errors import RejectedInput
-from stages.protocol import Checkpoint, Event, Output, no_outputs
+from stages.protocol import Checkpoint, Event, Output, Waiting, no_outputs
 from stages.separate import ledger
+from stages.separate.admission import Admission, Taken
 from stages.separate.channels import CallChannels
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
 from stages.separate.endpointing import EndpointingSettings
-from stages.separate.event_order import MAX_AHEAD, EventOrder, Held, Missing
+from stages.separate.event_order import LATE_S, EventOrder, Held, Missing
 from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
 from stages.separate.interims import interim
 from stages.separate.packs import Speech
+from stages.separate.proofs import Proofs, proof_of
 from stages.separate.speech import VoiceActivityModel
 from stages.separate.state import SeparateState
 
 PROGRESS_S: Final = 2.0
 MAX_GAPS: Final = 500
 """Gaps that a call reports one by one. Further gaps are merged into the last."""
+
+MAX_SILENCE_S: Final = 86_400
+"""Silence that takes the place of missing events, at most. The gap says how many they were."""
 
 LIGHT_BLOCKS: Final = 2
 """Up to this many runs of the voice activity model, 0.15 ms each, cost less than handing the work to a thread."""
@@ -67,7 +74,7 @@ class SeparateStage:
     """Opens a separator for each call; all share the voice activity model. See `stages.protocol.CallStage`.
 
     In the live `lane`, calls that ask for partials or are watched get interim versions of their utterances. The default
-    `endpointing` is for live calls.
+    `endpointing` is for live calls. An event that comes `late_s` after one with a higher number may be given up.
     """
 
     name = ledger.NAME
@@ -79,9 +86,11 @@ class SeparateStage:
         endpointing: EndpointingSettings | None = None,
         *,
         lane: Lane = "live",
+        late_s: float = LATE_S,
     ) -> None:
         self.model = model
         self.lane = lane
+        self.late_s = late_s
         self.endpointing = endpointing or EndpointingSettings()
 
     def open(self, call: CallRef, state: bytes | None) -> "CallSeparator":
@@ -100,13 +109,21 @@ class CallSeparator:
         self._carry = b""
         self._spool: BinaryIO | None = None
         self._watched_until_s = 0.0
+        self._taken = Taken()
+        self._admission = Admission(self._order, self._taken)
         if state is None:
             return
         self._watched_until_s = state.watched_until_s
+        self._taken = state.taken or Taken(unproven_below=state.highest_seq + 1)
         cursor = self._released
         self._order = EventOrder(
-            cursor=cursor, fresh_from=state.next_seq, highest=state.highest_seq, missing=state.missing
+            cursor=cursor,
+            fresh_from=state.next_seq,
+            highest=state.highest_seq,
+            missing=state.missing,
+            proofs=Proofs(self._taken.proofs),
         )
+        self._admission = Admission(self._order, self._taken)
         if state.channels:
             self._channels = self._open_channels()
             self._carry = next((resume.carry for resume in state.channels if resume.seq == cursor), b"")
@@ -123,6 +140,10 @@ class CallSeparator:
         return self.next_seq
 
     @property
+    def waiting(self) -> Waiting | None:
+        return self._order.waiting
+
+    @property
     def finished(self) -> bool:
         return (self._state is None or self._state.end != "open") and not self._order.has_held
 
@@ -132,7 +153,9 @@ class CallSeparator:
             return Checkpoint(state=b"", released=0 if self._order.has_held else self.next_seq)
         if self._spool is not None:
             return Checkpoint(state=b"", released=0)
-        return Checkpoint(state=msgspec.msgpack.encode(self._state), released=self._released)
+        released = self._released
+        self._taken.proofs = self._order.proofs.below(released)
+        return Checkpoint(state=msgspec.msgpack.encode(self._state), released=released)
 
     @property
     def _released(self) -> int:
@@ -150,12 +173,13 @@ class CallSeparator:
 
     def give_up(self, record: AudioRecord, event: Event, *, reason: str) -> AsyncIterator[Output]:
         """End the call as failed where its end cannot be worked on. Without another event the call has a gap."""
-        if self._state is None or self._is_over or not isinstance(record, CallEnded | CallIdle):
+        is_end = isinstance(record, CallEnded | CallIdle | CallOverdue)
+        if self._state is None or self._state.end == "final" or not is_end:
             raise RejectedInput(reason)
         self._order.highest = max(self._order.highest, event.seq)
-        return self._fail(event.timestamp_s, reason)
+        return self._fail(event, reason)
 
-    async def _fail(self, at: float, reason: str) -> AsyncIterator[Output]:
+    async def _fail(self, event: Event, reason: str) -> AsyncIterator[Output]:
         """Close the call without the audio that no utterance was cut of yet."""
         state = self._state
         assert state is not None
@@ -170,18 +194,14 @@ class CallSeparator:
         self._spool, self._channels, state.channels = None, None, []
         for output in ledger.rejections(self._call, self._order.release_held(), "the call failed"):
             yield output
-        for output in self._closed(at, reason=f"failed: {reason}", failed=True):
+        for output in self._closed(event.timestamp_s, reason=f"failed: {reason}", failed=True):
             yield output
-        self._settle()
+        self._settle(event)
 
     async def _outputs(self, record: AudioEvent, event: Event) -> AsyncIterator[Output]:
-        if isinstance(record, CallIdle):
-            work = self._take_idle(record, event.timestamp_s)
-        else:
-            self._check(record, event.seq)
-            if self._is_over or self._order.is_repeat(event.seq):
-                return
-            work = self._take(record, event)
+        work = self._work(record, event)
+        if work is None:
+            return
         if self._is_light(record):
             for output in work:
                 yield output
@@ -192,19 +212,19 @@ class CallSeparator:
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    @property
-    def _is_over(self) -> bool:
-        return self._state is not None and self._state.end == "final"
-
-    def _check(self, record: AudioEvent, seq: int) -> None:
-        if isinstance(record, CallStarted) != (seq == 0):
-            raise RejectedInput(f"event {seq} is a {type(record).__name__}: a call's start, and only it, has number 0")
-        if self._order.is_late(seq):
-            raise RejectedInput(f"event {seq} came after its place was filled with silence")
-        if self._is_over and seq >= self._order.cursor:
-            raise RejectedInput(f"event {seq} came after the call's end")
-        if seq > self._order.cursor + MAX_AHEAD:
-            raise RejectedInput(f"event {seq} is more than {MAX_AHEAD} ahead of event {self._order.cursor}")
+    def _work(self, record: AudioEvent, event: Event) -> Iterator[Output] | None:
+        """Return what there is to do about an event, None if nothing. Raises RejectedInput for an unusable one."""
+        if isinstance(record, CallIdle | CallOverdue):
+            return None if self._admission.is_known(event) else self._take_timer(record, event)
+        proof = proof_of(record)
+        over_from = self._state.next_seq if self._state is not None and self._state.end == "final" else None
+        match self._admission.verdict(record, event, proof, over_from=over_from):
+            case "take":
+                return self._take(record, event, proof)
+            case "other start":
+                return self._take_other_start(Held(event.seq, record, event))
+            case "repeat":
+                return None
 
     def _is_light(self, record: AudioEvent) -> bool:
         """Return True if the event is too little work for a thread."""
@@ -216,29 +236,50 @@ class CallSeparator:
         n_frames = len(record.data) // frame_bytes(start.encoding, start.channels) + 1
         return self._channels.blocks_after(n_frames) <= LIGHT_BLOCKS
 
-    def _take(self, record: AudioEvent, event: Event) -> Iterator[Output]:
+    def _take(self, record: AudioEvent, event: Event, proof: bytes) -> Iterator[Output]:
         at = event.timestamp_s
-        self._order.hold(record, event)
+        self._order.hold(record, event, proof)
         yield from self._drain(at)
-        while self._order.is_full or (isinstance(record, CallEnded) and self._order.has_held):
-            yield from self._stop_waiting(at)
-        self._settle()
+        if self._order.has_held and not self._admission.is_known(event):
+            while self._order.is_full or (not event.producer_time and self._order.is_overdue(at, self._stage.late_s)):
+                yield from self._stop_waiting(at)
+        self._settle(event)
 
-    def _take_idle(self, idle: CallIdle, at: float) -> Iterator[Output]:
-        if idle.next_seq != self.next_seq:
-            return
-        while self._order.has_held:
-            yield from self._stop_waiting(at)
-        if self._state is not None and self._state.end == "open":
-            yield from self._close(at, reason="idle", provisional=self._spool is None)
-        self._settle()
+    def _take_timer(self, timer: CallIdle | CallOverdue, event: Event) -> Iterator[Output]:
+        at = event.timestamp_s
+        if isinstance(timer, CallOverdue):
+            while self._order.is_missing_below(timer.below):
+                yield from self._stop_waiting(at)
+        elif timer.next_seq == self.next_seq:
+            while self._order.has_held:
+                yield from self._stop_waiting(at)
+            if self._state is not None and self._state.end == "open":
+                yield from self._close(at, reason="idle", provisional=self._spool is None)
+        self._settle(event)
+
+    def _take_other_start(self, held: Held) -> Iterator[Output]:
+        yield from self._refuse([held], "another start with the number of the call's own, and other content")
+        self._settle(held.event)
+
+    def _refuse(self, held: list[Held], message: str) -> Iterator[Output]:
+        """Refuse events that begin with a start which contradicts the call's, and what their producer sends after it.
+
+        A numbered output carries the refusal, so that it holds after a restart.
+        """
+        state = self._state
+        assert state is not None
+        self._admission.refuse([item.event for item in held])
+        yield from ledger.rejections(self._call, held, f"{message}: all that this producer sends is refused")
+        if self._channels is not None:
+            state.end = "open"
+            yield self._progress()
 
     def _drain(self, at: float) -> Iterator[Output]:
         for item in self._order.ready():
             if isinstance(item, Missing):
                 yield from self._fill(item, at)
             elif isinstance(item.record, CallStarted):
-                yield from self._start(item.record, item.event.timestamp_s)
+                yield from self._start(item)
             elif isinstance(item.record, AudioChunk):
                 yield from self._take_chunk(item.record, item.event.timestamp_s)
             elif isinstance(item.record, CallUpdated | UnusableUpdate):
@@ -255,30 +296,66 @@ class CallSeparator:
         chunk = self._order.next_held_chunk()
         if state.chunk_frames == 0 and chunk is not None and self._spool is None:
             state.chunk_frames = len(chunk.data) // frame_bytes(state.start.encoding, state.start.channels)
-        self._order.give_up_next(state.chunk_frames)
+        self._order.give_up_next(state.chunk_frames, self._max_silence)
         yield from self._drain(at)
 
-    def _settle(self) -> None:
+    @property
+    def _max_silence(self) -> int:
+        """`MAX_SILENCE_S` in frames."""
+        assert self._state is not None
+        return MAX_SILENCE_S * self._state.start.sample_rate_hz
+
+    def _settle(self, event: Event) -> None:
         """Bring the state up to date after an event."""
         state = self._state
         if state is None:
             return
+        self._taken.position = max(self._taken.position, event.origin.position)
+        state.taken = self._taken
         state.next_seq = max(state.next_seq, self._order.cursor)
         state.highest_seq = self._order.highest
-        state.missing = self._order.missing
         state.watched_until_s = self._watched_until_s
         if self._channels is not None:
             self._channels.settle(self._order.cursor, self._carry)
             state.channels = self._channels.resumes
+        if self._order.remembers_too_many:
+            self._order.forget_missing(self._released)
+        state.missing = self._order.missing
 
-    def _start(self, start: CallStarted, at: float) -> Iterator[Output]:
+    def _start(self, held: Held) -> Iterator[Output]:
+        """Open the call, or continue it where a producer that restarted counts from 0 again."""
+        start, at = held.record, held.event.timestamp_s
+        assert isinstance(start, CallStarted)
+        if self._state is not None:
+            yield from self._restart(held, start)
+            return
         self._state = SeparateState(start=start, opened_at=at)
+        self._taken.start_seq, self._taken.start_proof = held.seq, held.proof
         yield ledger.entry(self._call, "started", self._description(), at=at, what="started")
         if start.encoding == "container":
             self._spool = _spool()
             return
         self._channels = self._open_channels()
         yield self._opened()
+
+    def _restart(self, held: Held, start: CallStarted) -> Iterator[Output]:
+        state = self._state
+        assert state is not None
+        if not self._order.is_fresh:
+            return
+        names = ("encoding", "sample_rate_hz", "channels")
+        if self._spool is not None or any(getattr(start, name) != getattr(state.start, name) for name in names):
+            epoch = epoch_of(held.seq)
+            message = f"the start of epoch {epoch} has another format than the call, or the call is a container"
+            yield from self._refuse([held, *self._order.release_held(epoch)], message)
+            return
+        state.end = "open"
+        detail = {
+            "event": callseq_of(held.seq),
+            "epoch": epoch_of(held.seq),
+            "from_s": state.frames / state.start.sample_rate_hz,
+        }
+        yield ledger.entry(self._call, "updated", detail, at=held.event.timestamp_s, what=f"updated/{held.seq}")
 
     def _update(self, held: Held) -> Iterator[Output]:
         """Apply an update after the utterances of the audio before it. An unusable one becomes a dead letter."""
@@ -321,7 +398,8 @@ class CallSeparator:
     def _fill(self, gap: Missing, at: float) -> Iterator[Output]:
         """Fill the place of missing events with silence, so that later audio keeps its time.
 
-        The duration of missing bytes of a container is unknown: that gap has no length.
+        How much is missing where a producer restarted is unknown: that gap has no length and no events. The duration of
+        missing bytes of a container is unknown too: that gap has no length.
         """
         state = self._state
         assert state is not None
@@ -330,8 +408,11 @@ class CallSeparator:
         if fresh:
             rate_hz = state.start.sample_rate_hz
             start_s, end_s = state.frames / rate_hz, (state.frames + gap.frames) / rate_hz
-            self._note_gap(Gap(start_s=start_s, end_s=end_s, events=gap.events))
-            detail = {"start_s": start_s, "end_s": end_s, "events": gap.events, "first_event": gap.first_seq}
+            events = 0 if gap.is_restart else gap.events
+            self._note_gap(Gap(start_s=start_s, end_s=end_s, events=events))
+            detail = {"start_s": start_s, "end_s": end_s, "events": events, "first_event": callseq_of(gap.first_seq)}
+            if gap.is_restart or epoch_of(gap.first_seq):
+                detail["epoch"] = epoch_of(gap.end_seq)
             yield ledger.entry(self._call, "gap", detail, at=at, what=f"gap/{gap.first_seq}")
         if self._channels is None:
             return
@@ -345,14 +426,16 @@ class CallSeparator:
         assert state is not None
         if len(state.gaps) == MAX_GAPS:
             last = state.gaps.pop()
-            gap = Gap(start_s=last.start_s, end_s=gap.end_s, events=last.events + gap.events)
+            events = min(last.events + gap.events, EPOCH_EVENTS - 1)
+            gap = Gap(start_s=last.start_s, end_s=gap.end_s, events=events)
         state.gaps.append(gap)
 
     def _end(self, seq: int, ended: CallEnded, at: float) -> Iterator[Output]:
         assert self._state is not None
-        missing = ended.events - (seq + 1)
-        if 0 < missing <= MAX_AHEAD:
-            yield from self._fill(Missing(seq, missing, missing * self._state.chunk_frames), at)
+        missing = min(ended.events, EPOCH_EVENTS) - (callseq_of(seq) + 1)
+        if missing > 0:
+            frames = min(missing * self._state.chunk_frames, self._max_silence)
+            yield from self._fill(Missing(seq, missing, frames), at)
         yield from self._close(at, reason=ended.reason, provisional=False)
 
     def _close(self, at: float, *, reason: str, provisional: bool) -> Iterator[Output]:
@@ -412,7 +495,14 @@ class CallSeparator:
         assert self._state is not None
         start = self._state.start
         resumes = self._state.channels
-        return CallChannels(start.sample_rate_hz, start.channels, self._stage.model, self._stage.endpointing, resumes)
+        return CallChannels(
+            start.sample_rate_hz,
+            start.channels,
+            self._stage.model,
+            self._stage.endpointing,
+            resumes,
+            first_seq=self._taken.start_seq + 1,
+        )
 
     def _decode(self, audio: AudioFile, at: float) -> Generator[Output, None, bool]:
         """Decode a container, with its own channels and rate, not the start's. Returns True if it is truncated."""
@@ -470,8 +560,13 @@ class CallSeparator:
                 )
             )
         if state.frames - state.output_frame >= PROGRESS_S * state.start.sample_rate_hz:
-            heard_to_s = self._channels.heard_to_s
-            yield self._numbered(CallProgress(call=self._call, seq=state.next_output, heard_to_s=heard_to_s))
+            yield self._progress()
+
+    def _progress(self) -> Output:
+        assert self._state is not None
+        assert self._channels is not None
+        heard_to_s = self._channels.heard_to_s
+        return self._numbered(CallProgress(call=self._call, seq=self._state.next_output, heard_to_s=heard_to_s))
 
     def _opened(self) -> Output:
         assert self._state is not None

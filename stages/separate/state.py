@@ -3,9 +3,11 @@
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from schemas.audio import CallStarted
 from schemas.utterances import Gap
+from stages.separate.admission import Taken
 from stages.separate.channels import ChannelResume
 from stages.separate.event_order import Missing
 
@@ -17,6 +19,8 @@ class SeparateState(msgspec.Struct, kw_only=True, tag="separate.1"):
 
     `output_frame` is the frame at which the last numbered output was published, `chunk_frames` the length of the last
     chunk. `start.partials` follows updates. The call is watched until `watched_until_s`, in the bus's time.
+
+    `taken` is absent in a state of a version that told repeats by number alone.
     """
 
     start: CallStarted
@@ -36,3 +40,4 @@ class SeparateState(msgspec.Struct, kw_only=True, tag="separate.1"):
     end: End = "open"
     channels: list[ChannelResume] = msgspec.field(default_factory=list, name="lanes")
     watched_until_s: float = 0.0
+    taken: Taken | UnsetType = UNSET

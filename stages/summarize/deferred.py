@@ -67,6 +67,7 @@ class DeferredSummaryProcessor(SkipsFailedInputs):
 
     finished = True
     idle_position = None
+    waiting = None
 
     def __init__(self, call: CallRef, stage: DeferredSummaryStage) -> None:
         self._call = call

@@ -125,6 +125,10 @@ class SummarizeProcessor(SkipsFailedInputs):
         return None
 
     @property
+    def waiting(self) -> None:
+        return None
+
+    @property
     def finished(self) -> bool:
         return self._last_input_seq >= 0 and self._checkpoint.released == self._last_input_seq + 1
 

@@ -229,6 +229,10 @@ class TranscribeProcessor:
         return None
 
     @property
+    def waiting(self) -> None:
+        return None
+
+    @property
     def finished(self) -> bool:
         return self._state.closed and self._state.released == self._next
 

@@ -12,6 +12,7 @@ from pipeline.bus.protocol import Bus, Outgoing, TopicSpec
 from pipeline.client.dead_letters import DeadLetters, Letter, Selection
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
+from pipeline.runtime.idle_calls import IdleWatch
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import separate, topology
@@ -50,12 +51,14 @@ async def separating(bus: Bus) -> AsyncIterator[None]:
         metrics=metrics,
         budget_bytes=8_000_000,
     )
-    task = asyncio.create_task(runner.run())
+    watch = IdleWatch(bus, runner, idle_s=60.0, late_s=1.0)
+    tasks = [asyncio.create_task(work) for work in (runner.run(), watch.run())]
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def publish(bus: Bus, events: list[tuple[int, AudioEvent]]) -> None:

@@ -216,6 +216,7 @@ class Sums:
 class Sum(SkipsFailedInputs):
     finished = False
     idle_position = None
+    waiting = None
 
     def __init__(self, size: int, state: bytes | None) -> None:
         self._padding = bytes(size)

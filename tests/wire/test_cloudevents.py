@@ -18,12 +18,14 @@ from schemas.audio import (
     AudioEvent,
     CallEnded,
     CallIdle,
+    CallOverdue,
     CallStarted,
     CallUpdated,
     UnusableUpdate,
 )
 from schemas.calls import CallRef
 from schemas.cloudevents import decode_audio_event, encode_audio_event
+from schemas.event_numbers import event_number
 from schemas.languages import LANGUAGES
 
 CALL = CallRef("acme", "call-1")
@@ -52,6 +54,7 @@ BINARY = {
         ),
         CallEnded(events=3),
         CallIdle(next_seq=2),
+        CallOverdue(below=8),
     ],
 )
 def test_binary_mode_returns_what_was_encoded(event: AudioEvent) -> None:
@@ -98,6 +101,10 @@ def test_the_key_names_the_call_where_there_is_no_subject() -> None:
         ({"ce_callseq": ""}, "'callseq' is missing"),
         ({"ce_callseq": "-1"}, "not a whole number"),
         ({"ce_callseq": "9" * 30}, "not a whole number"),
+        ({"ce_callseq": str(2**31)}, "not a whole number up to 2147483647"),
+        ({"ce_callepoch": "-1"}, "callepoch '-1' is not a whole number"),
+        ({"ce_callepoch": ""}, "callepoch '' is not a whole number"),
+        ({"ce_callepoch": str(2**31)}, "callepoch '2147483648' is not a whole number up to"),
         ({"ce_specversion": "0.3"}, "not 1.0"),
         ({"ce_type": "com.example.other"}, "event type"),
         ({"ce_type": STARTED_TYPE}, "cannot be read"),
@@ -224,6 +231,18 @@ def test_a_language_may_be_a_tag_with_subtags(language: str | None) -> None:
     start = CallStarted(encoding="mulaw", sample_rate_hz=8000, channels=1, language=language)
     headers, value = encode_audio_event(start, call=CALL, seq=0, source="test")
     assert decode_audio_event(headers, b"call-1", value).event == start
+
+
+def test_an_event_of_a_later_epoch_has_a_number_after_all_those_of_earlier_ones() -> None:
+    seq = event_number(3, 5)
+    headers, value = encode_audio_event(AudioChunk(data=b"a"), call=CALL, seq=seq, source="test")
+    assert (headers["ce_callepoch"], headers["ce_callseq"], headers["ce_id"]) == ("3", "5", "acme/call-1/3.5")
+    assert decode_audio_event(headers, b"call-1", value).seq == seq > event_number(2, 2**31 - 1)
+    data = base64.b64encode(b"a").decode()
+    sent = {"content-type": "application/cloudevents+json"}
+    assert decode_audio_event(sent, b"call-1", structured(CHUNK_TYPE, data_base64=data, callepoch=3)).seq == seq + 2
+    headers, _ = encode_audio_event(AudioChunk(data=b"a"), call=CALL, seq=5, source="test")
+    assert "ce_callepoch" not in headers
 
 
 @pytest.mark.parametrize("value", [b"[]", b'{"seconds":0}', b'{"seconds":-1}', b'{"seconds":1e9}', b'{"seconds":"x"}'])

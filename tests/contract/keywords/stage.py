@@ -32,6 +32,7 @@ class CallKeywords(SkipsFailedInputs):
     """One call. Every input is done when its outputs are: the state says how many there were of each."""
 
     idle_position = None
+    waiting = None
 
     def __init__(self, call: CallRef, keywords: Collection[str], state: KeywordState) -> None:
         self._call = call

@@ -13,14 +13,14 @@ from pipeline.settings import Settings
 from schemas import cloudevents, topics
 from schemas.audio import AudioChunk, AudioEvent, CallStarted
 from schemas.calls import CallRef
-from stages.separate.event_order import MAX_HELD_EVENTS
+from stages.separate.event_order import LATE_S
 
 CALL = CallRef("default", "call-1")
 START = CallStarted(encoding="pcm_s16le", sample_rate_hz=8000, channels=1)
 
 
 class Stored:
-    """What a topic holds, in the order of the bus."""
+    """What a topic holds, in the order of the bus, which stored ten records a second."""
 
     def __init__(self, topic: str, events: list[tuple[int, AudioEvent]]) -> None:
         self._topic = topic
@@ -33,7 +33,13 @@ class Stored:
         for position, (seq, event) in enumerate(self._events if topic == self._topic else []):
             headers, value = cloudevents.encode_audio_event(event, call=CALL, seq=seq, source="test")
             yield Record(
-                topic=topic, partition=0, position=position, key=CALL.key, value=value, headers=headers, timestamp_s=0.0
+                topic=topic,
+                partition=0,
+                position=position,
+                key=CALL.key,
+                value=value,
+                headers=headers,
+                timestamp_s=position / 10,
             )
 
 
@@ -46,13 +52,13 @@ async def lane_of(stored: Stored) -> topics.Lane:
 
 
 @pytest.mark.parametrize("lane", ["live", "batch"])
-@pytest.mark.parametrize("before", [0, 1, MAX_HELD_EVENTS])
+@pytest.mark.parametrize("before", [0, 1, int(10 * LATE_S)])
 async def test_the_start_need_not_be_stored_first(lane: topics.Lane, before: int) -> None:
     bus = Stored(topics.in_lane(topics.AUDIO, lane), [*chunks(before), (0, START), *chunks(3)])
     assert await lane_of(bus) == lane
 
 
-@pytest.mark.parametrize("count", [1, MAX_HELD_EVENTS + 5])
+@pytest.mark.parametrize("count", [1, int(10 * LATE_S) + 5])
 async def test_without_its_start_it_is_told_how_long_audio_is_kept(count: int) -> None:
     bus = Stored(topics.AUDIO, chunks(count))
     with pytest.raises(InputError, match=r"no longer holds the start of the call call-1: audio is kept for 7 days"):

@@ -28,6 +28,7 @@ class Sums(SkipsFailedInputs):
     """Publishes a running sum at every third number, twice at every ninth, and holds the inputs since the last."""
 
     idle_position = None
+    waiting = None
 
     def __init__(self, call: CallRef, state: bytes | None, faults: "Faults") -> None:
         self.call = call

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import envelope, topics
-from schemas.audio import AudioChunk, AudioEvent, AudioRecord, CallEnded, CallStarted, Encoding
+from schemas.audio import AudioChunk, AudioEvent, AudioRecord, CallEnded, CallOverdue, CallStarted, Encoding
 from schemas.calls import CallRef
 from schemas.utterances import UtteranceRecord
 from stages.errors import RejectedInput
@@ -55,11 +55,14 @@ def call_events(
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """An event with its position on the bus."""
+    """An event with its position on the bus. The bus stores one record a second, unless `at_s` says when."""
 
     position: int
     seq: int
     record: AudioRecord
+    source: str = "/pbx/7"
+    at_s: float | None = None
+    producer_time: bool = False
 
     @property
     def event(self) -> Event:
@@ -67,8 +70,15 @@ class Arrival(msgspec.Struct, frozen=True):
             seq=self.seq,
             event_id=f"{self.position}",
             origin=Origin(topics.AUDIO_BATCH, 3, self.position, CALL.key),
-            timestamp_s=1_700_000_000.0 + self.position,
+            timestamp_s=1_700_000_000.0 + (self.position if self.at_s is None else self.at_s),
+            source=self.source,
+            producer_time=self.producer_time,
         )
+
+
+def overdue(position: int, below: int) -> Arrival:
+    """Return the record that ends the wait for events numbered below `below`, the last of which has come."""
+    return Arrival(position, below - 1, CallOverdue(below=below))
 
 
 def in_order(events: Iterable[AudioEvent]) -> list[Arrival]:

@@ -3,11 +3,13 @@
 import random
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted, CallUpdated
+from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallOverdue, CallStarted, CallUpdated
+from schemas.event_numbers import event_number
 from schemas.utterances import CallClosed, Utterance
 from stages.separate.codecs import Samples
 from stages.separate.endpointing import EndpointingSettings
@@ -23,6 +25,7 @@ from tests.unit.stages.separate.scripted import (
     call_events,
     feed,
     in_order,
+    overdue,
     separate,
     wire,
 )
@@ -81,7 +84,36 @@ def random_history(dice: random.Random) -> list[Arrival]:
         if dice.random() < idle_chance and any(item.seq == 0 for item in history):
             idle = CallIdle(next_seq=highest + dice.choice([1, 1, 1, 0]))
             history.append(Arrival(len(history), max(0, idle.next_seq - 1), idle))
+    if dice.random() < 0.8:
+        history.append(overdue(len(history), highest + 1))
     return history
+
+
+def with_strangers(dice: random.Random, history: list[Arrival]) -> list[Arrival]:
+    """Return the history with events of other producers, a restart in a new epoch, and steps of the bus's clock."""
+    mixed: list[Arrival] = []
+    for item in history:
+        mixed.append(item)
+        if dice.random() < 0.1:
+            source, seq = dice.choice(["/pbx/7", "/pbx/8"]), dice.randrange(len(history))
+            other: AudioEvent = AudioChunk(data=bytes([dice.randrange(256)] * 100))
+            if dice.random() < 0.2 and any(one.seq == 0 for one in mixed):
+                seq, other = 0, CallStarted(encoding="mulaw", sample_rate_hz=dice.choice([8000, 16_000]), channels=1)
+            mixed.append(Arrival(0, seq, other, source))
+    first = history[0]
+    if dice.random() < 0.5 and isinstance(first.record, CallStarted):
+        epoch = [Arrival(0, event_number(3, one.seq), one.record) for one in history]
+        cut = dice.randrange(len(mixed))
+        mixed = [*mixed[:cut], *(one for one in epoch if not isinstance(one.record, CallIdle | CallOverdue))]
+        mixed.append(overdue(0, max(one.seq for one in mixed) + 1))
+    step_s = dice.choice([0.0, 0.0, 3600.0, -3600.0])
+    steps_at = [dice.randrange(len(mixed)) for _ in range(2)]
+    return [
+        msgspec.structs.replace(
+            item, position=position, at_s=position + (step_s if min(steps_at) <= position < max(steps_at) else 0.0)
+        )
+        for position, item in enumerate(mixed)
+    ]
 
 
 async def check_all_crashes(history: list[Arrival], stage: SeparateStage, crashes: list[int] | None = None) -> None:
@@ -95,6 +127,7 @@ async def check_all_crashes(history: list[Arrival], stage: SeparateStage, crashe
             assert wire(again) == expected
             for output in again.others:
                 assert told[output.event_id] == output.record
+            assert again.rejected.items() <= whole.rejected.items()
 
 
 PACKED = EndpointingSettings(pack_s=5.0, pack_span_s=12.0)
@@ -110,6 +143,15 @@ async def test_a_crash_after_any_output_of_any_history_changes_no_byte(seed: int
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 30), min_size=3, max_size=3))
 async def test_a_crash_while_utterances_wait_in_a_pack_changes_no_byte(seed: int, crashes: list[int]) -> None:
     await check_all_crashes(random_history(random.Random(seed)), SeparateStage(LoudnessModel(), PACKED), crashes)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 60), min_size=3, max_size=3))
+async def test_a_crash_amid_strangers_and_restarts_of_the_producer_changes_no_byte(
+    seed: int, crashes: list[int]
+) -> None:
+    dice = random.Random(seed)
+    await check_all_crashes(with_strangers(dice, random_history(dice)), SeparateStage(LoudnessModel()), crashes)
 
 
 async def test_a_crash_after_each_output_of_a_long_monologue_changes_no_byte() -> None:

@@ -1,6 +1,7 @@
 import msgspec
 
 from schemas.audio import CallStarted
+from stages.separate.admission import Taken
 from stages.separate.state import SeparateState
 
 
@@ -25,4 +26,15 @@ def test_the_encoded_names_of_a_state_are_those_of_the_states_already_kept() -> 
         "end",
         "lanes",
         "watched_until_s",
+    ]
+
+
+def test_so_are_those_of_what_tells_repeats() -> None:
+    assert list(msgspec.msgpack.decode(msgspec.msgpack.encode(Taken()))) == [
+        "position",
+        "start_seq",
+        "start_proof",
+        "proofs",
+        "refused",
+        "unproven_below",
     ]
