@@ -30,12 +30,16 @@ class Channel(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Missing audio. It was replaced by silence, so later times stay right."""
+    """Missing audio. It was replaced by silence, so later times stay right.
+
+    Of a `container`, audio that could not be decoded. How much that is is unknown, but for the end of some files: the
+    gap has no length then, and no silence took its place.
+    """
 
     start_s: float
     end_s: float
     events: int
-    """Number of missing events."""
+    """Number of missing events; 0 where the events came and could not be decoded."""
 
 
 class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1"):

@@ -123,7 +123,8 @@ def to_txt(document: Document) -> str:
     if (summary := document["summary"]) is not None:
         lines += ["", f"Summary ({summary['method']}): {one_line(summary['text'])}", *summary_lines(summary)]
     lines += [
-        f"Missing audio: {gap['start_s']:.1f} to {gap['end_s']:.1f} s ({gap['events']} events)"
+        f"Missing audio: {gap['start_s']:.1f} to {gap['end_s']:.1f} s"
+        + (f" ({gap['events']} events)" if gap["events"] else "")
         for gap in document["gaps"]
     ]
     return "\n".join(lines) + "\n"

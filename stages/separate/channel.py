@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from stages.separate.codecs import Samples
+from stages.separate.decoder import MAX_RATE_HZ
 from stages.separate.endpointing import Boundary, Endpointer, EndpointerState, EndpointingSettings
 from stages.separate.packs import Packer, Speech
 from stages.separate.resampling import ResamplerState, StreamingResampler
@@ -19,9 +20,6 @@ from stages.separate.speech import (
     SpeechState,
     VoiceActivityModel,
 )
-
-MAX_RATE_HZ = 16_000
-"""Highest base rate: Whisper reads no more."""
 
 RELEASE_S = FRAME_S / 2
 """The model ends speech late, by more than the frame that the endpointer subtracts (see `endpointing`)."""

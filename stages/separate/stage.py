@@ -5,6 +5,7 @@ channel its samples (`channels`: voice activity, endpointing) and publishes the 
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Generator, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, Final, cast
@@ -45,9 +46,10 @@ from stages.separate import ledger
 from stages.separate.admission import Admission, Taken
 from stages.separate.channels import CallChannels
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
+from stages.separate.decoder import AudioFileError, DecodedAudio, Decoder
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.event_order import LATE_S, EventOrder, Held, Missing
-from stages.separate.files import AudioFile, AudioFileError, open_audio_stream
+from stages.separate.files import LocalDecoder
 from stages.separate.interims import interim
 from stages.separate.packs import Speech
 from stages.separate.proofs import Proofs, proof_of
@@ -67,14 +69,15 @@ LIGHT_BLOCKS: Final = 2
 
 def _spool() -> BinaryIO:
     """Open a temporary file for the bytes of a `container` call."""
-    return cast(BinaryIO, SpooledTemporaryFile(max_size=4_000_000))
+    return cast(BinaryIO, SpooledTemporaryFile(max_size=256_000))
 
 
 class SeparateStage:
     """Opens a separator for each call; all share the voice activity model. See `stages.protocol.CallStage`.
 
     In the live `lane`, calls that ask for partials or are watched get interim versions of their utterances. The default
-    `endpointing` is for live calls. An event that comes `late_s` after one with a higher number may be given up.
+    `endpointing` is for live calls. An event that comes `late_s` after one with a higher number may be given up. The
+    default `decoder` works in this process, which a file may kill.
     """
 
     name = ledger.NAME
@@ -87,11 +90,15 @@ class SeparateStage:
         *,
         lane: Lane = "live",
         late_s: float = LATE_S,
+        decoder: Decoder | None = None,
     ) -> None:
         self.model = model
         self.lane = lane
         self.late_s = late_s
         self.endpointing = endpointing or EndpointingSettings()
+        self.decoder = decoder or LocalDecoder()
+        self.decoding = asyncio.Semaphore(self.decoder.at_once)
+        """Held while a `container` is decoded: many that end together take no thread from other calls."""
 
     def open(self, call: CallRef, state: bytes | None) -> "CallSeparator":
         return CallSeparator(self, call, msgspec.msgpack.decode(state, type=SeparateState) if state else None)
@@ -207,8 +214,9 @@ class CallSeparator:
                 yield output
             return
         loop = asyncio.get_running_loop()
-        while (given := await loop.run_in_executor(None, next, work, None)) is not None:
-            yield given
+        async with self._stage.decoding if self._spool is not None else contextlib.nullcontext():
+            while (given := await loop.run_in_executor(None, next, work, None)) is not None:
+                yield given
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -334,6 +342,7 @@ class CallSeparator:
         yield ledger.entry(self._call, "started", self._description(), at=at, what="started")
         if start.encoding == "container":
             self._spool = _spool()
+            self._stage.decoder.prepare()
             return
         self._channels = self._open_channels()
         yield self._opened()
@@ -445,10 +454,11 @@ class CallSeparator:
         if self._spool is not None:
             with self._spool as spool:
                 try:
-                    truncated = yield from self._decode(open_audio_stream(spool, "the call's audio"), at)
+                    truncated = yield from self._decode(self._stage.decoder.open(spool, "the call's audio"), at)
                 except AudioFileError as error:
                     failed, reason = True, f"undecodable: {error.reason}"
-                    yield self._opened()
+                    if self._channels is None:
+                        yield self._opened()
             self._spool = None
         if self._channels is not None:
             yield from self._sent(self._channels.flush() if provisional else self._channels.finish())
@@ -504,8 +514,11 @@ class CallSeparator:
             first_seq=self._taken.start_seq + 1,
         )
 
-    def _decode(self, audio: AudioFile, at: float) -> Generator[Output, None, bool]:
-        """Decode a container, with its own channels and rate, not the start's. Returns True if it is truncated."""
+    def _decode(self, audio: DecodedAudio, at: float) -> Generator[Output, None, bool]:
+        """Decode a container, with its own channels and rate, not the start's. Returns True if it is truncated.
+
+        What could not be decoded is a gap. Raises AudioFileError if nothing could be.
+        """
         state = self._state
         assert state is not None
         try:
@@ -519,6 +532,12 @@ class CallSeparator:
                 yield from self._take_audio(np.frombuffer(block, "<i2").reshape(-1, audio.channels), at)
         finally:
             audio.close()
+        for number, damage in enumerate(audio.damages):
+            self._note_gap(Gap(start_s=damage.start_s, end_s=damage.end_s, events=0))
+            detail = {"start_s": damage.start_s, "end_s": damage.end_s, "events": 0, "reason": damage.reason}
+            yield ledger.entry(self._call, "gap", detail, at=at, what=f"gap/decoded/{number}")
+        if audio.damages and not state.frames:
+            raise AudioFileError(audio.name, audio.damages[0].reason)
         return audio.truncated
 
     def _take_audio(self, frames: Samples, at: float) -> Iterator[Output]:
