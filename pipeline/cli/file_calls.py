@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from pipeline.client.warehouse import Reader
 from pipeline.errors import CallstreamError, InputError
 from schemas.calls import CallRef
 from schemas.topics import Lane
-from stages.separate.files import AudioFile, AudioFileError, open_audio_file
+from stages.errors import MachineFailure
+from stages.separate.decoder import AudioFileError, DecodedAudio, Decoder
+from stages.separate.files import open_audio_file
 
 _POLL_S = 0.2
 _ASK_WAREHOUSE_S = 3.0
@@ -38,19 +41,40 @@ class CallFailed(CallstreamError):
     """The pipeline accepted the call and could not complete it."""
 
 
-def open_audio(path: Path) -> AudioFile:
-    """Open the file. Raises InputError with its name and the reason."""
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Raise InputError for what a file is at fault for, and CallFailed where this machine is."""
     try:
-        return open_audio_file(path)
+        yield
     except AudioFileError as error:
         raise InputError(str(error)) from error
+    except MachineFailure as error:
+        raise CallFailed(str(error)) from error
 
 
-def check_audio(path: Path) -> None:
-    """Raise InputError if the file cannot be opened or no sample of it can be decoded."""
-    with contextlib.closing(open_audio(path)) as audio:
+def open_audio(path: Path, decoder: Decoder) -> DecodedAudio:
+    """Open the file. Raises InputError with its name and the reason, and CallFailed."""
+    with reported():
+        return open_audio_file(path, decoder)
+
+
+def check_audio(path: Path, decoder: Decoder) -> None:
+    """Raise InputError if the file cannot be opened or no sample of it can be decoded, and CallFailed."""
+    with contextlib.closing(open_audio(path, decoder)) as audio, reported():
         if next(iter(audio), None) is None:
-            raise InputError(f"{audio.name}: the file holds no audio")
+            why = f" ({audio.damages[0].reason})" if audio.damages else ""
+            raise InputError(f"{audio.name}: the file holds no audio{why}")
+    decoder.prepare()  # the file will be opened again
+
+
+def damage_note(audio: DecodedAudio, decoded_s: float) -> str | None:
+    """Return what is missing of a file that was decoded as far as it could be; None if nothing is."""
+    if not audio.truncated:
+        return None
+    if not audio.damages or audio.damages[0].start_s >= decoded_s:
+        return f"the file breaks off after {decoded_s:.1f} s"
+    further = f", and at {len(audio.damages) - 1} places more" if len(audio.damages) > 1 else ""
+    return f"{audio.damages[0]}{further}"
 
 
 def new_call_id(path: Path) -> str:
@@ -67,14 +91,14 @@ def refuse_finished(reader: Reader, call: CallRef) -> None:
         raise InputError(f"call {call.call_id!r} is {ended_as} already: publish under another id")
 
 
-def metadata_of(path: Path, audio: AudioFile) -> dict[str, Any]:
+def metadata_of(path: Path, audio: DecodedAudio) -> dict[str, Any]:
     return {"filename": path.name, "container": audio.format, "codec": audio.codec}
 
 
-async def run_file(target: Target, job: FileCall, display: Display, *, lane: Lane) -> CallWatch:
+async def run_file(target: Target, job: FileCall, display: Display, decoder: Decoder, *, lane: Lane) -> CallWatch:
     """Send the file and wait until the warehouse holds its transcript and summary. Raises CallFailed."""
     watch = CallWatch()
-    audio = open_audio(job.path)
+    audio = await asyncio.to_thread(open_audio, job.path, decoder)
     sent_s = 0.0
 
     def note_sent(seconds: float) -> None:
@@ -102,7 +126,8 @@ async def run_file(target: Target, job: FileCall, display: Display, *, lane: Lan
         while not watch.stored:
             await asyncio.sleep(_POLL_S)
             if sending.done():
-                sending.result()
+                with reported():
+                    sending.result()
             if watch.failure is not None:
                 raise CallFailed(f"{job.path.name}: {watch.failure}")
             phase = "" if target.own is None or target.own.worker.ready.is_set() else "loading the model"
@@ -112,13 +137,14 @@ async def run_file(target: Target, job: FileCall, display: Display, *, lane: Lan
                 if await asyncio.to_thread(_is_stored, target, job.call):
                     break
         display.update(watch, published_s=sent_s)
-        if audio.truncated:
-            display.note(f"{job.path.name}: the file breaks off after {sent_s:.1f} s; that much was transcribed")
+        if (note := damage_note(audio, sent_s)) is not None:
+            display.note(f"{job.path.name}: {note}; that much was transcribed")
     finally:
         sending.cancel()
         await feed.close()
         following.cancel()
         await asyncio.gather(sending, following, return_exceptions=True)
+        audio.close()
     return watch
 
 

@@ -1,6 +1,7 @@
 """`callstream publish`: send a recorded file as a producer does."""
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +10,22 @@ import typer
 
 from pipeline.cli import options
 from pipeline.cli.data_directory import DataDirectory, call_ref
-from pipeline.cli.file_calls import check_audio, metadata_of, new_call_id, open_audio, refuse_finished
+from pipeline.cli.file_calls import (
+    check_audio,
+    damage_note,
+    metadata_of,
+    new_call_id,
+    open_audio,
+    refuse_finished,
+    reported,
+)
 from pipeline.cli.roles import parse_roles
 from pipeline.cli.target import connect, load_settings
 from pipeline.client.publish import publish_audio
 from pipeline.errors import InstanceError, StoreFullError
 from schemas.calls import DEFAULT_TENANT, CallRef
+from stages.separate.decoder import Decoder
+from stages.separate.decoding.pool import DecoderPool
 
 RECONNECT_S = 600.0
 """How long a producer keeps its audio and waits for a broker that is away."""
@@ -44,35 +55,40 @@ def publish(
     After an interruption the same command continues the call. The id of a completed call is refused.
     """
     settings = load_settings(data, log_level="warning")
-    check_audio(file)
     reference = call_ref(tenant, call or new_call_id(file))
 
-    async def send() -> None:
+    async def send(decoder: Decoder) -> None:
         directory = DataDirectory(settings)
         async with connect(directory, reconnect_s=RECONNECT_S) as bus:
             await _refuse_finished(directory, reference)
-            audio = open_audio(file)
+            audio = open_audio(file, decoder)
             try:
-                published = await publish_audio(
-                    bus,
-                    audio,
-                    call=reference,
-                    roles=parse_roles(roles),
-                    language=language,
-                    metadata=metadata_of(file, audio),
-                    lane="live" if realtime else "batch",
-                    realtime=realtime,
-                    partials=partials,
-                    hotwords=options.words(hotwords),
-                )
+                with reported():
+                    published = await publish_audio(
+                        bus,
+                        audio,
+                        call=reference,
+                        roles=parse_roles(roles),
+                        language=language,
+                        metadata=metadata_of(file, audio),
+                        lane="live" if realtime else "batch",
+                        realtime=realtime,
+                        partials=partials,
+                        hotwords=options.words(hotwords),
+                    )
             except StoreFullError as error:
                 how = f"start it again with more CALLSTREAM_STORE_GB, then continue with --call {reference.call_id}"
                 raise StoreFullError(f"{error}; {how}") from error
-        note = " (the file breaks off there)" if audio.truncated else ""
+            finally:
+                audio.close()
+        damage = damage_note(audio, published.audio_s)
+        note = f" ({damage})" if damage else ""
         print(f"published {published.audio_s:.1f} s in {published.events} events{note}", file=sys.stderr)
         print(reference.call_id)
 
-    asyncio.run(send())
+    with contextlib.closing(DecoderPool()) as decoder:
+        check_audio(file, decoder)
+        asyncio.run(send(decoder))
 
 
 async def _refuse_finished(directory: DataDirectory, call: CallRef) -> None:

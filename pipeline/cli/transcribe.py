@@ -19,6 +19,8 @@ from pipeline.client.exports import FORMATS, write_export
 from pipeline.errors import CallstreamError, InputError
 from pipeline.printable import one_line
 from schemas.calls import DEFAULT_TENANT, CallRef
+from stages.separate.decoder import Decoder
+from stages.separate.decoding.pool import DecoderPool
 
 SAMPLE = Path("tests/calls/sample/sample.wav")
 SAMPLE_ROLES = "left=agent,right=customer"
@@ -97,7 +99,9 @@ def transcribe(
         )
         for path in files
     ]
-    finished = asyncio.run(_transcribe(_usable(jobs), outs, several=len(jobs) > 1, quiet=quiet, data=data))
+    with contextlib.closing(DecoderPool()) as decoder:
+        usable = _usable(jobs, decoder)
+        finished = asyncio.run(_transcribe(usable, outs, decoder, several=len(jobs) > 1, quiet=quiet, data=data))
     if finished < len(jobs):
         raise CallstreamError(f"{len(jobs) - finished} of {len(jobs)} files failed")
 
@@ -109,15 +113,16 @@ def demo(data: options.Data = None) -> None:
     )
     if sample is None:
         raise InputError(f"{SAMPLE} is missing: run the demo from a checkout")
-    asyncio.run(_demo(sample, data))
+    with contextlib.closing(DecoderPool()) as decoder:
+        asyncio.run(_demo(sample, data, decoder))
 
 
-def _usable(jobs: list[FileCall]) -> list[FileCall]:
+def _usable(jobs: list[FileCall], decoder: Decoder) -> list[FileCall]:
     """Return the jobs with readable files and report the others. Raises InputError if the only file is unreadable."""
     usable = []
     for job in jobs:
         try:
-            check_audio(job.path)
+            check_audio(job.path, decoder)
         except InputError as error:
             if len(jobs) == 1:
                 raise
@@ -127,7 +132,9 @@ def _usable(jobs: list[FileCall]) -> list[FileCall]:
     return usable
 
 
-async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, quiet: bool, data: Path | None) -> int:
+async def _transcribe(
+    jobs: list[FileCall], outs: list[Path], decoder: Decoder, *, several: bool, quiet: bool, data: Path | None
+) -> int:
     """Return the number of transcribed files. Of several files failures are reported, of a single one raised."""
     if not jobs:
         return 0
@@ -136,7 +143,7 @@ async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, 
     async with open_target(settings) as target:
         for job in jobs:
             try:
-                await _transcribe_one(target, job, outs, quiet=quiet)
+                await _transcribe_one(target, job, outs, decoder, quiet=quiet)
                 finished += 1
             except CallstreamError as error:
                 if not several:
@@ -145,10 +152,10 @@ async def _transcribe(jobs: list[FileCall], outs: list[Path], *, several: bool, 
     return finished
 
 
-async def _transcribe_one(target: Target, job: FileCall, outs: list[Path], *, quiet: bool) -> None:
+async def _transcribe_one(target: Target, job: FileCall, outs: list[Path], decoder: Decoder, *, quiet: bool) -> None:
     await asyncio.to_thread(lambda: refuse_finished(target.open_warehouse(), job.call))
     with Display(name=job.path.name, turns=not quiet) as display:
-        watch = await target.guard(run_file(target, job, display, lane="batch"))
+        watch = await target.guard(run_file(target, job, display, decoder, lane="batch"))
         display.final_figures(watch, published_s=watch.heard_s)
     document = await asyncio.to_thread(_show, target, job.call)
     for path in outs:
@@ -158,7 +165,7 @@ async def _transcribe_one(target: Target, job: FileCall, outs: list[Path], *, qu
     print(f"call {job.call.call_id}: callstream show {job.call.call_id} --json", file=sys.stderr)
 
 
-async def _demo(sample: Path, data: Path | None) -> None:
+async def _demo(sample: Path, data: Path | None, decoder: Decoder) -> None:
     settings = load_settings(data, log_level="warning")
     job = FileCall(
         path=sample, call=CallRef(DEFAULT_TENANT, new_call_id(sample)), roles=parse_roles(SAMPLE_ROLES), language=None
@@ -167,7 +174,7 @@ async def _demo(sample: Path, data: Path | None) -> None:
         display.note(f"{sample.name}: audio → bus → separate → transcribe → merge → summarize → DuckDB")
         display.note(f"data directory {settings.data}, Whisper model {settings.model}")
         async with open_target(settings) as target:
-            watch = await target.guard(run_file(target, job, display, lane="batch"))
+            watch = await target.guard(run_file(target, job, display, decoder, lane="batch"))
             display.final_figures(watch, published_s=watch.heard_s)
             if watch.metrics is not None:
                 display.metrics(watch.metrics)

@@ -29,6 +29,7 @@ from schemas.utterances import CallClosed, CallOpened
 from stages.errors import RejectedInput
 from stages.merge.stage import MergeStage
 from stages.protocol import Event, Origin, Output
+from stages.separate.decoding.pool import DecoderPool
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from stages.transcribe.stage import TranscribeStage
@@ -54,10 +55,11 @@ async def retranscribe(
     lane = await _lane_of(bus, call, settings)
     context = WiringContext(bus, settings, Metrics())
     vad = await asyncio.to_thread(load_voice_activity_model)
-    separating = separate_stage(vad, lane, late_s=settings.late_s)
     async with open_scheduler(context) as scheduler, open_speakers(context) as speakers:
         transcribing = transcribe_stage(context, scheduler, speakers, lane)
-        transcript = await _Retranscription(bus, call, lane, separating, transcribing, on_progress).run(language)
+        with contextlib.closing(DecoderPool()) as decoder:
+            separating = separate_stage(vad, lane, decoder, late_s=settings.late_s)
+            transcript = await _Retranscription(bus, call, lane, separating, transcribing, on_progress).run(language)
     if transcript is None:
         raise InputError(f"the call {call.call_id} has not ended: the bus holds no end of its audio")
     return transcript

@@ -1,6 +1,7 @@
 """The separate stage: audio of calls in, utterances out. It also ends calls whose producer has gone away."""
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from pipeline.runtime.decoding import decode_audio
@@ -11,6 +12,7 @@ from schemas.topics import Lane
 
 if TYPE_CHECKING:
     from pipeline.wiring.context import WiringContext
+    from stages.separate.decoder import Decoder
     from stages.separate.speech import VoiceActivityModel
     from stages.separate.stage import SeparateStage
 
@@ -25,25 +27,29 @@ GROUP: Final = ConsumerGroup(
 
 async def run(context: "WiringContext", ready: Ready) -> None:
     from pipeline.runtime.idle_calls import IdleWatch
+    from stages.separate.decoding.pool import DecoderPool
     from stages.separate.speech import load_voice_activity_model
 
     vad = await asyncio.to_thread(load_voice_activity_model)
     ready()
-    async with asyncio.TaskGroup() as group:
-        for lane in GROUP.lanes:
-            settings = context.settings
-            runner = context.call_runner(separate_stage(vad, lane, late_s=settings.late_s), GROUP, lane)
-            watch = IdleWatch(context.bus, runner, idle_s=settings.idle_s, late_s=settings.late_s)
-            group.create_task(runner.run())
-            group.create_task(watch.run())
+    settings = context.settings
+    with contextlib.closing(DecoderPool()) as decoder:
+        async with asyncio.TaskGroup() as group:
+            for lane in GROUP.lanes:
+                stage = separate_stage(vad, lane, decoder, late_s=settings.late_s)
+                runner = context.call_runner(stage, GROUP, lane)
+                watch = IdleWatch(context.bus, runner, idle_s=settings.idle_s, late_s=settings.late_s)
+                group.create_task(runner.run())
+                group.create_task(watch.run())
 
 
-def separate_stage(vad: "VoiceActivityModel", lane: Lane, *, late_s: float) -> "SeparateStage":
+def separate_stage(vad: "VoiceActivityModel", lane: Lane, decoder: "Decoder", *, late_s: float) -> "SeparateStage":
     """Return the stage of a lane: utterances of recordings go out in packs."""
     from stages.separate.endpointing import RECORDED, EndpointingSettings
     from stages.separate.stage import SeparateStage
 
-    return SeparateStage(vad, EndpointingSettings() if lane == "live" else RECORDED, lane=lane, late_s=late_s)
+    endpointing = EndpointingSettings() if lane == "live" else RECORDED
+    return SeparateStage(vad, endpointing, lane=lane, late_s=late_s, decoder=decoder)
 
 
 WIRING: Final = StageWiring(

@@ -15,7 +15,6 @@ import pytest
 from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
-from pipeline.cli.file_calls import open_audio
 from pipeline.client.publish import publish_audio
 from pipeline.wiring.weights import resolve_model
 from schemas import envelope, topics
@@ -26,6 +25,7 @@ from schemas.partials import FINAL_REVISION, PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment
 from schemas.utterances import CallClosed, InterimUtterance
 from stages.protocol import CallProcessor, Event, Origin, Output
+from stages.separate.files import open_audio_file
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
 from stages.transcribe.engine.whisper import Engine
@@ -143,7 +143,7 @@ async def submitted(processor: CallProcessor[Any], record: Any, seq: int) -> Asy
 
 
 def events(path: Path) -> Iterator[AudioEvent]:
-    audio = open_audio(path)
+    audio = open_audio_file(path)
     yield CallStarted(
         encoding="pcm_s16le", sample_rate_hz=audio.sample_rate_hz, channels=2, language="en", partials=True
     )
@@ -180,7 +180,7 @@ async def test_committed_text_outlives_transcribers_that_are_killed_in_the_middl
         publishing = asyncio.create_task(
             publish_audio(
                 bus,
-                open_audio(call),
+                open_audio_file(call),
                 call=CALL,
                 roles=["agent", "customer"],
                 language="en",
