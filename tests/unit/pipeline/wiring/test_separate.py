@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 import psutil
+import pytest
 
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Bus, Outgoing
@@ -22,6 +23,7 @@ from schemas import cloudevents, envelope, topics
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import CallRef
 from schemas.utterances import CallClosed
+from stages.separate.decoding import pool
 from tests.calls import media
 
 GOOD: Final = CallRef("default", "good")
@@ -112,6 +114,27 @@ async def test_a_decoder_that_is_killed_costs_neither_a_sample_nor_a_restart(tmp
         assert restarts(metrics) == 0
     assert (end.reason, end.duration_s, end.gaps) == ("hangup", 90.0, [])
     assert await started_decoders(within_s=0.0) == [], "the worker ends its processes"
+
+
+async def test_while_no_decoder_starts_a_call_waits_and_is_completed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_STARTING", "raise SystemExit(3)")
+    bus = MemoryBus(1)
+    async with separating(bus, tmp_path) as metrics:
+        call = CallRef("default", "waiting")
+        await send(bus, call, as_container(media.recording("mp3")))
+        await send(
+            bus, GOOD, [CallStarted(encoding="pcm_s16le", sample_rate_hz=8_000, channels=1), CallEnded(events=2)]
+        )
+        assert set(await closed(bus, {GOOD.call_id})) == {GOOD.call_id}
+        await asyncio.sleep(1.0)
+        assert set(await closed(bus, {GOOD.call_id})) == {GOOD.call_id}
+        monkeypatch.undo()
+        end = (await closed(bus, {GOOD.call_id, call.call_id}))[call.call_id]
+        assert restarts(metrics) == 0, "of the lane"
+    assert (end.reason, end.duration_s) == ("hangup", 2.0)
+    assert [record async for record in bus.stored(topics.DEAD_LETTERS)] == []
 
 
 async def started_decoders(within_s: float = WITHIN_S) -> list[int]:
