@@ -31,14 +31,7 @@ from schemas.calls import CallRef
 from schemas.event_numbers import EPOCH_EVENTS, callseq_of, epoch_of
 from schemas.topics import Lane
 from schemas.utterances import (
-    CallChanged,
-    CallClosed,
-    CallOpened,
-    CallProgress,
-    Channel,
     Gap,
-    Utterance,
-    UtteranceRecord,
 )
 from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Output, Waiting, no_outputs
@@ -53,6 +46,7 @@ from stages.separate.files import LocalDecoder
 from stages.separate.interims import interim
 from stages.separate.packs import Speech
 from stages.separate.proofs import Proofs, proof_of
+from stages.separate.records import CallRecords
 from stages.separate.speech import VoiceActivityModel
 from stages.separate.state import SeparateState
 
@@ -135,6 +129,11 @@ class CallSeparator:
             self._channels = self._open_channels()
             self._carry = next((resume.carry for resume in state.channels if resume.seq == cursor), b"")
 
+    @property
+    def _records(self) -> CallRecords:
+        assert self._state is not None
+        return CallRecords(self._call, self._state, self._stage.lane)
+
     # -- the stage's protocol ----------------------------------------------------------------------------------------
 
     @property
@@ -191,7 +190,7 @@ class CallSeparator:
         state = self._state
         assert state is not None
         if state.next_output == 0:
-            yield self._opened()
+            yield self._records.opened()
         left_from_s = 0.0 if self._channels is None else min(self._channels.heard_to_s)
         duration_s = state.frames / state.start.sample_rate_hz
         if left_from_s < duration_s or self._spool is not None:
@@ -201,7 +200,7 @@ class CallSeparator:
         self._spool, self._channels, state.channels = None, None, []
         for output in ledger.rejections(self._call, self._order.release_held(), "the call failed"):
             yield output
-        for output in self._closed(event.timestamp_s, reason=f"failed: {reason}", failed=True):
+        for output in self._records.closed(event.timestamp_s, reason=f"failed: {reason}", failed=True):
             yield output
         self._settle(event)
 
@@ -280,7 +279,7 @@ class CallSeparator:
         yield from ledger.rejections(self._call, held, f"{message}: all that this producer sends is refused")
         if self._channels is not None:
             state.end = "open"
-            yield self._progress()
+            yield self._records.progress(self._channels.heard_to_s)
 
     def _drain(self, at: float) -> Iterator[Output]:
         for item in self._order.ready():
@@ -339,13 +338,13 @@ class CallSeparator:
             return
         self._state = SeparateState(start=start, opened_at=at)
         self._taken.start_seq, self._taken.start_proof = held.seq, held.proof
-        yield ledger.entry(self._call, "started", self._description(), at=at, what="started")
+        yield self._records.started(at, "started")
         if start.encoding == "container":
             self._spool = _spool()
             self._stage.decoder.prepare()
             return
         self._channels = self._open_channels()
-        yield self._opened()
+        yield self._records.opened()
 
     def _restart(self, held: Held, start: CallStarted) -> Iterator[Output]:
         state = self._state
@@ -390,7 +389,7 @@ class CallSeparator:
             return
         if isinstance(update.partials, bool):
             state.start = msgspec.structs.replace(state.start, partials=update.partials)
-        yield self._numbered(CallChanged(call=self._call, seq=state.next_output, from_s=from_s, **changes))
+        yield self._records.changed(from_s, changes)
 
     def _take_chunk(self, chunk: AudioChunk, at: float) -> Iterator[Output]:
         state = self._state
@@ -458,7 +457,7 @@ class CallSeparator:
                 except AudioFileError as error:
                     failed, reason = True, f"undecodable: {error.reason}"
                     if self._channels is None:
-                        yield self._opened()
+                        yield self._records.opened()
             self._spool = None
         if self._channels is not None:
             yield from self._sent(self._channels.flush() if provisional else self._channels.finish())
@@ -466,38 +465,7 @@ class CallSeparator:
             left = self._order.release_held()
             yield from ledger.rejections(self._call, left, "it came after the call's end")
             self._channels, state.channels = None, []
-        yield from self._closed(at, reason=reason, provisional=provisional, failed=failed, truncated=truncated)
-
-    def _closed(
-        self, at: float, *, reason: str, provisional: bool = False, failed: bool = False, truncated: bool = False
-    ) -> Iterator[Output]:
-        state = self._state
-        assert state is not None
-        state.end = "provisional" if provisional else "final"
-        state.revision += 1
-        closed = CallClosed(
-            call=self._call,
-            seq=state.next_output,
-            revision=state.revision,
-            duration_s=state.frames / state.start.sample_rate_hz,
-            speech_s=state.speech_s,
-            utterances=state.utterances,
-            gaps=list(state.gaps),
-            reason=reason,
-            provisional=provisional,
-        )
-        detail = {
-            **self._description(),
-            **{name: getattr(closed, name) for name in ("duration_s", "speech_s", "utterances", "reason")},
-            "received_s": state.received_frames / state.start.sample_rate_hz,
-            "gaps": [msgspec.structs.asdict(gap) for gap in closed.gaps],
-            "revision": closed.revision,
-            "provisional": provisional,
-            "truncated": truncated,
-        }
-        what = f"completed/{state.revision}"
-        yield ledger.entry(self._call, "failed" if failed else "completed", detail, at=at, what=what)
-        yield self._numbered(closed)
+        yield from self._records.closed(at, reason=reason, provisional=provisional, failed=failed, truncated=truncated)
 
     # -- audio -------------------------------------------------------------------------------------------------------
 
@@ -526,8 +494,8 @@ class CallSeparator:
                 state.start, channels=audio.channels, sample_rate_hz=audio.sample_rate_hz
             )
             self._channels = self._open_channels()
-            yield ledger.entry(self._call, "started", self._description(), at=at, what="started/decoded")
-            yield self._opened()
+            yield self._records.started(at, "started/decoded")
+            yield self._records.opened()
             for block in audio:
                 yield from self._take_audio(np.frombuffer(block, "<i2").reshape(-1, audio.channels), at)
         finally:
@@ -561,79 +529,6 @@ class CallSeparator:
         assert state is not None
         assert self._channels is not None
         for channel, speech in cuts:
-            state.utterances += 1
-            state.speech_s += sum(end_s - start_s for start_s, end_s in speech.voiced)
-            yield self._numbered(
-                Utterance(
-                    call=self._call,
-                    seq=state.next_output,
-                    channel=channel,
-                    first_sample=speech.first_sample,
-                    sample_rate_hz=self._channels.rate_hz,
-                    pcm=speech.pcm,
-                    voiced=speech.voiced,
-                    cut=speech.cut,
-                    before=speech.before,
-                    after=speech.after,
-                    parts=speech.parts,
-                )
-            )
+            yield self._records.utterance(channel, speech, rate_hz=self._channels.rate_hz)
         if state.frames - state.output_frame >= PROGRESS_S * state.start.sample_rate_hz:
-            yield self._progress()
-
-    def _progress(self) -> Output:
-        assert self._state is not None
-        assert self._channels is not None
-        heard_to_s = self._channels.heard_to_s
-        return self._numbered(CallProgress(call=self._call, seq=self._state.next_output, heard_to_s=heard_to_s))
-
-    def _opened(self) -> Output:
-        assert self._state is not None
-        start = self._state.start
-        record = CallOpened(
-            call=self._call,
-            seq=self._state.next_output,
-            channels=[Channel(index, role) for index, role in enumerate(self._roles())],
-            sample_rate_hz=start.sample_rate_hz,
-            encoding=start.encoding,
-            language=start.language,
-            partials=start.partials,
-            metadata=start.metadata,
-            opened_at=self._state.opened_at,
-            hotwords=start.hotwords or UNSET,
-            lane=UNSET if self._stage.lane == "live" else self._stage.lane,
-        )
-        return self._numbered(record)
-
-    def _numbered(self, record: UtteranceRecord) -> Output:
-        assert self._state is not None
-        self._state.next_output += 1
-        if not isinstance(record, CallChanged):  # it reports no progress of the channels
-            self._state.output_frame = self._state.frames
-        return Output(
-            topic=topics.UTTERANCES,
-            record=record,
-            event_id=self._call.event_id(ledger.NAME, record.seq),
-            seq=record.seq,
-        )
-
-    def _roles(self) -> list[str]:
-        """Return the producer's roles, and a default name for each channel without one."""
-        assert self._state is not None
-        start = self._state.start
-        named = start.roles[: start.channels]
-        return [*named, *(f"channel-{index}" for index in range(len(named), start.channels))]
-
-    def _description(self) -> dict[str, object]:
-        """Return the properties of a call that its ledger holds from the start; the warehouse stores them."""
-        assert self._state is not None
-        start = self._state.start
-        return {
-            "channels": start.channels,
-            "roles": self._roles(),
-            "sample_rate_hz": start.sample_rate_hz,
-            "encoding": start.encoding,
-            "language": start.language,
-            "partials": start.partials,
-            "metadata": start.metadata,
-        }
+            yield self._records.progress(self._channels.heard_to_s)
