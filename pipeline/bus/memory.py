@@ -84,14 +84,25 @@ class MemoryBus:
         snapshot = [list(log) for log in logs] if start is None else [logs[start[0]][start[1] :]]
         for log in snapshot:
             for record in log:
-                if key is None or record.key == key:
+                if (key is None or record.key == key) and not self._existing(topic).is_deleted(record):
                     yield record
 
     async def read(self, topic: str, partition: int, position: int) -> Record | None:
         logs = self._existing(topic).logs
         if not 0 <= partition < len(logs) or not 0 <= position < len(logs[partition]):
             return None
-        return logs[partition][position]
+        record = logs[partition][position]
+        return None if self._existing(topic).is_deleted(record) else record
+
+    async def delete(self, topic: str, partition: int, position: int) -> bool:
+        record = await self.read(topic, partition, position)
+        if record is None:
+            return False
+        self._existing(topic).delete(record)
+        return True
+
+    async def freed_at(self, topic: str, key: bytes) -> float | None:  # noqa: ARG002  # the protocol's
+        return None
 
     async def lag(self, subscription: Subscription) -> int:
         floors = self._groups.setdefault(subscription.group, _Group()).floors
@@ -127,6 +138,15 @@ class _Topic:
         self._grown = [asyncio.Event() for _ in range(spec.partitions)]
         self._ids: set[str] = set()
         self._bytes = 0
+        self._deleted: set[tuple[int, int]] = set()
+
+    def is_deleted(self, record: Record) -> bool:
+        return (record.partition, record.position) in self._deleted
+
+    def delete(self, record: Record) -> None:
+        """Delete a record. Groups that have not read it do not get it."""
+        self._deleted.add((record.partition, record.position))
+        self._bytes -= record.size_bytes
 
     def append(self, record: Record, event_id: str, progress: Progress | None) -> None:
         if event_id in self._ids:
@@ -151,7 +171,7 @@ class _Topic:
             max_bytes=self.spec.max_bytes,
             replicas=1,
             compacted=False,
-            records=sum(map(len, self.logs)),
+            records=sum(map(len, self.logs)) - len(self._deleted),
             size_bytes=self._bytes,
         )
 
@@ -201,9 +221,10 @@ class _MemoryPartition:
         position = self._group.floors.get(TopicPartition(self.topic, self.number), -1) + 1
         while True:
             record = await self._log.read(self.number, position)
-            self._tracker.deliver(position)
-            yield record
             position += 1
+            if not self._log.is_deleted(record):
+                self._tracker.deliver(record.position)
+                yield record
 
     def revoke(self) -> None:
         self._revoked = True

@@ -141,6 +141,14 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...] = ()
     """The groups whose progress travels with the topic's records. A broker that cannot look up the last record of a key
     keeps an index for each."""
+    readers: tuple[Subscription, ...] = ()
+    """What has to have read a record before its age deletes it, and `writers`: the subscriptions whose progress the
+    topic's records carry. A broker that deletes by age alone, as Kafka does, ignores both."""
+    writers: tuple[Subscription, ...] = ()
+    frees: bool = False
+    """True if records that all `readers` have read may be deleted as soon as the store is short of room."""
+    drops_oldest: bool = False
+    """True if the oldest records make room for new ones, read or not. The topic has a limit then."""
 
 
 class TopicState(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +200,14 @@ class Bus(Protocol):
 
     async def read(self, topic: str, partition: int, position: int) -> Record | None:
         """Return the record at a position, None if the topic no longer holds it. Raises what `stored` raises."""
+        ...
+
+    async def delete(self, topic: str, partition: int, position: int) -> bool:
+        """Delete the record at a position. Returns False if it is not there, or if the broker cannot, as Kafka."""
+        ...
+
+    async def freed_at(self, topic: str, key: bytes) -> float | None:
+        """Return when records of a key were deleted because the store was short of room, in Unix seconds."""
         ...
 
     async def lag(self, subscription: Subscription) -> int:

@@ -1,5 +1,6 @@
 """The bus of a data directory: the broker that the settings name, or a nats-server of its own."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,13 +10,14 @@ import msgspec
 
 from pipeline.bus.nats.logins import Logins
 from pipeline.bus.nats.server import NatsServer
-from pipeline.bus.opening import open_bus
-from pipeline.bus.protocol import Bus
+from pipeline.bus.opening import KAFKA, open_bus
+from pipeline.bus.protocol import Bus, TopicSpec
 from pipeline.bus.security import BusSecurity
 from pipeline.settings import Settings
 from pipeline.wiring import topology
 
 _STORE_DIR: Final = "nats"
+_RECONNECT_S: Final = 30.0
 _LOGINS_DIR: Final = "credentials"
 
 
@@ -66,11 +68,30 @@ async def open_deployment_bus(settings: Settings) -> AsyncIterator[DeploymentBus
             url, security, logins = settings.bus, settings.bus_security(), None
         bus = await open_bus(url, security, replication=settings.replication)
         stack.push_async_callback(bus.close)
-        await bus.ensure_topics(
-            topology.topic_specs(
-                partitions=settings.partitions,
-                retention_days=settings.retention_days,
-                store_bytes=settings.store_bytes,
-            )
+        specs = topology.topic_specs(
+            partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=settings.store_bytes
         )
+        await bus.ensure_topics(specs)
+        if not url.startswith(KAFKA):
+            await stack.enter_async_context(_space_kept(url, settings, security, specs))
         yield DeploymentBus(bus, url, security, logins)
+
+
+@contextlib.asynccontextmanager
+async def _space_kept(
+    url: str, settings: Settings, security: BusSecurity, specs: list[TopicSpec]
+) -> AsyncIterator[None]:
+    """Keep room in the store inside the block, over a connection of its own."""
+    from pipeline.bus.nats.connection import NatsConnection
+    from pipeline.bus.nats.space import SpaceKeeper
+
+    connection = NatsConnection(url, name="callstream space", reconnect_s=_RECONNECT_S, security=security)
+    await connection.connect()
+    keeper = SpaceKeeper(connection, specs, store_bytes=settings.store_bytes)
+    keeping = asyncio.create_task(keeper.run(), name="keep room in the store")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await connection.close()

@@ -55,6 +55,9 @@ def separate_stage(vad: "VoiceActivityModel", lane: Lane, decoder: "Decoder", *,
 WIRING: Final = StageWiring(
     name="separate",
     groups=(GROUP,),
-    writes=(Topic(name=topics.UTTERANCES), Topic(name=topics.UTTERANCES_BATCH)),
+    writes=(
+        Topic(name=topics.UTTERANCES, share=0.1, frees=True),
+        Topic(name=topics.UTTERANCES_BATCH, share=0.1, frees=True),
+    ),
     run=run,
 )

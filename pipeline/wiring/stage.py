@@ -22,12 +22,21 @@ if TYPE_CHECKING:
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """One topic. `share` is its part of the bus's store; topics without one divide the rest.
 
-    Only topics that outsiders write have a share: when such a topic is full its producer is refused, and the stages
-    after it still have room to finish what was accepted.
+    - A topic that outsiders write has a share so that its producer is refused while the stages after it still have room
+      to finish what was accepted.
+    - A topic of audio between two stages has one so that the stage that fills it waits for the one that empties it.
+    - Dead letters have one so that they cannot fill the store.
     """
 
     name: str
     share: float | None = None
+    frees: bool = False
+    """True if records that the stages have read may be deleted as soon as the store is short of room: no outsider
+    reads them."""
+    kept_unread: bool = True
+    """False if a record expires by its age although a stage has not read it. No result of a call may depend on it."""
+    drops_oldest: bool = False
+    """True if the oldest records make room for new ones."""
     keep: float = 1.0
     """Retention as a factor of the deployment's."""
     keep_s: float = inf

@@ -61,7 +61,10 @@ async def _stored_transcripts(bus: Bus, deferred: SummaryDeferred) -> AsyncItera
 WIRING: Final = StageWiring(
     name="summarize",
     groups=(GROUP, DEFERRED),
-    writes=(Topic(name=topics.SUMMARIES, outside_readers=("consumers",)), Topic(name=topics.DEFERRED)),
+    writes=(
+        Topic(name=topics.SUMMARIES, outside_readers=("consumers",)),
+        Topic(name=topics.DEFERRED, kept_unread=False),
+    ),
     in_order=True,
     run=run,
 )

@@ -14,11 +14,15 @@ from pipeline.wiring.stage import StageWiring, Topic
 from pipeline.wiring.stage_list import STAGES
 from schemas import topics
 
-INCOMING: Final = (Topic(name=topics.AUDIO, share=0.35), Topic(name=topics.AUDIO_BATCH, share=0.25))
-"""Written by producers."""
+INCOMING: Final = (
+    Topic(name=topics.AUDIO, share=0.3, frees=True),
+    Topic(name=topics.AUDIO_BATCH, share=0.2, frees=True),
+)
+"""Written by producers. Together with the shares of utterances (0.2) and dead letters (0.04) they leave a quarter of
+the store to text, which is at most half as large as its audio (`pipeline.bus.nats.space`)."""
 SHARED: Final = (
     Topic(name=topics.STATUS, outside_readers=("consumers",)),
-    Topic(name=topics.DEAD_LETTERS, keep=4.0, outside_readers=("operator",)),
+    Topic(name=topics.DEAD_LETTERS, keep=4.0, share=0.04, drops_oldest=True, outside_readers=("operator",)),
 )
 """Written by every stage."""
 
@@ -51,9 +55,10 @@ def topic_rows(stages: Iterable[StageWiring] = STAGES) -> list[TopicRow]:
 def topic_specs(
     *, partitions: int, retention_days: float, store_bytes: int, stages: Iterable[StageWiring] = STAGES
 ) -> list[TopicSpec]:
-    """Return what `Bus.ensure_topics` is given for a deployment."""
+    """Return what `Bus.ensure_topics` is given for a deployment. No record is kept for an optional stage to read."""
     stages = tuple(stages)
     reads = subscriptions(stages)
+    awaited = subscriptions(stage for stage in stages if not stage.optional)
     return [
         TopicSpec(
             name=topic.name,
@@ -61,6 +66,10 @@ def topic_specs(
             retention_s=min(topic.keep_s, retention_days * topic.keep * SECONDS_PER_DAY),
             max_bytes=int(store_bytes * topic.share) if topic.share else None,
             groups=tuple(read.group for read in reads if read.progress_topic == topic.name),
+            readers=tuple(read for read in awaited if topic.name in read.topics and topic.kept_unread),
+            writers=tuple(read for read in awaited if read.progress_topic == topic.name),
+            frees=topic.frees,
+            drops_oldest=topic.drops_oldest,
         )
         for topic in (row.topic for row in topic_rows(stages))
     ]

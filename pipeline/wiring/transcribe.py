@@ -180,7 +180,7 @@ WIRING: Final = StageWiring(
     name="transcribe",
     groups=(GROUP,),
     writes=(
-        Topic(name=topics.SEGMENTS),
+        Topic(name=topics.SEGMENTS, frees=True),
         Topic(name=topics.PARTIALS, keep_s=3_600.0, outside_readers=("consumers",)),
     ),
     in_order=True,

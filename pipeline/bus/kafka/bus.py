@@ -232,6 +232,12 @@ class KafkaBus:
                     return stored_record(record, record.timestamp / 1000)
         return None
 
+    async def delete(self, topic: str, partition: int, position: int) -> bool:  # noqa: ARG002  # Kafka deletes by age
+        return False
+
+    async def freed_at(self, topic: str, key: bytes) -> float | None:  # noqa: ARG002  # the protocol's
+        return None
+
     async def lag(self, subscription: Subscription) -> int:
         total = 0
         for topic in subscription.topics:

@@ -8,6 +8,7 @@ Names are in `subjects`, reading in `partition`, sharing between workers in `lea
 import re
 import secrets
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, Final
 
 from pipeline.bus.assignment import TopicPartition, read_shared
@@ -15,6 +16,7 @@ from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.nats.connection import NANOSECONDS, ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.nats.consumer import CONSUMER_NOT_FOUND, consumer_name
 from pipeline.bus.nats.feed import JetStreamFeed
+from pipeline.bus.nats.freeing import freed_mark
 from pipeline.bus.nats.large_states import STREAM, ensure_states
 from pipeline.bus.nats.leases import LeaseShares
 from pipeline.bus.nats.outputs import NumberedOutputs
@@ -27,10 +29,15 @@ from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 
 _PARTITIONS: Final = "callstream-partitions"
+_RETENTION: Final = "callstream-retention-s"
+_SHARE: Final = "callstream-max-bytes"
+"""What a stream was made for: its number of partitions, its age limit, which the keeper of `space` may apply instead of
+the server, and its size limit, which the keeper lowers while room is short."""
 _DUPLICATE_WINDOW_S: Final = 120.0
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _STREAM_NOT_FOUND: Final = 10059
+_RECORD_NOT_FOUND: Final = 10043
 
 
 class JetStreamBus:
@@ -133,6 +140,30 @@ class JetStreamBus:
         record = await record_at(self._connection, topic, position)
         return record if record is not None and record.partition == partition else None
 
+    async def delete(self, topic: str, partition: int, position: int) -> bool:
+        if await self.read(topic, partition, position) is None:
+            return False
+
+        async def remove(session: Session) -> None:
+            try:
+                await session.api(f"STREAM.MSG.DELETE.{stream_name(topic)}", {"seq": position, "no_erase": True})
+            except ApiError as error:
+                if error.code != _RECORD_NOT_FOUND:
+                    raise BusError(f"a record of {topic} cannot be deleted: {error}") from error
+
+        await self._connection.retrying(remove)
+        return True
+
+    async def freed_at(self, topic: str, key: bytes) -> float | None:
+        marks = [freed_mark(topic, token) for token in key_spellings(topic, key)]
+
+        async def look(session: Session) -> float | None:
+            found = [await session.request(f"$JS.API.DIRECT.GET.{STREAM}.{mark}") for mark in marks]
+            times = [(message.headers or {}).get("Nats-Time-Stamp") for message in found]
+            return max((datetime.fromisoformat(time).timestamp() for time in times if time), default=None)
+
+        return await self._connection.retrying(look)
+
     async def lag(self, subscription: Subscription) -> int:
         total = 0
         for topic in subscription.topics:
@@ -189,19 +220,25 @@ class JetStreamBus:
 
 async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
     name, base = stream_name(spec.name), subject_base(spec.name)
+    max_bytes = -1 if spec.max_bytes is None else spec.max_bytes
     limits: dict[str, Any] = {
-        "max_age": int(spec.retention_s * NANOSECONDS),
-        "max_bytes": -1 if spec.max_bytes is None else spec.max_bytes,
+        "max_age": 0 if spec.readers else int(spec.retention_s * NANOSECONDS),
+        "max_bytes": max_bytes,
         "duplicate_window": int(min(_DUPLICATE_WINDOW_S, spec.retention_s) * NANOSECONDS),
     }
+    made_for = {_RETENTION: repr(spec.retention_s), _SHARE: str(max_bytes)}
     try:
         config = (await session.api(f"STREAM.INFO.{name}"))["config"]
     except ApiError as error:
         if error.code != _STREAM_NOT_FOUND:
             raise
     else:
-        if any(config.get(field) != value for field, value in limits.items()):
-            await session.api(f"STREAM.UPDATE.{name}", config | limits)
+        metadata = config.get("metadata") or {}
+        if metadata.get(_SHARE) == str(max_bytes):
+            del limits["max_bytes"]  # it may be lower for a while
+        wanted = limits | {"metadata": metadata | made_for}
+        if any(config.get(field) != value for field, value in wanted.items()):
+            await session.api(f"STREAM.UPDATE.{name}", config | wanted)
         return
     config = limits | {
         "name": name,
@@ -210,7 +247,7 @@ async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
         "retention": "limits",
         "discard": "new",
         "allow_direct": True,
-        "metadata": {_PARTITIONS: str(spec.partitions)},
+        "metadata": {_PARTITIONS: str(spec.partitions), **made_for},
     }
     if spec.name in PRODUCER_TOPICS:
         config["subjects"] = [f"{base}.*"]
@@ -226,7 +263,7 @@ def _topic_state(topic: str, info: dict[str, Any]) -> TopicState:
     return TopicState(
         name=topic,
         partitions=int(config["metadata"][_PARTITIONS]),
-        retention_s=config["max_age"] / NANOSECONDS or None,
+        retention_s=config["max_age"] / NANOSECONDS or float(config["metadata"].get(_RETENTION, 0)) or None,
         max_bytes=None if config["max_bytes"] < 0 else config["max_bytes"],
         replicas=config["num_replicas"],
         compacted=config["max_msgs_per_subject"] == 1,

@@ -1,5 +1,6 @@
-"""Deleting records that a group has read, from a JetStream store that nobody else reads: an edge's, once forwarded."""
+"""Deleting records that groups have read, from a JetStream stream."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.bus.nats.connection import ApiError, NatsConnection, Session
@@ -11,9 +12,9 @@ from pipeline.errors import BusError
 async def drop_acknowledged(connection: NatsConnection, subscription: Subscription) -> int:
     """Delete the records up to the group's floor in each partition, and return their number.
 
-    The floors are those of the group's consumers (`GROUP_PARTITION`). After a restart of the server, a producer's
-    repeat of a deleted record is stored again. Raises BusError if the server is away for longer than the connection
-    waits for it.
+    For a store that nobody else reads: an edge's, once forwarded. The floors are those of the group's consumers
+    (`GROUP_PARTITION`). After a restart of the server, a producer's repeat of a deleted record is stored again. Raises
+    BusError if the server is away for longer than the connection waits for it.
     """
 
     async def drop(session: Session) -> int:
@@ -25,15 +26,42 @@ async def drop_acknowledged(connection: NatsConnection, subscription: Subscripti
         raise BusError(f"records that {subscription.group} has read cannot be deleted: {error}") from error
 
 
+async def floors(session: Session, stream: str, groups: Iterable[str]) -> dict[int, int]:
+    """Return the position up to which all of `groups` have read each partition. Raises ApiError.
+
+    A partition that one of them never read is not among them.
+    """
+    wanted = set(groups)
+    found: dict[int, dict[str, int]] = {}
+    for consumer in await _consumers(session, stream):
+        group, _, partition = consumer["name"].rpartition("_")
+        if group in wanted:
+            found.setdefault(int(partition), {})[group] = int(consumer["ack_floor"]["stream_seq"])
+    return {partition: min(by_group.values()) for partition, by_group in found.items() if by_group.keys() == wanted}
+
+
+async def purge(session: Session, stream: str, subjects: str, *, before: int) -> int:
+    """Delete the records of `subjects` that are before a position, and return their number. Raises ApiError."""
+    body = {"filter": subjects, "seq": before}
+    return int((await session.api(f"STREAM.PURGE.{stream}", body))["purged"])
+
+
 async def _drop(session: Session, stream: str, group: str) -> int:
-    dropped, seen, total = 0, 0, 1
-    while seen < total:
-        page: dict[str, Any] = await session.api(f"CONSUMER.LIST.{stream}", {"offset": seen})
-        consumers, total = page["consumers"] or [], int(page["total"])
-        seen = seen + len(consumers) if consumers else total
-        for consumer in consumers:
-            floor = int(consumer["ack_floor"]["stream_seq"])
-            if floor and consumer["name"].rpartition("_")[0] == group:
-                body = {"filter": consumer["config"]["filter_subject"], "seq": floor + 1}
-                dropped += int((await session.api(f"STREAM.PURGE.{stream}", body))["purged"])
+    dropped = 0
+    for consumer in await _consumers(session, stream):
+        floor = int(consumer["ack_floor"]["stream_seq"])
+        if floor and consumer["name"].rpartition("_")[0] == group:
+            dropped += await purge(session, stream, consumer["config"]["filter_subject"], before=floor + 1)
     return dropped
+
+
+async def _consumers(session: Session, stream: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    total = 1
+    while len(found) < total:
+        page: dict[str, Any] = await session.api(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
+        consumers, total = page["consumers"] or [], int(page["total"])
+        if not consumers:
+            break
+        found.extend(consumers)
+    return found

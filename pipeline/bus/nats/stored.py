@@ -49,16 +49,24 @@ async def record_at(connection: NatsConnection, topic: str, position: int) -> Re
         return None
 
     async def get(session: Session) -> Record | None:
-        body = json.dumps({"seq": position}).encode()
-        message = await session.request(f"$JS.API.DIRECT.GET.{stream_name(topic)}", body)
-        status = _status(message.headers)
-        if status == _NOT_FOUND:
-            return None
-        if status is not None:
-            raise SessionLost(f"{topic} answers a read with {status}")
-        return direct_record(topic, message)
+        return await _record(session, topic, {"seq": position})
 
     return await connection.retrying(get)
+
+
+async def record_at_or_after(session: Session, topic: str, subjects: str, position: int) -> Record | None:
+    """Return the first record of `subjects` from `position` on, None if there is none. Raises SessionLost."""
+    return await _record(session, topic, {"seq": max(1, position), "next_by_subj": subjects})
+
+
+async def _record(session: Session, topic: str, which: dict[str, Any]) -> Record | None:
+    message = await session.request(f"$JS.API.DIRECT.GET.{stream_name(topic)}", json.dumps(which).encode())
+    status = _status(message.headers)
+    if status == _NOT_FOUND:
+        return None
+    if status is not None:
+        raise SessionLost(f"{topic} answers a read with {status}")
+    return direct_record(topic, message)
 
 
 async def _matching(

@@ -27,11 +27,11 @@ _SHORT_REPLY: Final = 9
 """Tokens of a delivery's reply subject without domain and account."""
 
 EVENT_ID_HEADER: Final = "Nats-Msg-Id"
-_SEQ_HEADER: Final = "callstream-seq"
-_RELEASED_HEADER: Final = "callstream-released"
+SEQ_HEADER: Final = "callstream-seq"
+RELEASED_HEADER: Final = "callstream-released"
 _STATE_HEADER: Final = "callstream-state"
 _STATE_AT_HEADER: Final = "callstream-state-at"
-PROGRESS_HEADERS: Final = frozenset({_SEQ_HEADER, _RELEASED_HEADER, _STATE_HEADER, _STATE_AT_HEADER})
+PROGRESS_HEADERS: Final = frozenset({SEQ_HEADER, RELEASED_HEADER, _STATE_HEADER, _STATE_AT_HEADER})
 
 
 def padded_token(key: bytes) -> str:
@@ -137,7 +137,7 @@ class KeyLocation(NamedTuple):
 
 def progress_to_wire(progress: Progress, place: str | None = None) -> dict[str, str]:
     """Return the headers that carry `progress`; of a large state its place (`pipeline.bus.nats.large_states`)."""
-    headers = {_SEQ_HEADER: str(progress.seq), _RELEASED_HEADER: str(progress.released)}
+    headers = {SEQ_HEADER: str(progress.seq), RELEASED_HEADER: str(progress.released)}
     if not progress.is_large:
         headers[_STATE_HEADER] = base64.b64encode(progress.state).decode()
     elif place is not None:
@@ -150,13 +150,13 @@ def progress_from_wire(headers: Mapping[str, str] | None) -> tuple[Progress, boo
 
     Returns None for a record without progress, and for one of another program whose headers look like ours.
     """
-    if not headers or _SEQ_HEADER not in headers:
+    if not headers or SEQ_HEADER not in headers:
         return None
     state = headers.get(_STATE_HEADER)
     try:
         progress = Progress(
-            seq=int(headers[_SEQ_HEADER]),
-            released=int(headers[_RELEASED_HEADER]),
+            seq=int(headers[SEQ_HEADER]),
+            released=int(headers[RELEASED_HEADER]),
             state=b"" if state is None else base64.b64decode(state, validate=True),
         )
     except (KeyError, ValueError):
