@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 JOB_TYPE = "callstream.job"
 DEAD_LETTER_TYPE = "callstream.dead-letter"
@@ -70,6 +71,8 @@ class LetterResolved(msgspec.Struct, frozen=True, kw_only=True):
     action: Literal["replayed", "dropped"]
     at: float
     """Unix time in seconds."""
+    letter: DeadLetter | UnsetType = UNSET
+    """The letter without its value, if it was dropped and so deleted from the topic."""
 
 
 def dead_letter(

@@ -5,15 +5,17 @@ open again if the same letter is stored later. All operators therefore see the s
 repeated: the record keeps its `ce_id` and number, and stages drop repeats.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
 import structlog
+from msgspec import UNSET
 
-from pipeline.bus.protocol import Bus, Outgoing, Record
+from pipeline.bus.protocol import Bus, Outgoing
 from pipeline.clock import unix_time_s
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StoreFullError
 from pipeline.wiring.stage_list import STAGES
 from schemas import cloudevents, topics
 from schemas.calls import CallRef
@@ -49,6 +51,11 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def state(self) -> Literal["open", "replayed", "dropped"]:
         return "open" if self.resolved is None else self.resolved.action
+
+    @property
+    def is_noted(self) -> bool:
+        """True if the letter was dropped: its resolution tells of it, and the letter itself need not be there."""
+        return self.resolved is not None and self.resolved.letter is not UNSET
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,15 +94,18 @@ class DeadLetters:
         """Read all letters. Raises BusError if the broker stays away for longer than the bus waits."""
         letters: dict[str, Letter] = {}
         resolutions: dict[str, tuple[int, LetterResolved]] = {}
+        partitions: dict[str, int] = {}
         log = structlog.get_logger("callstream.dead_letters")
         async for record in bus.stored(topics.DEAD_LETTERS):
             letter_id, event_type = record.headers.get("ce_id", ""), record.headers.get("ce_type")
             try:
                 if event_type == DEAD_LETTER_TYPE:
-                    letters[letter_id] = _letter(letter_id, record)
+                    about = msgspec.json.decode(record.value, type=DeadLetter)
+                    letters[letter_id] = _letter(letter_id, about, record.partition, record.position)
                 elif event_type == RESOLVED_TYPE:
                     resolved = msgspec.json.decode(record.value, type=LetterResolved)
                     resolutions[resolved.letter_id] = (record.position, resolved)
+                    partitions[resolved.letter_id] = record.partition
                 else:
                     raise ValueError(f"{event_type!r} is no record of this topic")
             except (msgspec.MsgspecError, ValueError) as error:
@@ -107,6 +117,10 @@ class DeadLetters:
                 )
         for letter_id, (position, resolved) in resolutions.items():
             letter = letters.get(letter_id)
+            if letter is None and isinstance(resolved.letter, DeadLetter):
+                letter = letters[letter_id] = _letter(
+                    letter_id, resolved.letter, partitions[letter_id], resolved.position
+                )
             if letter is not None and resolved.position >= letter.position:
                 letters[letter_id] = msgspec.structs.replace(letter, resolved=resolved, resolved_at=position)
         return cls(bus, letters.values(), clock)
@@ -123,8 +137,13 @@ class DeadLetters:
         return sorted(found, key=_order)
 
     async def stored(self, letter: Letter) -> DeadLetter:
-        """Return the letter with the part of the value that it holds. Raises NotReplayable if it has expired."""
+        """Return the letter with the part of the value that it holds: none of it once it was dropped.
+
+        Raises NotReplayable if it has expired.
+        """
         stored = await self._bus.read(topics.DEAD_LETTERS, letter.partition, letter.position)
+        if stored is None and letter.is_noted:
+            return msgspec.structs.replace(letter.letter, cut=True)
         if stored is None:
             raise NotReplayable(f"{letter.letter_id} is no longer kept")
         return msgspec.json.decode(stored.value, type=DeadLetter)
@@ -167,11 +186,28 @@ class DeadLetters:
         await self._resolve(letter, "replayed")
 
     async def drop(self, letter: Letter) -> None:
-        """Mark the letter as dropped."""
-        await self._resolve(letter, "dropped")
+        """Delete the letter, and keep a note of it. If the store has no room even for the note, the letter goes alone.
+
+        A broker that cannot delete keeps the letter, marked as dropped. Raises what `Bus.publish` raises.
+        """
+        try:
+            await self._resolve(letter, "dropped")
+        except StoreFullError:
+            if not await self._bus.delete(topics.DEAD_LETTERS, letter.partition, letter.position):
+                raise
+            with contextlib.suppress(StoreFullError):
+                await self._resolve(letter, "dropped")
+        else:
+            await self._bus.delete(topics.DEAD_LETTERS, letter.partition, letter.position)
 
     async def _resolve(self, letter: Letter, action: Literal["replayed", "dropped"]) -> None:
-        resolved = LetterResolved(letter_id=letter.letter_id, position=letter.position, action=action, at=self._clock())
+        resolved = LetterResolved(
+            letter_id=letter.letter_id,
+            position=letter.position,
+            action=action,
+            at=self._clock(),
+            letter=letter.letter if action == "dropped" or letter.is_noted else UNSET,
+        )
         event_id = _event_id(letter, action)
         headers = {
             cloudevents.CONTENT_TYPE_HEADER: cloudevents.JSON_TYPE,
@@ -221,14 +257,13 @@ class DeadLetters:
         return [number for number in numbers if number is not None]
 
 
-def _letter(letter_id: str, record: Record) -> Letter:
-    about = msgspec.json.decode(record.value, type=DeadLetter)
+def _letter(letter_id: str, about: DeadLetter, partition: int, position: int) -> Letter:
     call, seq = _call_of(about)
     return Letter(
         letter_id=letter_id,
-        key=record.key,
-        partition=record.partition,
-        position=record.position,
+        key=about.key,
+        partition=partition,
+        position=position,
         letter=msgspec.structs.replace(about, value=b""),
         call=call,
         seq=seq,

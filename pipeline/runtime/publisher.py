@@ -14,12 +14,14 @@ from pipeline.errors import StoreFullError
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics
 from schemas.calls import CallRef
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, JobStatus, dead_letter, letter_id
+from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, DeadLetter, JobStatus, dead_letter, letter_id
 from schemas.topics import Lane
 from stages.protocol import Output
 
 TRACE_HEADER = "traceparent"
-_FULL_STORE_PAUSES_S = (0.5, 1.0, 2.0, 5.0)
+_FULL_STORE_PAUSES_S = (0.05, 0.1, 0.2, 0.5)
+_LONG_WAIT_S = 10.0
+"""A stage waits for the next one to make room as a matter of course. A wait of this length is an error."""
 
 
 class Publisher:
@@ -97,9 +99,7 @@ class Publisher:
             "ce_source": f"callstream/{self._stage}",
             "ce_type": DEAD_LETTER_TYPE,
         }
-        value = msgspec.json.encode(letter)
-        outgoing = Outgoing(topics.DEAD_LETTERS, key=letter.key, value=value, event_id=event_id, headers=headers)
-        await self._store(self._bus.publish, outgoing)
+        await self._store_letter(letter, event_id, headers)
         self._metrics.dead_letters.labels(self._stage, type(error).__name__).inc()
         self._log.warning(
             "record rejected",
@@ -122,8 +122,22 @@ class Publisher:
         ledger = Output(topic=topics.STATUS, record=entry, event_id=f"{event_id}/status", event_type=JOB_TYPE)
         await self.send(ledger, call)
 
+    async def _store_letter(self, letter: DeadLetter, event_id: str, headers: dict[str, str]) -> None:
+        """Store a dead letter: without its value if there is no room for it, for as long as its origin has it."""
+
+        def outgoing(letter: DeadLetter) -> Outgoing:
+            value = msgspec.json.encode(letter)
+            return Outgoing(topics.DEAD_LETTERS, key=letter.key, value=value, event_id=event_id, headers=headers)
+
+        try:
+            await self._bus.publish(outgoing(letter))
+        except StoreFullError:
+            await self._store(self._bus.publish, outgoing(msgspec.structs.replace(letter, value=b"", cut=True)))
+
     async def _store(self, publish: Callable[[Outgoing], Awaitable[None]], record: Outgoing) -> None:
         backoff = Backoff(_FULL_STORE_PAUSES_S)
+        waiting_since = perf_counter()
+        reported = False
         while True:
             try:
                 began = perf_counter()
@@ -131,7 +145,8 @@ class Publisher:
                 self._metrics.publish_seconds.labels(record.topic).observe(perf_counter() - began)
                 return
             except StoreFullError as error:
-                if not backoff.failures:
+                if not reported and perf_counter() - waiting_since > _LONG_WAIT_S:
                     self._log.error("store full", topic=record.topic, error=str(error))
+                    reported = True
                 self._metrics.publish_retries.labels(record.topic).inc()
                 await backoff.pause()

@@ -75,13 +75,48 @@ async def test_a_replayed_record_is_on_its_topic_again_as_it_was() -> None:
 async def test_a_resolution_lies_behind_its_letter() -> None:
     scene = Scene()
     await scene.rejected(await scene.record())
-    await (await scene.letters()).drop(await scene.only())
+    await (await scene.letters()).replay(await scene.only())
     letter, resolution = await scene.held(topics.DEAD_LETTERS)
     assert (letter.partition, letter.key) == (resolution.partition, resolution.key)
     assert resolution.headers["ce_type"] == RESOLVED_TYPE
     assert msgspec.json.decode(resolution.value, type=LetterResolved) == LetterResolved(
-        letter_id="separate/calls.audio/3/0", position=letter.position, action="dropped", at=1000.0
+        letter_id="separate/calls.audio/3/0", position=letter.position, action="replayed", at=1000.0
     )
+
+
+async def test_a_dropped_letter_is_deleted_and_a_note_of_it_stays() -> None:
+    scene = Scene()
+    await scene.rejected(await scene.record())
+    [letter] = await scene.held(topics.DEAD_LETTERS)
+    about = msgspec.json.decode(letter.value, type=DeadLetter)
+    await (await scene.letters()).drop(await scene.only())
+    [note] = await scene.held(topics.DEAD_LETTERS)
+    assert (note.partition, note.key, note.headers["ce_type"]) == (letter.partition, letter.key, RESOLVED_TYPE)
+    assert msgspec.json.decode(note.value, type=LetterResolved) == LetterResolved(
+        letter_id="separate/calls.audio/3/0",
+        position=letter.position,
+        action="dropped",
+        at=1000.0,
+        letter=msgspec.structs.replace(about, value=b""),
+    )
+    assert (await scene.letters()).select(ALL) == []
+    assert (await scene.only()).state == "dropped"
+
+
+async def test_letters_are_dropped_although_the_store_is_full() -> None:
+    scene = Scene()
+    record = await scene.record(value=bytes(20_000))
+    spec = TopicSpec(name=topics.DEAD_LETTERS, partitions=4, retention_s=0, max_bytes=27_500)
+    await scene.bus.ensure_topics([spec])
+    await scene.rejected(record)
+    [state] = await scene.bus.describe((topics.DEAD_LETTERS,))
+    assert state.size_bytes is not None
+    assert state.size_bytes > 27_000, "there is no room for a note"
+    await (await scene.letters()).drop(await scene.only())
+    [state] = await scene.bus.describe((topics.DEAD_LETTERS,))
+    assert state.size_bytes is not None
+    assert state.size_bytes < 2_000
+    assert (await scene.only()).state == "dropped"
 
 
 async def test_an_interrupted_replay_is_done_again_and_puts_the_record_back_once(

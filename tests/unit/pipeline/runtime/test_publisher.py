@@ -76,6 +76,17 @@ async def rejected(record: Record, message: str) -> tuple[Record, DeadLetter]:
     return stored, msgspec.json.decode(stored.value, type=DeadLetter)
 
 
+async def test_a_letter_goes_without_its_value_where_there_is_no_room_for_it() -> None:
+    bus = MemoryBus(partitions=1)
+    await bus.ensure_topics([TopicSpec(name=topics.DEAD_LETTERS, partitions=1, retention_s=60, max_bytes=3_000)])
+    publisher = Publisher(bus, stage="separate", lane="live", metrics=Metrics())
+    record = audio_record(value=bytes(9_000), headers={"ce_id": "a"})
+    await asyncio.wait_for(publisher.reject(record, None, RejectedInput("bad"), attempts=1), 5)
+    [stored] = [stored async for stored in bus.stored(topics.DEAD_LETTERS)]
+    letter = msgspec.json.decode(stored.value, type=DeadLetter)
+    assert (letter.value, letter.value_bytes, letter.cut, letter.headers) == (b"", 9_000, True, {"ce_id": "a"})
+
+
 def audio_record(*, key: bytes = b"call-1", value: bytes = b"", headers: dict[str, str] | None = None) -> Record:
     return Record(
         topic=topics.AUDIO, partition=0, position=7, key=key, value=value, headers=headers or {}, timestamp_s=1.5
