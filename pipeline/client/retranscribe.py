@@ -6,7 +6,9 @@ transcription the same words come out, except for a call with partials: its text
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -79,11 +81,17 @@ async def _lane_of(bus: Bus, call: CallRef, settings: Settings) -> Lane:
                 if stored.timestamp_s - since_s >= settings.late_s:
                     break
         if since_s is not None:
-            raise InputError(f"the bus no longer holds the start of the call {call.call_id}: {_kept(settings)}")
-    raise InputError(f"the bus holds no audio of the call {call.call_id}: {_kept(settings)}")
+            why = await _why_gone(bus, call, settings)
+            raise InputError(f"the bus no longer holds the start of the call {call.call_id}: {why}")
+    raise InputError(f"the bus holds no audio of the call {call.call_id}: {await _why_gone(bus, call, settings)}")
 
 
-def _kept(settings: Settings) -> str:
+async def _why_gone(bus: Bus, call: CallRef, settings: Settings) -> str:
+    for topic, key in itertools.product((topics.AUDIO, topics.AUDIO_BATCH), {call.key, call.call_id.encode()}):
+        freed_at = await bus.freed_at(topic, key)
+        if freed_at is not None:
+            day = datetime.fromtimestamp(freed_at, UTC)
+            return f"it was freed for room on {day:%Y-%m-%d} (CALLSTREAM_STORE_GB limits the store)"
     return f"audio is kept for {settings.retention_days:g} days (CALLSTREAM_RETENTION_DAYS)"
 
 

@@ -22,9 +22,13 @@ START = CallStarted(encoding="pcm_s16le", sample_rate_hz=8000, channels=1)
 class Stored:
     """What a topic holds, in the order of the bus, which stored ten records a second."""
 
-    def __init__(self, topic: str, events: list[tuple[int, AudioEvent]]) -> None:
+    def __init__(self, topic: str, events: list[tuple[int, AudioEvent]], *, freed_at: float | None = None) -> None:
         self._topic = topic
         self._events = events
+        self._freed_at = freed_at
+
+    async def freed_at(self, topic: str, key: bytes) -> float | None:
+        return self._freed_at if (topic, key) == (self._topic, CALL.key) else None
 
     async def stored(
         self, topic: str, *, key: bytes | None = None, start: tuple[int, int] | None = None
@@ -62,6 +66,12 @@ async def test_the_start_need_not_be_stored_first(lane: topics.Lane, before: int
 async def test_without_its_start_it_is_told_how_long_audio_is_kept(count: int) -> None:
     bus = Stored(topics.AUDIO, chunks(count))
     with pytest.raises(InputError, match=r"no longer holds the start of the call call-1: audio is kept for 7 days"):
+        await lane_of(bus)
+
+
+async def test_audio_that_made_room_is_told_with_the_day() -> None:
+    bus = Stored(topics.AUDIO_BATCH, [], freed_at=1_764_460_800.0)
+    with pytest.raises(InputError, match=r"no audio of the call call-1: it was freed for room on 2025-11-30"):
         await lane_of(bus)
 
 
