@@ -72,7 +72,10 @@ async def _forward(settings: Settings, edge: Settings) -> None:
         source = await await_bus(source_url, security, reconnect_s=_RECONNECT_S)
         stack.push_async_callback(source.close)
         specs = edge_specs(
-            partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=settings.store_bytes
+            partitions=settings.partitions,
+            retention_days=settings.retention_days,
+            store_bytes=settings.store_bytes,
+            freed=edge.bus is None,
         )
         while True:
             try:

@@ -39,14 +39,18 @@ _REPORT_S: Final = 30.0
 _EDGE_SHARES: Final = {topics.AUDIO: 0.6, topics.AUDIO_BATCH: 0.3, topics.DEAD_LETTERS: None}
 
 
-def edge_specs(*, partitions: int, retention_days: float, store_bytes: int) -> list[TopicSpec]:
-    """Return the topics of an edge: those of its producers, which may fill most of its store, and dead letters."""
+def edge_specs(*, partitions: int, retention_days: float, store_bytes: int, freed: bool = False) -> list[TopicSpec]:
+    """Return the topics of an edge: those of its producers, which may fill most of its store, and dead letters.
+
+    With `freed`, forwarded records are deleted. The others then have no age limit.
+    """
     return [
         TopicSpec(
             name=name,
             partitions=partitions,
             retention_s=retention_days * SECONDS_PER_DAY,
             max_bytes=None if share is None else int(store_bytes * share),
+            readers=tuple(lane for lane in LANES.values() if freed and name in lane.topics),
         )
         for name, share in _EDGE_SHARES.items()
     ]
