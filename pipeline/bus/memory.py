@@ -9,7 +9,17 @@ import msgspec
 from pipeline.bus.assignment import Store, TopicPartition, read_shared, revoked
 from pipeline.bus.feed import QueueFeed
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.protocol import (
+    Expired,
+    Feed,
+    Handler,
+    Outgoing,
+    Progress,
+    Record,
+    Subscription,
+    TopicSpec,
+    TopicState,
+)
 from pipeline.bus.tracker import PrefixTracker
 from pipeline.errors import BusError, RecordTooLargeError, StoreFullError
 
@@ -103,6 +113,9 @@ class MemoryBus:
 
     async def freed_at(self, topic: str, key: bytes) -> float | None:  # noqa: ARG002  # the protocol's
         return None
+
+    async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # nothing expires
+        return []
 
     async def lag(self, subscription: Subscription) -> int:
         floors = self._groups.setdefault(subscription.group, _Group()).floors

@@ -151,6 +151,15 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
     """True if the oldest records make room for new ones, read or not. The topic has a limit then."""
 
 
+class Expired(msgspec.Struct, frozen=True):
+    """Records of a partition that a broker deleted unread: the positions from `first` to `last`."""
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+
+
 class TopicState(msgspec.Struct, frozen=True, kw_only=True):
     """A topic as the broker has it. A field is None if the broker has no such limit, or does not tell."""
 
@@ -208,6 +217,10 @@ class Bus(Protocol):
 
     async def freed_at(self, topic: str, key: bytes) -> float | None:
         """Return when records of a key were deleted because the store was short of room, in Unix seconds."""
+        ...
+
+    async def expired_unread(self, subscription: Subscription) -> "list[Expired]":
+        """Return which records the broker has deleted although the group had not read them. Raises BusError."""
         ...
 
     async def lag(self, subscription: Subscription) -> int:

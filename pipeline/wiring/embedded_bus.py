@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 
 from pipeline.bus.nats.logins import Logins
 from pipeline.bus.nats.server import NatsServer
@@ -18,6 +19,9 @@ from pipeline.wiring import topology
 
 _STORE_DIR: Final = "nats"
 _RECONNECT_S: Final = 30.0
+LONG_CALL_DAYS: Final = 0.5
+"""A call may last for hours. A broker that deletes by age alone, as Kafka does, must keep its beginning until its end:
+`merge` reads a call again from there after a restart."""
 _LOGINS_DIR: Final = "credentials"
 
 
@@ -72,6 +76,12 @@ async def open_deployment_bus(settings: Settings) -> AsyncIterator[DeploymentBus
             partitions=settings.partitions, retention_days=settings.retention_days, store_bytes=settings.store_bytes
         )
         await bus.ensure_topics(specs)
+        if settings.retention_days < LONG_CALL_DAYS:
+            structlog.get_logger("callstream.bus").warning(
+                "retention shorter than a long call",
+                retention_days=settings.retention_days,
+                setting="CALLSTREAM_RETENTION_DAYS",
+            )
         if not url.startswith(KAFKA):
             await stack.enter_async_context(_space_kept(url, settings, security, specs))
         yield DeploymentBus(bus, url, security, logins)

@@ -15,11 +15,11 @@ from pipeline.wiring.stage_list import STAGES
 from schemas import topics
 
 INCOMING: Final = (
-    Topic(name=topics.AUDIO, share=0.3, frees=True),
-    Topic(name=topics.AUDIO_BATCH, share=0.2, frees=True),
+    Topic(name=topics.AUDIO, share=0.28, frees=True),
+    Topic(name=topics.AUDIO_BATCH, share=0.18, frees=True),
 )
-"""Written by producers. Together with the shares of utterances (0.2) and dead letters (0.04) they leave a quarter of
-the store to text, which is at most half as large as its audio (`pipeline.bus.nats.space`)."""
+"""Written by producers. Together with the shares of utterances (0.2) and dead letters (0.04) they leave 0.3 of the
+store to text, which is at most half as large as its audio (`pipeline.bus.nats.space`)."""
 SHARED: Final = (
     Topic(name=topics.STATUS, outside_readers=("consumers",)),
     Topic(name=topics.DEAD_LETTERS, keep=4.0, share=0.04, drops_oldest=True, outside_readers=("operator",)),

@@ -35,7 +35,17 @@ from pipeline.bus.kafka.progress import ProgressIndex, progress_topic
 from pipeline.bus.kafka.reading import FaustReading
 from pipeline.bus.kafka.records import stored_record, to_wire
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.protocol import Feed, Handler, Outgoing, Progress, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.protocol import (
+    Expired,
+    Feed,
+    Handler,
+    Outgoing,
+    Progress,
+    Record,
+    Subscription,
+    TopicSpec,
+    TopicState,
+)
 from pipeline.bus.security import BusSecurity
 from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError
@@ -237,6 +247,20 @@ class KafkaBus:
 
     async def freed_at(self, topic: str, key: bytes) -> float | None:  # noqa: ARG002  # the protocol's
         return None
+
+    async def expired_unread(self, subscription: Subscription) -> list[Expired]:
+        found: list[Expired] = []
+        for topic in subscription.topics:
+            partitions = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
+            with bus_errors(f"reading the offsets of {subscription.group}"):
+                async with asyncio.timeout(self._reconnect_s):
+                    done = await self._committed(subscription.group, partitions)
+                    begins = await self._open_reader.beginning_offsets(partitions)
+            for tp in partitions:
+                floor = done.get(tp, -1)  # -1: the group never read the partition
+                if 0 <= floor < begins[tp]:
+                    found.append(Expired(topic, tp.partition, floor, begins[tp] - 1))
+        return found
 
     async def lag(self, subscription: Subscription) -> int:
         total = 0

@@ -9,11 +9,11 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from pipeline.bus.assignment import TopicPartition, read_shared
 from pipeline.bus.keys import key_token, partition_of
-from pipeline.bus.nats.connection import NANOSECONDS, ApiError, NatsConnection, Session, check_publish
+from pipeline.bus.nats.connection import ApiError, NatsConnection, Session, check_publish
 from pipeline.bus.nats.consumer import CONSUMER_NOT_FOUND, consumer_name
 from pipeline.bus.nats.feed import JetStreamFeed
 from pipeline.bus.nats.freeing import freed_mark
@@ -23,20 +23,14 @@ from pipeline.bus.nats.outputs import NumberedOutputs
 from pipeline.bus.nats.partition import PulledPartition
 from pipeline.bus.nats.publishing import put_beside, refusal, storing, wire_headers
 from pipeline.bus.nats.stored import record_at, stored_records
+from pipeline.bus.nats.streams import PARTITIONS, STREAM_NOT_FOUND, ensure_stream, topic_state
 from pipeline.bus.nats.subjects import PRODUCER_TOPICS, KeyLocation, key_spellings, stream_name, subject_base
-from pipeline.bus.protocol import Feed, Handler, Outgoing, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.protocol import Expired, Feed, Handler, Outgoing, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 
-_PARTITIONS: Final = "callstream-partitions"
-_RETENTION: Final = "callstream-retention-s"
-_SHARE: Final = "callstream-max-bytes"
-"""What a stream was made for: its number of partitions, its age limit, which the keeper of `space` may apply instead of
-the server, and its size limit, which the keeper lowers while room is short."""
-_DUPLICATE_WINDOW_S: Final = 120.0
 _GROUP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
-_STREAM_NOT_FOUND: Final = 10059
 _RECORD_NOT_FOUND: Final = 10043
 
 
@@ -67,7 +61,7 @@ class JetStreamBus:
 
             async def ensure(session: Session, spec: TopicSpec = spec) -> None:
                 try:
-                    await _ensure_stream(session, spec)
+                    await ensure_stream(session, spec)
                 except ApiError as error:
                     raise refusal(error, spec.name) from error
 
@@ -164,6 +158,9 @@ class JetStreamBus:
 
         return await self._connection.retrying(look)
 
+    async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # see `space`
+        return []
+
     async def lag(self, subscription: Subscription) -> int:
         total = 0
         for topic in subscription.topics:
@@ -180,9 +177,9 @@ class JetStreamBus:
             found = []
             for topic in topics:
                 try:
-                    found.append(_topic_state(topic, await session.api(f"STREAM.INFO.{stream_name(topic)}")))
+                    found.append(topic_state(topic, await session.api(f"STREAM.INFO.{stream_name(topic)}")))
                 except ApiError as error:
-                    if error.code != _STREAM_NOT_FOUND:
+                    if error.code != STREAM_NOT_FOUND:
                         raise BusError(f"the topic {topic} cannot be described: {error}") from error
             return found
 
@@ -212,64 +209,10 @@ class JetStreamBus:
                 info = await session.api(f"STREAM.INFO.{stream_name(topic)}")
             except ApiError as error:
                 raise BusError(f"there is no topic {topic}: {error}") from error
-            return int(info["config"]["metadata"][_PARTITIONS])
+            return int(info["config"]["metadata"][PARTITIONS])
 
         found = self._partitions[topic] = await self._connection.retrying(look)
         return found
-
-
-async def _ensure_stream(session: Session, spec: TopicSpec) -> None:
-    name, base = stream_name(spec.name), subject_base(spec.name)
-    max_bytes = -1 if spec.max_bytes is None else spec.max_bytes
-    limits: dict[str, Any] = {
-        "max_age": 0 if spec.readers else int(spec.retention_s * NANOSECONDS),
-        "max_bytes": max_bytes,
-        "duplicate_window": int(min(_DUPLICATE_WINDOW_S, spec.retention_s) * NANOSECONDS),
-    }
-    made_for = {_RETENTION: repr(spec.retention_s), _SHARE: str(max_bytes)}
-    try:
-        config = (await session.api(f"STREAM.INFO.{name}"))["config"]
-    except ApiError as error:
-        if error.code != _STREAM_NOT_FOUND:
-            raise
-    else:
-        metadata = config.get("metadata") or {}
-        if metadata.get(_SHARE) == str(max_bytes):
-            del limits["max_bytes"]  # it may be lower for a while
-        wanted = limits | {"metadata": metadata | made_for}
-        if any(config.get(field) != value for field, value in wanted.items()):
-            await session.api(f"STREAM.UPDATE.{name}", config | wanted)
-        return
-    config = limits | {
-        "name": name,
-        "subjects": [f"{base}.*.*"],
-        "storage": "file",
-        "retention": "limits",
-        "discard": "new",
-        "allow_direct": True,
-        "metadata": {_PARTITIONS: str(spec.partitions), **made_for},
-    }
-    if spec.name in PRODUCER_TOPICS:
-        config["subjects"] = [f"{base}.*"]
-        config["subject_transform"] = {
-            "src": f"{base}.*",
-            "dest": f"{base}.{{{{partition({spec.partitions},1)}}}}.{{{{wildcard(1)}}}}",
-        }
-    await session.api(f"STREAM.CREATE.{name}", config)
-
-
-def _topic_state(topic: str, info: dict[str, Any]) -> TopicState:
-    config, held = info["config"], info["state"]
-    return TopicState(
-        name=topic,
-        partitions=int(config["metadata"][_PARTITIONS]),
-        retention_s=config["max_age"] / NANOSECONDS or float(config["metadata"].get(_RETENTION, 0)) or None,
-        max_bytes=None if config["max_bytes"] < 0 else config["max_bytes"],
-        replicas=config["num_replicas"],
-        compacted=config["max_msgs_per_subject"] == 1,
-        records=held["messages"],
-        size_bytes=held["bytes"],
-    )
 
 
 async def _lag(session: Session, topic: str, number: int, group: str) -> int:

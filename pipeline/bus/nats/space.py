@@ -10,6 +10,7 @@ The store has one limit, and a full store refuses everyone. `SpaceKeeper` keeps 
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,8 @@ a second, 150 bytes each with their times in turns and again in the completed tr
 the least that it is made for, has 750 bytes a second."""
 TEXT_PER_SEGMENTS: Final = 2.0
 """The same for a byte of segments."""
+DOOR_STEPS: Final = 50
+"""A door moves in steps of this part of its share, so that the server is not asked at every look."""
 MARGIN: Final = 0.03
 """Part of the store that is never given away."""
 _LOOK_S: Final = 0.5
@@ -197,6 +200,7 @@ def doors(specs: dict[str, TopicSpec], levels: dict[str, Level], store_bytes: in
             left -= TEXT_PER_SEGMENTS * level.held_bytes
     wanted = sum(spec.max_bytes or 0 for spec in incoming.values())
     part = min(1.0, max(0.0, left / (1 + TEXT_PER_AUDIO)) / wanted) if wanted else 1.0
+    part = math.floor(part * DOOR_STEPS) / DOOR_STEPS
     return {name: max(1, int(part * (spec.max_bytes or 0))) for name, spec in incoming.items()}
 
 
