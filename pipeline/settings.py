@@ -132,10 +132,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 7.0
     store_gb: Annotated[
         float,
-        Meta(gt=0, le=1e6),
+        Meta(ge=0.02, le=1e6),
         _about(
             "Size limit of the embedded bus's store; beyond it, producers are refused",
-            "a number of gigabytes above 0",
+            "a number of gigabytes, at least 0.02",
         ),
     ] = 20.0
     idle_s: Annotated[

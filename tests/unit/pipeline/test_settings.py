@@ -96,7 +96,7 @@ def test_a_mistake_in_the_file_names_the_file_the_setting_and_what_is_expected(
         ("CALLSTREAM_ASR_BATCH", "0", "auto or a whole number from 1 to 256"),
         ("CALLSTREAM_MODEL_MEMORY_GB", "0", "none or a number of gigabytes above 0"),
         ("CALLSTREAM_LANGUAGE", "English", "auto or an ISO 639-1 code such as en"),
-        ("CALLSTREAM_STORE_GB", "nan", "a number of gigabytes above 0"),
+        ("CALLSTREAM_STORE_GB", "0.01", "a number of gigabytes, at least 0.02"),
         ("CALLSTREAM_METRICS_PORT", "70000", "a port number or off"),
         ("CALLSTREAM_METRICS_PORT", "null", "a port number or off"),
     ],
