@@ -43,12 +43,17 @@ def write_wav(path: Path, pieces: Iterable[Pcm], *, rate_hz: int = RATE_HZ, chan
     return path
 
 
-def encoded(path: Path, pcm: Pcm, *, rate_hz: int = RATE_HZ) -> Path:
-    """The samples in the container and codec that `path`'s suffix names (see `CODECS`). One or two channels."""
+def encoded(path: Path, pcm: Pcm, *, rate_hz: int = RATE_HZ, bit_rate: int | None = None) -> Path:
+    """The samples in the container and codec that `path`'s suffix names (see `CODECS`). One or two channels.
+
+    `bit_rate` is in bit/s, of all channels together; None leaves it to the codec.
+    """
     layout = "stereo" if pcm.shape[1] == 2 else "mono"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(CODECS[path.suffix], rate=_CODEC_RATE_HZ.get(path.suffix, rate_hz))
         stream.layout = layout
+        if bit_rate is not None:
+            stream.bit_rate = bit_rate
         resampler = av.AudioResampler(
             format=stream.format, layout=layout, rate=stream.rate, frame_size=stream.frame_size
         )

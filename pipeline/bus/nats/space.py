@@ -112,7 +112,7 @@ class SpaceKeeper:
                 self._log.error("oldest records dropped, the topic is at its limit", topic=spec.name, records=dropped)
             elif spec.frees:
                 await self._free(session, name, excess)
-        await self._ease_store(session)
+        await self._ease_store(session, levels)
         await self._expire(session)
 
     async def _streams(self, session: Session) -> dict[str, dict[str, Any]]:
@@ -127,9 +127,10 @@ class SpaceKeeper:
             found |= {info["config"]["name"]: info for info in streams}
         return {name: info for name, info in found.items() if name in self._specs or name == STREAM}
 
-    async def _ease_store(self, session: Session) -> None:
+    async def _ease_store(self, session: Session, levels: dict[str, Level]) -> None:
         """Free what can be freed, the largest topic first, if the store as a whole is short of room."""
-        levels = {name: _level(info) for name, info in (await self._streams(session)).items()}
+        if self._freed:
+            levels = {name: _level(info) for name, info in (await self._streams(session)).items()}
         held = sum(level.held_bytes for level in levels.values())
         if held <= SHORT * self._store_bytes:
             return

@@ -1,0 +1,1 @@
+"""A small store is offered more speech than it holds."""
