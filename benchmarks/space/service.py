@@ -26,8 +26,8 @@ async def small_store(folder: Path, store_bytes: int, *, partitions: int = 2) ->
     """The bus of an embedded server with `store_bytes`, on `folder`."""
     settings = Settings(data=folder, store_gb=store_bytes / 1e9, partitions=partitions, idle_s=3600.0)
     folder.mkdir(parents=True, exist_ok=True)
-    async with open_deployment_bus(settings) as (bus, _url):
-        yield bus, settings
+    async with open_deployment_bus(settings) as opened:
+        yield opened.bus, settings
 
 
 @contextlib.asynccontextmanager
