@@ -40,6 +40,7 @@ def status(
         "nats_url": None if instance.bus_url.startswith(_KAFKA) else instance.bus_url,
         "owner_credentials": instance.owner_credentials,
         "producer_credentials": instance.producer_credentials,
+        "sql_url": instance.quack_url,
         "quack_url": instance.quack_url,
         "live_url": instance.live_url,
         "metrics_url": instance.metrics_url,
