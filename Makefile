@@ -1,6 +1,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 INSTALL := $(VENV)/bin/python infra/install.py
+PARALLEL ?= --numprocesses 2 --dist loadfile # many tests wait: for sessions to expire, for a call's silence
 INPUTS := pyproject.toml infra/constraints.txt
 
 help: ## show what can be made
@@ -10,10 +11,10 @@ demo: $(VENV)/installed ## install what runs calls, then run the sample call thr
 	@$(VENV)/bin/callstream demo
 
 test: lint ## install what tests need, check the code, run the tests that need nothing else
-	$(VENV)/bin/pytest -m "not extra"
+	$(VENV)/bin/pytest -m "not extra" $(PARALLEL)
 
 test-all: test ## then the tests with brokers, a language model, and processes killed for minutes
-	$(VENV)/bin/pytest -m extra
+	$(VENV)/bin/pytest -m extra $(PARALLEL)
 
 lint: $(VENV)/installed-for-tests ## check the code without running it
 	$(VENV)/bin/ruff check .
