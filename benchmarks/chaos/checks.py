@@ -51,6 +51,7 @@ def _by_itself(outcome: Outcome) -> Iterator[str]:
     yield from _numbers_without_holes(evidence)
     yield from _ledger(outcome)
     yield from _warehouse(evidence)
+    yield from _letters_of_poison(outcome)
     letters = [record for record in evidence.records if record.topic == topics.DEAD_LETTERS]
     if letters:
         yield f"{len(letters)} dead letters: {letters[:3]}"
@@ -133,6 +134,17 @@ def _warehouse(evidence: Evidence) -> Iterator[str]:
     for what, counted in (("calls", names), ("turns", turns), ("summaries", summaries)):
         if doubled := [name for name, n in counted.items() if n > 1]:
             yield f"{len(doubled)} {what} are doubled in the warehouse: {doubled[:3]}"
+
+
+def _letters_of_poison(outcome: Outcome) -> Iterator[str]:
+    """Every stage that reads its topic has given a poison up, and no other stage."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for letter in outcome.evidence.letters:
+        found[letter.poison].add(letter.stage)
+    for poison in outcome.done.poisons:
+        if found[poison.number] != set(poison.readers):
+            what = f"poison {poison.number}, {poison.kind}, on {poison.topic}"
+            yield f"{what}: it is a dead letter of {sorted(found[poison.number])}, not of {list(poison.readers)}"
 
 
 def _count_repeats(findings: Findings, evidence: Evidence) -> None:

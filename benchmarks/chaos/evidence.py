@@ -1,15 +1,21 @@
-"""The results of a run as outsiders see them: all records on all topics, and the tables of the warehouse."""
+"""The results of a run as outsiders see them: all records on all topics, and the tables of the warehouse.
+
+Poison, what its dead letters and ledger entries are, and the calls that it has for itself are kept apart.
+"""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import msgspec
 
+from benchmarks.chaos.poison import MARK, OWN_CALLS
 from benchmarks.harness.clients import PlainClient, Seen
 from pipeline.instance import DATABASE_FILE
 from pipeline.wiring.topology import topic_rows
+from schemas.topics import DEAD_LETTERS
 
 CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "completed_at", "updated_at"}
 """Timestamps of records on the bus: they differ from run to run."""
@@ -33,15 +39,64 @@ class RecordSeen(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
 
 
+class PoisonLetter(msgspec.Struct, frozen=True):
+    """The dead letter of the poison of that number. `topic` and `position` are those of the poison."""
+
+    poison: int
+    stage: str
+    letter_id: str
+    topic: str
+    position: int
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     records: list[RecordSeen]
+    letters: set[PoisonLetter]
     tables: dict[str, list[dict[str, Any]]]
 
 
 async def read_evidence(client: PlainClient, data: Path) -> Evidence:
     """Read everything. Call it after the owner of the data directory has ended."""
-    records = [_record(seen) for row in topic_rows() async for seen in client.read(row.name)]
-    return Evidence(records=records, tables=_tables(data / DATABASE_FILE))
+    records, letters = [], set()
+    for row in topic_rows():
+        async for seen in client.read(row.name):
+            if seen.topic == DEAD_LETTERS and (letter := _poison_letter(seen)) is not None:
+                letters.add(letter)
+            elif MARK not in seen.headers:
+                records.append(_record(seen))
+    ids = tuple(f"{letter.letter_id}/" for letter in letters)
+    return Evidence(
+        records=[
+            record
+            for record in records
+            if not record.call_id.startswith(OWN_CALLS) and not (ids and record.event_id.startswith(ids))
+        ],
+        letters=letters,
+        tables=_without_poison(_tables(data / DATABASE_FILE), letters),
+    )
+
+
+def _poison_letter(seen: Seen) -> PoisonLetter | None:
+    content = json.loads(seen.value)
+    number = content["headers"].get(MARK)
+    if number is None:
+        return None
+    return PoisonLetter(int(number), content["stage"], seen.headers["ce_id"], content["topic"], content["position"])
+
+
+def _without_poison(
+    tables: dict[str, list[dict[str, Any]]], letters: set[PoisonLetter]
+) -> dict[str, list[dict[str, Any]]]:
+    own = {row["id"] for row in tables["audio_sessions"] if row["call_id"].startswith(OWN_CALLS)}
+    rejected = {(letter.topic, letter.position) for letter in letters}
+
+    def is_of_poison(row: dict[str, Any]) -> bool:
+        if row["id"] in own or row.get("session_id") in own:
+            return True
+        detail = json.loads(row["detail"]) if row.get("status") == "rejected" and row.get("detail") else {}
+        return (detail.get("topic"), detail.get("position")) in rejected
+
+    return {name: [row for row in rows if not is_of_poison(row)] for name, rows in tables.items()}
 
 
 def _record(seen: Seen) -> RecordSeen:

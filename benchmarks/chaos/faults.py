@@ -2,21 +2,22 @@
 
 Worker faults follow one another after random pauses. Two of three kills come at random; every third waits until its
 worker has unacknowledged input. Broker faults come in between, one at a time; workers are killed while the broker is
-away, too.
+away, too. Those that leave all processes running are in `gentle_faults`.
 """
 
 import asyncio
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple
 
-import msgspec
-
 from benchmarks.chaos.disk import Disk
+from benchmarks.chaos.gentle_faults import GentleFaults
+from benchmarks.chaos.plan import Done, FaultPlan
+from benchmarks.chaos.poison import OpenCall
+from benchmarks.chaos.surroundings import World
 from benchmarks.harness.brokers import Broker
 from benchmarks.harness.clients import AWAY, PlainClient
 from benchmarks.harness.workers import Fleet, WorkerProcess
@@ -26,40 +27,6 @@ MOST_WORKERS = 3
 ANSWER_S = 3.0
 AIM_S = 10.0
 MET_WITHIN_S = 20.0
-
-
-class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How often each fault happens. `kills` counts those of workers and of the broker together."""
-
-    kills: int
-    broker_kills: int
-    broker_pauses: int
-    broker_pause_s: float
-    disk_fills: int
-    disk_full_s: float
-    additions: int
-    removals: int
-    worker_pauses: int
-    worker_pause_s: tuple[float, float]
-    gap_s: float
-    """Between two faults, on average."""
-
-
-class Done(msgspec.Struct):
-    """Faults that happened. `hits`: kills of a worker with unacknowledged records; `unasked`: kills of a worker while
-    the broker was away and could not tell.
-    """
-
-    kills: Counter[str] = msgspec.field(default_factory=Counter)
-    hits: Counter[str] = msgspec.field(default_factory=Counter)
-    unasked: Counter[str] = msgspec.field(default_factory=Counter)
-    additions: Counter[str] = msgspec.field(default_factory=Counter)
-    removals: Counter[str] = msgspec.field(default_factory=Counter)
-    worker_pauses: Counter[str] = msgspec.field(default_factory=Counter)
-    broker_kills: int = 0
-    broker_pauses: int = 0
-    disk_fills: int = 0
-    broker_restarts_after_full_disk: int = 0
 
 
 class _Action(NamedTuple):
@@ -80,9 +47,22 @@ class Faults:
         broker: Broker,
         disk: Disk | None,
         client: PlainClient,
+        world: World,
+        open_calls: Callable[[], list[OpenCall]],
+        partitions: int,
         chance: random.Random,
     ) -> None:
         self.done = Done()
+        self._gentle = GentleFaults(
+            plan,
+            self.done,
+            world=world,
+            fleet=fleet,
+            client=client,
+            open_calls=open_calls,
+            partitions=partitions,
+            chance=chance,
+        )
         self._plan = plan
         self._fleet = fleet
         self._broker = broker
@@ -101,7 +81,9 @@ class Faults:
             *(_Action(partial(self._kill, stage)) for stage in stages),
             *(_Action(partial(self._add, some())) for _ in range(plan.additions)),
             *(_Action(partial(self._remove, some())) for _ in range(plan.removals)),
-            *(_Action(partial(self._pause_worker, some()), lasts=True) for _ in range(plan.worker_pauses)),
+            *(_Action(self._pause_worker, lasts=True) for _ in range(plan.worker_pauses)),
+            *(_Action(partial(self._pause_for_long, some()), lasts=True) for _ in range(plan.long_pauses)),
+            *(_Action(work, lasts=True) for work in self._gentle.planned()),
             *(_Action(self._kill_broker, lasts=True) for _ in range(plan.broker_kills)),
             *(_Action(self._pause_broker, lasts=True) for _ in range(plan.broker_pauses)),
             *(_Action(self._fill_disk, lasts=True) for _ in range(plan.disk_fills if self._disk else 0)),
@@ -174,14 +156,26 @@ class Faults:
             self._fleet.remove(self._chance.choice(there))
             self.done.removals[stage] += 1
 
-    async def _pause_worker(self, stage: str) -> None:
-        """Pause a worker past its lease: others take over, and then it comes back."""
+    async def _pause_worker(self) -> None:
+        """Pause any worker, in most cases past its lease: others take over, and then it comes back."""
+        stage = self._chance.choice(REQUIRED_NAMES)
+        if await self._frozen(stage, self._chance.uniform(*self._plan.worker_pause_s)):
+            self.done.worker_pauses[stage] += 1
+
+    async def _pause_for_long(self, stage: str) -> None:
+        """Pause a worker past every lease, window and session."""
+        pause_s = self._chance.uniform(*self._plan.long_pause_s)
+        self._say(f"a worker of {stage} is stopped for {pause_s:.0f} s")
+        if await self._frozen(stage, pause_s):
+            self.done.long_pauses[stage] += 1
+
+    async def _frozen(self, stage: str, pause_s: float) -> bool:
         worker = await self._ready(stage)
         worker.freeze()
-        await asyncio.sleep(self._chance.uniform(*self._plan.worker_pause_s))
+        await asyncio.sleep(pause_s)
         if worker.alive:
             worker.thaw()
-            self.done.worker_pauses[stage] += 1
+        return worker.alive
 
     # -- the broker --------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,16 @@ import msgspec
 
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.evidence import Evidence, read_evidence
-from benchmarks.chaos.faults import Done, FaultPlan, Faults
+from benchmarks.chaos.faults import Faults
+from benchmarks.chaos.plan import Done, FaultPlan
+from benchmarks.chaos.poison import OpenCall
+from benchmarks.chaos.surroundings import World
 from benchmarks.harness.brokers import broker_of
 from benchmarks.harness.clients import AWAY, PlainClient, connect, unacknowledged
+from benchmarks.harness.produced_calls import call_id_of
 from benchmarks.harness.workers import Fleet
 from pipeline.wiring.stage_list import REQUIRED_NAMES
+from schemas.calls import CallRef
 from tests.support.processes.deployment import Deployment
 
 STORE_GB = 2.0
@@ -52,6 +57,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     calls: dict[int, float]
     resent: int
     done: Done
+    device_failures: int
     wall_s: float
     left_unacknowledged: int
     ended_by_themselves: list[str]
@@ -83,7 +89,13 @@ class Run:
             partitions=str(PARTITIONS),
         )
         self._deployment.data.mkdir()
-        self._fleet = Fleet(folder / "workers", self._deployment.environment, real_model=load.real_model)
+        self._world: World | None = None
+        self._fleet = Fleet(
+            folder / "workers",
+            self._deployment.environment,
+            real_model=load.real_model,
+            environment_of=lambda name: {} if self._world is None else self._world.environment_of(name),
+        )
         self._calls: dict[int, float] = {}
         self._resent = 0
 
@@ -101,10 +113,16 @@ class Run:
 
     async def chaos(self, plan: FaultPlan) -> Outcome:
         """Send calls until all faults have happened, then finish the calls in progress."""
+        self._world = World(self._folder / "surroundings", self._broker.url)
+        if self._world.clocks_not_stepped:
+            self._not_done.append(f"no clock was stepped: {self._world.clocks_not_stepped}")
         self._fleet.start(2)
-        return await self._measure(
-            lambda process: ["--every", f"{process}:{PRODUCERS}", "--speed", str(self._load.speed)], plan
-        )
+        try:
+            return await self._measure(
+                lambda process: ["--every", f"{process}:{PRODUCERS}", "--speed", str(self._load.speed)], plan
+            )
+        finally:
+            await self._world.close()
 
     async def calm(self, numbers: list[int]) -> Outcome:
         """Send the given calls as fast as they are stored, without faults."""
@@ -124,12 +142,16 @@ class Run:
             await self._until_connected()
             pacing = asyncio.create_task(self._pace(client, producers if plan is not None else []))
             if plan is not None:
+                assert self._world is not None
                 faults = Faults(
                     plan,
                     fleet=self._fleet,
                     broker=self._broker,
                     disk=self._disk,
                     client=client,
+                    world=self._world,
+                    open_calls=self._open_calls,
+                    partitions=PARTITIONS,
                     chance=random.Random(self._load.seed),
                 )
                 done = faults.done
@@ -152,6 +174,7 @@ class Run:
             calls=self._calls,
             resent=self._resent,
             done=done,
+            device_failures=0 if self._world is None else self._world.device_failures(),
             wall_s=time.monotonic() - began,
             left_unacknowledged=left,
             ended_by_themselves=self._fleet.ended_by_themselves,
@@ -195,6 +218,15 @@ class Run:
     def _sent(self, process: int) -> list[str]:
         return (self._folder / f"producer-{process}.jsonl").read_text().splitlines()
 
+    def _open_calls(self) -> list[OpenCall]:
+        lines = [json.loads(line) for process in range(PRODUCERS) for line in self._sent(process)]
+        ended = {line["number"] for line in lines if "number" in line}
+        return [
+            OpenCall(CallRef(line["tenant"], call_id_of(line["opened"], self._load.seed)), line["topic"])
+            for line in lines
+            if "opened" in line and line["opened"] not in ended
+        ]
+
     async def _until_connected(self) -> None:
         async with asyncio.timeout(300):
             while not all(self._sent(process) for process in range(PRODUCERS)):  # noqa: ASYNC110 - a process's word
@@ -208,10 +240,10 @@ class Run:
             code = await asyncio.to_thread(producer.wait, 1800)
             if code:
                 raise NotCompleted(f"producer {process} ended with {code}, see {self._folder}")
-            for line in self._sent(process)[1:]:
-                sent = json.loads(line)
-                self._calls[sent["number"]] = sent["duration_s"]
-                self._resent += sent["resent"]
+            for sent in map(json.loads, self._sent(process)):
+                if "number" in sent:
+                    self._calls[sent["number"]] = sent["duration_s"]
+                    self._resent += sent["resent"]
 
     async def _until_completed(self) -> None:
         """Wait until the warehouse has all calls and summaries. Raises NotCompleted if nothing moves any more."""

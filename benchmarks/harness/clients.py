@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from pipeline.bus.keys import partition_of
 from pipeline.wiring.stage_list import stage_named
 
 SEND_TIMEOUT_S = 5.0
@@ -44,6 +45,10 @@ class Backlog(NamedTuple):
 class PlainClient(Protocol):
     async def send(self, topic: str, key: bytes, headers: Mapping[str, str], value: bytes) -> None:
         """Send; returns when the broker has acknowledged the record. Raises Unsent."""
+        ...
+
+    async def write(self, topic: str, key: bytes, headers: Mapping[str, str], value: bytes, *, partitions: int) -> None:
+        """Store a record on a stage's topic, where the records of the key's call are. Raises Unsent."""
         ...
 
     def read(self, topic: str) -> AsyncIterator[Seen]:
@@ -96,7 +101,14 @@ class NatsClient:
         self._js = self._client.jetstream()
 
     async def send(self, topic: str, key: bytes, headers: Mapping[str, str], value: bytes) -> None:
-        subject = f"{_base(topic)}.{base64.urlsafe_b64encode(key).decode()}"
+        await self._publish(f"{_base(topic)}.{base64.urlsafe_b64encode(key).decode()}", headers, value)
+
+    async def write(self, topic: str, key: bytes, headers: Mapping[str, str], value: bytes, *, partitions: int) -> None:
+        token = base64.urlsafe_b64encode(key)
+        subject = f"{_base(topic)}.{partition_of(token, partitions)}.{token.decode().rstrip('=')}"
+        await self._publish(subject, headers, value)
+
+    async def _publish(self, subject: str, headers: Mapping[str, str], value: bytes) -> None:
         spelled = {name.replace("ce_", "ce-"): text for name, text in headers.items()}
         try:
             await self._js.publish(subject, value, headers=spelled, timeout=SEND_TIMEOUT_S)
@@ -156,6 +168,17 @@ class KafkaClient:
             await self._producer.send_and_wait(topic, value, key=key, headers=encoded)
         except AWAY as error:
             raise Unsent(str(error)) from error
+
+    async def write(
+        self,
+        topic: str,
+        key: bytes,
+        headers: Mapping[str, str],
+        value: bytes,
+        *,
+        partitions: int,  # noqa: ARG002  # the client's own partitioner knows it
+    ) -> None:
+        await self.send(topic, key, headers, value)
 
     async def read(self, topic: str) -> AsyncIterator[Seen]:
         reader = AIOKafkaConsumer(

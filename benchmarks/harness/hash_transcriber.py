@@ -1,17 +1,20 @@
 """A transcribe worker whose text is a hash of its samples: the real command with another engine.
 
 A lost, doubled or shifted sample, a wrong stretch of speech or a lost language vote changes the text, and a worker is
-ready within a second. Each utterance takes a random time, so that utterances overtake each other.
+ready within a second. Each utterance takes a random time, so that utterances overtake each other. While the file that
+CHAOS_DEVICE names exists, the engine fails whatever its input, as with a device that has gone.
 
     python -m benchmarks.harness.hash_transcriber        # as `callstream worker transcribe`
 """
 
 import contextlib
 import hashlib
+import os
 import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from unittest.mock import patch
 
 from pipeline.cli.main import main
@@ -19,12 +22,13 @@ from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import engines
 from schemas.segments import Word
-from stages.transcribe.engine.protocol import Row, SpeechEngine, Transcription
+from stages.transcribe.engine.protocol import EngineError, Row, SpeechEngine, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
 
 LANGUAGES = ("en", "de", "fr")
 DELAY_S = (0.0, 0.25)
 WORD_S = 0.35
+DEVICE_VARIABLE = "CHAOS_DEVICE"
 
 
 class HashEngine:
@@ -39,7 +43,18 @@ class HashEngine:
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         time.sleep(random.uniform(*DELAY_S))
+        _use_device()
         return [_transcription(row) for row in rows]
+
+
+def _use_device() -> None:
+    """Raise while the device fails: what the engine reports itself, or an error of a library below it."""
+    device = os.environ.get(DEVICE_VARIABLE)
+    if device is None or not Path(device).exists():
+        return
+    with open(f"{device}.hits", "ab") as hits:
+        hits.write(b".")
+    raise random.choice((EngineError("the device has gone"), RuntimeError("CUDA error: unspecified launch failure")))
 
 
 def _transcription(row: Row) -> Transcription:

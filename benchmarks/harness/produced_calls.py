@@ -41,6 +41,10 @@ class ProducedCall(msgspec.Struct, frozen=True):
     events: list[ProducedEvent]
 
 
+def call_id_of(number: int, seed: int) -> str:
+    return f"chaos/{seed} {number}"
+
+
 def produced_call(number: int, seed: int, seconds: tuple[float, float]) -> ProducedCall:
     """Return the call of this number, with a random length within `seconds`."""
     chance = np.random.default_rng([seed, number])
@@ -52,7 +56,7 @@ def produced_call(number: int, seed: int, seconds: tuple[float, float]) -> Produ
     samples = np.clip(rotated * loudness + noise, -32768, 32767).astype("<i2")
     encoding = str(chance.choice(ENCODINGS))
     chunk_s = float(chance.choice(CHUNKS_S))
-    call_id, tenant = f"chaos/{seed} {number}", str(chance.choice(TENANTS))
+    call_id, tenant = call_id_of(number, seed), str(chance.choice(TENANTS))
     start = {
         "encoding": encoding,
         "sample_rate_hz": rate_hz,

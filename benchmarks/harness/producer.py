@@ -1,8 +1,9 @@
 """A producer of calls as a separate process: a plain client that resends what was not acknowledged.
 
 It keeps `--concurrent` calls open and sends each at `--speed` times the speed of speech (0: as fast as the broker takes
-it). It writes a JSON line when it is connected, and one for each call that it has sent completely. On SIGTERM it
-finishes the calls in progress and ends. SIGUSR1 stops it from beginning calls, and lets it begin calls again.
+it). It writes a JSON line when it is connected, one for each call whose first events are stored, and one for each call
+that it has sent completely. On SIGTERM it finishes the calls in progress and ends. SIGUSR1 stops it from beginning
+calls, and lets it begin calls again.
 
     python -m benchmarks.harness.producer URL --every 0:2 --concurrent 3
 """
@@ -20,6 +21,8 @@ from benchmarks.harness.produced_calls import ProducedCall, ProducedEvent, produ
 
 WINDOW = 4
 """Records of a call in flight: that many may arrive in another order."""
+OPEN_AFTER = WINDOW + 2
+"""When this event is sent, at least the first three are stored."""
 PAUSE_S = 0.2
 
 
@@ -72,6 +75,8 @@ class Producer:
                 while len(flying) > room:
                     again += await flying.popleft()
                 flying.append(group.create_task(self._store(call, event)))
+                if index == OPEN_AFTER:
+                    print(json.dumps({"opened": call.number, "tenant": call.tenant, "topic": call.topic}), flush=True)
         return again + sum(task.result() for task in flying)
 
     async def _store(self, call: ProducedCall, event: ProducedEvent) -> int:

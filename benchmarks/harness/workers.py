@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.wiring.stage_list import REQUIRED_NAMES
@@ -24,6 +24,7 @@ class WorkerProcess:
 
     def __init__(self, stage: str, log: Path, environment: Mapping[str, str], *, real_model: bool) -> None:
         self.stage = stage
+        self.name = log.stem
         self.log = log
         self.frozen = False
         self._ready = False
@@ -75,9 +76,19 @@ class WorkerProcess:
 
 
 class Fleet:
-    """All workers. `start` starts `n` of each stage but one of the sink, which owns the warehouse."""
+    """All workers. `start` starts `n` of each stage but one of the sink, which owns the warehouse.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], *, real_model: bool) -> None:
+    `environment_of` returns what a worker of that name has in its environment besides `environment`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        real_model: bool,
+        environment_of: Callable[[str], Mapping[str, str]] = lambda _name: {},
+    ) -> None:
         folder.mkdir()
         self.workers: list[WorkerProcess] = []
         self.leaving: list[tuple[WorkerProcess, float]] = []
@@ -86,6 +97,7 @@ class Fleet:
         self._folder = folder
         self._environment = {**environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._real_model = real_model
+        self._environment_of = environment_of
         self._due: list[tuple[float, str]] = []
         self._started = 0
 
@@ -97,7 +109,8 @@ class Fleet:
     def add(self, stage: str) -> None:
         self._started += 1
         log = self._folder / f"{self._started:04d}-{stage}.log"
-        self.workers.append(WorkerProcess(stage, log, self._environment, real_model=self._real_model))
+        environment = {**self._environment, **self._environment_of(log.stem)}
+        self.workers.append(WorkerProcess(stage, log, environment, real_model=self._real_model))
 
     def add_later(self, stage: str, after_s: float) -> None:
         self._due.append((time.monotonic() + after_s, stage))

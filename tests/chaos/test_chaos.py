@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def run(bus: str, folder: Path) -> dict[str, Any]:
     seed = random.randrange(1_000_000)
     options = {
-        "bus": bus, "kills": KILLS, "calls": 2, "gap": 1, "pauses": 1, "pause": 3, "fills": 1, "freezes": 0,
-        "seed": seed, "keep": folder / "chaos", "json": folder / "chaos.json",
+        "bus": bus, "kills": KILLS, "calls": 2, "gap": 1, "pauses": 1, "pause": 3, "fills": 1, "freezes": 1,
+        "long-freezes": 0, "each": 1, "seed": seed, "keep": folder / "chaos", "json": folder / "chaos.json",
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.chaos", "--seconds", "8", "20"]
     command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
