@@ -46,11 +46,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fills", type=int, help="times that the store's disk is full (one for every 60 kills)")
     made.add_argument("--freezes", type=int, help="pauses of a worker past its lease (one for every 20 kills)")
     made.add_argument("--long-freezes", type=int, help="pauses of a worker for minutes (one for every 60 kills)")
+    made.add_argument("--long", type=float, nargs=2, default=(60.0, 150.0), help="seconds that they last (60 150)")
     made.add_argument(
         "--each",
         type=int,
         help="number of latencies, cuts and partitions of one worker, partitions of all but one, device failures and "
-        "clock steps each, and a third of the number of poison records (one for every 20 kills)",
+        "clock steps each, and a third of the poison records (one for every 20 kills)",
     )
     made.add_argument("--real-model", action="store_true", help="transcribe with CALLSTREAM_MODEL's default")
     made.add_argument("--seed", type=int, default=1, help="seed of calls and faults (1)")
@@ -74,7 +75,7 @@ def plan(given: argparse.Namespace) -> FaultPlan:
         worker_pauses=given.kills // 20 if given.freezes is None else given.freezes,
         worker_pause_s=(1.0, 25.0),
         long_pauses=seldom if given.long_freezes is None else given.long_freezes,
-        long_pause_s=(60.0, 150.0),
+        long_pause_s=tuple(given.long),
         latencies=each,
         cuts=each,
         partitions=each,

@@ -1,4 +1,4 @@
-"""A short run of `python -m benchmarks.chaos`: workers and broker killed, paused and without disk, nothing lost."""
+"""A short run of `python -m benchmarks.chaos`: every kind of fault but stops of minutes, and nothing is lost."""
 
 import json
 import random
@@ -12,6 +12,7 @@ import pytest
 from tests.support.brokers.kafka import require_kafka
 
 KILLS = 7
+EACH = 1
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -21,7 +22,7 @@ def run(bus: str, folder: Path) -> dict[str, Any]:
     seed = random.randrange(1_000_000)
     options = {
         "bus": bus, "kills": KILLS, "calls": 2, "gap": 1, "pauses": 1, "pause": 3, "fills": 1, "freezes": 1,
-        "long-freezes": 0, "each": 1, "seed": seed, "keep": folder / "chaos", "json": folder / "chaos.json",
+        "long-freezes": 0, "each": EACH, "seed": seed, "keep": folder / "chaos", "json": folder / "chaos.json",
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.chaos", "--seconds", "8", "20"]
     command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
@@ -43,4 +44,17 @@ def test_the_calls_are_those_of_an_undisturbed_run(bus: str, tmp_path: Path) -> 
     assert report["broker_pauses"] == 1
     assert report["disk_fills"] == 1 or any("disk" in line for line in report["not_done"])
     assert report["kills"] == KILLS
+    by_kind = report["faults_by_kind"]
+    for kind in (
+        "worker stopped (SIGSTOP), seconds",
+        "latency of one worker",
+        "connections of one worker closed and refused",
+        "partition of one worker",
+        "partition of all workers but one",
+        "device failed and came back",
+    ):
+        assert by_kind[kind] == EACH, kind
+    assert by_kind["clock stepped by an hour"] == EACH or any("clock" in line for line in report["not_done"])
+    assert sum(report["poisons"].values()) == 3 * EACH
+    assert report["dead_letters_of_poison"] >= 3 * EACH
     assert set(report["worker_kills"]) == {"separate", "transcribe", "merge", "summarize", "sink"}
