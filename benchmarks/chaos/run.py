@@ -98,6 +98,8 @@ class Run:
         )
         self._calls: dict[int, float] = {}
         self._resent = 0
+        self._pacing = False
+        """A cancellation may get lost in a request to the broker: the task that paces the producers ends by this."""
 
     def __enter__(self) -> "Run":
         self._broker.start()
@@ -136,11 +138,12 @@ class Run:
         tending = asyncio.create_task(self._tend())
         await self._until_ready()
         client = await connect(self._broker.url)
-        done, tending_broker = Done(), None
+        done, tending_broker, pacing = Done(), None, None
         try:
             producers = [self._producer(which(process), process) for process in range(PRODUCERS)]
             await self._until_connected()
-            pacing = asyncio.create_task(self._pace(client, producers if plan is not None else []))
+            self._pacing = plan is not None
+            pacing = asyncio.create_task(self._pace(client, producers))
             if plan is not None:
                 assert self._world is not None
                 faults = Faults(
@@ -157,7 +160,7 @@ class Run:
                 done = faults.done
                 tending_broker = asyncio.create_task(faults.tend_broker())
                 await faults.run()
-            pacing.cancel()
+            self._pacing = False
             await self._until_sent(producers, stop=plan is not None)
             await self._until_completed()
             left = await self._until_acknowledged(client)
@@ -165,9 +168,9 @@ class Run:
             await asyncio.to_thread(self._fleet.end)
             evidence = await read_evidence(client, self._folder / "data")
         finally:
-            tending.cancel()
-            if tending_broker is not None:
-                tending_broker.cancel()
+            for task in (tending, tending_broker, pacing):
+                if task is not None:
+                    task.cancel()
             await client.close()
         return Outcome(
             evidence=evidence,
@@ -272,11 +275,11 @@ class Run:
 
     async def _pace(self, client: PlainClient, producers: "list[subprocess.Popen[bytes]]") -> None:
         going = True
-        while producers:
+        while self._pacing:
             with contextlib.suppress(*AWAY):
                 async with asyncio.timeout(5.0):
                     waiting = await _unfinished(client)
-                if waiting > MOST_WAITING if going else waiting < FEW_WAITING:
+                if self._pacing and (waiting > MOST_WAITING if going else waiting < FEW_WAITING):
                     going = not going
                     for producer in producers:
                         producer.send_signal(signal.SIGUSR1)
