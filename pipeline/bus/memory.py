@@ -1,7 +1,7 @@
 """The reference bus: everything in this process, for tests and as the shortest definition of a bus."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 
 import msgspec
@@ -117,12 +117,13 @@ class MemoryBus:
     async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # nothing expires
         return []
 
-    async def lag(self, subscription: Subscription) -> int:
+    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
         floors = self._groups.setdefault(subscription.group, _Group()).floors
         return sum(
             len(log) - 1 - floors.get(TopicPartition(name, number), -1)
             for name in subscription.topics
             for number, log in enumerate(self._topic(name).logs)
+            if partitions is None or number in partitions
         )
 
     async def describe(self, topics: tuple[str, ...]) -> list[TopicState]:

@@ -10,7 +10,7 @@ exact, and everything else rests on them:
   if that record was published a moment before a crash.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -223,8 +223,11 @@ class Bus(Protocol):
         """Return which records the broker has deleted although the group had not read them. Raises BusError."""
         ...
 
-    async def lag(self, subscription: Subscription) -> int:
-        """Return the number of records of the subscription's topics that are not acknowledged."""
+    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
+        """Return the number of records of the subscription's topics that are not acknowledged.
+
+        With `partitions`, count those of these partitions of each topic alone.
+        """
         ...
 
     async def describe(self, topics: tuple[str, ...]) -> "list[TopicState]":

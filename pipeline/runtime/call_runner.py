@@ -7,7 +7,6 @@ bus delivers again from the floor: the same path as after a crash.
 """
 
 import asyncio
-import contextlib
 from typing import Any
 
 import structlog
@@ -20,7 +19,7 @@ from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.call_work import CallWork
 from pipeline.runtime.decoding import Decoded, Decoder
 from pipeline.runtime.failures import Attempts, Blame, blame
-from pipeline.runtime.movement import CHECK_EVERY_S, Health, Movement
+from pipeline.runtime.movement import CHECK_EVERY_S, STANDSTILL_S, Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
 from pipeline.telemetry.metrics import Metrics
@@ -60,6 +59,8 @@ class StageRunner:
         self._calls: dict[tuple[str, int, CallRef], CallWork] = {}
         self.attempts = Attempts(bus, publisher, job=stage.name)
         self._lag: dict[tuple[str, int], int] = {}
+        self._assigned: set[tuple[str, int]] = set()
+        self._delivered = 0
         self._cancelling: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._backoff = Backoff(_RESTART_PAUSES_S)
@@ -89,10 +90,12 @@ class StageRunner:
     # -- the bus's handler -------------------------------------------------------------------------------------------
 
     async def on_assigned(self, partition: Partition) -> None:
+        self._assigned.add((partition.topic, partition.number))
         self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)
 
     async def on_record(self, record: Record, partition: Partition) -> None:
         self._count(record)
+        self._delivered += 1
         self._lag[record.topic, record.partition] = record.lag
         try:
             decoded = self._decoder(record)
@@ -112,6 +115,7 @@ class StageRunner:
 
     async def on_revoked(self, partition: Partition) -> None:
         self._lag.pop((partition.topic, partition.number), None)
+        self._assigned.discard((partition.topic, partition.number))
         lost = [key for key in self._calls if key[:2] == (partition.topic, partition.number)]
         await self.cancel([self._calls.pop(key) for key in lost])
 
@@ -149,17 +153,29 @@ class StageRunner:
             self._failure.set_exception(error)
 
     async def _sweep(self) -> None:
-        """Measure the group's lag, check that it moves, and drop finished calls from memory."""
+        """Measure the group's lag, check that it moves, and drop finished calls from memory.
+
+        Raises BusError if the bus keeps records back for `STANDSTILL_S`: reading begins anew then.
+        """
+        clock = asyncio.get_running_loop().time
+        delivering_at, delivered = clock(), self._delivered
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
-            answered = False
-            with contextlib.suppress(BusError):
-                waiting = await self._bus.lag(self.subscription)
-                self.metrics.queue_depth.labels(self.subscription.group).set(waiting)
-                answered = True
             works = list(self._calls.items())
-            busy = self.budget.exhausted or any(self._lag.values()) or any(work.busy for _, work in works)
-            self.movement.check(waiting=busy or not answered)
+            waiting = self.budget.exhausted or any(self._lag.values()) or any(work.busy for _, work in works)
+            try:
+                lag = await self._bus.lag(self.subscription)
+                self.metrics.queue_depth.labels(self.subscription.group).set(lag)
+                # What waits in a partition of which no call is in memory was never delivered.
+                quiet = {number for _, number in self._assigned} - {work.partition.number for _, work in works}
+                kept_back = await self._bus.lag(self.subscription, partitions=quiet) if lag and quiet else 0
+            except BusError:
+                waiting, kept_back = True, 0
+            self.movement.check(waiting=waiting or kept_back > 0)
+            if not kept_back or delivered != self._delivered:
+                delivering_at, delivered = clock(), self._delivered
+            elif clock() - delivering_at > STANDSTILL_S:
+                raise BusError(f"{kept_back} records of the partitions {sorted(quiet)} are not delivered")
             for key, work in works:
                 if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S) and self._calls.get(key) is work:
                     del self._calls[key]

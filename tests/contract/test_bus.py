@@ -498,6 +498,10 @@ async def test_lag_counts_unacknowledged_records(broker: Broker, running: Runnin
         await lag_is_zero(bus)
     await publish(bus, 2, first=10, keys=5)
     assert await bus.lag(SUBSCRIPTION) == 2
+    numbers = sorted({record.partition for record in first.records})
+    by_partition = [await bus.lag(SUBSCRIPTION, partitions=[number]) for number in numbers]
+    assert sum(by_partition) == 2
+    assert await bus.lag(SUBSCRIPTION, partitions=[]) == 0
 
 
 async def test_topics_that_exist_keep_their_partitions(broker: Broker, running: Running) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -262,16 +262,20 @@ class KafkaBus:
                     found.append(Expired(topic, tp.partition, floor, begins[tp] - 1))
         return found
 
-    async def lag(self, subscription: Subscription) -> int:
+    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
         total = 0
         for topic in subscription.topics:
-            partitions = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
+            wanted = [
+                TopicPartition(topic, number)
+                for number in range(await self._partitions_of(topic))
+                if partitions is None or number in partitions
+            ]
             with bus_errors(f"reading the offsets of {subscription.group}"):
                 async with asyncio.timeout(self._reconnect_s):
-                    done = await self._committed(subscription.group, partitions)
-                    begins = await self._open_reader.beginning_offsets(partitions)
-                    ends = await self._open_reader.end_offsets(partitions)
-            total += sum(ends[tp] - max(begins[tp], done.get(tp, 0)) for tp in partitions)
+                    done = await self._committed(subscription.group, wanted)
+                    begins = await self._open_reader.beginning_offsets(wanted)
+                    ends = await self._open_reader.end_offsets(wanted)
+            total += sum(ends[tp] - max(begins[tp], done.get(tp, 0)) for tp in wanted)
         return total
 
     async def _committed(self, group: str, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:

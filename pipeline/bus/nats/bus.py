@@ -7,7 +7,7 @@ Names are in `subjects`, reading in `partition`, sharing between workers in `lea
 
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime
 from typing import Final
 
@@ -161,10 +161,12 @@ class JetStreamBus:
     async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # see `space`
         return []
 
-    async def lag(self, subscription: Subscription) -> int:
+    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
         total = 0
         for topic in subscription.topics:
             for number in range(await self._partitions_of(topic)):
+                if partitions is not None and number not in partitions:
+                    continue
 
                 async def count(session: Session, topic: str = topic, number: int = number) -> int:
                     return await _lag(session, topic, number, subscription.group)

@@ -1,6 +1,7 @@
 """The idle watch on the reference bus: when it fires, and when it must not."""
 
 import asyncio
+from collections.abc import Collection
 from types import SimpleNamespace
 
 import msgspec
@@ -34,10 +35,10 @@ class Deaf(MemoryBus):
 
     answers = True
 
-    async def lag(self, subscription: Subscription) -> int:
+    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
         if not self.answers:
             raise BusError("nobody answers")
-        return await super().lag(subscription)
+        return await super().lag(subscription, partitions=partitions)
 
 
 async def started(bus: MemoryBus, *, idle_s: float = IDLE_S) -> SimpleNamespace:

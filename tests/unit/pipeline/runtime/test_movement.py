@@ -4,10 +4,15 @@ import asyncio
 
 import pytest
 
+from pipeline.bus.memory import MemoryBus
+from pipeline.bus.protocol import Handler, Partition, Record, Subscription, TopicSpec
 from pipeline.runtime.movement import Health, Movement
 from pipeline.telemetry.metrics import Metrics
+from schemas import topics
 from tests.unit.pipeline.runtime.test_call_runner import (
     CALLS,
+    INPUT,
+    OUTPUT,
     StuckStage,
     SumStage,
     bus_with_inputs,
@@ -66,3 +71,46 @@ async def test_a_group_that_moves_again_is_ready_again(monkeypatch: pytest.Monke
     await stop(task)
     assert health.stalled == []
     assert health.changed.is_set()
+
+
+class Mute(MemoryBus):
+    """A bus that delivers nothing the first time."""
+
+    runs = 0
+
+    async def run(self, subscription: Subscription, handler: Handler) -> None:
+        self.runs += 1
+        await super().run(subscription, Silent(handler) if self.runs == 1 else handler)
+
+
+class Silent:
+    """Passes on that partitions are assigned, and keeps the records."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.on_assigned = handler.on_assigned
+        self.on_revoked = handler.on_revoked
+
+    async def on_record(self, record: Record, partition: Partition) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_bus_that_keeps_records_back_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.runtime.call_runner.CHECK_EVERY_S", 0.01)
+    monkeypatch.setattr("pipeline.runtime.call_runner.STANDSTILL_S", 0.2)
+    monkeypatch.setattr("pipeline.runtime.call_runner._RESTART_PAUSES_S", (0.0,))
+    bus = Mute(partitions=2)
+    names = (INPUT, OUTPUT, topics.DEAD_LETTERS, topics.STATUS)
+    await bus.ensure_topics([TopicSpec(name=name, partitions=2, retention_s=60) for name in names])
+    runner = runner_on(bus, SumStage())
+    health = Health(runner.metrics)
+    runner.movement = Movement("sums", health, standstill_s=0.1)
+    await publish_all(bus)
+    task = asyncio.create_task(runner.run())
+    async with asyncio.timeout(10):
+        await health.changed.wait()
+    assert health.stalled == ["sums"]
+    await wait_for_lag(bus, runner, len(CALLS))
+    await asyncio.sleep(0.1)
+    await stop(task)
+    assert bus.runs == 2
+    assert health.stalled == []
