@@ -1,4 +1,7 @@
-"""Read the warehouse: through the running instance that owns the file, or from the file itself."""
+"""Read the warehouse with the product's own queries, through the instance that owns the file or from the file itself.
+
+A query of an analyst may run for hours: see `pipeline.client.sql`.
+"""
 
 import uuid
 from collections.abc import Callable
@@ -12,12 +15,10 @@ from pipeline.errors import InputError, InstanceError
 from pipeline.instance import InstanceInfo
 from schemas.calls import CallRef
 from stages.adapters.duckdb_file.files import TRUSTING
-from stages.adapters.duckdb_file.quack import AUTHORIZATION_MACRO, load_extensions
+from stages.adapters.duckdb_file.quack import AUTHORIZATION_MACRO, NO_READ, load_extensions
 
 Rows = tuple[list[str], list[tuple[Any, ...]]]
 """Column names, and the rows as Python values."""
-
-_NO_READ: Final = "only one statement that reads is run: SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or SUMMARIZE"
 
 _CALLS: Final = """
 SELECT tenant, call_id, status, filename, uploaded_at, round(duration_s, 2) AS duration_s, channels, language, turns,
@@ -96,7 +97,10 @@ class Reader:
         self.close = close
 
     def query(self, sql: str) -> Rows:
-        """Run one SELECT. Raises InputError for any other statement, InstanceError if no instance answers."""
+        """Run one SELECT that is known to end soon: the instance cannot stop it.
+
+        Raises InputError for any other statement, InstanceError if no instance answers.
+        """
         return self._run(sql)
 
     def calls(self) -> Rows:
@@ -167,7 +171,7 @@ def remote_reader(url: str, token: str) -> Reader:
         except duckdb.Error as error:
             # After the owner's message DuckDB adds the position in our own statement.
             message = str(error).rpartition("\n\nLINE 1: FROM quack_query")[0] or str(error)
-            raise InputError(_NO_READ if "Authorization failed" in message else message) from error
+            raise InputError(NO_READ if "Authorization failed" in message else message) from error
 
     return Reader(run, connection.close)
 
@@ -190,7 +194,7 @@ def _on(connection: Any) -> Reader:
     def run(sql: str) -> Rows:
         try:
             if connection.execute(f"SELECT {AUTHORIZATION_MACRO}('', {_literal(sql)})").fetchall() != [(True,)]:
-                raise InputError(_NO_READ)
+                raise InputError(NO_READ)
             return _fetch(connection.execute(sql))
         except duckdb.Error as error:
             raise InputError(str(error)) from error

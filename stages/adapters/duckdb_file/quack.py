@@ -1,5 +1,9 @@
 """Read-only SQL for other processes over DuckDB's Quack protocol, served by the process that owns the file.
 
+It is for the product's own queries and for operators on this machine: a statement that runs cannot be stopped, also
+when its client has gone, and takes memory and cores from the owner. Statements of others run on a copy, see
+`confined.py`.
+
 Before Quack runs a statement or a bulk append (as the text `INSERT INTO …`, seen on 1.5.5), it calls an authorization
 function. Ours parses the text with DuckDB's own parser. It admits exactly one statement, of the SELECT family, that
 calls no function with side effects and no table function outside a short list. In addition, the instance has no access
@@ -14,6 +18,9 @@ from typing import Any, Final
 from stages.adapters.duckdb_file import files
 
 AUTHORIZATION_MACRO: Final = "callstream_may_run"
+
+NO_READ: Final = "only one statement that reads is run: SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or SUMMARIZE"
+"""What is said about a statement that the macro refuses."""
 
 _TABLE_FUNCTIONS: Final = (
     "duckdb_columns",

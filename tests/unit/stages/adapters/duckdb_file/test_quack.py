@@ -14,6 +14,7 @@ from stages.adapters.duckdb_file import quack
 from stages.adapters.duckdb_file.files import TRUSTING
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
+from tests.support.attacks import ADMINISTRATION, FILES, READS, WRITES
 from tests.unit.stages.sink.calls import CallScript, read
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -46,110 +47,6 @@ def client(tables: Tables) -> Iterator[Client]:
     client = Client(tables.serve(TOKEN, quack.free_port()))
     with client.connection:
         yield client
-
-
-READS = [
-    "SELECT call_id, turns FROM calls",
-    "select count(*) from transcript_segments where session_id in (select id from audio_sessions)",
-    "WITH t AS (SELECT * FROM turns) SELECT speaker, count(*) FROM t GROUP BY ALL ORDER BY ALL",
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) FROM n",
-    "FROM words LIMIT 3",
-    "TABLE summaries",
-    "VALUES (1), (2)",
-    "DESCRIBE transcript_segments",
-    "SHOW TABLES",
-    "SHOW ALL TABLES",
-    "SUMMARIZE words",
-    "SELECT unnest(range(3)) AS i, uuid() IS NOT NULL, random() < 2",
-    "SELECT key, value FROM audio_sessions, json_each(metadata)",
-    "SELECT table_name FROM information_schema.tables",
-    "SELECT list_transform([1, 2], lambda x: x + 1)",
-    "SELECT 'INSERT INTO audio_sessions; DROP TABLE words' AS text -- ; DELETE",
-    "FROM (PIVOT turns ON speaker IN ('agent', 'customer') USING count(*))",
-]
-
-WRITES = [
-    "INSERT INTO audio_sessions (id) VALUES (uuid())",
-    "WITH x AS (SELECT 1) INSERT INTO schema_version SELECT 99, 'x' FROM x",
-    "WITH x AS (INSERT INTO schema_version VALUES (99, 'x') RETURNING *) FROM x",
-    "UPDATE audio_sessions SET status = 'failed'",
-    "DELETE FROM audio_sessions",
-    "TRUNCATE audio_sessions",
-    "MERGE INTO schema_version USING (SELECT 1 AS version) s USING (version) WHEN MATCHED THEN DELETE",
-    "CREATE TABLE mine (i INTEGER)",
-    "CREATE TEMP TABLE mine AS SELECT 1 AS i",
-    "CREATE OR REPLACE VIEW calls AS SELECT 1 AS i",
-    "CREATE OR REPLACE MACRO callstream_may_run(a, b) AS true",
-    "CREATE SECRET (TYPE http)",
-    "SELECT 1 AS i INTO mine",
-    "DROP TABLE summaries",
-    "ALTER TABLE summaries ADD COLUMN i INTEGER",
-    "COMMENT ON TABLE summaries IS 'x'",
-    "BEGIN",
-    "COMMIT",
-    "CHECKPOINT",
-    "VACUUM",
-    "ANALYZE",
-    "PREPARE p AS INSERT INTO schema_version VALUES (99, 'x')",
-    "EXECUTE p",
-    "EXPLAIN ANALYZE INSERT INTO schema_version VALUES (99, 'x')",
-    "SELECT 1; DROP TABLE summaries",
-    "DROP TABLE summaries; SELECT 1",
-    "SELECT 1; SELECT 2",
-    "",
-    ";",
-    "this is not SQL",
-]
-
-ADMINISTRATION = [
-    "ATTACH '{dir}/other.duckdb' AS other",
-    "DETACH calls",
-    "USE memory",
-    "COPY summaries TO '{dir}/out.csv'",
-    "COPY (SELECT 1) TO '{dir}/out.csv'",
-    "COPY summaries FROM '{dir}/secret.csv'",
-    "EXPORT DATABASE '{dir}/out'",
-    "IMPORT DATABASE '{dir}/out'",
-    "INSTALL fts",
-    "LOAD fts",
-    "SET threads = 1",
-    "SET GLOBAL quack_authorization_function = 'quack_nop_authorization'",
-    "RESET GLOBAL quack_authorization_function",
-    "SET enable_external_access = true",
-    "SET VARIABLE a = 1",
-    "PRAGMA threads = 1",
-    "PRAGMA database_list",
-    "CALL quack_stop('{url}')",
-    "SELECT * FROM quack_stop('{url}')",
-    "SELECT * FROM QUACK_SERVE('quack:127.0.0.1:1', token = 'another token')",
-    'SELECT * FROM "quack_serve"()',
-    "SELECT * FROM quack_query('{url}', 'SELECT 1', token = '{token}')",
-    "SELECT * FROM quack_server_list()",
-    "SELECT * FROM query('SELECT * FROM quack_stop(''{url}'')')",
-    "SELECT * FROM query_table('summaries')",
-    "SELECT (SELECT count(*) FROM checkpoint()) AS n",
-    "SELECT * FROM force_checkpoint()",
-    "SELECT * FROM enable_logging()",
-    "SELECT * FROM system.main.enable_profiling()",
-    "SELECT * FROM duckdb_secrets()",
-    "SELECT write_log('x')",
-    "SELECT main.sleep_ms(1)",
-    "SELECT setseed(0.5)",
-    "SELECT quack_check_token('a', 'b', 'c')",
-]
-
-FILES = [
-    "SELECT * FROM read_csv('{dir}/secret.csv')",
-    "SELECT * FROM read_text('{dir}/secret.csv')",
-    "SELECT * FROM read_blob('/etc/passwd')",
-    "SELECT * FROM read_json_auto('{dir}/secret.csv')",
-    "SELECT * FROM read_parquet('{dir}/secret.csv')",
-    "SELECT * FROM parquet_metadata('{dir}/secret.csv')",
-    "SELECT * FROM sniff_csv('{dir}/secret.csv')",
-    "SELECT * FROM glob('/etc/*')",
-    "SELECT * FROM '{dir}/secret.csv'",
-    "SELECT * FROM 'https://127.0.0.1/x.csv'",
-]
 
 
 def test_reads_work(client: Client) -> None:
