@@ -304,6 +304,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[Secret, Meta()] | None,
         _about("API key for Qdrant; never shown or logged", "a key", none="none"),
     ] = None
+    sql_time_s: Annotated[
+        float,
+        Meta(ge=0.1, le=86_400),
+        _about("Time after which a query of `callstream sql` is ended", "a number of seconds from 0.1 to 86400"),
+    ] = 60.0
+    sql_memory_gb: Annotated[
+        float,
+        Meta(ge=0.1, le=1024),
+        _about("Memory that a query of `callstream sql` may take", "a number of gigabytes from 0.1 to 1024"),
+    ] = 1.0
+    sql_temp_gb: Annotated[
+        float,
+        Meta(ge=0, le=1e6),
+        _about(
+            "Disk that such a query may take for what does not fit into its memory", "a number of gigabytes, 0 for none"
+        ),
+    ] = 1.0
+    sql_rows: Annotated[
+        int,
+        Meta(ge=1, le=100_000_000),
+        _about("Rows that the result of such a query may have", "a whole number from 1 to 100000000"),
+    ] = 100_000
     metrics_port: Annotated[
         Annotated[int, Meta(ge=0, le=65_535)] | None,
         _about("Port on 127.0.0.1 for Prometheus; 0 picks a free one", "a port number or off", none="off"),

@@ -8,7 +8,9 @@ import typer
 from pipeline.cli import options
 from pipeline.cli.data_directory import DataDirectory, call_ref, read_settings
 from pipeline.cli.tables import render
+from pipeline.client.sql_limits import SqlLimits
 from pipeline.errors import InputError
+from pipeline.instance import DATABASE_FILE
 from schemas.calls import DEFAULT_TENANT
 
 _FORMATS = ("table", "json", "csv")
@@ -41,11 +43,16 @@ def show(
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT.", metavar="SELECT")],
     output: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="The only tenant whose calls are seen; by default all are.")
+    ] = None,
     data: options.Data = None,
 ) -> None:
     """Run read-only SQL over the calls, including calls in progress."""
     if output not in _FORMATS:
         raise InputError(f"--format {output!r}: it is one of {', '.join(_FORMATS)}")
-    with contextlib.closing(DataDirectory(read_settings(data)).open_warehouse()) as reader:
-        columns, rows = reader.query(query)
+    from pipeline.client import sql as analyst
+
+    settings = read_settings(data)
+    columns, rows = analyst.query(settings.data / DATABASE_FILE, query, SqlLimits.of(settings), tenant=tenant)
     typer.echo(render(columns, rows, output))

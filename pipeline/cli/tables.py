@@ -3,16 +3,14 @@
 import csv
 import io
 import json
-import math
 import sys
-import uuid
 from collections.abc import Sequence
-from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 from rich.cells import cell_len
 
+from pipeline.client.values import plain
 from pipeline.printable import json_text, without_controls
 
 _APART = " " * 3
@@ -22,7 +20,7 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> 
     """Render without a trailing newline. `form` is table, json (a list of objects) or csv (with a header)."""
     match form:
         case "json":
-            objects = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
+            objects = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
             return json_text(objects)
         case "csv":
             text = _csv(columns, rows)
@@ -32,33 +30,11 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> 
     raise ValueError(f"{form!r} is not table, json or csv")
 
 
-def _plain(value: Any) -> Any:
-    """Convert to JSON's types: times to ISO 8601, numbers to numbers, NaN and infinity to null."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case Decimal():
-            return int(value) if value == value.to_integral_value() else float(value)
-        case datetime() | date() | time():
-            return value.isoformat()
-        case uuid.UUID():
-            return str(value)
-        case bytes():
-            return value.hex()
-        case dict():
-            return {str(name): _plain(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-    return str(value)
-
-
 def _cell(value: Any) -> str:
-    plain = _plain(value)
-    if plain is None:
+    found = plain(value)
+    if found is None:
         return ""
-    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
 def _flat(text: str) -> str:

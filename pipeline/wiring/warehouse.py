@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from pipeline.client.reader_folders import sweep
 from pipeline.errors import InstanceError
 from pipeline.instance import DATABASE_FILE
 
@@ -35,6 +36,7 @@ async def open_warehouse(data: Path) -> AsyncIterator[Warehouse]:
     """The warehouse of a data directory that this process owns. Raises InstanceError while others hold the file."""
     from stages.adapters.duckdb_file.quack import free_port, kept_token
 
+    sweep(data)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="sink") as writer:
         tables = await _open_tables(writer, data / DATABASE_FILE)

@@ -231,6 +231,7 @@ def test_the_operators_page_shows_every_setting_as_it_is_under_one_heading() -> 
         "Transcriber",
         "Summaries",
         "Search",
+        "Queries",
         "Telemetry",
     ]
     head, rule, *rows = markdown_table().splitlines()

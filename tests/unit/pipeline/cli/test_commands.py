@@ -35,10 +35,15 @@ def test_what_an_instance_says_about_itself_is_told_without_importing_a_library(
     assert imported_by("status", "--data", str(tmp_path)) == set()
 
 
-@pytest.mark.parametrize("command", [["calls"], ["show", "nobody"], ["sql", "SELECT 1"]])
+@pytest.mark.parametrize("command", [["calls"], ["show", "nobody"]])
 def test_reading_the_warehouse_imports_duckdb_alone(command: list[str], tmp_path: Path) -> None:
     Tables(tmp_path / "callstream.duckdb").close()
     assert imported_by(*command, "--data", str(tmp_path)) == {"duckdb"}
+
+
+def test_an_analysts_query_is_left_to_another_process(tmp_path: Path) -> None:
+    Tables(tmp_path / "callstream.duckdb").close()
+    assert imported_by("sql", "SELECT 1", "--data", str(tmp_path)) == set()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
