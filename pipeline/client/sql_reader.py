@@ -68,14 +68,22 @@ def _end_in_time(parent: int, until_s: float) -> None:
 def _watch(parent: int) -> None:
     """End with the parent where the system does not see to it, and step back behind the calls after `_PATIENT_S`."""
     started_s = time.monotonic()
-    os.setpriority(os.PRIO_PGRP, 0, 5)
+    _set_nice(5)
     patient = False
     while os.getppid() == parent:
         if not patient and time.monotonic() - started_s > _PATIENT_S:
-            os.setpriority(os.PRIO_PGRP, 0, 19)
+            _set_nice(19)
             patient = True
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _set_nice(nice: int) -> None:
+    """Give all threads of this process, a group of its own, at least that niceness: less needs a privilege.
+
+    Not SCHED_IDLE: on a busy machine a killed process of that class waits for seconds until it may end.
+    """
+    os.setpriority(os.PRIO_PGRP, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _answer(question: Question) -> bytes:

@@ -15,7 +15,7 @@ import duckdb
 import msgspec
 
 from stages.adapters.duckdb_file import quack
-from stages.adapters.duckdb_file.files import transaction
+from stages.adapters.duckdb_file.files import NO_PROGRESS_BAR, transaction
 from stages.adapters.duckdb_file.served import ServedFile
 from stages.errors import StageError
 from stages.sink.batch import Changes, Stored
@@ -49,6 +49,7 @@ class Tables(ServedFile):
         except duckdb.IOException as error:
             raise FileInUse(str(error)) from error
         try:
+            self.connection.execute(NO_PROGRESS_BAR)
             self._migrate()
             self.connection.execute(quack.authorization_sql())
             self._staged_types = self._types()

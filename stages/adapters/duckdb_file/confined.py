@@ -13,6 +13,7 @@ from typing import Any, Final
 import duckdb
 
 from stages.adapters.duckdb_file import snapshot
+from stages.adapters.duckdb_file.files import NO_PROGRESS_BAR
 from stages.adapters.duckdb_file.quack import AUTHORIZATION_MACRO, authorization_sql
 from stages.errors import StageError
 
@@ -69,6 +70,7 @@ def open_copy(source: Path, folder: Path, tenant: str | None, *, memory_bytes: i
 
 def confine(connection: Any) -> Any:
     """Take files, network and settings from a connection. Returns it."""
+    connection.execute(NO_PROGRESS_BAR)
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection

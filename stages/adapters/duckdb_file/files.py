@@ -13,6 +13,9 @@ TRUSTING: Final = {"allow_unsigned_extensions": True}
 A command that asks a running instance would spend 0.35 s of CPU on hashing 51 MB. Owners of a file check them.
 """
 
+NO_PROGRESS_BAR: Final = "SET enable_progress_bar = false"
+"""DuckDB draws one on standard output after two seconds of a statement."""
+
 
 @contextlib.contextmanager
 def transaction(connection: Any) -> Iterator[None]:

@@ -46,23 +46,22 @@ def limited(**changes: float) -> SqlLimits:
     return msgspec.structs.replace(LIMITS, **changes)
 
 
-def readers() -> list[psutil.Process]:
-    """The reader processes of the machine that were started here."""
+def readers(asked_by: int) -> list[psutil.Process]:
+    """The running reader processes of the process that asked."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if "pipeline.client.sql_reader" in command and str(ROOT) in command and process.status() != "zombie":
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = process.info["cmdline"] or []
+        mine = len(command) > 3 and "pipeline.client.sql_reader" in command[2] and command[3] == str(asked_by)
+        if mine and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
 
 
 def asking(database: Path, time_s: float) -> "subprocess.Popen[bytes]":
     """Another process that asks a query without end. Returns once a reader has worked on it for a while."""
-    before = {process.pid for process in readers()}
-    process = subprocess.Popen(
-        [sys.executable, "-c", ASKS, str(database), str(time_s), FOREVER], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
-    while not any(_works(reader) for reader in readers() if reader.pid not in before):
+    command = [sys.executable, "-c", ASKS, str(database), str(time_s), FOREVER]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not any(map(_works, readers(process.pid))):
         assert process.poll() is None
         time.sleep(0.02)
     return process
@@ -71,14 +70,14 @@ def asking(database: Path, time_s: float) -> "subprocess.Popen[bytes]":
 def _works(reader: psutil.Process) -> bool:
     """Return True once the reader has spent more than its start and its copy take."""
     try:
-        return reader.cpu_times().user > 0.6
+        return float(reader.cpu_times().user) > 0.6
     except psutil.NoSuchProcess:
         return False
 
 
-def gone(within_s: float) -> bool:
+def gone(asked_by: int, within_s: float) -> bool:
     until = time.monotonic() + within_s
-    while readers():
+    while readers(asked_by):
         if time.monotonic() > until:
             return False
         time.sleep(0.02)
@@ -143,7 +142,7 @@ def test_a_runaway_is_gone_a_second_after_its_limit(database: Path, statement: s
     with pytest.raises(InputError, match=r"ended after 1\.5 s: .*CALLSTREAM_SQL_TIME_S|GB of memory"):
         query(database, statement, limited(time_s=1.5))
     assert time.monotonic() - began < 2.5
-    assert gone(0.0)
+    assert gone(os.getpid(), 0.0)
 
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
@@ -151,29 +150,29 @@ def test_a_reader_ends_with_the_process_that_asked(database: Path, death: signal
     process = asking(database, 60.0)
     process.send_signal(death)
     process.wait()
-    assert gone(1.0)
+    assert gone(process.pid, 1.0)
 
 
 def test_a_reader_of_a_process_that_stands_still_ends_when_its_time_is_up(database: Path) -> None:
     began = time.monotonic()
     process = asking(database, 4.0)
     process.send_signal(signal.SIGSTOP)
-    assert readers()
-    assert gone(began + 4.0 + 1.0 - time.monotonic())
+    assert readers(process.pid)
+    assert gone(process.pid, began + 4.0 + 1.0 - time.monotonic())
     process.kill()
     process.wait()
 
 
 def test_a_reader_steps_back_behind_the_calls(database: Path) -> None:
     process = asking(database, 30.0)
-    (reader,) = readers()
+    (reader,) = readers(process.pid)
     until = time.monotonic() + 10.0
     while reader.nice() != 19 and time.monotonic() < until:
         time.sleep(0.05)
     assert reader.nice() == 19
     process.kill()
     process.wait()
-    assert gone(1.0)
+    assert gone(process.pid, 1.0)
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
