@@ -151,9 +151,11 @@ class ProgressIndex:
         finally:
             part.end_output(before)
         if not large:
+            # Those of other writers stay: theirs may be the owner, and its slot may have a later state by now.
             for state in outdated:
-                for index in range(len(state_pieces(state.content))):
-                    await self._write(number, _STATE, key, None, slot=state.slot, piece=index, writer=state.writer)
+                if state.writer == self._writer:
+                    for index in range(len(state_pieces(state.content))):
+                        await self._write(number, _STATE, key, None, slot=state.slot, piece=index)
 
     async def flush(self) -> None:
         """Write the new entries of every partition that is held. Raises BusError."""
@@ -209,10 +211,9 @@ class ProgressIndex:
         *,
         slot: int = 0,
         piece: int = 0,
-        writer: str | None = None,
         headers: Headers | None = None,
     ) -> None:
-        name = _encode(_IndexKey(kind, writer or self._writer, key, slot, piece))
+        name = _encode(_IndexKey(kind, self._writer, key, slot, piece))
         position = await self._send(progress_topic(self.group), number, name, value, headers or [])
         part = self._parts[number]
         part.written_to = max(part.written_to, position + 1)
