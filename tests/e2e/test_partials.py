@@ -1,6 +1,7 @@
 """Text while it is being spoken: shown live, kept through kills, with the real model."""
 
 import asyncio
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -143,15 +144,15 @@ async def submitted(processor: CallProcessor[Any], record: Any, seq: int) -> Asy
 
 
 def events(path: Path) -> Iterator[AudioEvent]:
-    audio = open_audio_file(path)
-    yield CallStarted(
-        encoding="pcm_s16le", sample_rate_hz=audio.sample_rate_hz, channels=2, language="en", partials=True
-    )
-    size, count = audio.sample_rate_hz // 5 * 4, 1
-    for block in audio:
-        for at in range(0, len(block), size):
-            yield AudioChunk(data=block[at : at + size])
-            count += 1
+    with contextlib.closing(open_audio_file(path)) as audio:
+        yield CallStarted(
+            encoding="pcm_s16le", sample_rate_hz=audio.sample_rate_hz, channels=2, language="en", partials=True
+        )
+        size, count = audio.sample_rate_hz // 5 * 4, 1
+        for block in audio:
+            for at in range(0, len(block), size):
+                yield AudioChunk(data=block[at : at + size])
+                count += 1
     yield CallEnded(events=count + 1)
 
 
@@ -177,10 +178,11 @@ async def test_committed_text_outlives_transcribers_that_are_killed_in_the_middl
     with Workers(deployment, stages=("separate", "transcribe")) as workers:
         await asyncio.to_thread(workers.wait_ready)
         bus = await open_bus(bus_url, BusSecurity())
+        audio = open_audio_file(call)
         publishing = asyncio.create_task(
             publish_audio(
                 bus,
-                open_audio_file(call),
+                audio,
                 call=CALL,
                 roles=["agent", "customer"],
                 language="en",
@@ -205,6 +207,7 @@ async def test_committed_text_outlives_transcribers_that_are_killed_in_the_middl
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
+            audio.close()
             await bus.close()
     assert hit, "no utterance was open with committed text"
     check(partials, segments)

@@ -53,15 +53,16 @@ class Outcome(msgspec.Struct):
 async def call_through(bus: Bus, path: Path, call: CallRef, *, timeout_s: float = 240.0) -> Records:
     """Publish a recording, and return what the stages made of it once it is stored."""
     ledger = await bus.follow((topics.STATUS,), key=call.key)
-    await publish_audio(
-        bus,
-        open_audio_file(path),
-        call=call,
-        roles=["agent", "customer"],
-        language=None,
-        metadata={},
-        lane="live",
-    )
+    with contextlib.closing(open_audio_file(path)) as audio:
+        await publish_audio(
+            bus,
+            audio,
+            call=call,
+            roles=["agent", "customer"],
+            language=None,
+            metadata={},
+            lane="live",
+        )
     async with asyncio.timeout(timeout_s):
         async for entry in ledger:
             if json.loads(entry.value)["detail"].get("stored") == "summary":

@@ -9,10 +9,13 @@ scan would find them.
 import asyncio
 import contextlib
 import encodings.idna  # noqa: F401  # sockets import it when they are used
+import importlib
 import io
 import json
 import os
+import pkgutil
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable
 from importlib.resources import files
@@ -22,6 +25,7 @@ from typing import Any, Final
 import duckdb
 import nats
 import nats.errors
+import typer
 
 from pipeline.cli.commands import load
 from pipeline.cli.main import main
@@ -121,6 +125,13 @@ def attempts(data: Path, bus_url: str, sql_url: str, metrics_url: str) -> dict[s
     inside = [path for path in data.rglob("*") if path.is_file()]
     for name in ("status", "calls", "credentials", "up"):  # nobody may be unable to read the interpreter's folder
         load(name)
+    for module in pkgutil.walk_packages(typer.__path__, "typer."):
+        with contextlib.suppress(Exception):  # some are for other systems
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    with tempfile.TemporaryDirectory() as folder:  # what a command imports on its way to an error
+        for name in ("status", "calls", "credentials"):
+            command(name, "--data", f"{folder}/none")
     client = sql_client()
     become_nobody()
     tries: dict[str, Callable[[], object]] = {
