@@ -14,7 +14,8 @@ test: lint ## install what tests need, check the code, run the tests that need n
 	$(VENV)/bin/pytest -m "not extra" $(PARALLEL)
 
 test-all: test ## then the tests with brokers, a language model, and processes killed for minutes
-	$(VENV)/bin/pytest -m extra $(PARALLEL)
+	$(VENV)/bin/pytest -m "extra and not ollama" $(PARALLEL)
+	$(VENV)/bin/pytest -m ollama # alone: a language model takes all cores
 
 lint: $(VENV)/installed-for-tests ## check the code without running it
 	$(VENV)/bin/ruff check .

