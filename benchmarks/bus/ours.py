@@ -76,19 +76,7 @@ class Relay(SkipsFailedInputs):
             return
         self._meter.tick()
         self._next_seq = event.seq + 1
-        said = Utterance(
-            call=self._call,
-            seq=event.seq,
-            channel=0,
-            first_sample=event.seq * len(chunk.data) // 2,
-            sample_rate_hz=8000,
-            pcm=chunk.data,
-            voiced=[],
-            cut="pause",
-        )
-        yield Output(
-            topic=self._topic, record=said, event_id=f"{self._call.call_id}/utterance/{event.seq}", seq=event.seq
-        )
+        yield relayed(self._call, self._topic, chunk, event)
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(state=msgspec.msgpack.encode(self._next_seq), released=self._next_seq)
@@ -96,3 +84,18 @@ class Relay(SkipsFailedInputs):
     @property
     def finished(self) -> bool:
         return self._next_seq == self._n_records
+
+
+def relayed(call: CallRef, topic: str, chunk: AudioChunk, event: Event) -> Output:
+    """Return the one output of a chunk: an utterance of the same samples and number."""
+    said = Utterance(
+        call=call,
+        seq=event.seq,
+        channel=0,
+        first_sample=event.seq * len(chunk.data) // 2,
+        sample_rate_hz=8000,
+        pcm=chunk.data,
+        voiced=[],
+        cut="pause",
+    )
+    return Output(topic=topic, record=said, event_id=f"{call.call_id}/utterance/{event.seq}", seq=event.seq)

@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 from scipy import stats
 
+from benchmarks.bus.ours import relayed
 from benchmarks.harness.command import add_outputs, benchmark_parser
 from benchmarks.harness.report import write_report
 from pipeline.bus.nats.server import NatsServer
@@ -32,11 +33,11 @@ from pipeline.bus.security import BusSecurity
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.decoding import decode_audio
 from pipeline.runtime.publisher import Publisher
+from pipeline.telemetry import logs
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, topics
 from schemas.audio import AudioChunk
 from schemas.calls import CallRef
-from schemas.utterances import Utterance
 from stages.errors import MachineFailure
 from stages.protocol import Checkpoint, Event, Output, SkipsFailedInputs
 
@@ -85,18 +86,7 @@ class Relay(SkipsFailedInputs):
         if event.seq < self._next_seq:
             return
         self._next_seq = event.seq + 1
-        said = Utterance(
-            call=self._call,
-            seq=event.seq,
-            channel=0,
-            first_sample=event.seq * len(chunk.data) // 2,
-            sample_rate_hz=8000,
-            pcm=chunk.data,
-            voiced=[],
-            cut="pause",
-        )
-        event_id = f"{self._call.call_id}/relay/{event.seq}"
-        yield Output(topic=self._stage.topic, record=said, event_id=event_id, seq=event.seq)
+        yield relayed(self._call, self._stage.topic, chunk, event)
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(state=msgspec.msgpack.encode(self._next_seq), released=self._next_seq)
@@ -196,6 +186,7 @@ async def measured(pairs: int, seed: int) -> dict[str, Any]:
 
 def main() -> int:
     given = parser().parse_args()
+    logs.configure("console", "warning", sys.stderr)
     figures = asyncio.run(measured(given.pairs, given.seed))
     low, high = figures["interval"]
     print(f"latency without a failing call  {figures['without_ms']:.1f} ms (median)")

@@ -67,11 +67,11 @@ class StageRunner:
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
     async def run(self) -> None:
-        """Read until cancelled; restart from the floor after any failure."""
+        """Read until cancelled; restart from the floor after each failure of the bus."""
         await restarting(self._read, backoff=self._backoff, report=self._report_restart)
 
     async def _read(self) -> None:
-        """Read until the bus or a call fails, which raises."""
+        """Read until the bus fails, which raises. A call that fails retries by itself."""
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         await log_backlog(self._bus, self.subscription, self._log)

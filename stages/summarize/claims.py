@@ -20,6 +20,11 @@ class Claim(msgspec.Struct, frozen=True):
     owner: str | None = None
     whole: bool = False
 
+    @property
+    def can_be_judged(self) -> bool:
+        """True if there are turns to hold it against."""
+        return bool(self.segment_ids) or self.whole
+
 
 Judge = Callable[[Sequence[Claim], Sequence[Turn], str], list[Doubt | None]]
 """Takes claims, the call's turns and its language. Returns for each claim why it is not believed; None where it is.
@@ -28,4 +33,4 @@ Called in a thread: it may take seconds of CPU."""
 
 def judged_by_citation(claims: Sequence[Claim], _turns: Sequence[Turn], _language: str) -> list[Doubt | None]:
     """Believe every claim that cites a turn of the call, and every sentence about the whole call."""
-    return [None if claim.segment_ids or claim.whole else "citation" for claim in claims]
+    return [None if claim.can_be_judged else "citation" for claim in claims]

@@ -315,7 +315,8 @@ def _said_topics(topics: Sequence[str], turns: Sequence[Turn]) -> list[str]:
     """Return the topics without markup, of which at least a word is said in the call, or all if no word is known."""
     stems = {stem for turn in turns for stem in content_stems(turn.text)}
     plain = [" ".join(_MARKUP.sub(" ", topic).split()) for topic in topics]
-    return [topic for topic in plain if topic and (stems & set(content_stems(topic)) or not content_stems(topic))]
+    wanted = ((topic, set(content_stems(topic))) for topic in plain if topic)
+    return [topic for topic, words in wanted if not words or stems & words]
 
 
 def _lines(texts: Sequence[str]) -> list[str]:

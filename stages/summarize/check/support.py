@@ -136,9 +136,9 @@ def judged_by_support(check: Callable[[], SupportCheck]) -> Judge:
     """Return a judge that believes a claim if what it cites supports it. `check` is called at its first use."""
 
     def judge(claims: Sequence[Claim], turns: Sequence[Turn], language: str) -> list[Doubt | None]:
-        judged = [claim for claim in claims if claim.segment_ids or claim.whole]
+        judged = [claim for claim in claims if claim.can_be_judged]
         answers = iter(check().judge(judged, turns, language=language))
-        return [next(answers).reason if claim.segment_ids or claim.whole else "citation" for claim in claims]
+        return [next(answers).reason if claim.can_be_judged else "citation" for claim in claims]
 
     return judge
 
