@@ -1,11 +1,13 @@
 """What holds for all tests: how property tests are judged, and which tests `make test` leaves to `make test-all`.
 
-Property tests are judged by what they find, not by how fast a busy machine finds it.
+Property tests are judged by what they find, not by how fast a busy machine finds it. What a test changes of the
+logging is taken back after it: another test that reads the log may run next in the same process.
 
 A test carries the mark of each part that it needs of `requirements.OPTIONAL` (`kafka`, `ollama`, ...), and fails
 without the mark. It is marked `extra` here where it carries one or lies in one of `EXTRA_FOLDERS`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     requirements.marked = needed_parts(item)
+
+
+@pytest.fixture(autouse=True)
+def structlog_as_before() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 def needed_parts(item: pytest.Item) -> set[str]:

@@ -81,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     options = parser().parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory() as folder, patch.object(hash_transcriber, "DELAY_S", (0.0, 0.0)):
         figures = asyncio.run(
             measure(

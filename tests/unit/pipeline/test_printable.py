@@ -110,7 +110,7 @@ def test_every_export_is_clean() -> None:
 def logged() -> io.StringIO:
     stream = io.StringIO()
     root, ours = logging.getLogger(), logging.getLogger(logs.OUR_LOGGER)
-    before = (list(root.handlers), root.level, ours.level, structlog.get_config())
+    before = (list(root.handlers), root.level, ours.level)
     logs.configure("console", "info", stream)
     try:
         log = structlog.get_logger("callstream.test")
@@ -121,11 +121,10 @@ def logged() -> io.StringIO:
             log.exception("failed")
         logging.getLogger("library").warning("said %s", HOSTILE)
     finally:
-        root.handlers[:], config = before[0], before[3]
+        root.handlers[:] = before[0]
         root.setLevel(before[1])
         ours.setLevel(before[2])
         logging.captureWarnings(False)
-        structlog.configure(**config)
     return stream
 
 

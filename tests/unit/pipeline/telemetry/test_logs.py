@@ -27,7 +27,6 @@ def logging_as_before() -> Iterator[None]:
     root.setLevel(levels[0])
     ours.setLevel(levels[1])
     logging.captureWarnings(False)
-    structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
 
