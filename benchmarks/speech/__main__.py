@@ -8,8 +8,9 @@
 ~/.cache/callstream/speech. It needs the dependency group `bench`.
 
 `score` runs the separate and transcribe stages over them in this process, without a bus, and prints word errors, CPU
-time (without loading), word times against the script and what the guards dropped. `--against` compares with the JSON of
-an earlier run over the same calls; the interval of the difference in word errors is from a paired bootstrap over calls.
+time (without loading), word times and starts of turns against the script, and what the guards dropped. `--against`
+compares with the JSON of an earlier run over the same calls; the interval of the difference in word errors is from a
+paired bootstrap over calls.
 
 `cuts` does the same with speakers who talk for 30 to 60 s without a pause (`benchmarks.speech.monologues`) and counts
 changed, lost and inserted words within 1 s of a hard cut, and elsewhere.
@@ -31,6 +32,7 @@ from benchmarks.harness.clock import Clock
 from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
 from benchmarks.harness.offline import OfflineStages, settings_of, texts_of
 from benchmarks.harness.report import write_report
+from benchmarks.speech.boundaries import Boundaries, boundaries, merged
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
 from benchmarks.speech.cuts import CutErrors, cut_errors
 from benchmarks.speech.monologues import N_MONOLOGUES, monologues
@@ -95,9 +97,13 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
             with Clock() as clock:
                 heard = await stages.transcribe_files([calls.path(call) for call in calls.calls])
     timing, guards = TimingErrors(), Counter[str]()
+    turns: dict[str, Boundaries] = {}
     rows = []
     for call, segments in zip(calls.calls, heard, strict=True):
         timing.add(call, segments)
+        found = boundaries(call, await merged(call, segments))
+        for name in ("all", call.variant):
+            turns[name] = turns.get(name, Boundaries()) + found
         guards.update(segment.guard for segment in segments if segment.guard is not None)
         texts = texts_of(segments)
         one = [errors(call.said(channel), text) for channel, text in enumerate(texts)]
@@ -117,6 +123,7 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
         "audio_s_per_cpu_s": round(calls.audio_s / clock.cpu_s, 2),
         "errors": {name: total.described() for name, total in _totals(rows).items()},
         "word_times": timing.described(),
+        "turns": {name: one.described() for name, one in turns.items()},
         "guards": dict(guards),
         "calls": rows,
     }
@@ -185,6 +192,9 @@ def _show(figures: dict[str, Any], n_places: int) -> None:
         print(f"{name:<11} {_counts(one)}")
     for source, one in figures["word_times"].items():
         print(f"word times  {source}: {one}")
+    for name, one in figures["turns"].items():
+        needless = f"{100 * one['needless_short']:.1f} % short ones that the script does not have"
+        print(f"turns       {name}: F1 {one['f1']:.3f} of {one['script']} starts, {needless}")
     print(f"guards      {figures['guards']}")
     if "against" in figures:
         for name, one in figures["against"]["word_errors"].items():

@@ -31,6 +31,9 @@ longest_monologue_s
     backchannels excepted.
 words_per_minute
     The channel's words over its talk time.
+turns
+    The channel's turns: its speech until another channel takes the floor, or until a pause over 2 s. What a listener
+    says beside a turn is a turn of its own (`stages.merge.turns`).
 """
 
 import math

@@ -4,14 +4,14 @@ The segments of a channel arrive in time order, but channels do not wait for eac
 until every other channel has progressed so far that nothing can still belong before or into it. So the pieces and their
 order depend on the segments alone, not on the order in which records of different channels arrive.
 
-A segment is cut where another channel's segment starts inside it, at the first word that starts no earlier, so that a
-transcript reads in the order in which speakers began. A segment that starts together with the rest of a cut one goes
-before it. Segments that start together are in the order of their channels.
+A segment is cut where another channel's segment starts inside it: at the end of the clause in which that happens, so a
+transcript reads in the order in which speakers began and no clause is torn. A clause ends with a sentence or before a
+pause of `CLAUSE_PAUSE_S`. A segment that starts together with the rest of a cut one goes before it. Segments that start
+together are in the order of their channels.
 
-Backchannels do not cut: a segment of at most `BACKCHANNEL_WORDS` words and `BACKCHANNEL_S` seconds that ends before the
-other speaker has ended ("mhm", "yes, right") follows the piece that it was said into. The duration limit is that of
-"very short utterances" in Heldner, Edlund, Hjalmarsson and Laskowski, "Very short utterances and timing in
-turn-taking", Interspeech 2011.
+A segment that is shorter than a clause does not cut the one that it lies in: it follows the piece that it was said
+into. The limit of a backchannel's duration is that of "very short utterances" in Heldner, Edlund, Hjalmarsson and
+Laskowski, "Very short utterances and timing in turn-taking", Interspeech 2011.
 """
 
 import math
@@ -26,6 +26,13 @@ from stages.text import word_spans
 
 BACKCHANNEL_WORDS: Final = 3
 BACKCHANNEL_S: Final = 1.0
+BESIDE_WORDS: Final = 5
+BESIDE_S: Final = 2.0
+"""Less than a clause: words that are said inside another's speech do not take the floor up to these limits."""
+CLAUSE_PAUSE_S: Final = 0.5
+
+_SENTENCE_ENDS: Final = ".?!…。？！।؟"
+_CLOSING: Final = "\"'”’»)]」』"
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +51,13 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     language: str
     continues: bool = False
 
+    @property
+    def n_words(self) -> int:
+        return len(self.words) or len(self.text.split())
+
+    def is_short(self, most_words: int, most_s: float) -> bool:
+        return self.n_words <= most_words and self.end_s - self.start_s <= most_s
+
 
 class _Placed(msgspec.Struct, frozen=True):
     """A segment with the times that order it: word starts, which never decrease along a channel.
@@ -60,12 +74,29 @@ class _Placed(msgspec.Struct, frozen=True):
     def onset_s(self) -> float:
         return self.starts_s[0]
 
-    def is_backchannel_in(self, other: "_Placed") -> bool:
+    def is_beside(self, other: "_Placed") -> bool:
+        """Return True if it is said inside `other` and too short to interrupt it."""
         return (
-            len(self.starts_s) <= BACKCHANNEL_WORDS
-            and self.end_s - self.onset_s <= BACKCHANNEL_S
-            and self.end_s <= other.end_s
+            len(self.starts_s) <= BESIDE_WORDS and self.end_s - self.onset_s <= BESIDE_S and self.end_s <= other.end_s
         )
+
+    def clause_after(self, time_s: float) -> int | None:
+        """Return the index of the first word of the clause after that in which `time_s` lies; None if it is the last.
+
+        A time before the start of a clause's first word belongs to the clause before.
+        """
+        words = self.segment.words
+        for index in range(1, len(words)):
+            if self.starts_s[index] < time_s:
+                continue
+            pause_s = words[index].start_s - words[index - 1].end_s
+            if pause_s >= CLAUSE_PAUSE_S or ends_sentence(words[index - 1].text):
+                return index
+        return None
+
+
+def ends_sentence(text: str) -> bool:
+    return text.rstrip(_CLOSING + " ")[-1:] in tuple(_SENTENCE_ENDS)
 
 
 class Ordering:
@@ -143,13 +174,14 @@ class Ordering:
             frontier_s = min((watermarks_s[other] for other in others), default=math.inf)
             while waiting and waiting[0].starts_s[-1] < frontier_s:
                 placed = waiting.popleft()
-                cuts_s = sorted(
-                    inner.onset_s
+                inners = [
+                    inner
                     for other in others
                     for inner in self._cutting[other]
-                    if placed.onset_s < inner.onset_s <= placed.starts_s[-1] and not inner.is_backchannel_in(placed)
-                )
-                self._ready[channel].extend(_pieces(placed, cuts_s))
+                    if placed.onset_s < inner.onset_s <= placed.starts_s[-1] and not inner.is_beside(placed)
+                ]
+                cuts = {cut for inner in inners if (cut := placed.clause_after(inner.onset_s)) is not None}
+                self._ready[channel].extend(_pieces(placed, sorted(cuts)))
 
     def _forget(self) -> None:
         """Drop segments that start too early to cut any later one."""
@@ -163,16 +195,12 @@ class Ordering:
                 cutting.popleft()
 
 
-def _pieces(placed: _Placed, cuts_s: list[float]) -> list[Piece]:
-    """Return the pieces before the first cut and from each cut on. Each cut is at or before the start of a word."""
+def _pieces(placed: _Placed, cuts: Sequence[int]) -> list[Piece]:
+    """Return the pieces before the first cut and from each cut on. `cuts`: indexes of words, rising, above 0."""
     segment = placed.segment
     if not segment.words:
         return [_piece(placed, 0, 0, segment.text.strip())]
-    firsts = [0]
-    for cut_s in cuts_s:
-        first = next(index for index, start_s in enumerate(placed.starts_s) if start_s >= cut_s)
-        if first > firsts[-1]:
-            firsts.append(first)
+    firsts = [0, *cuts]
     lasts = [*firsts[1:], len(segment.words)]
     texts = texts_of(segment.text, segment.words, firsts)
     return [_piece(placed, first, last, text) for first, last, text in zip(firsts, lasts, texts, strict=True)]

@@ -66,20 +66,17 @@ def turns_by_speaker(
     speaking = Speaking(stretches)
     names = list(dict.fromkeys([*(stretch.speaker for stretch in stretches), UNKNOWN_SPEAKER]))
     builder = TurnBuilder(call, names, turns[0].lane if turns else "live")
-    cut: list[Turn | None] = []
+    cut: list[Turn] = []
     counts = iter(lengths)
     known: Counter[str] = Counter()
     for turn in turns:
         lengths_here = [next(counts) for _ in turn.segment_ids]
         pieces = _pieces(turn, lengths_here, known[turn.segment_ids[0]], speaking, names)
-        cut.extend([builder.add(piece, revision=turn.revision) for piece in pieces])
-        cut.append(builder.close(revision=turn.revision))
+        for piece in pieces:
+            cut += builder.add(piece, revision=turn.revision)
+        cut += builder.close(revision=turn.revision)
         known.update(dict(zip(turn.segment_ids, lengths_here, strict=True)))
-    return [
-        msgspec.structs.replace(turn, channel=turns[0].channel, speaker_source=source)
-        for turn in cut
-        if turn is not None
-    ]
+    return [msgspec.structs.replace(turn, channel=turns[0].channel, speaker_source=source) for turn in cut]
 
 
 def _pieces(

@@ -160,15 +160,14 @@ class MergeProcessor(SkipsFailedInputs):
 
     def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
         """Yield the turns that `pieces` and the progress of the channels close."""
-        revision = self._state.revision
+        revision, builder = self._state.revision, self._builder
         for piece in pieces:
-            closed = self._builder.add(piece, revision=revision)
-            if closed is not None:
-                yield closed
-        if self._builder.channel is not None:
-            settled = self._builder.settle(self._ordering.next_start_s(self._builder.channel), revision=revision)
-            if settled is not None:
-                yield settled
+            yield from builder.add(piece, revision=revision)
+        while builder.channel is not None:
+            settled = builder.settle(self._ordering.next_start_s(builder.channel), revision=revision)
+            if not settled:
+                return
+            yield from settled
 
     def _turn_output(self, turn: Turn) -> Output:
         self._state.turns.append(turn)
@@ -183,10 +182,7 @@ class MergeProcessor(SkipsFailedInputs):
     def _complete(self, closed: CallClosed, event: Event) -> Iterator[Output]:
         state, opened = self._state, self._state.opened
         assert opened is not None
-        last = [*self._turns(self._ordering.drain())]
-        remaining = self._builder.close(revision=state.revision)
-        if remaining is not None:
-            last.append(remaining)
+        last = [*self._turns(self._ordering.drain()), *self._builder.close(revision=state.revision)]
         detail = {
             "revision": closed.revision,
             "provisional": closed.provisional,

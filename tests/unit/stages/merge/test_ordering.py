@@ -1,6 +1,7 @@
 """Pieces of segments and their order, especially at interruptions and backchannels."""
 
 import msgspec
+import pytest
 
 from schemas.segments import Segment, Word
 from stages.merge.ordering import Ordering, Piece
@@ -18,41 +19,56 @@ def said(pieces: list[Piece]) -> list[tuple[int, str]]:
     return [(piece.channel, piece.text) for piece in pieces]
 
 
-def test_an_interruption_splits_the_segment_at_the_next_word() -> None:
+def test_an_interruption_splits_the_segment_at_the_end_of_the_sentence() -> None:
     pieces = drained(
-        segment("a1", 0, 0.0, "we could send the technician on Monday"),
-        segment("c1", 1, 2.2, "no that is far too late"),
+        segment("a1", 0, 0.0, "we could send the technician. On Monday, or"),
+        segment("c1", 1, 1.2, "no that is far too late for me"),
     )
     assert said(pieces) == [
-        (0, "we could send the technician"),
-        (1, "no that is far too late"),
-        (0, "on Monday"),
+        (0, "we could send the technician."),
+        (1, "no that is far too late for me"),
+        (0, "On Monday, or"),
     ]
     assert [(piece.first_word, piece.start_s) for piece in pieces if piece.channel == 0] == [(0, 0.0), (5, 2.5)]
 
 
-def test_a_backchannel_does_not_split_the_segment_that_it_is_said_into() -> None:
-    pieces = drained(segment("a1", 0, 0.0, "first you open the lid"), segment("c1", 1, 1.2, "uh huh", word_s=0.3))
-    assert said(pieces) == [(0, "first you open the lid"), (1, "uh huh")]
-
-
-def test_a_short_answer_that_outlasts_the_speaker_takes_over() -> None:
-    pieces = drained(segment("a1", 0, 0.0, "is it the red one"), segment("c1", 1, 2.0, "yes", word_s=0.6))
-    assert said(pieces) == [(0, "is it the red"), (1, "yes"), (0, "one")]
-
-
-def test_more_than_three_words_are_no_backchannel_however_fast() -> None:
-    pieces = drained(
-        segment("a1", 0, 0.0, "first you open the lid"), segment("c1", 1, 1.0, "hold on a bit", word_s=0.2)
+def test_an_interruption_splits_the_segment_at_a_pause() -> None:
+    before, after = segment("a1", 0, 0.0, "we could send"), segment("a1", 0, 2.0, "the technician on Monday")
+    made = msgspec.structs.replace(
+        before, text=f"{before.text} {after.text}", words=[*before.words, *after.words], end_s=after.end_s
     )
-    assert said(pieces) == [(0, "first you"), (1, "hold on a bit"), (0, "open the lid")]
+    pieces = drained(made, segment("c1", 1, 1.2, "no that is far too late for me"))
+    assert said(pieces)[::2] == [(0, "we could send"), (0, "the technician on Monday")]
 
 
-def test_overlap_alternates_by_segment_and_not_by_word() -> None:
+def test_a_clause_is_not_torn_by_an_interruption() -> None:
     pieces = drained(
-        segment("a1", 0, 0.0, "a b c d e f"), segment("c1", 1, 1.0, "u v w x y z"), segment("a2", 0, 3.5, "g h i j")
+        segment("a1", 0, 0.0, "okay, okay, that makes sense"), segment("c1", 1, 1.0, "so you would have to call them")
     )
-    assert said(pieces) == [(0, "a b"), (1, "u v w x y"), (0, "c d e f"), (0, "g h i j"), (1, "z")]
+    assert said(pieces) == [(0, "okay, okay, that makes sense"), (1, "so you would have to call them")]
+
+
+@pytest.mark.parametrize("words", ["uh huh", "sorry which one was that"])
+def test_less_than_a_clause_does_not_split_the_segment_that_it_is_said_into(words: str) -> None:
+    pieces = drained(
+        segment("a1", 0, 0.0, "first. you open the lid. And then you close it"),
+        segment("c1", 1, 0.6, words, word_s=0.3),
+    )
+    assert said(pieces) == [(0, "first. you open the lid. And then you close it"), (1, words)]
+
+
+def test_more_than_five_words_interrupt_however_fast() -> None:
+    pieces = drained(
+        segment("a1", 0, 0.0, "first you open. the lid"), segment("c1", 1, 0.6, "hold on a bit will you", word_s=0.2)
+    )
+    assert said(pieces) == [(0, "first you open."), (1, "hold on a bit will you"), (0, "the lid")]
+
+
+def test_overlap_alternates_by_clause_and_not_by_word() -> None:
+    pieces = drained(
+        segment("a1", 0, 0.0, "a b. c d. e f"), segment("c1", 1, 1.2, "u v w x y. z"), segment("a2", 0, 3.5, "g h i j")
+    )
+    assert said(pieces) == [(0, "a b. c d."), (1, "u v w x y."), (0, "e f"), (0, "g h i j"), (1, "z")]
 
 
 def test_speakers_who_start_together_are_ordered_by_channel() -> None:
@@ -67,23 +83,28 @@ def test_a_split_keeps_the_segments_own_spacing_and_punctuation() -> None:
         for index, text in enumerate([" Well,", " one", "-two...", " three!"])
     ]
     pieces = drained(
-        msgspec.structs.replace(made, words=words, end_s=4.0), segment("c1", 1, 2.5, "wait a second please")
+        msgspec.structs.replace(made, words=words, end_s=4.0), segment("c1", 1, 2.5, "wait a second if you please")
     )
-    assert said(pieces) == [(0, "Well, one-two..."), (1, "wait a second please"), (0, "three!")]
+    assert said(pieces) == [(0, "Well, one-two..."), (1, "wait a second if you please"), (0, "three!")]
 
 
 def test_a_language_without_spaces_is_cut_without_adding_any() -> None:
     made = segment("a1", 0, 0.0, "今日 は いい 天気")
+    words = [
+        msgspec.structs.replace(word, text=text)
+        for word, text in zip(made.words, ("今日", "は。", "いい", "天気"), strict=True)
+    ]
     pieces = drained(
-        msgspec.structs.replace(made, text="今日はいい天気"), segment("c1", 1, 0.9, "はい そう です ね", word_s=0.4)
+        msgspec.structs.replace(made, text="今日は。いい天気", words=words),
+        segment("c1", 1, 0.9, "はい そう です ね で も", word_s=0.4),
     )
-    assert [text for channel, text in said(pieces) if channel == 0] == ["今日は", "いい天気"]
+    assert [text for channel, text in said(pieces) if channel == 0] == ["今日は。", "いい天気"]
 
 
 def test_words_that_are_not_in_the_text_are_joined_by_spaces() -> None:
-    made = msgspec.structs.replace(segment("a1", 0, 0.0, "one two three four"), text="1 2 3 4")
-    pieces = drained(made, segment("c1", 1, 1.0, "no no no no"))
-    assert [text for channel, text in said(pieces) if channel == 0] == ["one two", "three four"]
+    made = msgspec.structs.replace(segment("a1", 0, 0.0, "one two. three four"), text="1 2 3 4")
+    pieces = drained(made, segment("c1", 1, 1.0, "no no no no no no"))
+    assert [text for channel, text in said(pieces) if channel == 0] == ["one two.", "three four"]
 
 
 def test_a_segment_with_text_but_no_words_is_one_piece() -> None:

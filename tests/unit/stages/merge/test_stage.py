@@ -352,14 +352,14 @@ def test_each_part_of_a_segment_has_its_own_place_between_the_other_speakers() -
         [
             TWO,
             joined(segment("a", 0, 0.0, "good morning"), segment("a2", 0, 4.0, "I see"), segment("a3", 0, 9.0, "bye")),
-            segment("c", 1, 2.0, "my phone is broken"),
+            segment("c", 1, 2.0, "my phone is broken."),
             segment("d", 1, 6.0, "what now"),
             closed(10.0, utterances=3),
         ]
     )
     assert [(turn.speaker, turn.text, turn.start_s) for turn in turns_of(outputs)] == [
         ("agent", "good morning", 0.0),
-        ("customer", "my phone is broken", 2.0),
+        ("customer", "my phone is broken.", 2.0),
         ("agent", "I see", 4.0),
         ("customer", "what now", 6.0),
         ("agent", "bye", 9.0),
