@@ -153,6 +153,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model: Annotated[
         str, Meta(min_length=1), _about("Whisper weights", "a model name, a directory, or package:NAME")
     ] = "base"
+    engine: Annotated[
+        Literal["callstream", "whisperx"],
+        _about(
+            "Code that decodes with the model: `callstream` has short windows, word times, second attempts and "
+            "partials; `whisperx` is WhisperX's own batched pipeline without them, a reference to compare with",
+            "callstream or whisperx",
+        ),
+    ] = "callstream"
     device: Annotated[
         str,
         Meta(pattern=r"^(cpu|auto|cuda|cuda:all|cuda:\d{1,3}(,cuda:\d{1,3})*)$"),
@@ -213,11 +221,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[str, Meta(min_length=1)] | None,
         _about(
             "wav2vec2 weights for word timestamps: a directory, a hub name or a torchaudio bundle; a single one is "
-            "for CALLSTREAM_DEFAULT_LANGUAGE; `auto` takes WhisperX's for each language, from the hub if needed",
-            "off, auto, a model, or LANGUAGE=MODEL[,LANGUAGE=MODEL…]",
+            "for CALLSTREAM_DEFAULT_LANGUAGE; `auto` takes WhisperX's for each language, from the hub if needed; "
+            "`gpu` is `auto` where a GPU transcribes, else `off`",
+            "off, gpu, auto, a model, or LANGUAGE=MODEL[,LANGUAGE=MODEL…]",
             none="off",
         ),
-    ] = None
+    ] = "gpu"
     model_memory_gb: Annotated[
         Annotated[float, Meta(gt=0, le=1e6)] | None,
         _about(
@@ -378,8 +387,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return cls(**values)
 
     def align_models(self) -> dict[str, str]:
-        """Return the models of `align_model` by language. Raises ConfigurationError."""
-        if self.align_model in (None, "auto"):
+        """Return the models that `align_model` names by language. Raises ConfigurationError."""
+        if self.align_model is None or self.align_model in ("auto", "gpu"):
             return {}
         models: dict[str, str] = {}
         for part in self.align_model.split(","):

@@ -11,10 +11,11 @@ from pipeline.wiring.weights import ResolvedModel, models_dir, resolve_model
 from stages.transcribe.engine.alignment import Aligners, AligningEngine
 from stages.transcribe.engine.device_pool import DevicePool
 from stages.transcribe.engine.devices import Device, devices_of, visible_gpus
-from stages.transcribe.engine.fallback import FallbackEngine, Level, StepDown, levels_of
+from stages.transcribe.engine.fallback import FallbackEngine, Level, LoadedEngine, StepDown, levels_of
 from stages.transcribe.engine.model_cache import CacheObserver
 from stages.transcribe.engine.protocol import SpeechEngine
 from stages.transcribe.engine.whisper import Engine
+from stages.transcribe.engine.whisperx import WhisperXEngine
 
 
 def asr_devices(settings: Settings) -> list[Device]:
@@ -31,10 +32,10 @@ def load_engine(settings: Settings, metrics: Metrics) -> SpeechEngine:
     model = resolve_model(settings.model, models_dir(settings.data))
     engines = [_with_fallback(settings, metrics, model, device) for device in asr_devices(settings)]
     engine: SpeechEngine = engines[0] if len(engines) == 1 else DevicePool(engines)
-    if settings.align_model is None:
+    on = engines[0].level.device
+    if settings.align_model is None or (settings.align_model == "gpu" and on.kind == "cpu"):
         return engine
     # Aligners follow the engine if it fell back from its GPU; otherwise torch decides what auto means.
-    on = engines[0].level.device
     device = "auto" if settings.device == "auto" and on.kind == "cuda" else str(on)
     return AligningEngine(engine, _load_aligners(settings, metrics, device))
 
@@ -50,9 +51,10 @@ def _with_fallback(settings: Settings, metrics: Metrics, model: ResolvedModel, d
     )
 
 
-def _load_level(settings: Settings, metrics: Metrics, model: ResolvedModel, level: Level) -> Engine:
+def _load_level(settings: Settings, metrics: Metrics, model: ResolvedModel, level: Level) -> LoadedEngine:
     began_s = time.monotonic()
-    engine = Engine(
+    made = WhisperXEngine if settings.engine == "whisperx" else Engine
+    engine = made(
         model.path,
         name=model.name,
         device=level.device,
@@ -81,7 +83,7 @@ def _load_aligners(settings: Settings, metrics: Metrics, device: str) -> Aligner
     models, budget_gb = settings.align_models(), settings.model_memory_gb
     aligners = Aligners(
         models,
-        others=settings.align_model == "auto",
+        others=settings.align_model in ("auto", "gpu"),
         device=device,
         cache=models_dir(settings.data) / "alignment",
         budget_bytes=None if budget_gb is None else int(budget_gb * 1e9),

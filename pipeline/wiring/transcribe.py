@@ -94,6 +94,7 @@ def transcribe_stage(
     return TranscribeStage(
         scheduler,
         live=lane == "live",
+        partials=settings.engine != "whisperx",
         language=settings.language,
         default_language=settings.default_language,
         hotwords=settings.tenant_hotwords,

@@ -133,6 +133,7 @@ class TranscribeStage:
         scheduler: Scheduler,
         *,
         live: bool = True,
+        partials: bool = True,
         language: str | None = None,
         default_language: str = "en",
         hotwords: TenantHotwords = lambda _tenant: (),
@@ -140,7 +141,8 @@ class TranscribeStage:
         speakers: Speakers | None = None,
     ) -> None:
         """Args:
-        live: interims of the calls become partials.
+        live: the calls go before those of other lanes.
+        partials: interims of live calls become partials.
         language: for calls whose start names none. If it is None too, the language is detected.
         default_language: for audio that is decoded before the call's language is known.
         hotwords: those of a tenant, which come after those of the call.
@@ -149,6 +151,7 @@ class TranscribeStage:
         """
         self.scheduler = scheduler
         self.live = live
+        self.partials = live and partials
         self.language = language
         self.default_language = default_language
         self.hotwords = hotwords
@@ -182,9 +185,9 @@ class TranscribeProcessor:
             hotwords=stage.hotwords(call.tenant),
         )
         self._partials: LivePartials | None = None
-        if not isinstance(state.partials, UnsetType):
+        if stage.partials and not isinstance(state.partials, UnsetType):
             self._partials = self._live_partials(state.partials)
-        elif stage.live and state.released:  # a state from before live calls that want no partials had this field
+        elif stage.partials and state.released:  # a state from before live calls that want no partials had this field
             self._partials = self._live_partials(PartialsState([], asked=False))
 
     def submit(self, record: TranscribeInput, event: Event) -> AsyncIterator[Output]:
@@ -202,7 +205,7 @@ class TranscribeProcessor:
         self._next = record.seq + 1
         if isinstance(record, CallOpened):
             self._context.open(record)
-            if self._stage.live:
+            if self._stage.partials:
                 self._partials = self._live_partials(opening_state(record.channels, asked=record.partials))
         elif isinstance(record, CallChanged):
             self._context.change(record)

@@ -13,6 +13,7 @@ from pipeline.wiring import engines
 from pipeline.wiring.engines import asr_devices, load_engine
 from pipeline.wiring.weights import ResolvedModel
 from schemas.segments import Word
+from stages.transcribe.engine.alignment import AligningEngine
 from stages.transcribe.engine.devices import GPU_BATCH, Device, visible_gpus
 from stages.transcribe.engine.protocol import EngineError, Row, Transcription
 from tests.support.models.alignment import write_model
@@ -65,7 +66,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 def settings(tmp_path: Path, **values: Any) -> Settings:
-    return Settings(data=tmp_path, **values)
+    return Settings(data=tmp_path, **({"align_model": None} | values))
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -140,6 +141,36 @@ def test_a_gpu_that_was_asked_for_and_cannot_be_used_is_an_error(machine: Machin
     machine(1, {"cpu int8": 1})
     with pytest.raises(EngineError, match="nothing runs on cuda:0 float16"):
         load_engine(settings(tmp_path, device="cuda"), Metrics())
+
+
+@pytest.mark.parametrize(
+    ("device", "align_model", "is_aligned"),
+    [
+        ("cuda", "gpu", True),
+        ("cpu", "gpu", False),
+        ("auto", "gpu", False),
+        ("cuda", None, False),
+        ("cpu", "auto", True),
+    ],
+)
+def test_words_are_aligned_where_a_gpu_transcribes_unless_the_settings_say_otherwise(
+    machine: Machine, tmp_path: Path, device: str, align_model: str | None, is_aligned: bool
+) -> None:
+    memory = {"cpu int8": 1} | ({"cuda:0 float16": 99} if device == "cuda" else {})
+    machine(1, memory)
+    engine = load_engine(settings(tmp_path, device=device, align_model=align_model), Metrics())
+    assert isinstance(engine, AligningEngine) == is_aligned
+    assert Settings(data=tmp_path).align_model == "gpu"
+
+
+def test_the_engine_is_the_one_that_the_settings_name(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(0, {})
+    monkeypatch.setattr(engines, "WhisperXEngine", type("WhisperXEngine", (FakeEngine,), {"memory": {"cpu int8": 1}}))
+    assert load_engine(settings(tmp_path, engine="whisperx"), Metrics()).model_name == "base"
+    with pytest.raises(EngineError, match="nothing runs"):
+        load_engine(settings(tmp_path), Metrics())
 
 
 def test_aligners_are_unloaded_for_one_another_within_the_memory_for_models(machine: Machine, tmp_path: Path) -> None:
