@@ -29,6 +29,9 @@ from stages.errors import RejectedInput
 from stages.protocol import CallProcessor, CallStage, Output
 
 _RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_LOOK_AHEAD = 8
+"""The most inputs that a retry has read again and not finished: those after the one that fails are read in vain. A
+stage finishes them without the next ones, as it must where the byte budget has room for no more."""
 
 
 class ProcessingError(Exception):
@@ -115,8 +118,8 @@ class CallWork:
 
     After a failure that is not the bus's, a new CallWork replaces this one. It reads every input again that was not
     acknowledged, by its position, and opens the processor from the checkpoint on the bus: the same path as after a
-    crash. Until it has caught up it keeps the positions of new inputs alone, so that a call that fails without end
-    holds nothing that others need.
+    crash. It reads few of them ahead, and until it has caught up it keeps the positions of new inputs alone. So a call
+    that fails without end holds nothing that others need, and an attempt costs the same however many inputs are open.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class CallWork:
         """The positions of the inputs that are not acknowledged, in order."""
         self._to_reread: deque[int] | None = None
         """The positions to read again, None once there are none."""
+        self._one_finished = asyncio.Event()
         self._backoff = Backoff(_RETRY_PAUSES_S)
         self._failed_at = -1
         """The position of the input whose failure the pauses count."""
@@ -238,6 +242,9 @@ class CallWork:
         )
         await asyncio.sleep(pause_s)
         while self._to_reread:
+            while self._unpublished >= _LOOK_AHEAD:
+                self._one_finished.clear()
+                await self._one_finished.wait()
             again = await self._runner.reread(self.partition, self._to_reread[0])
             if again is not None:
                 await self._runner.budget.take(again[0].size_bytes)
@@ -313,6 +320,7 @@ class CallWork:
         self._runner.budget.give(started.record.size_bytes)
         metrics.inflight_bytes.labels(stage).set(self._runner.budget.used_bytes)
         self._unpublished -= 1
+        self._one_finished.set()
         self._runner.movement.moved()
         if started.record.position >= self._failed_at:
             self._backoff.reset()

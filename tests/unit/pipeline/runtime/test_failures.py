@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pipeline.bus.memory import MemoryBus
-from pipeline.bus.protocol import Outgoing, Partition, Subscription
+from pipeline.bus.protocol import Outgoing, Partition, Record, Subscription
 from pipeline.errors import BusError, RecordTooLargeError
 from pipeline.runtime.call_runner import StageRunner
 from pipeline.runtime.failures import Blame, blame
@@ -184,6 +184,53 @@ async def test_a_call_that_fails_without_end_holds_no_budget_that_others_need() 
     assert await bus.lag(runner.subscription) >= INPUTS_PER_CALL
     await stop(task)
     assert runner.budget.used_bytes == 0
+
+
+class SlowToFail(Sums):
+    """Fails at its first number after a while, as an engine does."""
+
+    async def submit(self, record: int, event: object):  # type: ignore[no-untyped-def]
+        if record == 0 and self.faults.left > 0:
+            await asyncio.sleep(0.005)
+            self.faults.left -= 1
+            raise MachineFailure("its device is gone")
+        async for output in super().submit(record, event):  # type: ignore[arg-type]
+            yield output
+
+
+class SlowToFailStage(SumStage):
+    def open(self, call: CallRef, state: bytes | None) -> CallProcessor[int]:
+        return SlowToFail(call, state, self.faults)
+
+
+async def test_an_attempt_reads_few_records_again_however_many_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = await bus_with_inputs()
+    reads: list[int] = []
+    read = bus.read
+
+    async def counted(topic: str, partition: int, position: int) -> Record | None:
+        reads.append(position)
+        return await read(topic, partition, position)
+
+    monkeypatch.setattr(bus, "read", counted)
+    for seq in range(1000):
+        await publish(bus, CALLS[0], seq, seq)
+    faults = Faults(times=6)
+    runner = runner_on(bus, SlowToFailStage(faults), budget_bytes=1_000_000)
+    task = asyncio.create_task(runner.run())
+    async with asyncio.timeout(30):
+        while faults.left > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert len(reads) <= 8 * 5
+    for seq in range(1000, 1010):
+        await publish(bus, CALLS[0], seq, seq)
+    await wait_for_lag(bus, runner, 3)
+    await stop(task)
+    assert runner.budget.used_bytes == 0
+    totals = [total for total, _ in by_call(await read_all(bus, OUTPUT, 500))[CALLS[0].key]]
+    assert totals == [
+        sum(range(seq + 1)) for seq in range(1010) for _ in range(2 if seq % 9 == 8 else 1 if seq % 3 == 2 else 0)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(8))
