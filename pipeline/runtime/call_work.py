@@ -277,7 +277,7 @@ class CallWork:
                 task.add_done_callback(self._unnumbered.discard)
 
     def _submit(self, queued: _Queued) -> _Started:
-        """Submit an input. One that has failed too often is given up, at last without asking the stage."""
+        """Submit an input. One that has failed too often is given up; if that fails as often, without the stage."""
         record, decoded = queued.record, queued.decoded
         seq = self._next_seq if decoded.seq is None else decoded.seq
         if decoded.seq is not None:
@@ -286,7 +286,7 @@ class CallWork:
         reason = f"failed {attempts} times"
         outputs: AsyncIterator[Output]
         try:
-            if attempts > MAX_ATTEMPTS:
+            if attempts >= 2 * MAX_ATTEMPTS:
                 raise RejectedInput(reason)
             if self.processor is None:
                 self.processor = self._runner.stage.open(self.call, self._state or None)

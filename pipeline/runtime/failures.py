@@ -6,7 +6,8 @@ into dead letters. If every error is the machine's, one bad record stops its lan
 - The record's: a stage refuses it (`RejectedInput`). It becomes a dead letter at once.
 - The machine's: disk, memory, device, network, threads. Nothing is given up. The call retries until it succeeds.
 - The bus's: the lane restarts from its floor.
-- Anything else may be either: the call retries, and the record is given up after `MAX_ATTEMPTS`.
+- Anything else may be either: the call retries, and the record is given up after `MAX_ATTEMPTS`. The stage decides
+  what that means for the call. It may be killed meanwhile, or fail again, and is asked `MAX_ATTEMPTS` times.
 """
 
 import enum
