@@ -63,7 +63,7 @@ class CallWatch:
     def _apply_status(self, status: JobStatus) -> None:
         if status.job == "sink" and status.status == "completed":
             self._stored.add(str(status.detail.get("stored")))
-        elif status.status == "failed" and status.job == "separate":
+        elif status.status == "failed" and status.job in ("merge", "separate"):
             self.failure = str(status.detail.get("reason") or status.detail.get("error") or "unknown reason")
 
     def _apply_stage_record(self, record: Record) -> None:

@@ -21,7 +21,7 @@ from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobState
 from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
-from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress
+from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, Gap
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.merge.metrics import call_metrics
@@ -30,7 +30,7 @@ from stages.merge.parts import parts_of
 from stages.merge.speakers import turns_by_speaker
 from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
-from stages.protocol import CallProcessor, Checkpoint, Event, Output, SkipsFailedInputs
+from stages.protocol import CallProcessor, Checkpoint, Event, Output
 
 NAME: Final = "merge"
 
@@ -55,12 +55,12 @@ class MergeStage:
         return MergeProcessor(call, state)
 
 
-class MergeProcessor(SkipsFailedInputs):
+class MergeProcessor:
     """Merges one call."""
 
     def __init__(self, call: CallRef, state: bytes | None) -> None:
         self._call = call
-        self._state = unpack(state) if state else MergeState()
+        self._state, self._gaps = unpack(state) if state else (MergeState(), [])
         self._checkpoint = Checkpoint(state=state or b"", released=self._state.last_input_seq + 1)
         self._ordering = Ordering(0)
         self._builder = TurnBuilder(call, [])
@@ -91,6 +91,58 @@ class MergeProcessor(SkipsFailedInputs):
         self._state.last_input_seq = event.seq
         for output in self._outputs(record, event):
             yield output
+
+    async def give_up(self, record: SegmentRecord, event: Event, *, reason: str) -> AsyncIterator[Output]:
+        """Take a segment as one without words, with a gap; complete a call that cannot be merged as failed.
+
+        Raises RejectedInput for records without which nothing said is missing.
+        """
+        if event.seq <= self._state.last_input_seq or isinstance(record, CallProgress | CallChanged):
+            raise RejectedInput(reason)
+        self._check(record)
+        self._state.last_input_seq = event.seq
+        if isinstance(record, Segment):
+            outputs = self._silenced(record, event, reason)
+        else:
+            outputs = self._fail(record, event, reason)
+        for output in outputs:
+            yield output
+
+    def _silenced(self, segment: Segment, event: Event, reason: str) -> Iterator[Output]:
+        gap = Gap(start_s=segment.start_s, end_s=segment.end_s, events=0)
+        self._gaps.append(gap)
+        yield self._job("gap", {**msgspec.structs.asdict(gap), "reason": reason}, event)
+        yield from self._outputs(msgspec.structs.replace(segment, text="", words=[], guard="error"), event)
+
+    def _fail(self, record: CallOpened | CallClosed, event: Event, reason: str) -> Iterator[Output]:
+        """Complete the call with its settled turns, a gap in place of the rest, and metrics without speech."""
+        state = self._state
+        if isinstance(record, CallOpened):
+            state.opened = record
+            closed = CallClosed(
+                call=self._call,
+                seq=record.seq,
+                revision=state.revision,
+                duration_s=0.0,
+                speech_s=0.0,
+                utterances=0,
+                gaps=[],
+                reason=reason,
+                provisional=False,
+            )
+        else:
+            closed = msgspec.structs.replace(record, speakers=[], speaker_source="channel")
+        assert state.opened is not None
+        unsettled_s = [self._ordering.next_start_s(channel) for channel in range(len(state.watermarks_s))]
+        unsettled_from_s = min([*unsettled_s, *self._builder.starts_s], default=0.0)
+        if unsettled_from_s < closed.duration_s:
+            self._gaps.append(Gap(start_s=unsettled_from_s, end_s=closed.duration_s, events=0))
+        if len(state.opened.channels) == 1:
+            state.lengths += self._builder.take_lengths()
+        state.watermarks_s = self._ordering.watermarks_s
+        self._prepare(state.opened)
+        state.voiced = [[] for _ in state.opened.channels]
+        yield from self._complete(closed, event, failed=reason)
 
     def _outputs(self, record: SegmentRecord, event: Event) -> Iterator[Output]:
         state = self._state
@@ -179,7 +231,8 @@ class MergeProcessor(SkipsFailedInputs):
         event_id = self._call.event_id(NAME, seq)
         return Output(topic=TRANSCRIPTS, record=record, event_id=event_id, event_type=event_type, seq=seq)
 
-    def _complete(self, closed: CallClosed, event: Event) -> Iterator[Output]:
+    def _complete(self, closed: CallClosed, event: Event, *, failed: str | None = None) -> Iterator[Output]:
+        """Yield the call's last turns and its transcript. `failed`: why the call is not merged as a whole."""
         state, opened = self._state, self._state.opened
         assert opened is not None
         last = [*self._turns(self._ordering.drain()), *self._builder.close(revision=state.revision)]
@@ -204,7 +257,10 @@ class MergeProcessor(SkipsFailedInputs):
             published = turns
         else:
             published = last
-        yield self._job("completed", detail, event)
+        if failed is None:
+            yield self._job("completed", detail, event)
+        else:
+            yield self._job("failed", {**detail, "reason": failed}, event)
         state.turns += last
         for turn in published:
             yield self._numbered(turn, TURN_TYPE)
@@ -218,7 +274,7 @@ class MergeProcessor(SkipsFailedInputs):
         for part, turns in enumerate(batches, start=1):
             record = msgspec.structs.replace(transcript, part=part, parts=len(batches), turns=turns)
             yield self._numbered(record, COMPLETED_TYPE)
-        self._checkpoint = Checkpoint(state=pack(state), released=state.last_input_seq + 1)
+        self._checkpoint = Checkpoint(state=pack(state, self._gaps), released=state.last_input_seq + 1)
 
     def _transcript(self, closed: CallClosed, opened: CallOpened, spoken: list[Turn]) -> TranscriptCompleted:
         state = self._state
@@ -244,7 +300,7 @@ class MergeProcessor(SkipsFailedInputs):
                 turns=[n_turns[index] for index in indexes],
                 words=[n_words[index] for index in indexes],
             ),
-            gaps=closed.gaps,
+            gaps=sorted([*closed.gaps, *self._gaps], key=lambda gap: gap.start_s) if self._gaps else closed.gaps,
             language=opened.language or max(state.languages, key=state.languages.__getitem__, default=UNDETERMINED),
             utterances=closed.utterances,
             provisional=closed.provisional,

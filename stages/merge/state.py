@@ -6,14 +6,14 @@ words) packs into 130 KB.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import msgspec
 
 from schemas.segments import Word
 from schemas.transcripts import Turn
-from schemas.utterances import CallOpened
+from schemas.utterances import CallOpened, Gap
 
 
 class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
@@ -54,8 +54,11 @@ class _WordColumns(msgspec.Struct, array_like=True):
 
 
 class _Packed(msgspec.Struct, array_like=True):
+    """`gaps` are encoded only if there are any."""
+
     state: MergeState
     words: _WordColumns
+    gaps: list[Gap] = []
 
 
 def rounded(word: Word) -> Word:
@@ -65,8 +68,8 @@ def rounded(word: Word) -> Word:
     )
 
 
-def pack(state: MergeState) -> bytes:
-    """Encode and compress the state. All words in it must be `rounded`."""
+def pack(state: MergeState, gaps: Sequence[Gap] = ()) -> bytes:
+    """Encode and compress the state. All words in it must be `rounded`. `gaps`: where speech could not be merged."""
     words = [word for turn in state.turns for word in turn.words]
     starts_ms = [round(word.start_s * 1e3) for word in words]
     columns = _WordColumns(
@@ -78,11 +81,11 @@ def pack(state: MergeState) -> bytes:
         interpolated=[word.interpolated for word in words],
     )
     turns = [msgspec.structs.replace(turn, words=[]) for turn in state.turns]
-    kept = _Packed(msgspec.structs.replace(state, turns=turns), columns)
+    kept = [msgspec.structs.replace(state, turns=turns), columns, *([gaps] if gaps else [])]
     return zlib.compress(msgspec.msgpack.encode(kept), 6)
 
 
-def unpack(data: bytes) -> MergeState:
+def unpack(data: bytes) -> tuple[MergeState, list[Gap]]:
     """Invert `pack`. Raises msgspec.DecodeError or zlib.error for data that `pack` did not make."""
     packed = msgspec.msgpack.decode(zlib.decompress(data), type=_Packed)
     words = _words(packed.words)
@@ -90,7 +93,7 @@ def unpack(data: bytes) -> MergeState:
         msgspec.structs.replace(turn, words=list(islice(words, count)))
         for turn, count in zip(packed.state.turns, packed.words.counts, strict=True)
     ]
-    return msgspec.structs.replace(packed.state, turns=turns)
+    return msgspec.structs.replace(packed.state, turns=turns), packed.gaps
 
 
 def _words(columns: _WordColumns) -> Iterator[Word]:

@@ -56,6 +56,11 @@ class TurnBuilder:
         """The channel that has the floor; None if nobody has."""
         return self._floor[0].channel if self._floor else None
 
+    @property
+    def starts_s(self) -> list[float]:
+        """The starts of the pieces that are in no turn yet."""
+        return [piece.start_s for piece in (*self._floor, *self._beside, *self._waiting)]
+
     def add(self, piece: Piece, *, revision: int) -> list[Turn]:
         """Take the next piece in order. Returns the turns that it closes."""
         if not self._floor or self._continues(piece):

@@ -5,8 +5,8 @@ The rules:
   parts of its or an older revision that arrive again (a replay after a crash) change nothing.
 - A summary replaces one of its kind of an older revision. Within a revision, one by a language model replaces one
   without; else the one with the higher record number stays, then the later one.
-- A call has failed if its audio cannot be decoded. It also counts as failed while all its events were rejected, until
-  an event starts it.
+- A call has failed if its audio cannot be decoded, or if its last transcript could not be merged as a whole. It also
+  counts as failed while all its events were rejected, until an event starts it.
 - A job's ledger row holds the latest of its entries by their own time, in whatever order they are read. The sink's own
   entries are written in the same transaction as the rows that they are about.
 """
@@ -181,7 +181,7 @@ class Batch:
         changes.kept[session.id] = Kept(
             turns=kept, parts={one.id for one in parts}, channels={r.id for r in channels}, gaps={r.id for r in gaps}
         )
-        session.status = "failed" if self._was_undecodable(call) else "completed"
+        session.status = "failed" if self._has_failed(call, completed.revision) else "completed"
         session.revision = completed.revision
         session.duration = completed.duration_s
         session.language = completed.language or session.language
@@ -205,16 +205,22 @@ class Batch:
         row = rows.job_row(call, status)
         stored = self.changes.jobs.get(row.id) or self._stored.jobs.get(row.id)
         self.changes.jobs[row.id] = row if stored is None else rows.merged_job(stored, row)
-        if status.status == "failed" and status.job in ("transcribe", "merge") and session.revision is None:
-            session.status = "failed"
+        if status.status == "failed" and status.job in ("transcribe", "merge"):
+            of_transcript = status.job == "merge" and status.detail.get("revision") == session.revision
+            if session.revision is None or of_transcript:
+                session.status = "failed"
         if status.job == "separate" and status.status not in ("gap", "retrying", "updated"):
             _describe(session, status)
 
-    def _was_undecodable(self, call: CallRef) -> bool:
-        """Return True if the separate stage could not decode the call's audio; its transcript is then empty."""
-        job_id = rows.job_id(call, "separate")
-        job = self.changes.jobs.get(job_id) or self._stored.jobs.get(job_id)
-        return job is not None and job.status == "failed"
+    def _has_failed(self, call: CallRef, revision: int) -> bool:
+        """Return True if the call's audio could not be decoded, or this revision of its transcript is not whole."""
+        separate, merge = (
+            self.changes.jobs.get(job_id) or self._stored.jobs.get(job_id)
+            for job_id in (rows.job_id(call, "separate"), rows.job_id(call, "merge"))
+        )
+        if separate is not None and separate.status == "failed":
+            return True
+        return merge is not None and merge.status == "failed" and merge.detail.get("revision") == revision
 
     def _say_stored(
         self, session: SessionRow, arrival: Arrival, what: str, revision: int, figures: dict[str, Any]

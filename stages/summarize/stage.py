@@ -26,7 +26,7 @@ from stages.adapters.llm.priority import Urgency
 from stages.adapters.llm.protocol import LlmError, LlmUnavailable
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
-from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output, SkipsFailedInputs
+from stages.protocol import CallProcessor, Checkpoint, Event, Origin, Output
 from stages.summarize.extractive import MODEL, NO_SPEECH, ExtractiveSummary, extractive_summary
 from stages.summarize.writer import RolledSummary, SummaryWriter
 
@@ -107,7 +107,7 @@ def summary_detail(summary: Summary) -> dict[str, Any]:
     }
 
 
-class SummarizeProcessor(SkipsFailedInputs):
+class SummarizeProcessor:
     """Summarizes one call: collects the parts of its completed transcripts, and its turns for rolling summaries."""
 
     def __init__(self, call: CallRef, state: SummarizeState, stage: SummarizeStage) -> None:
@@ -158,6 +158,28 @@ class SummarizeProcessor(SkipsFailedInputs):
             return
         async for output in self._final(joined(list(self._parts.values())), record.parts, event):
             yield output
+        self._settle()
+
+    def give_up(self, record: TranscriptRecord, event: Event, *, reason: str) -> AsyncIterator[Output]:
+        """End a transcript that cannot be summarized with an empty summary and a failed job.
+
+        Raises RejectedInput for a turn or an earlier part: the final summary says that the part is missing.
+        """
+        is_repeat = event.seq <= self._last_input_seq
+        if is_repeat or not isinstance(record, TranscriptCompleted) or record.part < record.parts:
+            raise RejectedInput(reason)
+        return self._fail(record, event, reason)
+
+    async def _fail(self, transcript: TranscriptCompleted, event: Event, reason: str) -> AsyncIterator[Output]:
+        self._rolling.stop()
+        self._last_input_seq = event.seq
+        summary = self._extractive(transcript, ExtractiveSummary(text="", key_points=[]), reason)
+        yield self._job("failed", {**summary_detail(summary), "reason": reason}, event)
+        yield self._numbered(summary)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Note that the transcript has its summary, which the checkpoint contains."""
         self._parts = {}
         self._checkpoint = _checkpoint(
             SummarizeState(last_input_seq=self._last_input_seq, next_output_seq=self._next_output_seq)
@@ -191,10 +213,13 @@ class SummarizeProcessor(SkipsFailedInputs):
             yield self._job("failed", {**detail, "reason": failure}, event)
         else:
             yield self._job("completed", detail, event)
+        yield self._numbered(summary)
+
+    def _numbered(self, summary: Summary) -> Output:
         seq = self._next_output_seq
         self._next_output_seq += 1
         event_id = self._call.event_id(NAME, seq)
-        yield Output(topic=self._stage.topic, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, seq=seq)
+        return Output(topic=self._stage.topic, record=summary, event_id=event_id, event_type=SUMMARY_TYPE, seq=seq)
 
     async def _picked(self, transcript: TranscriptCompleted, reason: str) -> Summary:
         picked = await asyncio.to_thread(extractive_summary, transcript.turns, language=transcript.language)

@@ -205,7 +205,7 @@ def test_checkpoints_of_every_stage_encode_to_the_same_bytes(dump: Path, stored:
             continue
         seen.add(stage)
         if stage == "merge":
-            again = merge_state.pack(merge_state.unpack(state))
+            again = merge_state.pack(*merge_state.unpack(state))
             assert zlib.decompress(again) == zlib.decompress(state)
         else:
             assert encode_checkpoint(msgspec.msgpack.decode(state, type=STATES[stage])) == state, stage

@@ -107,8 +107,13 @@ def numbered(records: Sequence[SegmentRecord]) -> list[SegmentRecord]:
     return [msgspec.structs.replace(record, seq=seq) for seq, record in enumerate(records)]
 
 
-def feed(processor: CallProcessor[SegmentRecord], record: SegmentRecord) -> list[Output]:
-    """Return the outputs of one input, without an event loop: the merge stage never waits."""
+def feed(
+    processor: CallProcessor[SegmentRecord], record: SegmentRecord, *, given_up: str | None = None
+) -> list[Output]:
+    """Return the outputs of one input, without an event loop: the merge stage never waits.
+
+    `given_up` is why the input is given up.
+    """
 
     async def collect() -> list[Output]:
         event = Event(
@@ -117,7 +122,10 @@ def feed(processor: CallProcessor[SegmentRecord], record: SegmentRecord) -> list
             origin=Origin("in", 0, record.seq, record.call.key),
             timestamp_s=1_700_000_000.0 + record.seq,
         )
-        return [output async for output in processor.submit(record, event)]
+        outputs = (
+            processor.submit(record, event) if given_up is None else processor.give_up(record, event, reason=given_up)
+        )
+        return [output async for output in outputs]
 
     collecting = collect()
     try:

@@ -291,6 +291,77 @@ def test_input_that_does_not_fit_the_call_is_rejected_and_changes_nothing(
     assert processor.checkpoint() == before
 
 
+def test_a_segment_that_is_given_up_is_a_gap_and_the_call_goes_on() -> None:
+    processor = MergeStage().open(CALL, None)
+    lost, last = segment("a2", 0, 3.0, "lost words"), segment("a3", 0, 6.0, "bye")
+    *records, end, ended_again = numbered(
+        [TWO, segment("a1", 0, 0.0, "hello"), lost, last, closed(9.0, provisional=True), closed(9.0, revision=2)]
+    )
+    for record in records[:2]:
+        feed(processor, record)
+    (entry,) = feed(processor, records[2], given_up="failed 3 times")
+    assert isinstance(entry.record, JobStatus)
+    assert (entry.record.status, entry.record.detail) == (
+        "gap",
+        {"start_s": 3.0, "end_s": 4.0, "events": 0, "reason": "failed 3 times"},
+    )
+    feed(processor, records[3])
+    (first,) = transcripts_of(feed(processor, end))
+    assert [turn.text for turn in first.turns] == ["hello", "bye"]
+    assert [(gap.start_s, gap.end_s) for gap in first.gaps] == [(3.0, 4.0)]
+    again = MergeStage().open(CALL, processor.checkpoint().state)
+    (second,) = transcripts_of(feed(again, ended_again))
+    assert second.gaps == first.gaps
+
+
+@pytest.mark.parametrize("provisional", [False, True])
+def test_a_call_whose_end_cannot_be_merged_is_completed_as_failed(provisional: bool) -> None:
+    processor = MergeStage().open(CALL, None)
+    *records, end = numbered(
+        [
+            opened("agent"),
+            segment("a1", 0, 0.0, "hello there"),
+            segment("a2", 0, 5.0, "not settled"),
+            closed(9.0, provisional=provisional),
+        ]
+    )
+    published = [output for record in records for output in feed(processor, record)]
+    outputs = feed(processor, end, given_up="failed 3 times")
+    (failed,) = [output.record for output in outputs if isinstance(output.record, JobStatus)]
+    assert (failed.status, failed.detail["reason"], failed.detail["revision"]) == ("failed", "failed 3 times", 1)
+    (transcript,) = transcripts_of(outputs)
+    assert transcript.turns == turns_of(published)
+    assert [turn.text for turn in transcript.turns] == ["hello there"]
+    assert [(gap.start_s, gap.end_s) for gap in transcript.gaps] == [(5.0, 9.0)]
+    assert [output.seq for output in on_bus([*published, *outputs])] == [0, 1]
+    assert processor.finished
+    assert processor.checkpoint().released == 4
+    later = msgspec.structs.replace(segment("a3", 0, 10.0, "again"), seq=4)
+    if not provisional:
+        with pytest.raises(RejectedInput, match="over"):
+            feed(processor, later)
+        return
+    feed(processor, later)
+    (second,) = transcripts_of(feed(processor, msgspec.structs.replace(closed(12.0, revision=2), seq=5)))
+    assert [turn.text for turn in second.turns] == ["hello there", "again"]
+
+
+def test_a_call_that_cannot_be_opened_is_completed_as_failed() -> None:
+    processor = MergeStage().open(CALL, None)
+    (transcript,) = transcripts_of(feed(processor, TWO, given_up="failed 3 times"))
+    assert (transcript.turns, transcript.revision, len(transcript.channels)) == ([], 1, 2)
+    assert processor.finished
+    with pytest.raises(RejectedInput, match="over"):
+        feed(processor, msgspec.structs.replace(segment("a1", 0, 0.0, "hello"), seq=1))
+
+
+def test_a_report_of_progress_that_is_given_up_is_skipped() -> None:
+    processor = MergeStage().open(CALL, None)
+    feed(processor, TWO)
+    with pytest.raises(RejectedInput):
+        feed(processor, msgspec.structs.replace(progress(1.0, 1.0), seq=1), given_up="failed 3 times")
+
+
 @given(calls())
 def test_every_word_is_in_one_turn_and_the_transcript_has_the_published_turns(
     records: list[SegmentRecord],

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.segments import Word
 from schemas.transcripts import Turn
+from schemas.utterances import Gap
 from stages.merge.state import MergeState, pack, rounded, unpack
 from tests.unit.stages.merge.scripted import CALL, opened
 
@@ -55,7 +56,9 @@ def test_a_state_comes_back_as_it_was(spoken: list[list[Word]]) -> None:
         guards={"short": 1},
         languages={"en": 5},
     )
-    assert unpack(pack(state)) == state
+    gaps = [Gap(start_s=1.0, end_s=2.5, events=0)]
+    assert unpack(pack(state)) == (state, [])
+    assert unpack(pack(state, gaps)) == (state, gaps)
 
 
 def test_bytes_that_are_no_state_are_refused() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas.status import JobStatus
+from schemas.status import JobState, JobStatus
 from schemas.topics import STATUS, SUMMARIES, TRANSCRIPTS
 from stages.errors import RejectedInput
 from stages.sink.batch import Arrival
@@ -231,6 +231,32 @@ def test_a_call_with_undecodable_audio_has_failed_despite_its_transcript(
     assert read(tables, "SELECT status, reason, revision FROM audio_sessions") == [
         ("failed", "undecodable: no audio", 0)
     ]
+
+
+@pytest.mark.parametrize("transcript_first", [False, True])
+def test_a_call_that_could_not_be_merged_has_failed_until_a_later_revision(
+    tables: Tables, transcript_first: bool
+) -> None:
+    script = CallScript("unmerged")
+
+    def transcript(revision: int) -> list[Arrival]:
+        return [script.arrival(part) for part in script.completed([], revision=revision)]
+
+    def merged(status: JobState, revision: int) -> list[Arrival]:
+        detail: dict[str, object] = {"revision": revision}
+        if status == "failed":
+            detail["reason"] = "failed 3 times"
+        return [script.arrival(script.job("merge", status, detail))]
+
+    stage = SinkStage(tables)
+    query = "SELECT status, revision FROM audio_sessions"
+    ends: list[tuple[JobState, int]] = [("failed", 1), ("completed", 2)]
+    for status, revision in ends:
+        batches = merged(status, revision), transcript(revision)
+        for batch in reversed(batches) if transcript_first else batches:
+            stage.write(batch)
+        assert read(tables, query) == [(status, revision)]
+    assert read(tables, "SELECT error_message FROM processing_jobs WHERE job_type = 'merge'") == [(None,)]
 
 
 def test_a_call_of_which_nothing_could_be_used_has_failed_until_it_starts(tables: Tables) -> None:

@@ -78,10 +78,14 @@ def completed(
     )
 
 
-async def feed(processor: CallProcessor[TranscriptRecord], record: TranscriptRecord, seq: int) -> list[Output]:
+async def feed(
+    processor: CallProcessor[TranscriptRecord], record: TranscriptRecord, seq: int, *, given_up: str | None = None
+) -> list[Output]:
+    """Return the outputs of one input. `given_up` is why it is given up."""
     origin = Origin("in", 0, seq, CALL.key)
     event = Event(seq=seq, event_id=f"in/{seq}", origin=origin, timestamp_s=1_700_000_000.0 + seq)
-    return [output async for output in processor.submit(record, event)]
+    outputs = processor.submit(record, event) if given_up is None else processor.give_up(record, event, reason=given_up)
+    return [output async for output in outputs]
 
 
 def answer(**changed: Any) -> str:

@@ -156,6 +156,27 @@ async def test_an_impossible_part_is_rejected_and_changes_nothing() -> None:
     assert len(summaries(await feed(processor, completed(turns()), 0))) == 1
 
 
+async def test_a_transcript_that_is_given_up_gets_an_empty_summary_and_a_failed_job() -> None:
+    processor = SummarizeStage().open(CALL, None)
+    await feed(processor, turns()[0], 0)
+    await feed(processor, completed(turns()[:3], part=1, parts=2), 1)
+    outputs = await feed(processor, completed(turns()[3:], part=2, parts=2), 2, given_up="failed 3 times")
+    (summary,) = summaries(outputs)
+    assert (summary.kind, summary.revision, summary.text, summary.detail) == ("final", 1, "", "failed 3 times")
+    assert [(job.status, job.detail["reason"]) for job in jobs(outputs)] == [("failed", "failed 3 times")]
+    assert [output.seq for output in outputs if output.seq is not None] == [0]
+    assert processor.finished
+    assert processor.checkpoint().released == 3
+    assert len(summaries(await feed(processor, completed(turns(), revision=2), 3))) == 1
+
+
+@pytest.mark.parametrize("record", [turns()[0], completed(turns(), part=1, parts=2)])
+async def test_a_turn_or_an_earlier_part_that_is_given_up_is_skipped(record: TranscriptRecord) -> None:
+    processor = SummarizeStage().open(CALL, None)
+    with pytest.raises(RejectedInput, match="failed 3 times"):
+        await feed(processor, record, 0, given_up="failed 3 times")
+
+
 async def test_a_live_call_is_summarized_whenever_enough_turns_are_new() -> None:
     """It is written in the background and published with the next turn that settles."""
     texts = ["The internet is down.", "A technician comes.", "He comes on Wednesday."]
