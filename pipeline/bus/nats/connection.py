@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from pipeline.backoff import Backoff
+from pipeline.bus.nats.client import NatsClient
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 from pipeline.imports import absent
@@ -262,7 +263,9 @@ class NatsConnection:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.reconnect_s
         while True:
-            session = await self.session(max(0.0, deadline - loop.time()))
+            session = self._session
+            if session is None or session.lost.is_set():
+                session = await self.session(max(0.0, deadline - loop.time()))
             try:
                 return await operation(session)
             except SessionLost as error:
@@ -310,7 +313,7 @@ class NatsConnection:
             self._log.debug("NATS client error", error=str(error) or type(error).__name__)
 
         security = _security_options(self._security)
-        client = _Client(tls=self._security.tls, on_end=on_end)
+        client = NatsClient(tls=self._security.tls, on_end=on_end)
         try:
             await client.connect(
                 self.url,
@@ -352,52 +355,6 @@ class NatsConnection:
         elif isinstance(error, ssl.SSLError):
             reason = next((text for alert, text in _ALERTS.items() if alert in (error.reason or "")), None)
         return None if reason is None else ConfigurationError(f"the NATS server at {self.url} refuses: {reason}")
-
-
-class _Client(Client):  # type: ignore[misc]
-    """A nats-py client that survives what others publish, and that never ends in silence.
-
-    - With `tls` it sends nothing, and so no password, to a server that does not speak TLS.
-    - It reads subjects and headers of any bytes. nats-py decodes them as UTF-8 in its read loop, which an error ends.
-    - It calls `on_end` when its read loop ends, for whatever reason. nats-py leaves the connection open after an error
-      that it does not expect, and no message arrives any more.
-    """
-
-    def __init__(self, *, tls: bool, on_end: Callable[[], Awaitable[None]]) -> None:
-        super().__init__()
-        self._tls_required = tls
-        self._on_end = on_end
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        return self.msg_class(
-            subject=subject.decode(errors="surrogateescape"),
-            reply=reply.decode(errors="surrogateescape"),
-            data=data,
-            headers=headers,
-            _client=self,
-            _sid=sid,
-        )
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        try:
-            found: dict[str, str] | None = await super()._process_headers(headers)
-        except (UnicodeDecodeError, ValueError) as error:
-            await self._error_cb(error)
-            return None
-        return found
-
-    async def _read_loop(self) -> None:
-        try:
-            await super()._read_loop()
-        finally:
-            await self._on_end()
-
-    def _connect_command(self) -> bytes:
-        if self._tls_required and not self._server_info.get("tls_required"):
-            raise nats.errors.SecureConnRequiredError
-        return bytes(super()._connect_command())
 
 
 def _security_options(security: BusSecurity) -> dict[str, Any]:

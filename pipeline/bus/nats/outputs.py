@@ -30,8 +30,6 @@ from pipeline.errors import BusError
 
 _KNOWN_KEYS: Final = 20_000
 """Keys whose last record is remembered. Of another key it is read before the next output."""
-_ANY_POSITION: Final = str(2**64 - 1)
-"""As long as any position: the size of a record is checked before its position is last."""
 
 Locate = Callable[[str, bytes, int], Awaitable[KeyLocation]]
 """Returns where the records of a key are: topic, key, number of the partition."""
@@ -44,6 +42,7 @@ class Superseded(Exception):
 class _Last(msgspec.Struct):
     """The last record of a key's subject, as far as it is known here."""
 
+    location: KeyLocation
     position: int = 0
     """0: there was none."""
     seq: int = -1
@@ -101,10 +100,11 @@ class NumberedOutputs:
 
     async def publish(self, record: Outgoing, progress: Progress) -> None:
         """Store an output and its progress. Raises Superseded, and what `Bus.publish` raises."""
-        location = await self._locate(record.topic, record.key, self._number)
-        last = await self._last(record.key, location)
+        last = await self._last(record)
+        location = last.location
         place = self._next_place(last) if progress.is_large else None
-        headers = wire_headers(record) | progress_to_wire(progress, place)
+        headers = wire_headers(record)
+        headers.update(progress_to_wire(progress, place))
         headers[EXPECTED_LAST] = str(last.position)
 
         async def send(session: Session) -> None:
@@ -139,10 +139,11 @@ class NumberedOutputs:
 
         await storing(self._connection, record, headers, send)
 
-    async def _last(self, key: bytes, location: KeyLocation) -> _Last:
-        """Return what is known of the key's last record; read it if that is uncertain."""
-        last = self._known.get(key)
-        if last is None or not last.is_certain:
+    async def _last(self, record: Outgoing) -> _Last:
+        """Return what is known of the last record of the key; read it if that is uncertain."""
+        last = self._known.get(record.key)
+        if last is None or not last.is_certain or last.location.topic != record.topic:
+            location = await self._locate(record.topic, record.key, self._number)
             own_states = 0 if last is None else last.own_states
 
             async def look(session: Session) -> _Last:
@@ -150,7 +151,7 @@ class NumberedOutputs:
 
             last = await self._connection.retrying(look)
             last.own_states = own_states
-        self._remember(key, last)
+        self._remember(record.key, last)
         return last
 
     def _remember(self, key: bytes, last: _Last) -> None:
@@ -172,7 +173,7 @@ async def _read_last(session: Session, location: KeyLocation) -> tuple[_Last, Ma
     stored = progress_from_wire(headers)
     position = int(headers.get("Nats-Sequence", "0"))
     seq = -1 if stored is None else stored[0].seq
-    return _Last(position=position, seq=seq, place=state_place(headers)), headers
+    return _Last(location=location, position=position, seq=seq, place=state_place(headers)), headers
 
 
 async def _store_after(

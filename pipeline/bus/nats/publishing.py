@@ -21,7 +21,9 @@ _HEADER_LIMIT: Final = 64 * 1024
 
 def wire_headers(record: Outgoing) -> dict[str, str]:
     """Return the record's headers as NATS spells them, with its event id, by which the server drops repeats."""
-    return to_wire(record.headers) | {EVENT_ID_HEADER: record.event_id}
+    headers = to_wire(record.headers)
+    headers[EVENT_ID_HEADER] = record.event_id
+    return headers
 
 
 async def storing(
