@@ -65,7 +65,8 @@ class Attempts:
 
     def of(self, record: Record, call: CallRef) -> int:
         """Return how often the record has failed, as far as this process knows."""
-        return self._counts.get(call, {}).get(self._name(record), 0)
+        counts = self._counts.get(call) if self._counts else None
+        return 0 if counts is None else counts.get(self._name(record), 0)
 
     async def add(self, record: Record, call: CallRef, error: BaseException) -> int:
         """Count a failure, and note it in the ledger. Returns the number of failures, those before this process too.
