@@ -335,6 +335,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(ge=1, le=100_000_000),
         _about("Rows that the result of such a query may have", "a whole number from 1 to 100000000"),
     ] = 100_000
+    sql_readers: Annotated[
+        int,
+        Meta(ge=1, le=1_000),
+        _about(
+            "Such queries that run at the same time on a data directory; more wait", "a whole number from 1 to 1000"
+        ),
+    ] = 4
     metrics_port: Annotated[
         Annotated[int, Meta(ge=0, le=65_535)] | None,
         _about("Port on 127.0.0.1 for Prometheus; 0 picks a free one", "a port number or off", none="off"),

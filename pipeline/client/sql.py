@@ -2,7 +2,8 @@
 
 A DuckDB query cannot be stopped inside one vector, and in the process that owns the warehouse it takes memory and
 cores from the calls. So `query` starts a reader (`pipeline.client.sql_reader`) that copies the warehouse, answers one
-statement and ends. It is killed when its time is up, and it ends with the process that asked.
+statement and ends. It is killed when its time is up, and it ends with the process that asked. Only so many readers of a
+data directory run at a time, and a copy serves all that were asked before it was begun.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.client.reader_folders import reader_folder
+from pipeline.client.reader_folders import ReadersBusy, reader_folder
 from pipeline.client.sql_limits import SqlLimits
 from pipeline.errors import CallstreamError, InputError, InstanceError
 
@@ -34,6 +35,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     database: str
     folder: str | None
     """For the reader's files; None for a warehouse without calls, which needs none."""
+    asked_s: float
+    """When the query was asked, by `time.monotonic`."""
     statement: str
     tenant: str | None
     limits: SqlLimits
@@ -59,17 +62,20 @@ def query(database: Path, statement: str, limits: SqlLimits, *, tenant: str | No
         InputError: it is not one statement that reads, DuckDB refuses it, or it exceeded a limit, which is named.
         InstanceError: the warehouse cannot be copied.
     """
-    until_s = time.monotonic() + limits.time_s
-    with _folder(database) as folder, _reader(until_s) as process:
+    asked_s = time.monotonic()
+    until_s = asked_s + limits.time_s
+    with _folder(database, limits, until_s) as folder, _reader(until_s) as process:
         question = Question(
             database=str(database.absolute()),
             folder=folder,
+            asked_s=asked_s,
             statement=statement,
             tenant=tenant,
             limits=limits,
         )
         try:
-            answer, noise = process.communicate(msgspec.json.encode(question), timeout=until_s - time.monotonic())
+            left_s = max(0.0, until_s - time.monotonic())
+            answer, noise = process.communicate(msgspec.json.encode(question), timeout=left_s)
         except subprocess.TimeoutExpired as error:
             raise InputError(limits.time_is_up()) from error
     if process.returncode in _TIMED_OUT:
@@ -83,13 +89,16 @@ def query(database: Path, statement: str, limits: SqlLimits, *, tenant: str | No
 
 
 @contextlib.contextmanager
-def _folder(database: Path) -> Iterator[str | None]:
+def _folder(database: Path, limits: SqlLimits, until_s: float) -> Iterator[str | None]:
     if not database.exists():
         yield None
         return
     with contextlib.ExitStack() as opened:
         try:
-            folder = opened.enter_context(reader_folder(database.absolute().parent))
+            data = database.absolute().parent
+            folder = opened.enter_context(reader_folder(data, readers=limits.readers, until_s=until_s))
+        except ReadersBusy as error:
+            raise InputError(limits.readers_are_busy()) from error
         except OSError as error:
             raise InstanceError(f"a query reads a copy of the warehouse, which cannot be made: {error}") from error
         yield str(folder)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import duckdb
 import msgspec
 
+from pipeline.client.reader_folders import provide_copy
 from pipeline.client.sql import Question, Refusal
 from pipeline.client.sql_limits import SqlLimits
 from pipeline.client.values import plain
@@ -123,9 +124,10 @@ def _opened(question: Question) -> Any:
 
         # An empty warehouse in memory gives the same answers without creating the file.
         return confined.confine(Tables(Path(":memory:")).connection)
+    source, folder = Path(question.database), Path(question.folder)
+    provide_copy(folder, confined.COPY, question.asked_s, lambda copy: confined.take_copy(source, copy))
     return confined.open_copy(
-        Path(question.database),
-        Path(question.folder),
+        folder,
         question.tenant,
         memory_bytes=limits.memory_bytes,
         temp_bytes=limits.temp_bytes,

@@ -17,6 +17,8 @@ from stages.adapters.duckdb_file.files import NO_PROGRESS_BAR
 from stages.adapters.duckdb_file.quack import AUTHORIZATION_MACRO, authorization_sql
 from stages.errors import StageError
 
+COPY: Final = "copy.duckdb"
+
 _ATTEMPTS: Final = 5
 _WITHOUT_CALLS: Final = ("schema_version",)
 """Tables that every tenant sees as a whole."""
@@ -30,21 +32,16 @@ def may_run(statement: str) -> bool:
         return verdict[0]
 
 
-def open_copy(source: Path, folder: Path, tenant: str | None, *, memory_bytes: int, temp_bytes: int) -> Any:
-    """Return a read-only connection to a copy of `source` that holds all that was committed before the call.
-
-    Args:
-        folder: an empty directory for the copy and for the engine's temporary files.
-        tenant: the only one whose calls are in the copy; None for all.
+def take_copy(source: Path, copy: Path) -> None:
+    """Make a copy of `source` that opens, and that holds all that was committed before the call.
 
     Raises StageError if `source` is no warehouse of this version, MachineFailure as `snapshot.take`.
     """
-    copy = folder / "copy.duckdb"
     for attempt in range(_ATTEMPTS):
         snapshot.take(source, copy)
         try:
             _recover(copy)
-            break
+            return
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
@@ -52,6 +49,16 @@ def open_copy(source: Path, folder: Path, tenant: str | None, *, memory_bytes: i
             if attempt == _ATTEMPTS - 1:
                 raise StageError(f"{source} cannot be opened: {error}") from error
             time.sleep(0.05)
+
+
+def open_copy(folder: Path, tenant: str | None, *, memory_bytes: int, temp_bytes: int) -> Any:
+    """Return a read-only connection to the copy `COPY` in `folder`, whose name is removed.
+
+    Args:
+        folder: the directory of the copy, and of the engine's temporary files.
+        tenant: the only one whose calls the connection sees; None for all.
+    """
+    copy = folder / COPY
     config = {
         "memory_limit": f"{memory_bytes}B",
         "temp_directory": str(folder / "temp") if temp_bytes else "",

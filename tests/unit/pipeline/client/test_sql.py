@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -163,6 +164,27 @@ def test_a_reader_of_a_process_that_stands_still_ends_when_its_time_is_up(databa
     process.wait()
 
 
+def test_a_query_beyond_the_readers_waits_until_its_time_is_up(database: Path) -> None:
+    one = limited(readers=1)
+    with reader_folder(database.parent, readers=1, until_s=time.monotonic()):
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"waited 0\.5 s for the end of another query: .*CALLSTREAM_SQL_READERS"):
+            query(database, "SELECT 1", msgspec.structs.replace(one, time_s=0.5))
+        assert time.monotonic() - began < 1.5
+        assert query(database.with_name("none.duckdb"), "SELECT 1", one)[1] == [[1]]
+    assert query(database, "SELECT count(*) FROM calls", one)[1] == [[2]]
+
+
+def test_queries_at_the_same_time_all_see_what_was_stored_before(tmp_path: Path) -> None:
+    path = tmp_path / "callstream.duckdb"
+    with Tables(path) as tables, ThreadPoolExecutor(4) as analysts:
+        for number in range(1, 3):
+            SinkStage(tables).write(CallScript(f"call-{number}").whole(2))
+            asked = [analysts.submit(query, path, "SELECT count(*) FROM calls", limited(readers=2)) for _ in range(4)]
+            assert [one.result()[1] for one in asked] == [[[number]]] * 4
+    assert os.listdir(tmp_path / FOLDER) == []
+
+
 def test_a_reader_steps_back_behind_the_calls(database: Path) -> None:
     process = asking(database, 30.0)
     (reader,) = readers(process.pid)
@@ -182,7 +204,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, monke
     sweep(tmp_path)
     assert left.exists(), "it may be of a process that has not locked it yet"
     monkeypatch.setattr("pipeline.client.reader_folders._UNLOCKED_S", 0.0)
-    with reader_folder(tmp_path) as own:
+    with reader_folder(tmp_path, readers=1, until_s=time.monotonic()) as own:
         assert os.listdir(tmp_path / FOLDER) == [own.name]
         sweep(tmp_path)
         assert own.exists()

@@ -22,7 +22,8 @@ _TABLES = """
 
 
 def opened(data: Path, folder: Path, tenant: str | None = None) -> "contextlib.closing[Any]":
-    copy = confined.open_copy(data / "calls.duckdb", folder, tenant, memory_bytes=500_000_000, temp_bytes=100_000_000)
+    confined.take_copy(data / "calls.duckdb", folder / confined.COPY)
+    copy = confined.open_copy(folder, tenant, memory_bytes=500_000_000, temp_bytes=100_000_000)
     return contextlib.closing(copy)
 
 
