@@ -11,6 +11,7 @@ exact, and everything else rests on them:
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping
+from functools import cached_property
 from typing import Final, Protocol
 
 import msgspec
@@ -22,7 +23,7 @@ STATE_PIECE_BYTES: Final = 500_000
 """Kafka, and a nats-server that an operator runs, accept records of up to 1 MB by default."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One record as read. `lag` is the number of records after it in its partition when it was read.
 
     `timestamp_s` is the time at which the broker stored it, in Unix seconds. With `producer_time` the broker keeps the
@@ -39,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     lag: int = 0
     producer_time: bool = False
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         return len(self.key) + len(self.value) + sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
 
