@@ -34,12 +34,14 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
     Of a `container`, audio that could not be decoded. How much that is is unknown, but for the end of some files: the
     gap has no length then, and no silence took its place.
+
+    In a transcript also speech that could not be merged into it; the ledger says why.
     """
 
     start_s: float
     end_s: float
     events: int
-    """Number of missing events; 0 where the events came and could not be decoded."""
+    """Number of missing events; 0 where the events came and could not be used."""
 
 
 class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened.1"):
