@@ -56,9 +56,12 @@ async def bus_with_audio(broker: JetStreamBroker) -> JetStreamBus:
         published(b"calls.audio.QQ", b"header", b"NATS/1.0\r\nce-id: \xff\xfe\r\n\r\n"),
         published(b"calls.audio.QQ", b"status", b"NATS/1.0 \xff\xfe\r\n\r\n"),
         published(b"calls.audio.QQ", b"status text", b"NATS/1.0 100 \xff\xfe\r\nx: y\r\n\r\n"),
+        published(b"calls.audio.QQ", b"header of two bytes", b"\r\n"),
+        published(b"calls.audio.QQ", b"header of eight bytes", b"NATS/1\r\n"),
+        published(b"calls.audio.QQ", b"header without names", b"NATS/1.0\r\n: \r\n:\r\n\r\n"),
     ],
 )
-async def test_bytes_that_are_no_utf_8_are_a_record_like_any_other(
+async def test_bytes_that_no_client_sends_are_a_record_like_any_other(
     jetstream: JetStreamBroker, running: Running, publish: bytes
 ) -> None:
     bus = await bus_with_audio(jetstream)

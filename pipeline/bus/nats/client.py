@@ -63,11 +63,12 @@ class NatsClient(Client):  # type: ignore[misc]
             await self._flush_pending()
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """Return the headers, None for a block that nats-py cannot read, whatever its parser raises."""
         if headers is not None and headers.startswith(_NO_STATUS):
             return header_lines(headers[len(_NO_STATUS) :]) or None
         try:
             found: dict[str, str] | None = await super()._process_headers(headers)
-        except (UnicodeDecodeError, ValueError) as error:
+        except Exception as error:
             await self._error_cb(error)
             return None
         return found
