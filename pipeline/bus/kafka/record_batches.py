@@ -1,0 +1,115 @@
+"""Record batches as aiokafka reads them, except that the names of headers may be any bytes.
+
+Kafka's protocol has names of headers in UTF-8, but no broker refuses other bytes: clients in C send what they are
+given. aiokafka 0.14 raises UnicodeDecodeError for such a record, and again each time it is fetched, so that one of them
+would stop all readers of its partition for good. Here a batch is read by aiokafka, and from such a record on by
+`_lenient_records`.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecordPy
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import decode_varint
+
+_LENGTH_AT: Final = 8
+_RECORDS_AT: Final = 12
+"""A batch begins with 8 bytes of offset and 4 of its length, which counts from here."""
+
+
+def read_any_header_name() -> None:
+    """Let all consumers of this process read records whatever their headers are called."""
+    fetcher.MemoryRecords = AnyRecords
+
+
+class AnyRecords:
+    """The batches of one answer to a fetch. Takes the place of aiokafka's `MemoryRecords`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._batches: Any = MemoryRecords(data)
+        self._at = 0
+
+    def size_in_bytes(self) -> int:
+        size: int = self._batches.size_in_bytes()
+        return size
+
+    def has_next(self) -> bool:
+        more: bool = self._batches.has_next()
+        return more
+
+    def next_batch(self) -> "AnyBatch":
+        batch = self._batches.next_batch()
+        begin = self._at
+        length_at = begin + _LENGTH_AT
+        self._at = begin + _RECORDS_AT + int.from_bytes(self._data[length_at : length_at + 4])
+        return AnyBatch(batch, memoryview(self._data)[begin : self._at])
+
+
+class AnyBatch:
+    """One batch. `batch` is aiokafka's, `data` its bytes."""
+
+    def __init__(self, batch: Any, data: memoryview) -> None:
+        self._batch = batch
+        self._data = data
+        self.is_control_batch: bool = batch.is_control_batch
+        self.is_transactional: bool = batch.is_transactional
+        self.producer_id: int | None = batch.producer_id
+        self.next_offset: int = batch.next_offset
+
+    @property
+    def base_offset(self) -> int:
+        offset: int = self._batch.base_offset
+        return offset
+
+    def validate_crc(self) -> bool:
+        valid: bool = self._batch.validate_crc()
+        return valid
+
+    def __next__(self) -> Any:
+        return next(self._batch)
+
+    def __iter__(self) -> Iterator[Any]:
+        read = 0
+        try:
+            for record in self._batch:
+                read += 1
+                yield record
+        except UnicodeDecodeError:
+            yield from islice(_lenient_records(self._data), read, None)
+
+
+def _lenient_records(data: memoryview) -> Iterator[Any]:
+    """Yield the records of a batch that aiokafka has found well formed but for names of headers (magic 2).
+
+    Bytes of names that are not UTF-8 are replaced. Source: `_DefaultRecordBatchPy._read_msg` of aiokafka 0.14.
+    """
+    batch = _DefaultRecordBatchPy(data)
+    batch._maybe_uncompress()
+    buffer, at = batch._buffer, batch._pos
+    for _ in range(batch._num_records):
+        length, at = decode_varint(buffer, at)
+        end = at + length
+        _, at = decode_varint(buffer, at)  # attributes
+        delay_ms, at = decode_varint(buffer, at)
+        offset, at = decode_varint(buffer, at)
+        key, at = _bytes(buffer, at)
+        value, at = _bytes(buffer, at)
+        n_headers, at = decode_varint(buffer, at)
+        headers = []
+        for _ in range(n_headers):
+            name, at = _bytes(buffer, at)
+            text, at = _bytes(buffer, at)
+            headers.append(((name or b"").decode(errors="replace"), text))
+        at = end
+        appended = batch.timestamp_type == batch.LOG_APPEND_TIME
+        timestamp = batch.max_timestamp if appended else batch.first_timestamp + delay_ms
+        yield _DefaultRecordPy(batch.base_offset + offset, timestamp, batch.timestamp_type, key, value, headers)
+
+
+def _bytes(buffer: bytearray, at: int) -> tuple[bytes | None, int]:
+    length, at = decode_varint(buffer, at)
+    return (None, at) if length < 0 else (bytes(buffer[at : at + length]), at + length)
