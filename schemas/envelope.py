@@ -27,6 +27,9 @@ def encode(record: StageRecord) -> bytes:
 
 
 def decode(data: bytes) -> StageRecord:
-    """Raises msgspec.DecodeError or msgspec.ValidationError for bytes that are no stage record."""
-    record: StageRecord = _decoder.decode(data)
+    """Raises msgspec.DecodeError for bytes that are no stage record."""
+    try:
+        record: StageRecord = _decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
     return record

@@ -108,7 +108,7 @@ class DeadLetters:
                     partitions[resolved.letter_id] = record.partition
                 else:
                     raise ValueError(f"{event_type!r} is no record of this topic")
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (ValueError, RecursionError) as error:
                 log.warning(
                     "record of the dead-letter topic skipped",
                     topic=record.topic,

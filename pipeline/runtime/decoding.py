@@ -1,6 +1,7 @@
 """From a bus record to what a stage takes: one decoder for each kind of topic."""
 
 from collections.abc import Callable
+from types import UnionType
 from typing import Any, TypeVar
 
 import msgspec
@@ -54,13 +55,20 @@ def decode_audio(record: Record) -> Decoded:
     return Decoded(incoming.call, incoming.seq, incoming.event_id, event, incoming.source)
 
 
-def decode_stage_record(record: Record) -> Decoded:
-    try:
-        content = envelope.decode(record.value)
-    except msgspec.MsgspecError as error:
-        raise RejectedInput(f"not a stage record: {error}") from error
-    seq = content.seq if isinstance(content, envelope.NumberedRecord) else None
-    return Decoded(content.call, seq, record.headers.get("ce_id", ""), content)
+def stage_records(kinds: UnionType | type) -> Decoder:
+    """Return the decoder of a topic between stages that carries records of `kinds`."""
+
+    def decode(record: Record) -> Decoded:
+        try:
+            content = envelope.decode(record.value)
+        except msgspec.DecodeError as error:
+            raise RejectedInput(f"not a stage record: {error}") from error
+        if not isinstance(content, kinds):
+            raise RejectedInput(f"{type(content).__name__} is no record of {record.topic}")
+        seq = content.seq if isinstance(content, envelope.NumberedRecord) else None
+        return Decoded(content.call, seq, record.headers.get("ce_id", ""), content)
+
+    return decode
 
 
 _PUBLISHED: dict[str, type[TranscriptRecord]] = {TURN_TYPE: Turn, COMPLETED_TYPE: TranscriptCompleted}
@@ -74,6 +82,6 @@ def decode_transcript(record: Record) -> Decoded:
     try:
         content: TranscriptRecord = msgspec.json.decode(record.value, type=kind)
         seq = int(record.headers["ce_callseq"])
-    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise RejectedInput(f"not a {event_type}: {error}") from error
     return Decoded(CallRef(content.tenant, content.call_id), seq, record.headers.get("ce_id", ""), content)

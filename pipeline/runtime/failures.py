@@ -99,7 +99,7 @@ class Attempts:
         async for record in self._bus.stored(topics.STATUS, key=call.key):
             try:
                 entry = msgspec.json.decode(record.value, type=JobStatus)
-            except msgspec.MsgspecError:
+            except (ValueError, RecursionError):
                 continue
             name, attempt = entry.detail.get("record"), entry.detail.get("attempt")
             if entry.job == self._job and entry.status == "retrying" and isinstance(name, str):

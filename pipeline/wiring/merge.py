@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Final
 
-from pipeline.runtime.decoding import decode_stage_record
+from pipeline.runtime.decoding import stage_records
 from pipeline.wiring.consumer_group import ConsumerGroup
 from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import topics
+from schemas.segments import SegmentRecord
 
 if TYPE_CHECKING:
     from pipeline.wiring.context import WiringContext
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 GROUP: Final = ConsumerGroup(
     name="merge",
     reads=(topics.SEGMENTS,),
-    decoder=decode_stage_record,
+    decoder=stage_records(SegmentRecord),
     progress=topics.TRANSCRIPTS,
     budget_bytes=4_000_000,
 )

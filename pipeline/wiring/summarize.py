@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pipeline.bus.protocol import Bus
-from pipeline.runtime.decoding import decode_stage_record, decode_transcript
+from pipeline.runtime.decoding import decode_transcript, stage_records
 from pipeline.wiring.consumer_group import ConsumerGroup
 from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import topics
@@ -30,7 +30,7 @@ GROUP: Final = ConsumerGroup(
 DEFERRED: Final = ConsumerGroup(
     name="summarize-again",
     reads=(topics.DEFERRED,),
-    decoder=decode_stage_record,
+    decoder=stage_records(SummaryDeferred),
     budget_bytes=500_000,  # some 1,400 calls of 6.7 KB in memory; further ones wait on the bus
     standstill_s=inf,  # it waits for the language model's server
 )

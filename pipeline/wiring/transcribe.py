@@ -12,15 +12,16 @@ import msgspec
 import structlog
 
 from pipeline.bus.protocol import Bus
-from pipeline.runtime.decoding import decode_stage_record
+from pipeline.runtime.decoding import stage_records
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring.consumer_group import ConsumerGroup
 from pipeline.wiring.stage import Ready, StageWiring, Topic
 from schemas import envelope, topics
 from schemas.calls import CallRef
+from schemas.partials import Commitment
 from schemas.topics import Lane
-from schemas.utterances import SpeakerSource, UtteranceRecord
+from schemas.utterances import InterimUtterance, SpeakerSource, UtteranceRecord
 from stages.protocol import Origin
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _METER_EVERY_S: Final = 1.0
 GROUP: Final = ConsumerGroup(
     name="transcribe",
     reads=(topics.UTTERANCES,),
-    decoder=decode_stage_record,
+    decoder=stage_records(UtteranceRecord | InterimUtterance | Commitment),
     progress=topics.SEGMENTS,
     budget_bytes=6_000_000,  # utterances wait as floats at 16 kHz, four times the size of what arrived at 8 kHz
 )
@@ -154,7 +155,7 @@ async def _stored_utterances(bus: Bus, call: CallRef, start: Origin) -> AsyncIte
     async for record in bus.stored(start.topic, key=start.key, start=(start.partition, start.position)):
         try:
             decoded = envelope.decode(record.value)
-        except msgspec.MsgspecError:  # rejected when the stage read it
+        except msgspec.DecodeError:  # rejected when the stage read it
             continue
         if isinstance(decoded, UtteranceRecord) and decoded.call == call:
             yield decoded

@@ -11,14 +11,14 @@ import pytest
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Outgoing
 from pipeline.runtime.call_runner import StageRunner
-from pipeline.runtime.decoding import decode_stage_record
+from pipeline.runtime.decoding import stage_records
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import topology, transcribe
 from schemas import envelope, topics
 from schemas.partials import PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import Segment
-from schemas.utterances import CallProgress
+from schemas.utterances import CallProgress, InterimUtterance, UtteranceRecord
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeStage
 from tests.unit.stages.transcribe.engines import FakeEngine
@@ -52,7 +52,7 @@ class Call:
             self.bus,
             TranscribeStage(self._scheduler, dropped=self.dropped.append),
             subscription=transcribe.WIRING.subscription(),
-            decoder=decode_stage_record,
+            decoder=stage_records(UtteranceRecord | InterimUtterance | Commitment),
             publisher=Publisher(self.bus, stage="transcribe", lane="live", metrics=metrics),
             metrics=metrics,
             budget_bytes=6_000_000,

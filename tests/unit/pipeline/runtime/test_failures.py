@@ -161,6 +161,20 @@ async def test_records_of_one_id_are_counted_apart() -> None:
     assert [letter.key for letter in await letters(bus, 1)] == [CALLS[0].key]
 
 
+async def test_what_outsiders_write_to_the_ledger_does_not_keep_a_call_retrying() -> None:
+    bus = await bus_with_inputs()
+    call = CALLS[0]
+    for number, value in enumerate((b'{"tenant":"\xff"}', b'{"detail":' + b"[" * 5000, b"\xff", b"{}")):
+        await bus.publish(Outgoing(topics.STATUS, key=call.key, value=value, event_id=f"outsider/{number}"))
+    runner = runner_on(bus, SumStage(Faults(breaks_on=7, times=10**9)))
+    task = asyncio.create_task(runner.run())
+    await publish(bus, call, 0, 7)
+    async with asyncio.timeout(10):
+        [letter] = await letters(bus, 1)
+    await stop(task)
+    assert (letter.value, letter.attempts) == (b"7", 3)
+
+
 async def test_a_call_that_fails_without_end_holds_no_budget_that_others_need() -> None:
     class Broken(Sums):
         async def submit(self, record: int, event: object):  # type: ignore[no-untyped-def]
