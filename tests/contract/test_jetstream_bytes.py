@@ -8,12 +8,14 @@ from collections.abc import Iterable
 import pytest
 
 from pipeline.bus.nats.bus import JetStreamBus
+from pipeline.bus.nats.subjects import NO_PARTITION
 from pipeline.bus.protocol import Outgoing, Subscription, TopicSpec
 from tests.contract.brokers import JetStreamBroker
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder
 
 AUDIO = "calls.audio"
+LETTERS = "calls.dead-letters"
 SEED = 14
 READ = Subscription(group="separate", topics=(AUDIO,))
 
@@ -83,6 +85,25 @@ async def test_the_bytes_of_a_subject_are_the_key(jetstream: JetStreamBroker, ru
     async with running(bus, READ, recorder):
         await recorder.count(1)
     assert recorder.records[0].key == b"caf\xe9-17"
+
+
+@pytest.mark.parametrize("partition", [b"x", b"-1", b"\xff", b"1_0", b"9" * 30])
+async def test_a_record_in_no_partition_is_listed_and_followed_like_any_other(
+    jetstream: JetStreamBroker, partition: bytes
+) -> None:
+    bus = await jetstream.bus()
+    await bus.ensure_topics([TopicSpec(name=LETTERS, partitions=1, retention_s=3600)])
+    feed = await bus.follow((LETTERS,))
+    odd = published(b"calls.dead-letters." + partition + b".QQ", b"odd")
+    assert await asyncio.to_thread(send, jetstream.url, [odd]) == 1
+    await bus.publish(Outgoing(LETTERS, key=b"good", value=b"after it", event_id="good/1"))
+    followed = [await anext(feed), await anext(feed)]
+    await feed.close()
+    for found in (followed, [record async for record in bus.stored(LETTERS)]):
+        assert [(record.partition, record.key, record.value) for record in found] == [
+            (NO_PARTITION, b"A", b"odd"),
+            (0, b"good", b"after it"),
+        ]
 
 
 async def test_no_mutated_publish_ends_the_connection(jetstream: JetStreamBroker, running: Running) -> None:

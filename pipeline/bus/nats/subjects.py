@@ -23,6 +23,9 @@ PRODUCER_TOPICS: Final = frozenset({topics.AUDIO, topics.AUDIO_BATCH})
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 _TOKEN: Final = re.compile(r"[^\s.*>\x00-\x1f]+")
 
+_PARTITION: Final = re.compile(r"[0-9]{1,9}")
+NO_PARTITION: Final = -1
+
 _SHORT_REPLY: Final = 9
 """Tokens of a delivery's reply subject without domain and account."""
 
@@ -82,9 +85,12 @@ def subject(topic: str, partition: int, key: bytes) -> str:
 
 
 def parse_subject(text: str) -> tuple[int, bytes]:
-    """Return the partition and the key of a stored record's subject."""
+    """Return the partition and the key of a stored record's subject.
+
+    A record that an outsider has put on no partition's subject has `NO_PARTITION`: no stage reads it.
+    """
     _, partition, token = text.rsplit(".", 2)
-    return int(partition), token_key(token)
+    return int(partition) if _PARTITION.fullmatch(partition) else NO_PARTITION, token_key(token)
 
 
 def to_wire(headers: Mapping[str, str]) -> dict[str, str]:
