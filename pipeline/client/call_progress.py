@@ -1,5 +1,7 @@
 """Progress of one call through the pipeline, read from the records on the bus: for `callstream transcribe`."""
 
+import contextlib
+
 import msgspec
 
 from pipeline.bus.protocol import Record
@@ -48,6 +50,10 @@ class CallWatch:
         if event_id in self._seen:
             return
         self._seen.add(event_id)
+        with contextlib.suppress(ValueError, RecursionError):  # an outsider's: the stage that reads it rejects it
+            self._take(record)
+
+    def _take(self, record: Record) -> None:
         event_type = record.headers.get("ce_type")
         if event_type == TURN_TYPE:
             self.new_turns.append(msgspec.json.decode(record.value, type=Turn))

@@ -7,7 +7,7 @@ topic (see `schemas.audio.CallWatched`).
 import asyncio
 import secrets
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -19,6 +19,8 @@ from schemas.audio import CallWatched
 from schemas.calls import CallRef
 from schemas.partials import PARTIAL_TYPE, Partial
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
+
+T = TypeVar("T")
 
 FOLLOWED: Final = (topics.PARTIALS, topics.SEGMENTS, topics.TRANSCRIPTS)
 """Segments and progress records tell within seconds that a call is live, and in which partition it is."""
@@ -62,11 +64,11 @@ class CallViewer:
         self._caught_up = True
 
     def apply(self, record: Record) -> None:
-        """Apply a record of one of the topics in `FOLLOWED`."""
+        """Apply a record of one of the topics in `FOLLOWED`. An outsider's that cannot be read changes nothing."""
         self.known = True
         if record.topic == topics.PARTIALS:
-            if record.headers.get("ce_type") == PARTIAL_TYPE:
-                self._partial(msgspec.json.decode(record.value, type=Partial))
+            if record.headers.get("ce_type") == PARTIAL_TYPE and (partial := _decoded(record, Partial)) is not None:
+                self._partial(partial)
         elif record.topic == topics.TRANSCRIPTS:
             if self._caught_up:
                 self._transcript(record)
@@ -102,16 +104,25 @@ class CallViewer:
             return
         self._ids.add(event_id)
         if record.headers.get("ce_type") == TURN_TYPE:
-            turn = msgspec.json.decode(record.value, type=Turn)
+            turn = _decoded(record, Turn)
+            if turn is None:
+                return
             self._turns[turn.turn_id] = turn
             self._settled.update(turn.segment_ids)
             for utterance_id in turn.segment_ids:
                 self._partials.pop(utterance_id, None)
         elif record.headers.get("ce_type") == COMPLETED_TYPE:
-            completed = msgspec.json.decode(record.value, type=TranscriptCompleted)
-            if completed.part == completed.parts:
+            completed = _decoded(record, TranscriptCompleted)
+            if completed is not None and completed.part == completed.parts:
                 self.completed = completed
                 self._partials.clear()
+
+
+def _decoded(record: Record, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(record.value, type=kind)
+    except (ValueError, RecursionError):
+        return None
 
 
 class PartialsRequest:

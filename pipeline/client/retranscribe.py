@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.bus.protocol import Bus
+from pipeline.bus.protocol import Bus, Record
 from pipeline.errors import InputError
 from pipeline.runtime.decoding import decode_audio
 from pipeline.settings import Settings
@@ -161,7 +161,7 @@ class _Retranscription:
         topic = topics.in_lane(topics.UTTERANCES, self._lane)
         async with contextlib.aclosing(self._bus.stored(topic, key=self._call.key)) as records:  # type: ignore[type-var]
             async for record in records:
-                if getattr(envelope.decode(record.value), "call", None) == self._call:
+                if _call_of(record) == self._call:
                     return Origin(record.topic, record.partition, record.position, record.key)
         return None
 
@@ -182,3 +182,11 @@ class _Retranscription:
         async for merged in self._merger.submit(record, event):
             if isinstance(merged.record, TranscriptCompleted):
                 self._parts.append(merged.record)
+
+
+def _call_of(record: Record) -> CallRef | None:
+    """Return the call of a record between stages, None for an outsider's that cannot be read."""
+    try:
+        return envelope.decode(record.value).call
+    except msgspec.DecodeError:
+        return None

@@ -55,7 +55,11 @@ async def _stored_transcripts(bus: Bus, deferred: SummaryDeferred) -> AsyncItera
     start = (deferred.partition, deferred.position)
     async for record in bus.stored(topics.TRANSCRIPTS, key=deferred.call.key, start=start):
         if record.headers.get("ce_type") == COMPLETED_TYPE:
-            yield msgspec.json.decode(record.value, type=TranscriptCompleted)
+            try:
+                completed = msgspec.json.decode(record.value, type=TranscriptCompleted)
+            except (ValueError, RecursionError):  # rejected when the stage read it
+                continue
+            yield completed
 
 
 WIRING: Final = StageWiring(
