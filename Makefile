@@ -17,6 +17,10 @@ test-all: test ## then the tests with brokers, a language model, and processes k
 	$(VENV)/bin/pytest -m "extra and not ollama" $(PARALLEL)
 	$(VENV)/bin/pytest -m ollama # alone: a language model takes all cores
 
+damaged-records: $(VENV)/installed-for-tests ## publish a million damaged records while the stages run, for an hour or more
+	$(VENV)/bin/python -m benchmarks.damaged_records --bus nats --mutants 700000
+	$(VENV)/bin/python -m benchmarks.damaged_records --bus kafka --mutants 300000
+
 lint: $(VENV)/installed-for-tests ## check the code without running it
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -44,4 +48,4 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 	@$(INSTALL) --group test --group lint
 	@touch $@
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all damaged-records lint clean

@@ -65,6 +65,7 @@ def test_make_alone_lists_what_can_be_made() -> None:
         "make demo",
         "make test",
         "make test-all",
+        "make damaged-records",
         "make lint",
         "make clean",
     ]
