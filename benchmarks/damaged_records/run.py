@@ -40,7 +40,7 @@ QUIET_S: Final = IDLE_S + LATE_S + 2.0
 IN_FLIGHT: Final = 4
 """Blocks whose good call is not completed yet, at most."""
 GOOD_WITHIN_S: Final = 600.0
-READY_WITHIN_S: Final = 120.0
+READY_WITHIN_S: Final = 600.0
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
