@@ -1,7 +1,7 @@
 """The reference bus: everything in this process, for tests and as the shortest definition of a bus."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -117,14 +117,16 @@ class MemoryBus:
     async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # nothing expires
         return []
 
-    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
+    async def lag(self, subscription: Subscription) -> int:
+        return sum((await self.lag_by_partition(subscription)).values())
+
+    async def lag_by_partition(self, subscription: Subscription) -> dict[tuple[str, int], int]:
         floors = self._groups.setdefault(subscription.group, _Group()).floors
-        return sum(
-            len(log) - 1 - floors.get(TopicPartition(name, number), -1)
+        return {
+            (name, number): len(log) - 1 - floors.get(TopicPartition(name, number), -1)
             for name in subscription.topics
             for number, log in enumerate(self._topic(name).logs)
-            if partitions is None or number in partitions
-        )
+        }
 
     async def describe(self, topics: tuple[str, ...]) -> list[TopicState]:
         return [self._topics[name].state() for name in topics if name in self._topics]

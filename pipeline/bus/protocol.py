@@ -10,7 +10,7 @@ exact, and everything else rests on them:
   if that record was published a moment before a crash.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import cached_property
 from typing import Final, Protocol
 
@@ -224,11 +224,12 @@ class Bus(Protocol):
         """Return which records the broker has deleted although the group had not read them. Raises BusError."""
         ...
 
-    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
-        """Return the number of records of the subscription's topics that are not acknowledged.
+    async def lag(self, subscription: Subscription) -> int:
+        """Return the number of records of the subscription's topics that are not acknowledged."""
+        ...
 
-        With `partitions`, count those of these partitions of each topic alone.
-        """
+    async def lag_by_partition(self, subscription: Subscription) -> dict[tuple[str, int], int]:
+        """Return `lag` by topic and partition, at the cost of `lag`."""
         ...
 
     async def describe(self, topics: tuple[str, ...]) -> "list[TopicState]":

@@ -164,11 +164,11 @@ class StageRunner:
             works = list(self._calls.items())
             waiting = self.budget.exhausted or any(self._lag.values()) or any(work.busy for _, work in works)
             try:
-                lag = await self._bus.lag(self.subscription)
-                self.metrics.queue_depth.labels(self.subscription.group).set(lag)
+                lags = await self._bus.lag_by_partition(self.subscription)
+                self.metrics.queue_depth.labels(self.subscription.group).set(sum(lags.values()))
                 # What waits in a partition of which no call is in memory was never delivered.
                 quiet = {number for _, number in self._assigned} - {work.partition.number for _, work in works}
-                kept_back = await self._bus.lag(self.subscription, partitions=quiet) if lag and quiet else 0
+                kept_back = sum(lag for (_, number), lag in lags.items() if number in quiet)
             except BusError:
                 waiting, kept_back = True, 0
             self.movement.check(waiting=waiting or kept_back > 0)

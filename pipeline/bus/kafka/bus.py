@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -262,21 +262,21 @@ class KafkaBus:
                     found.append(Expired(topic, tp.partition, floor, begins[tp] - 1))
         return found
 
-    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
-        total = 0
+    async def lag(self, subscription: Subscription) -> int:
+        return sum((await self.lag_by_partition(subscription)).values())
+
+    async def lag_by_partition(self, subscription: Subscription) -> dict[tuple[str, int], int]:
+        found = {}
         for topic in subscription.topics:
-            wanted = [
-                TopicPartition(topic, number)
-                for number in range(await self._partitions_of(topic))
-                if partitions is None or number in partitions
-            ]
+            wanted = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
             with bus_errors(f"reading the offsets of {subscription.group}"):
                 async with asyncio.timeout(self._reconnect_s):
                     done = await self._committed(subscription.group, wanted)
                     begins = await self._open_reader.beginning_offsets(wanted)
                     ends = await self._open_reader.end_offsets(wanted)
-            total += sum(ends[tp] - max(begins[tp], done.get(tp, 0)) for tp in wanted)
-        return total
+            for tp in wanted:
+                found[topic, tp.partition] = ends[tp] - max(begins[tp], done.get(tp, 0))
+        return found
 
     async def _committed(self, group: str, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the group's committed offsets. A new cluster first has to create the topic that stores them."""

@@ -7,7 +7,7 @@ Names are in `subjects`, reading in `partition`, sharing between workers in `lea
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final
 
@@ -161,18 +161,19 @@ class JetStreamBus:
     async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # see `space`
         return []
 
-    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
-        total = 0
+    async def lag(self, subscription: Subscription) -> int:
+        return sum((await self.lag_by_partition(subscription)).values())
+
+    async def lag_by_partition(self, subscription: Subscription) -> dict[tuple[str, int], int]:
+        found = {}
         for topic in subscription.topics:
             for number in range(await self._partitions_of(topic)):
-                if partitions is not None and number not in partitions:
-                    continue
 
                 async def count(session: Session, topic: str = topic, number: int = number) -> int:
                     return await _lag(session, topic, number, subscription.group)
 
-                total += await self._connection.retrying(count)
-        return total
+                found[topic, number] = await self._connection.retrying(count)
+        return found
 
     async def describe(self, topics: tuple[str, ...]) -> list[TopicState]:
         async def look(session: Session) -> list[TopicState]:

@@ -1,7 +1,6 @@
 """The idle watch on the reference bus: when it fires, and when it must not."""
 
 import asyncio
-from collections.abc import Collection
 from types import SimpleNamespace
 
 import msgspec
@@ -35,10 +34,10 @@ class Deaf(MemoryBus):
 
     answers = True
 
-    async def lag(self, subscription: Subscription, *, partitions: Collection[int] | None = None) -> int:
+    async def lag_by_partition(self, subscription: Subscription) -> dict[tuple[str, int], int]:
         if not self.answers:
             raise BusError("nobody answers")
-        return await super().lag(subscription, partitions=partitions)
+        return await super().lag_by_partition(subscription)
 
 
 async def started(bus: MemoryBus, *, idle_s: float = IDLE_S) -> SimpleNamespace:

@@ -114,3 +114,36 @@ async def test_a_bus_that_keeps_records_back_is_read_anew(monkeypatch: pytest.Mo
     await stop(task)
     assert bus.runs == 2
     assert health.stalled == []
+
+
+class Counting(MemoryBus):
+    """A bus that counts how often it is asked what waits."""
+
+    asked = 0
+
+    async def lag_by_partition(self, subscription: Subscription) -> dict[tuple[str, int], int]:
+        self.asked += 1
+        return await super().lag_by_partition(subscription)
+
+
+async def test_the_bus_is_asked_once_a_check_while_records_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = 0
+
+    class Checked(Movement):
+        def check(self, *, waiting: bool) -> None:
+            nonlocal checks
+            checks += 1
+            super().check(waiting=waiting)
+
+    monkeypatch.setattr("pipeline.runtime.call_runner.CHECK_EVERY_S", 0.01)
+    bus = Counting(partitions=2)
+    runner = runner_on(bus, StuckStage())
+    runner.movement = Checked("sums", Health(runner.metrics))
+    await publish(bus, CALLS[0], 0, 1)
+    task = asyncio.create_task(runner.run())
+    async with asyncio.timeout(10):
+        while checks < 5:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
+    await stop(task)
+    assert await bus.lag(runner.subscription) > 0
+    assert bus.asked <= checks + 3, "one more to log the backlog, one in progress, one above"
