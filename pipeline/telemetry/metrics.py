@@ -53,6 +53,9 @@ class Metrics:
         self.records_out = counter("records_out", "Records published", "stage", "topic")
         self.record_bytes = counter("record_bytes", "Bytes of the records read", "stage", "topic")
         self.dead_letters = counter("dead_letters", "Records rejected by the stage", "stage", "error")
+        self.dead_letters_evicted = counter(
+            "dead_letters_evicted", "Oldest dead letters deleted because their topic was at its limit"
+        )
         self.stage_restarts = counter("stage_restarts", "Restarts of the stage from its floor", "stage")
         self.call_retries = counter("call_retries", "Retries of a call alone after a failure", "stage", "blame")
         self.publish_retries = counter("publish_retries", "Retries of publishes that a full store refused", "topic")

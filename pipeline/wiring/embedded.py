@@ -52,7 +52,7 @@ class Embedded:
         async with contextlib.AsyncExitStack() as stack:
             owner = any(wiring.owns_data for wiring in self._stages)
             lock = stack.enter_context(DataLock(settings.data)) if owner else None
-            opened = await stack.enter_async_context(open_deployment_bus(settings))
+            opened = await stack.enter_async_context(open_deployment_bus(settings, self.metrics))
             self.bus = opened.bus
             metrics_url = stack.enter_context(served(self.metrics, settings.metrics_port))
             warehouse = await stack.enter_async_context(open_warehouse(settings.data)) if owner else None

@@ -15,7 +15,9 @@ from pipeline.bus.opening import KAFKA, open_bus
 from pipeline.bus.protocol import Bus, TopicSpec
 from pipeline.bus.security import BusSecurity
 from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import topology
+from schemas.topics import DEAD_LETTERS
 
 _STORE_DIR: Final = "nats"
 _RECONNECT_S: Final = 30.0
@@ -60,8 +62,8 @@ def embedded_server(settings: Settings) -> NatsServer:
 
 
 @contextlib.asynccontextmanager
-async def open_deployment_bus(settings: Settings) -> AsyncIterator[DeploymentBus]:
-    """The bus with all topics. An embedded server ends with the block."""
+async def open_deployment_bus(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[DeploymentBus]:
+    """The bus with all topics. An embedded server ends with the block. `metrics` counts the letters that it drops."""
     async with contextlib.AsyncExitStack() as stack:
         if settings.bus is None:
             server = embedded_server(settings)
@@ -83,13 +85,13 @@ async def open_deployment_bus(settings: Settings) -> AsyncIterator[DeploymentBus
                 setting="CALLSTREAM_RETENTION_DAYS",
             )
         if not url.startswith(KAFKA):
-            await stack.enter_async_context(_space_kept(url, settings, security, specs))
+            await stack.enter_async_context(_space_kept(url, settings, security, specs, metrics or Metrics()))
         yield DeploymentBus(bus, url, security, logins)
 
 
 @contextlib.asynccontextmanager
 async def _space_kept(
-    url: str, settings: Settings, security: BusSecurity, specs: list[TopicSpec]
+    url: str, settings: Settings, security: BusSecurity, specs: list[TopicSpec], metrics: Metrics
 ) -> AsyncIterator[None]:
     """Keep room in the store inside the block, over a connection of its own."""
     from pipeline.bus.nats.connection import NatsConnection
@@ -97,7 +99,12 @@ async def _space_kept(
 
     connection = NatsConnection(url, name="callstream space", reconnect_s=_RECONNECT_S, security=security)
     await connection.connect()
-    keeper = SpaceKeeper(connection, specs, store_bytes=settings.store_bytes)
+
+    def dropped(topic: str, records: int) -> None:
+        assert topic == DEAD_LETTERS, f"{topic} drops its oldest records"
+        metrics.dead_letters_evicted.inc(records)
+
+    keeper = SpaceKeeper(connection, specs, store_bytes=settings.store_bytes, dropped=dropped)
     keeping = asyncio.create_task(keeper.run(), name="keep room in the store")
     try:
         yield

@@ -15,6 +15,9 @@ from pipeline.bus.nats.server import NatsServer
 from pipeline.bus.nats.space import SHORT, SpaceKeeper
 from pipeline.bus.protocol import Bus, Outgoing, Partition, Progress, Record, Subscription, TopicSpec
 from pipeline.errors import StoreFullError
+from pipeline.settings import Settings
+from pipeline.telemetry.metrics import Metrics
+from pipeline.wiring.embedded_bus import open_deployment_bus
 from schemas import topics
 from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder
@@ -234,6 +237,26 @@ async def test_dead_letters_drop_the_oldest_at_their_limit(store: Store) -> None
     [state] = await store.bus.describe((topics.DEAD_LETTERS,))
     assert state.size_bytes is not None
     assert state.size_bytes < SHORT * 200 * KB
+
+
+async def test_dead_letters_that_are_dropped_are_counted(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data", store_gb=0.05, partitions=1)
+    settings.data.mkdir()
+    metrics = Metrics()
+    async with open_deployment_bus(settings, metrics) as opened:
+        for number in range(16):
+            letter = Outgoing(topics.DEAD_LETTERS, key=b"call", value=bytes(100 * KB), event_id=str(number))
+            await opened.bus.publish(letter)
+        async with asyncio.timeout(10):
+            while not (evicted := evictions(metrics)):  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.05)
+        left = [record async for record in opened.bus.stored(topics.DEAD_LETTERS)]
+        assert evicted == 16 - len(left)
+        assert 0 < evicted < 16
+
+
+def evictions(metrics: Metrics) -> float:
+    return metrics.registry.get_sample_value("callstream_dead_letters_evicted_total") or 0.0
 
 
 async def test_what_is_unread_outlives_its_age_and_what_is_read_does_not(store: Store, running: Running) -> None:

@@ -53,8 +53,15 @@ class Level(NamedTuple):
     max_bytes: int | None
 
 
+def _ignored(_topic: str, _records: int) -> None:
+    pass
+
+
 class SpaceKeeper:
-    """Watches the store that holds the topics of `specs`, of at most `store_bytes`. Any number may watch one store."""
+    """Watches the store that holds the topics of `specs`, of at most `store_bytes`. Any number may watch one store.
+
+    `dropped` is told the topic and the number of records whenever this one has dropped the oldest of a topic.
+    """
 
     def __init__(
         self,
@@ -62,11 +69,13 @@ class SpaceKeeper:
         specs: Iterable[TopicSpec],
         *,
         store_bytes: int,
+        dropped: Callable[[str, int], None] = _ignored,
         clock: Callable[[], float] = unix_time_s,
     ) -> None:
         self._connection = connection
         self._specs = {stream_name(spec.name): spec for spec in specs}
         self._store_bytes = store_bytes
+        self._dropped = dropped
         self._clock = clock
         self._rests_until: dict[str, float] = {}
         self._expires_at = 0.0
@@ -108,8 +117,9 @@ class SpaceKeeper:
                 continue
             excess = level.held_bytes - int(EASED * level.max_bytes)
             if spec.drops_oldest:
-                dropped = await drop_oldest(session, spec, excess_bytes=excess)
-                self._log.error("oldest records dropped, the topic is at its limit", topic=spec.name, records=dropped)
+                records = await drop_oldest(session, spec, excess_bytes=excess)
+                self._dropped(spec.name, records)
+                self._log.error("oldest records dropped, the topic is at its limit", topic=spec.name, records=records)
             elif spec.frees:
                 await self._free(session, name, excess)
         await self._ease_store(session, levels)
