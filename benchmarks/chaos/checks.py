@@ -123,8 +123,12 @@ def _ledger(outcome: Outcome) -> Iterator[str]:
 def _warehouse(evidence: Evidence) -> Iterator[str]:
     tables = evidence.tables
     sessions = {row["id"] for row in tables["audio_sessions"]}
+    if tables["expired_records"]:
+        yield f"records expired unread: {tables['expired_records']}"
     for table, rows in tables.items():
-        if table != "audio_sessions" and (orphans := [row for row in rows if row["session_id"] not in sessions]):
+        if table not in ("audio_sessions", "expired_records") and (
+            orphans := [row for row in rows if row["session_id"] not in sessions]
+        ):
             yield f"{table} has {len(orphans)} rows without a call"
     names = Counter((row["tenant"], row["call_id"]) for row in tables["audio_sessions"])
     turns = Counter(

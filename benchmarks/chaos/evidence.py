@@ -5,8 +5,9 @@ Poison, what its dead letters and ledger entries are, and the calls that it has 
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import msgspec
@@ -21,6 +22,8 @@ CLOCK_COLUMNS = {"uploaded_at", "processed_at", "created_at", "started_at", "com
 """Timestamps of records on the bus: they differ from run to run."""
 RUN_FIELDS = ("opened_at", "at", "position")
 """Timestamps, and positions on the bus, by which a deferred transcript is found."""
+_NO_MODEL: Final = re.compile(r"Ollama at \S+ did not answer within \S+ s|no Ollama answers at [^\s'\"]+")
+"""Why a summary is extractive. No language model runs: a connection is refused at once, or late on a busy machine."""
 
 
 class RecordSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +109,7 @@ def _record(seen: Seen) -> RecordSeen:
     if isinstance(content, dict):
         for name in RUN_FIELDS:
             content.pop(name, None)
-    value = repr(content).encode() if isinstance(content, dict) else seen.value
+    value = same_reason(repr(content)).encode() if isinstance(content, dict) else seen.value
     number = headers.get("ce_callseq")
     return RecordSeen(
         topic=seen.topic,
@@ -121,6 +124,11 @@ def _record(seen: Seen) -> RecordSeen:
         same=_digest(headers, value),
         kind=kind,
     )
+
+
+def same_reason(text: str) -> str:
+    """Return the text with one reason for the lack of a language model, whatever the run has found."""
+    return _NO_MODEL.sub("no language model", text)
 
 
 def _content(content_type: str, value: bytes) -> Any:
@@ -147,6 +155,10 @@ def _rows(connection: Any, table: str) -> list[dict[str, Any]]:
     found = connection.execute(f'SELECT * FROM "{table}"')
     columns = [column[0] for column in found.description]
     return [
-        {name: value for name, value in zip(columns, row, strict=True) if name not in CLOCK_COLUMNS}
+        {
+            name: same_reason(value) if isinstance(value, str) else value
+            for name, value in zip(columns, row, strict=True)
+            if name not in CLOCK_COLUMNS
+        }
         for row in found.fetchall()
     ]

@@ -14,7 +14,7 @@ from tests.support.processes.server import ServerProcess
 from tests.support.requirements import SCRIPTS, require_built
 
 LOG_CONFIGURATION = SCRIPTS / "kafka" / "log4j2.properties"
-READY_WITHIN_S = 120.0
+READY_WITHIN_S = 300.0
 STARTED = b"Kafka Server started"
 """Logged when all listeners are open; one of them answers earlier."""
 
