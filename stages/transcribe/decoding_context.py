@@ -54,6 +54,29 @@ class Pending(Generic[T]):
         return self._values[0]
 
 
+class Decision:
+    """The vote that decides on the language of a call, or of the part of it between two changes by its producer.
+
+    It is the first with a locked language, or that of the last utterance.
+    """
+
+    def __init__(self) -> None:
+        self._deciding = Pending[Pending[LanguageVote]]()
+
+    def count(self, vote: LanguageVote) -> None:
+        """Take the vote after an utterance."""
+        if vote.locked is not None:
+            self._deciding.set(Pending.of(vote))
+
+    def end(self, last: Pending[LanguageVote]) -> None:
+        """No utterance follows that whose vote is `last`."""
+        self._deciding.set(last)
+
+    async def vote(self) -> LanguageVote:
+        """Wait for it."""
+        return await (await self._deciding.get()).get()
+
+
 class DecodingSettings(msgspec.Struct, frozen=True):
     """The language vote and the hotwords for speech that begins at `from_s` or later, until the next settings begin."""
 
@@ -68,6 +91,7 @@ class PendingSettings(msgspec.Struct, frozen=True):
     from_s: float
     vote: Pending[LanguageVote]
     hotwords: tuple[str, ...]
+    decision: Decision
 
     def known(self) -> DecodingSettings:
         """Return the settings, with an empty vote as long as it is not known."""
@@ -83,6 +107,7 @@ class UtteranceContext(msgspec.Struct, frozen=True):
     overlap: Pending[Overlap]
     """That which the utterance before leaves. It need not be at the start of this one."""
     next_overlap: Pending[Overlap]
+    decision: Decision
 
     async def wait_for_vote(self) -> LanguageVote:
         """Wait for the vote of earlier utterances. If its language is locked, later ones need not wait for this one."""
@@ -94,6 +119,7 @@ class UtteranceContext(msgspec.Struct, frozen=True):
     def leave(self, vote: LanguageVote) -> None:
         """Set what was not set yet. It must be called even if the decoding fails: later utterances wait for it."""
         self.next_vote.set(vote)
+        self.decision.count(vote)
         self.next_overlap.set(NO_OVERLAP)
 
 
@@ -131,7 +157,9 @@ class CallContext:
         language: the deployment's, for a call that names none.
         hotwords: the deployment's, which come after those that the call names.
         """
-        self._settings = [PendingSettings(one.from_s, Pending.of(one.vote), one.hotwords) for one in settings]
+        self._settings = [
+            PendingSettings(one.from_s, Pending.of(one.vote), one.hotwords, Decision()) for one in settings
+        ]
         self._overlaps = {channel: Pending.of(overlap) for channel, overlap in overlaps.items()}
         self._languages = languages
         self._language = language
@@ -144,16 +172,27 @@ class CallContext:
 
     def change(self, changed: CallChanged) -> None:
         """Add the settings from `changed.from_s` on. They must not begin before the last ones."""
-        newest = msgspec.structs.replace(self._settings[-1], from_s=changed.from_s)
+        newest = msgspec.structs.replace(self._settings[-1], from_s=changed.from_s, decision=Decision())
         if not isinstance(changed.language, UnsetType):
             newest = msgspec.structs.replace(newest, vote=Pending.of(self._named_vote(changed.language)))
         if not isinstance(changed.hotwords, UnsetType):
             newest = msgspec.structs.replace(newest, hotwords=self._named_hotwords(changed.hotwords))
-        self._settings = with_newest(self._settings, newest)
+        self._keep(with_newest(self._settings, newest))
 
     def forget(self, progress: CallProgress) -> None:
         """Drop the settings that no utterance can need any more."""
-        self._settings = still_needed(self._settings, progress.heard_to_s)
+        self._keep(still_needed(self._settings, progress.heard_to_s))
+
+    def end(self) -> None:
+        """No utterance follows: the votes so far decide."""
+        for settings in self._settings:
+            settings.decision.end(settings.vote)
+
+    def _keep(self, kept: list[PendingSettings]) -> None:
+        for settings in self._settings:
+            if all(settings.decision is not one.decision for one in kept):
+                settings.decision.end(settings.vote)
+        self._settings = kept
 
     def take(self, utterance: Utterance) -> UtteranceContext:
         """Return the context of the next utterance. Later ones get the values that it sets."""
@@ -163,7 +202,7 @@ class CallContext:
         overlap, next_overlap = self._overlaps.pop(utterance.channel, Pending.of(NO_OVERLAP)), Pending[Overlap]()
         if utterance.after:
             self._overlaps[utterance.channel] = next_overlap
-        return UtteranceContext(settings.hotwords, settings.vote, next_vote, overlap, next_overlap)
+        return UtteranceContext(settings.hotwords, settings.vote, next_vote, overlap, next_overlap, settings.decision)
 
     def settings_of(self, interim: InterimUtterance) -> DecodingSettings:
         """Return the settings of an open utterance, as far as they are known."""

@@ -36,6 +36,7 @@ from stages.transcribe.partials import InterimDropped, LivePartials, PartialsSta
 from stages.transcribe.scheduling.call_decoder import CallDecoder
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.speakers.diarization import Speakers, is_shared
+from stages.transcribe.undecided import UndecidedAudio
 from stages.transcribe.utterance import UtteranceWork
 
 TranscribeInput = UtteranceRecord | InterimUtterance | Commitment
@@ -65,6 +66,7 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     - `utterances`, `worded`, `aligned`, `failed`, `audio_s`: how many utterances were answered, have words, have words
       timed by alignment, could not be decoded; and the seconds of audio in all of them.
     - `dropped`: the utterances whose text a guard dropped, by guard.
+    - `languages`: the seconds of audio whose text is in each language.
     - `vote`, `hotwords`: for speech that begins at `since_s` or later. `earlier`: the settings before.
     - `shared_from`: the position of the call's first record, if its channel may hold several speakers.
     - `overlaps`: by channel, if its last utterance ended at a hard cut.
@@ -78,6 +80,7 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     failed: int = 0
     dropped: dict[str, int] = {}
     audio_s: float = 0.0
+    languages: dict[str, float] = {}
     closed: bool = False
     partials: PartialsState | UnsetType = UNSET
     shared_from: int | None = None
@@ -111,8 +114,12 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         dropped = dict(self.dropped)
         if segment.guard is not None and segment.guard != "error":
             dropped[segment.guard] = dropped.get(segment.guard, 0) + 1
+        languages = dict(self.languages)
+        if segment.words:
+            languages[segment.language] = round(languages.get(segment.language, 0.0) + audio_s, 3)
         return msgspec.structs.replace(
             self,
+            languages=languages,
             utterances=self.utterances + 1,
             worded=self.worded + bool(segment.words),
             aligned=self.aligned + (bool(segment.words) and segment.word_source == "alignment"),
@@ -157,6 +164,7 @@ class TranscribeStage:
         self.hotwords = hotwords
         self.dropped = dropped
         self.speakers = speakers
+        self.undecided = None if live else UndecidedAudio()
 
     def open(self, call: CallRef, state: bytes | None) -> "TranscribeProcessor":
         restored = TranscribeState() if state is None else msgspec.msgpack.decode(state, type=TranscribeState)
@@ -213,6 +221,8 @@ class TranscribeProcessor:
                 self._partials.set_asked(record.partials)
         elif isinstance(record, CallProgress):
             self._context.forget(record)
+        else:
+            self._context.end()
         return self._forward(record, event, self._pending_state(), speakers=self._stage.speakers)
 
     def give_up(self, record: TranscribeInput, event: Event, *, reason: str) -> AsyncIterator[Output]:
@@ -221,6 +231,7 @@ class TranscribeProcessor:
             return self._submit_utterance(record, event, given_up=reason)
         if isinstance(record, CallClosed) and record.seq >= self._next:
             self._next = record.seq + 1
+            self._context.end()
             return self._forward(record, event, self._pending_state(), speakers=None)
         raise RejectedInput(reason)
 
@@ -258,7 +269,9 @@ class TranscribeProcessor:
         self._next = utterance.seq + 1
         committed = NOTHING_COMMITTED if self._partials is None else self._partials.close(utterance)
         context = self._context.take(utterance)
-        work = UtteranceWork(utterance, committed, self._decoder, context, given_up=given_up)
+        work = UtteranceWork(
+            utterance, committed, self._decoder, context, given_up=given_up, undecided=self._stage.undecided
+        )
         return self._answer(work, event, self._pending_state())
 
     async def _answer(self, work: UtteranceWork, event: Event, pending: PendingState) -> AsyncIterator[Output]:
@@ -308,6 +321,7 @@ class TranscribeProcessor:
             detail = {
                 "model": self._decoder.model_name,
                 "language": state.vote.language(self._decoder.default_language),
+                "languages": state.languages,
                 "utterances": state.utterances,
                 "with_words": state.worded,
                 "aligned": state.aligned,
@@ -315,6 +329,8 @@ class TranscribeProcessor:
                 "dropped": state.dropped,
                 "audio_s": state.audio_s,
             }
+            if state.vote.share is not UNSET:
+                detail["language_share"] = state.vote.share
             if speakers is not None and state.shared_from is not None:
                 opened = msgspec.structs.replace(event.origin, position=state.shared_from)
                 record, detail["speakers"] = await speakers.add_to(record, opened)

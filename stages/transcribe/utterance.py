@@ -17,10 +17,11 @@ from stages.transcribe.audio import PackedTimes, row_of, voiced_from, voiced_s
 from stages.transcribe.decoding_context import UtteranceContext
 from stages.transcribe.engine.protocol import LanguageChoice, Transcription
 from stages.transcribe.engine.words import UNSPACED, spread_words
-from stages.transcribe.hard_cuts import trim
-from stages.transcribe.language import LanguageVote
+from stages.transcribe.hard_cuts import NO_OVERLAP, trim
+from stages.transcribe.language import OTHER_VOICED_S, LanguageVote
 from stages.transcribe.missed_speech import decode_whole
 from stages.transcribe.scheduling.call_decoder import CallDecoder
+from stages.transcribe.undecided import UndecidedAudio
 
 
 class UtteranceWork:
@@ -34,8 +35,15 @@ class UtteranceWork:
         context: UtteranceContext,
         *,
         given_up: str | None = None,
+        undecided: UndecidedAudio | None = None,
     ) -> None:
-        """Begin to work, as soon as the values in `context` are known. `given_up`: why the engine is not asked."""
+        """Begin to work, as soon as the values in `context` are known.
+
+        Args:
+            given_up: why the engine is not asked.
+            undecided: room for the utterances that wait until their call's language is decided. Without it no answer
+                waits, and one in another language than is decided later stays.
+        """
         self.utterance = utterance
         self.committed = committed
         self.error: str | None = None
@@ -43,6 +51,7 @@ class UtteranceWork:
         self._decoder = decoder
         self._context = context
         self._given_up = given_up
+        self._undecided = undecided
         self._vote_before = self._vote = LanguageVote()
         self._task = asyncio.create_task(self._run())
 
@@ -59,19 +68,42 @@ class UtteranceWork:
             transcription = await self._decoded()
         finally:
             self._context.leave(self._vote)
+        if self._undecided is not None and transcription is not None and transcription.error is None:
+            transcription = await self._in_language_of_call(transcription, self._undecided)
         return self._segment(transcription)
 
-    async def _decoded(self) -> Transcription | None:
-        """Return the utterance's text, without the words beyond hard cuts; None if there is too little speech."""
+    async def _in_language_of_call(self, transcription: Transcription, undecided: UndecidedAudio) -> Transcription:
+        """Wait until the language is decided, if there is room to wait, and decode again if it is another one."""
+        if self._vote.locked is not None or self.committed.text:
+            return transcription
+        with undecided.holding(len(self.utterance.pcm)) as holds:
+            if not holds:
+                return transcription
+            vote = await self._context.decision.vote()
+            if vote.language(self._decoder.default_language) == transcription.language:
+                return transcription
+            self._vote = vote
+            again = await self._decoded(again=True)
+        return transcription if again is None or again.error is not None else again
+
+    async def _decoded(self, *, again: bool = False) -> Transcription | None:
+        """Return the utterance's text, without the words beyond hard cuts; None if there is too little speech.
+
+        `again`: the text before a hard cut is not used, as it may be in another language.
+        """
         utterance, committed = self.utterance, self.committed
         if self._given_up is not None:
             return Transcription.failed(self._language, self._given_up)
         if guards.too_short(voiced_s(utterance)) and not committed.text:
             return None
         language: str | LanguageChoice = self._choose_language
-        if self._vote.locked is not None:
+        if committed.text and self._vote.locked is not None:
             language = committed.language or self._vote.locked
-        overlap = (await self._context.overlap.get()).at_start_of(utterance)
+        elif again:
+            language = self._language
+        elif self._vote.locked is not None and not self._may_be_in_another_language:
+            language = self._vote.locked
+        overlap = NO_OVERLAP if again else (await self._context.overlap.get()).at_start_of(utterance)
         row = row_of(
             utterance,
             overlap.audio_start_s(utterance),
@@ -89,7 +121,13 @@ class UtteranceWork:
     def _choose_language(self, detected: Mapping[str, float]) -> str:
         """Count the utterance in the vote. The engine may ask twice: a batch that failed is decoded row by row."""
         self._vote = self._vote_before.counting(detected, voiced_s(self.utterance))
-        return self.committed.language or self._language
+        if self.committed.language:
+            return self.committed.language
+        return self._vote.spoken(detected, voiced_s(self.utterance), self._decoder.default_language)
+
+    @property
+    def _may_be_in_another_language(self) -> bool:
+        return self._vote.admits_others and voiced_s(self.utterance) >= OTHER_VOICED_S
 
     @property
     def _language(self) -> str:
@@ -126,9 +164,13 @@ class UtteranceWork:
             no_speech_probability=transcription.no_speech_probability,
             guard=verdict.guard,
             dropped_text=transcription.text if dropped else "",
-            flags=verdict.flags,
+            flags=[*verdict.flags, *self._language_flags(transcription)],
             parts=times.in_call if utterance.parts else UNSET,
         )
+
+    def _language_flags(self, transcription: Transcription) -> list[str]:
+        is_other = self._vote.locked is not None and transcription.language not in ("", self._vote.locked)
+        return ["other_language"] if transcription.text and is_other else []
 
     def _with_committed(self, transcription: Transcription) -> Transcription:
         """Return the committed text alone if the engine failed to continue it: words without measured times."""

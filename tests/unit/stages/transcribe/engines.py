@@ -76,11 +76,14 @@ class FakeEngine:
             with self._lock:
                 self.running -= 1
 
+    def detected(self, level: int) -> dict[str, float]:
+        spoken = LANGUAGES[level // 100 % len(LANGUAGES)]
+        return {code: 0.9 if code == spoken else 0.05 for code in LANGUAGES}
+
     def _say(self, row: Row, level: int) -> Transcription:
         language = row.language
         if not isinstance(language, str):
-            spoken = LANGUAGES[level // 100 % len(LANGUAGES)]
-            language = language({code: 0.9 if code == spoken else 0.05 for code in LANGUAGES})
+            language = language(self.detected(level))
         text = f"{language} {level}"
         return Transcription(
             text=text,

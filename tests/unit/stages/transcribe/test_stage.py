@@ -19,8 +19,17 @@ from stages.errors import MachineFailure, RejectedInput
 from stages.protocol import Checkpoint, Event, Origin, Output
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.stage import TranscribeProcessor, TranscribeStage, TranscribeState
+from stages.transcribe.undecided import UndecidedAudio
 from tests.unit.stages.transcribe.engines import FakeEngine, until
 from tests.unit.stages.transcribe.records import CALL, closed
+
+UNSURE = 500
+"""The level of speech whose language `UnsureEngine` cannot tell."""
+
+
+class UnsureEngine(FakeEngine):
+    def detected(self, level: int) -> dict[str, float]:
+        return {"de": 0.5, "en": 0.45} if level == UNSURE else super().detected(level)
 
 
 def opened(language: str | None = None) -> CallOpened:
@@ -68,11 +77,11 @@ def event(record: UtteranceRecord) -> Event:
 
 @asynccontextmanager
 async def stage(
-    engine: FakeEngine | None = None, *, language: str | None = None
+    engine: FakeEngine | None = None, *, language: str | None = None, live: bool = True
 ) -> AsyncIterator[Callable[[bytes | None], TranscribeProcessor]]:
     engine = engine or FakeEngine()
     scheduler = Scheduler(engine, workers=3)
-    made = TranscribeStage(scheduler, language=language)
+    made = TranscribeStage(scheduler, language=language, live=live)
     try:
         yield lambda state: made.open(CALL, state)
     finally:
@@ -85,8 +94,10 @@ async def process(processor: TranscribeProcessor, records: Sequence[UtteranceRec
     return [output for work in [processor.submit(r, event(r)) for r in records] async for output in work]
 
 
-async def segments(records: Sequence[UtteranceRecord], engine: FakeEngine | None = None) -> list[Segment]:
-    async with stage(engine) as open_call:
+async def segments(
+    records: Sequence[UtteranceRecord], engine: FakeEngine | None = None, *, live: bool = True
+) -> list[Segment]:
+    async with stage(engine, live=live) as open_call:
         outputs = await process(open_call(None), records)
     return [output.record for output in outputs if isinstance(output.record, Segment)]
 
@@ -167,6 +178,7 @@ async def test_the_ledger_records_a_calls_start_and_result() -> None:
     assert completed.detail == {
         "model": "fake",
         "language": "en",
+        "languages": {"en": 2.0},
         "utterances": 3,
         "with_words": 1,
         "aligned": 0,
@@ -287,6 +299,65 @@ async def test_one_utterance_in_another_language_does_not_switch_a_settled_call(
         segment.text for segment in await segments([opened(), *(utterance(n, 1) for n in (1, 2)), utterance(3, 205)])
     ]
     assert texts == ["en 1", "en 1", "en 205"]
+
+
+async def test_long_speech_that_is_surely_in_another_language_is_decoded_in_that() -> None:
+    records: list[UtteranceRecord] = [
+        opened(),
+        *(utterance(n, 1) for n in (1, 2)),
+        utterance(3, 205, seconds=3.5),
+        utterance(4, 1),
+    ]
+    made = await segments(records)
+    assert [segment.language for segment in made] == ["en", "en", "fr", "en"]
+    assert [segment.flags for segment in made] == [[], [], ["other_language"], []]
+
+
+async def test_a_language_that_the_producer_names_admits_no_other() -> None:
+    made = await segments([opened("en"), utterance(1, 1), utterance(2, 205, seconds=3.5)])
+    assert [segment.language for segment in made] == ["en", "en"]
+
+
+async def test_a_recorded_call_has_the_speech_before_the_vote_in_its_language_too() -> None:
+    records: list[UtteranceRecord] = [
+        opened(),
+        utterance(1, UNSURE),
+        *(utterance(n, 100 + n) for n in (2, 3)),
+        closed(4),
+    ]
+    texts = [segment.text for segment in await segments(records, UnsureEngine(), live=False)]
+    assert texts == [f"de {UNSURE}", "de 102", "de 103"]
+    live = [segment.text for segment in await segments(records, UnsureEngine())]
+    assert live == [f"en {UNSURE}", "de 102", "de 103"]
+
+
+async def test_a_call_that_ends_before_the_vote_is_sure_keeps_what_was_decoded() -> None:
+    records: list[UtteranceRecord] = [opened(), utterance(1, UNSURE), closed(2)]
+    assert [segment.text for segment in await segments(records, UnsureEngine(), live=False)] == [f"en {UNSURE}"]
+
+
+async def test_a_change_of_the_language_ends_the_wait_for_the_vote_before_it() -> None:
+    records: list[UtteranceRecord] = [
+        opened(),
+        utterance(1, UNSURE),
+        changed(2, 15.0, language="fr"),
+        CallProgress(call=CALL, seq=3, heard_to_s=[15.0, 15.0]),
+        utterance(4, 1),
+    ]
+    texts = [segment.text for segment in await segments(records, UnsureEngine(), live=False)]
+    assert texts == [f"en {UNSURE}", "fr 1"]
+
+
+async def test_without_room_nothing_waits_for_the_vote() -> None:
+    engine = UnsureEngine()
+    scheduler = Scheduler(engine, workers=3)
+    made = TranscribeStage(scheduler, live=False)
+    made.undecided = UndecidedAudio(limit_bytes=100)
+    try:
+        outputs = await process(made.open(CALL, None), [opened(), utterance(1, UNSURE)])
+    finally:
+        await scheduler.close()
+    assert [output.record.text for output in outputs if isinstance(output.record, Segment)] == [f"en {UNSURE}"]
 
 
 async def test_a_given_language_is_not_detected() -> None:
