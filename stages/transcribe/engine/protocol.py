@@ -37,6 +37,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     - `hotwords`: words that the audio is likely to hold, the most important first. The decoder sees them as text before
       the audio. Those beyond `HOTWORD_TOKENS` tokens are left out.
     - `interim`: the utterance is still being spoken, so it is decoded greedily and without word times.
+    - `full_window`: decode it in Whisper's window of 30 s at once, whatever shorter one it fits.
     """
 
     audio: Audio
@@ -45,6 +46,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = ""
     hotwords: tuple[str, ...] = ()
     interim: bool = False
+    full_window: bool = False
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,7 +90,7 @@ class Engine:
 
     def _window(self, row: Row) -> WhisperWindow:
         """Return the first window that is tried for a row."""
-        return self._windows.of(len(row.audio))[0]
+        return self._windows.of(len(row.audio))[-1 if row.full_window else 0]
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         """See `SpeechEngine`. Rows with the same window, language, hotwords and effort are batched.

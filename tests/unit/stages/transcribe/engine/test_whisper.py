@@ -181,6 +181,11 @@ def test_a_row_that_loops_is_given_a_longer_window_each_time() -> None:
     assert base.without_silence().of(2 * SAMPLE_RATE_HZ) == [WhisperWindow(10), WhisperWindow(30)]
 
 
+def test_a_row_can_ask_for_the_full_window_at_once(engine: Engine) -> None:
+    row = Row(audio=np.zeros(SAMPLE_RATE_HZ, np.float32), voiced=[(0.0, 1.0)], language="en")
+    assert (engine.window_s(row), engine.window_s(msgspec.structs.replace(row, full_window=True))) == (4, 30)
+
+
 def test_a_windows_tokens_stay_within_whispers_decoder() -> None:
     assert max_tokens(10) == 160
     assert 2 * (max_tokens(30) + 4) <= 448
