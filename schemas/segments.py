@@ -22,6 +22,22 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     interpolated: bool = False
 
 
+class Unheard(msgspec.Struct, frozen=True, kw_only=True):
+    """Speech that was detected and that no words account for, in seconds from the call's start.
+
+    `level_dbfs` is its RMS level; a full-scale square wave is 0. `reason` is the outcome of hearing it
+    again: `no_words` (the decoder wrote nothing that is not its neighbours'), the guard or doubt about the text
+    (`improbable`, `no_speech`, `repeat`, …), `error` (the engine failed), `limit` (so much of the utterance was left
+    out that this stretch was not tried), `committed` (it lies inside text that viewers were shown, which does not
+    change).
+    """
+
+    start_s: float
+    end_s: float
+    level_dbfs: float
+    reason: str
+
+
 class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
     """The text of one utterance, with its `seq`. An utterance without words has an empty `text`.
 
@@ -30,6 +46,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
 
     If the utterance has several `parts`, these are their start and end in seconds from the call's start. Each word lies
     in one of them.
+
+    `unheard` are the stretches of `voiced` that no word accounts for, in order, each at least 0.3 s long; absent if
+    there are none. A segment whose text a guard dropped has none: the guard accounts for all of its speech.
     """
 
     call: CallRef
@@ -50,6 +69,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
     dropped_text: str = ""
     flags: list[str] = []
     parts: list[tuple[float, float]] | UnsetType = UNSET
+    unheard: list[Unheard] | UnsetType = UNSET
 
 
 SEGMENT_TYPE: Final = "callstream.segment"

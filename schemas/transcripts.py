@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from schemas.segments import Word
+from schemas.segments import Unheard, Word
 from schemas.topics import Lane
 from schemas.utterances import Channel, Gap, SpeakerSource
 
@@ -64,8 +64,17 @@ class CallMetrics(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[ChannelMetrics]
 
 
+class ChannelUnheard(Unheard, frozen=True, kw_only=True):
+    """Speech of a channel that no words account for."""
+
+    channel: int
+
+
 class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A complete transcript. If it exceeds one record, its `turns` are split over `parts` records, numbered from 1."""
+    """A complete transcript. If it exceeds one record, its `turns` and `unheard` are split over `parts` records.
+
+    These are numbered from 1. `unheard` is the speech without words, in order of `start_s`.
+    """
 
     tenant: str
     call_id: str
@@ -86,16 +95,18 @@ class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     """`call_type` of the producer's metadata."""
     agent: str = ""
     """`agent` of the producer's metadata: a name or number."""
+    unheard: list[ChannelUnheard] = []
 
 
 def joined(parts: Sequence[TranscriptCompleted]) -> TranscriptCompleted:
     """Join the parts of a transcript, in any order, to one record of any size, for use in memory.
 
-    Parts differ only in their turns. `parts` must not be empty.
+    Parts differ only in their turns and unheard speech. `parts` must not be empty.
     """
     in_order = sorted(parts, key=lambda part: part.part)
     turns = [turn for part in in_order for turn in part.turns]
-    return msgspec.structs.replace(in_order[0], part=1, parts=1, turns=turns)
+    unheard = [one for part in in_order for one in part.unheard]
+    return msgspec.structs.replace(in_order[0], part=1, parts=1, turns=turns, unheard=unheard)
 
 
 TranscriptRecord = Turn | TranscriptCompleted

@@ -73,6 +73,13 @@ def voiced_from(utterance: Utterance | InterimUtterance, start_s: float) -> list
     return [(max(0.0, start - start_s), end - start_s) for start, end in voiced]
 
 
+def own_part(utterance: Utterance, start_s: float) -> Span:
+    """Return where the utterance's own audio lies in `audio_from`, in seconds from its start."""
+    if utterance.parts:
+        return 0.0, utterance.audio_s
+    return utterance.start_s - start_s, utterance.end_s - start_s
+
+
 def parts(utterance: Utterance) -> list[Utterance]:
     """Return each part of the utterance as an utterance of its own."""
     found, n_samples = [], 0
@@ -110,6 +117,12 @@ class PackedTimes:
             shift_s = self._audio_s[index] - self.in_call[index][0]
             spans.append((max(self._audio_s[index], start_s + shift_s), end_s + shift_s))
         return spans
+
+    def span_in_call(self, span: Span) -> Span:
+        """Return a stretch of the audio, which should lie inside one part, with its times in the call."""
+        index = min(bisect_right(self._audio_s, (span[0] + span[1]) / 2), len(self.in_call)) - 1
+        shift_s = self.in_call[index][0] - self._audio_s[index]
+        return span[0] + shift_s, span[1] + shift_s
 
     def timed(self, words: Sequence[Word]) -> list[Word]:
         """Return words of the audio with their times in the call.

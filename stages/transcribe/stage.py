@@ -37,6 +37,7 @@ from stages.transcribe.scheduling.call_decoder import CallDecoder
 from stages.transcribe.scheduling.scheduler import Scheduler
 from stages.transcribe.speakers.diarization import Speakers, is_shared
 from stages.transcribe.undecided import UndecidedAudio
+from stages.transcribe.unheard import SpeechAccount, account
 from stages.transcribe.utterance import UtteranceWork
 
 TranscribeInput = UtteranceRecord | InterimUtterance | Commitment
@@ -70,6 +71,7 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     - `vote`, `hotwords`: for speech that begins at `since_s` or later. `earlier`: the settings before.
     - `shared_from`: the position of the call's first record, if its channel may hold several speakers.
     - `overlaps`: by channel, if its last utterance ended at a hard cut.
+    - `channels`: their number; 0 in a state from before it was kept. `speech`: see `stages.transcribe.unheard`.
     """
 
     released: int = 0
@@ -88,6 +90,8 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     since_s: float = 0.0
     earlier: tuple[DecodingSettings, ...] = ()
     overlaps: dict[int, Overlap] = msgspec.field(name="seams", default_factory=dict)
+    channels: int = 0
+    speech: SpeechAccount = SpeechAccount()
 
     @property
     def settings(self) -> list[DecodingSettings]:
@@ -126,6 +130,7 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             failed=self.failed + (segment.guard == "error"),
             dropped=dropped,
             audio_s=round(self.audio_s + audio_s, 3),
+            speech=self.speech + account(segment),
         )
 
 
@@ -300,7 +305,7 @@ class TranscribeProcessor:
         state = self._state.after(pending, closed=isinstance(record, CallClosed))
         if isinstance(record, CallOpened):
             shared_from = event.origin.position if is_shared(record.channels) else None
-            state = msgspec.structs.replace(state, shared_from=shared_from)
+            state = msgspec.structs.replace(state, shared_from=shared_from, channels=len(record.channels))
             detail: dict[str, Any] = {
                 "model": self._decoder.model_name,
                 "language": state.vote.locked,
@@ -331,6 +336,8 @@ class TranscribeProcessor:
             }
             if state.vote.share is not UNSET:
                 detail["language_share"] = state.vote.share
+            if state.channels:
+                detail["seconds"] = state.speech.described(received_ms=round(record.duration_s * 1000) * state.channels)
             if speakers is not None and state.shared_from is not None:
                 opened = msgspec.structs.replace(event.origin, position=state.shared_from)
                 record, detail["speakers"] = await speakers.add_to(record, opened)

@@ -9,19 +9,28 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET
 
-from schemas.segments import Segment
+from schemas.segments import Segment, Unheard, Word
 from schemas.utterances import Utterance
 from stages.transcribe import guards
 from stages.transcribe.agreement import CommittedText
-from stages.transcribe.audio import PackedTimes, row_of, voiced_from, voiced_s
+from stages.transcribe.audio import PackedTimes, own_part, row_of, voiced_from, voiced_s
+from stages.transcribe.coverage import SpanMs, coverage, to_ms
 from stages.transcribe.decoding_context import UtteranceContext
 from stages.transcribe.engine.protocol import LanguageChoice, Transcription
 from stages.transcribe.engine.words import UNSPACED, spread_words
 from stages.transcribe.hard_cuts import NO_OVERLAP, trim
 from stages.transcribe.language import OTHER_VOICED_S, LanguageVote
-from stages.transcribe.missed_speech import decode_whole
 from stages.transcribe.scheduling.call_decoder import CallDecoder
+from stages.transcribe.second_hearing import Heard, hear_whole
 from stages.transcribe.undecided import UndecidedAudio
+from stages.transcribe.unheard import NO_TEXT_GUARDS, unheard
+
+
+class _Decoded(msgspec.Struct, frozen=True):
+    """An utterance's own text; and the stretches that it does not account for, in milliseconds of the call, and why."""
+
+    transcription: Transcription
+    unheard: list[tuple[SpanMs, str]] = []
 
 
 class UtteranceWork:
@@ -65,35 +74,35 @@ class UtteranceWork:
     async def _run(self) -> Segment:
         self._vote_before = self._vote = await self._context.wait_for_vote()
         try:
-            transcription = await self._decoded()
+            decoded = await self._decoded()
         finally:
             self._context.leave(self._vote)
-        if self._undecided is not None and transcription is not None and transcription.error is None:
-            transcription = await self._in_language_of_call(transcription, self._undecided)
-        return self._segment(transcription)
+        if self._undecided is not None and decoded is not None and decoded.transcription.error is None:
+            decoded = await self._in_language_of_call(decoded, self._undecided)
+        return self._segment(decoded)
 
-    async def _in_language_of_call(self, transcription: Transcription, undecided: UndecidedAudio) -> Transcription:
+    async def _in_language_of_call(self, decoded: _Decoded, undecided: UndecidedAudio) -> _Decoded:
         """Wait until the language is decided, if there is room to wait, and decode again if it is another one."""
         if self._vote.locked is not None or self.committed.text:
-            return transcription
+            return decoded
         with undecided.holding(len(self.utterance.pcm)) as holds:
             if not holds:
-                return transcription
+                return decoded
             vote = await self._context.decision.vote()
-            if vote.language(self._decoder.default_language) == transcription.language:
-                return transcription
+            if vote.language(self._decoder.default_language) == decoded.transcription.language:
+                return decoded
             self._vote = vote
             again = await self._decoded(again=True)
-        return transcription if again is None or again.error is not None else again
+        return decoded if again is None or again.transcription.error is not None else again
 
-    async def _decoded(self, *, again: bool = False) -> Transcription | None:
+    async def _decoded(self, *, again: bool = False) -> _Decoded | None:
         """Return the utterance's text, without the words beyond hard cuts; None if there is too little speech.
 
         `again`: the text before a hard cut is not used, as it may be in another language.
         """
         utterance, committed = self.utterance, self.committed
         if self._given_up is not None:
-            return Transcription.failed(self._language, self._given_up)
+            return _Decoded(Transcription.failed(self._language, self._given_up))
         if guards.too_short(voiced_s(utterance)) and not committed.text:
             return None
         language: str | LanguageChoice = self._choose_language
@@ -104,19 +113,31 @@ class UtteranceWork:
         elif self._vote.locked is not None and not self._may_be_in_another_language:
             language = self._vote.locked
         overlap = NO_OVERLAP if again else (await self._context.overlap.get()).at_start_of(utterance)
+        from_s = overlap.audio_start_s(utterance)
         row = row_of(
             utterance,
-            overlap.audio_start_s(utterance),
+            from_s,
             language=language,
             prefix=overlap.prefix(committed),
             hotwords=self._context.hotwords,
         )
-        transcription = await decode_whole(row, self._decoder.decode)
+        heard = await hear_whole(row, self._decoder.decode, own=to_ms(own_part(utterance, from_s)))
         if utterance.parts:
-            return transcription
-        transcription, next_overlap = trim(utterance, overlap, transcription, committed=committed.text)
+            return _Decoded(heard.transcription, self._in_call(heard, 0.0))
+        transcription, next_overlap = trim(utterance, overlap, heard.transcription, committed=committed.text)
         self._context.next_overlap.set(next_overlap)
-        return transcription
+        return _Decoded(transcription, self._in_call(heard, from_s))
+
+    def _in_call(self, heard: Heard, from_s: float) -> list[tuple[SpanMs, str]]:
+        """Return the unheard stretches of a row with their times in the call."""
+        if self.utterance.parts:
+            times = PackedTimes(self.utterance)
+            return [
+                (to_ms(times.span_in_call((start / 1000, end / 1000))), reason)
+                for (start, end), reason in heard.unheard
+            ]
+        from_ms = round(from_s * 1000)
+        return [((start + from_ms, end + from_ms), reason) for (start, end), reason in heard.unheard]
 
     def _choose_language(self, detected: Mapping[str, float]) -> str:
         """Count the utterance in the vote. The engine may ask twice: a batch that failed is decoded row by row."""
@@ -133,15 +154,15 @@ class UtteranceWork:
     def _language(self) -> str:
         return self._vote.language(self._decoder.default_language)
 
-    def _segment(self, transcription: Transcription | None) -> Segment:
+    def _segment(self, decoded: _Decoded | None) -> Segment:
         """Return the segment of a text, judged by the guards. A text that they drop is kept aside, without words."""
         utterance, call = self.utterance, self._decoder.call
         verdict = guards.Verdict("short", [])
-        if transcription is None:
+        if decoded is None:
             transcription = Transcription.failed(self._language, "")
         else:
-            self.error = transcription.error
-            transcription = self._with_committed(transcription)
+            self.error = decoded.transcription.error
+            transcription = self._with_committed(decoded.transcription)
             verdict = guards.judge(transcription, voiced_s=voiced_s(utterance), shown=bool(self.committed.text))
         dropped = verdict.guard is not None
         times = PackedTimes(utterance)
@@ -166,11 +187,20 @@ class UtteranceWork:
             dropped_text=transcription.text if dropped else "",
             flags=[*verdict.flags, *self._language_flags(transcription)],
             parts=times.in_call if utterance.parts else UNSET,
+            unheard=self._unheard(decoded, verdict.guard, words) or UNSET,
         )
 
     def _language_flags(self, transcription: Transcription) -> list[str]:
         is_other = self._vote.locked is not None and transcription.language not in ("", self._vote.locked)
         return ["other_language"] if transcription.text and is_other else []
+
+    def _unheard(self, decoded: _Decoded | None, guard: str | None, words: list[Word]) -> list[Unheard]:
+        if decoded is None or (guard is not None and guard not in NO_TEXT_GUARDS):
+            return []
+        spans = decoded.unheard
+        if decoded.transcription.error is not None:
+            spans = [(span, "error") for span in coverage(self.utterance.voiced, words).unheard]
+        return unheard(self.utterance, spans)
 
     def _with_committed(self, transcription: Transcription) -> Transcription:
         """Return the committed text alone if the engine failed to continue it: words without measured times."""

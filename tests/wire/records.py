@@ -15,7 +15,7 @@ from schemas.audio import (
 from schemas.calls import CallRef
 from schemas.envelope import StageRecord
 from schemas.partials import PARTIAL_TYPE, Commitment, Partial
-from schemas.segments import SEGMENT_TYPE, LiveSegment, Segment, Word
+from schemas.segments import SEGMENT_TYPE, LiveSegment, Segment, Unheard, Word
 from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
 from schemas.summaries import (
     SUMMARY_TYPE,
@@ -31,6 +31,7 @@ from schemas.transcripts import (
     TURN_TYPE,
     CallMetrics,
     ChannelMetrics,
+    ChannelUnheard,
     TranscriptCompleted,
     Turn,
 )
@@ -226,6 +227,23 @@ STAGE_RECORDS: dict[str, StageRecord] = {
         no_speech_probability=0.125,
         parts=[(0.5, 1.25), (4.0, 4.25)],
     ),
+    "segment.1-unheard": Segment(
+        call=CALL,
+        seq=3,
+        segment_id="5d0e8f0d-0c9b-5a8e-7b1e-1f0b1c9d2e41",
+        channel=0,
+        start_s=0.5,
+        end_s=4.25,
+        text="Good morning",
+        words=_TURN.words,
+        voiced=[(0.5, 1.25), (3.5, 4.25)],
+        language="en",
+        model="base",
+        word_source="attention",
+        probability=0.75,
+        no_speech_probability=0.125,
+        unheard=[Unheard(start_s=3.5, end_s=4.25, level_dbfs=-18.5, reason="no_words")],
+    ),
 }
 
 PUBLISHED: dict[str, msgspec.Struct] = {
@@ -301,6 +319,7 @@ PUBLISHED: dict[str, msgspec.Struct] = {
         provisional=False,
         lane="batch",
         call_type="billing",
+        unheard=[ChannelUnheard(channel=1, start_s=3.5, end_s=4.25, level_dbfs=-18.5, reason="no_words")],
     ),
     SUMMARY_TYPE: Summary(
         tenant="acme",
