@@ -20,22 +20,20 @@ from schemas.calls import CallRef
 from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobState
 from schemas.topics import TRANSCRIPTS
-from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
+from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, ChannelUnheard, TranscriptCompleted, Turn
 from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, Gap
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.merge.metrics import call_metrics
 from stages.merge.ordering import Ordering, Piece
 from stages.merge.parts import parts_of
+from stages.merge.records import split
 from stages.merge.speakers import turns_by_speaker
 from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
 
 NAME: Final = "merge"
-
-PART_BYTES: Final = 700_000
-"""The most JSON in one part of a completed transcript: brokers take records up to 1 MB by default."""
 
 MAX_NAME_CHARACTERS: Final = 200
 """Longest value that a transcript takes over from the producer's metadata."""
@@ -196,6 +194,9 @@ class MergeProcessor:
     def _add(self, segment: Segment) -> None:
         state = self._state
         state.segments += 1
+        state.unheard += [
+            ChannelUnheard(channel=segment.channel, **msgspec.structs.asdict(one)) for one in segment.unheard or []
+        ]
         if segment.guard is not None or not segment.text.strip():
             state.empty += 1
             if segment.guard is not None:
@@ -270,9 +271,8 @@ class MergeProcessor:
         state.complete, state.final = True, not closed.provisional
         if state.final:
             state.turns, state.lengths, state.voiced = [], [], [[] for _ in opened.channels]
-        batches = self._batches(transcript)
-        for part, turns in enumerate(batches, start=1):
-            record = msgspec.structs.replace(transcript, part=part, parts=len(batches), turns=turns)
+            state.unheard = []
+        for record in split(transcript):
             yield self._numbered(record, COMPLETED_TYPE)
         self._checkpoint = Checkpoint(state=pack(state, self._gaps), released=state.last_input_seq + 1)
 
@@ -308,21 +308,8 @@ class MergeProcessor:
             lane=opened.lane or "live",
             call_type=_metadata_text(opened, "call_type"),
             agent=_metadata_text(opened, "agent"),
+            unheard=sorted(state.unheard, key=lambda one: (one.start_s, one.channel)),
         )
-
-    def _batches(self, transcript: TranscriptCompleted) -> list[list[Turn]]:
-        """Split the turns into parts whose records are small enough for every bus."""
-        room = PART_BYTES - len(msgspec.json.encode(msgspec.structs.replace(transcript, turns=[])))
-        batches: list[list[Turn]] = [[]]
-        used = 0
-        for turn in transcript.turns:
-            size = len(msgspec.json.encode(turn)) + 1
-            if batches[-1] and used + size > room:
-                batches.append([])
-                used = 0
-            batches[-1].append(turn)
-            used += size
-        return batches
 
     def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:
         event_id = self._call.event_id(NAME, status, event.seq)
@@ -343,5 +330,5 @@ def _times_s(record: Segment | CallProgress | CallChanged | CallClosed) -> list[
     if isinstance(record, CallClosed):
         return [record.duration_s]
     words = [time_s for word in record.words for time_s in (word.start_s, word.end_s)]
-    spans = [*record.voiced, *(record.parts or [])]
+    spans = [*record.voiced, *(record.parts or []), *((one.start_s, one.end_s) for one in record.unheard or [])]
     return [record.start_s, record.end_s, *words, *(time_s for span in spans for time_s in span)]

@@ -12,7 +12,7 @@ from itertools import islice
 import msgspec
 
 from schemas.segments import Word
-from schemas.transcripts import Turn
+from schemas.transcripts import ChannelUnheard, Turn
 from schemas.utterances import CallOpened, Gap
 
 
@@ -22,7 +22,7 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     `revision` is that of the next completed transcript. `complete` says that no input arrived since the last one,
     `final` that none may. `voiced` are the detected stretches of speech per channel, in seconds. `turns` are by
     channel, even if the end of the call told several speakers of a channel apart. For each segment of each turn,
-    `lengths` says how many of its words are in the turn.
+    `lengths` says how many of its words are in the turn. `unheard` is by the order of the segments.
     """
 
     opened: CallOpened | None = None
@@ -40,6 +40,7 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     guards: dict[str, int] = {}
     languages: dict[str, int] = {}
     lengths: list[int] = []
+    unheard: list[ChannelUnheard] = []
 
 
 class _WordColumns(msgspec.Struct, array_like=True):

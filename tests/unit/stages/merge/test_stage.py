@@ -13,7 +13,8 @@ from schemas.topics import STATUS, TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, Turn
 from schemas.utterances import CallChanged
 from stages.errors import RejectedInput
-from stages.merge.stage import PART_BYTES, MergeStage
+from stages.merge.records import PART_BYTES
+from stages.merge.stage import MergeStage
 from tests.unit.stages.merge.scripted import (
     CALL,
     closed,
