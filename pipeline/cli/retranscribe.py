@@ -131,4 +131,5 @@ def _document(stored: Document, transcript: TranscriptCompleted) -> Document:
         "metrics": heard["metrics"],
         "language": transcript.language,
         "summary": None,
+        "unheard": heard.get("unheard", []),
     }

@@ -112,13 +112,13 @@ def to_srt(document: Document) -> str:
 
 
 def to_txt(document: Document) -> str:
-    """Return plain text for people: heading, turns, summary, missing audio."""
+    """Return plain text for people: heading, turns with what was inaudible in its place, summary, missing audio."""
     duration = document["duration_s"]
     facts = [document["status"], f"{duration:.1f} s" if duration is not None else "", document["language"] or ""]
     lines = [f"{one_line(document['call_id'])} ({', '.join(fact for fact in facts if fact)})", ""]
     lines += [
-        f"[{_timestamp(round(turn['start_s'] * 1000), '.')}] {one_line(turn['speaker'])}: {one_line(turn['text'])}"
-        for turn in document["turns"]
+        f"[{_timestamp(round(start_s * 1000), '.')}] {one_line(speaker)}: {one_line(text)}"
+        for start_s, speaker, text in _lines(document)
     ]
     if (summary := document["summary"]) is not None:
         lines += ["", f"Summary ({summary['method']}): {one_line(summary['text'])}", *summary_lines(summary)]
@@ -128,6 +128,47 @@ def to_txt(document: Document) -> str:
         for gap in document["gaps"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _lines(document: Document) -> list[tuple[float, str, str]]:
+    """Return start, speaker and text of the turns, and of inaudible speech outside them, in order."""
+    inside: dict[int, list[Document]] = {}
+    lines: list[tuple[float, str, str]] = []
+    for one in document.get("unheard") or []:
+        around = (
+            index
+            for index, turn in enumerate(document["turns"])
+            if turn["channel"] == one["channel"] and turn["start_s"] < one["start_s"] < turn["end_s"]
+        )
+        index = next(around, None)
+        if index is None:
+            lines.append((one["start_s"], _role(document, one["channel"]), _inaudible(one)))
+        else:
+            inside.setdefault(index, []).append(one)
+    for index, turn in enumerate(document["turns"]):
+        lines.append((turn["start_s"], turn["speaker"], _text_with(turn, inside.get(index, []))))
+    return sorted(lines, key=lambda line: line[0]) if document.get("unheard") else lines
+
+
+def _text_with(turn: Document, unheard: list[Document]) -> str:
+    """Return the turn's text with a mark for each stretch, before the first word that starts after it began."""
+    if not unheard:
+        return str(turn["text"])
+    text, waiting = "", sorted(unheard, key=lambda one: one["start_s"])
+    for start_s, _, piece in _pieces(turn):
+        while waiting and waiting[0]["start_s"] < start_s:
+            text = f"{text.rstrip()} {_inaudible(waiting.pop(0))} "
+        text += piece
+    return " ".join([text.strip(), *map(_inaudible, waiting)])
+
+
+def _inaudible(unheard: Document) -> str:
+    return f"[inaudible {unheard['end_s'] - unheard['start_s']:.1f} s]"
+
+
+def _role(document: Document, channel: int) -> str:
+    roles = {one["index"]: one["role"] for one in document["channels"]}
+    return str(roles.get(channel, f"channel-{channel}"))
 
 
 def turns_of(document: Document) -> list[Turn]:

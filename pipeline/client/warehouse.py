@@ -77,6 +77,14 @@ SELECT to_json({{
 }})::VARCHAR AS call FROM audio_sessions AS s WHERE s.id = '{session}'
 """
 
+_UNHEARD: Final = """
+SELECT channel, start_time AS start_s, end_time AS end_s, level_dbfs, reason FROM unheard
+WHERE session_id = '{session}' ORDER BY start_time, channel
+"""
+
+_HAS_UNHEARD: Final = "SELECT 1 FROM information_schema.tables WHERE table_name = 'unheard'"
+"""False for a warehouse that no instance of this version has opened yet."""
+
 _ENDED_AS: Final = """
 SELECT status FROM audio_sessions WHERE id = '{session}' AND status <> 'in_progress' AND revision IS NOT NULL
     AND NOT provisional
@@ -113,6 +121,8 @@ class Reader:
         Shape: `{"call_id", "tenant", "status", "duration_s", "channels": [{"index", "role"}], "turns": [{"speaker",
         "channel", "start_s", "end_s", "text", "words": [{"text", "start_s", "end_s", "probability"}]}], "summary":
         {"text", "key_points", "sentiment", "method"} or None, "metrics" or None, "gaps", "jobs", …}`.
+        With speech that no words account for, it has `"unheard": [{"channel", "start_s", "end_s", "level_dbfs",
+        "reason"}]`.
         """
         sql = _SHOW.format(session=call.session_id, time="%Y-%m-%dT%H:%M:%S.%fZ")
         _, rows = self._run(sql)
@@ -127,7 +137,15 @@ class Reader:
         channel_metrics = document.pop("channel_metrics") or []
         if document["metrics"] is not None:
             document["metrics"]["channels"] = channel_metrics
+        if unheard := self._unheard(call):
+            document["unheard"] = unheard
         return document
+
+    def _unheard(self, call: CallRef) -> list[dict[str, Any]]:
+        if not self._run(_HAS_UNHEARD)[1]:
+            return []
+        columns, rows = self._run(_UNHEARD.format(session=call.session_id))
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def ended_as(self, call: CallRef) -> str | None:
         """Return `completed` or `failed`, or None for a call that still takes audio.

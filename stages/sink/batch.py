@@ -33,6 +33,7 @@ from stages.sink.rows import (
     SessionRow,
     SummaryRow,
     TurnRow,
+    UnheardRow,
 )
 
 
@@ -59,12 +60,16 @@ class Stored(msgspec.Struct):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The ids that stay of a call whose transcript was completed. Its other rows in these tables are deleted."""
+    """The ids that stay of a call whose transcript was completed. Its other rows in these tables are deleted.
+
+    Of its unheard speech those of the revision stay.
+    """
 
     turns: set[uuid.UUID]
     parts: set[uuid.UUID]
     channels: set[uuid.UUID]
     gaps: set[uuid.UUID]
+    unheard_of: int
 
 
 class Changes(msgspec.Struct):
@@ -78,6 +83,7 @@ class Changes(msgspec.Struct):
     call_metrics: dict[uuid.UUID, CallMetricsRow] = {}
     channel_metrics: dict[uuid.UUID, ChannelMetricsRow] = {}
     gaps: dict[uuid.UUID, GapRow] = {}
+    unheard: dict[uuid.UUID, UnheardRow] = {}
     kept: dict[uuid.UUID, Kept] = {}
 
 
@@ -134,6 +140,7 @@ class Batch:
             for turn in completed.turns:
                 row = rows.turn_row(call, turn)
                 self.changes.turns[row.id] = row
+            self.changes.unheard.update((one.id, one) for one in rows.unheard_rows(call, completed))
         parts = self._parts(call, completed)
         if len(parts) < completed.parts:
             return
@@ -178,8 +185,15 @@ class Batch:
         for gap_id in [one.id for one in changes.gaps.values() if one.session_id == session.id]:
             del changes.gaps[gap_id]
         changes.gaps.update((row.id, row) for row in gaps)
+        for unheard_id in [one.id for one in changes.unheard.values() if one.session_id == session.id]:
+            if changes.unheard[unheard_id].revision != completed.revision:
+                del changes.unheard[unheard_id]
         changes.kept[session.id] = Kept(
-            turns=kept, parts={one.id for one in parts}, channels={r.id for r in channels}, gaps={r.id for r in gaps}
+            turns=kept,
+            parts={one.id for one in parts},
+            channels={row.id for row in channels},
+            gaps={row.id for row in gaps},
+            unheard_of=completed.revision,
         )
         session.status = "failed" if self._has_failed(call, completed.revision) else "completed"
         session.revision = completed.revision

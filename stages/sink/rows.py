@@ -141,7 +141,18 @@ class GapRow(msgspec.Struct, frozen=True, kw_only=True):
     events: int
 
 
-Row = SessionRow | TurnRow | PartRow | SummaryRow | JobRow | CallMetricsRow | ChannelMetricsRow | GapRow
+class UnheardRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: uuid.UUID
+    session_id: uuid.UUID
+    revision: int
+    channel: int
+    start_time: float
+    end_time: float
+    level_dbfs: float
+    reason: str
+
+
+Row = SessionRow | TurnRow | PartRow | SummaryRow | JobRow | CallMetricsRow | ChannelMetricsRow | GapRow | UnheardRow
 
 
 def utc(unix_s: float) -> datetime:
@@ -236,6 +247,23 @@ def gap_rows(call: CallRef, completed: TranscriptCompleted) -> list[GapRow]:
             events=gap.events,
         )
         for index, gap in enumerate(completed.gaps)
+    ]
+
+
+def unheard_rows(call: CallRef, completed: TranscriptCompleted) -> list[UnheardRow]:
+    """Return the rows of one part of a transcript."""
+    return [
+        UnheardRow(
+            id=call.derived_id("unheard", completed.revision, one.channel, round(one.start_s * 1000)),
+            session_id=call.session_id,
+            revision=completed.revision,
+            channel=one.channel,
+            start_time=one.start_s,
+            end_time=one.end_s,
+            level_dbfs=one.level_dbfs,
+            reason=one.reason,
+        )
+        for one in completed.unheard
     ]
 
 

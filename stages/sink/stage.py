@@ -91,6 +91,7 @@ def _check(record: Turn | TranscriptCompleted | Summary | JobStatus, call: CallR
                 raise ValueError(f"part {record.part} of {record.parts} does not exist")
             _check_integers(record.revision, record.utterances, *(gap.events for gap in record.gaps))
             _check_integers(record.metrics.interruptions, *(c.interruptions for c in record.metrics.channels))
+            _check_integers(*(one.channel for one in record.unheard))
             for turn in record.turns:
                 _check_turn(turn, call, record.revision)
         case Summary():

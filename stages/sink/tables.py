@@ -80,6 +80,10 @@ class Tables(ServedFile):
                 self._remove_others("transcript_parts", session_id, kept.parts)
                 self._remove_others("channel_metrics", session_id, kept.channels)
                 self._remove_others("gaps", session_id, kept.gaps)
+                self.connection.execute(
+                    "DELETE FROM unheard WHERE session_id = ?::UUID AND revision <> ?",
+                    [str(session_id), kept.unheard_of],
+                )
             self._upsert("audio_sessions", "id", changes.sessions.values(), sessions)
             self._upsert("transcript_segments", "session_id", changes.turns.values(), sessions)
             self._upsert("transcript_parts", "session_id", changes.parts.values(), sessions)
@@ -88,6 +92,7 @@ class Tables(ServedFile):
             self._upsert("call_metrics", "session_id", changes.call_metrics.values(), sessions)
             self._upsert("channel_metrics", "session_id", changes.channel_metrics.values(), sessions)
             self._upsert("gaps", "session_id", changes.gaps.values(), sessions)
+            self._upsert("unheard", "session_id", changes.unheard.values(), sessions)
 
     def __enter__(self) -> "Tables":
         return self

@@ -151,6 +151,25 @@ def test_txt_shows_the_turns_the_summary_and_what_is_missing() -> None:
     )
 
 
+def test_txt_shows_speech_without_words_in_its_place() -> None:
+    said = [turn("how are you", 1.0, pace_s=1.0), turn("fine", 6.0, speaker="customer")]
+    said[1]["channel"] = 1
+    spans = [(1, 0.5, 1.1), (0, 1.95, 2.0), (0, 3.92, 3.98), (1, 4.2, 5.3), (0, 6.1, 6.4)]
+    unheard = [
+        {"channel": channel, "start_s": start_s, "end_s": end_s, "level_dbfs": -30.0, "reason": "no_words"}
+        for channel, start_s, end_s in spans
+    ]
+    channels = [{"index": 0, "role": "agent"}, {"index": 1, "role": "customer"}]
+    assert to_txt(document(*said, channels=channels, unheard=unheard)) == (
+        "call-1 (completed, 61.5 s, en)\n\n"
+        "[00:00:00.500] customer: [inaudible 0.6 s]\n"
+        "[00:00:01.000] agent: how [inaudible 0.1 s] are you [inaudible 0.1 s]\n"
+        "[00:00:04.200] customer: [inaudible 1.1 s]\n"
+        "[00:00:06.000] customer: fine\n"
+        "[00:00:06.100] agent: [inaudible 0.3 s]\n"
+    )
+
+
 def test_json_reads_back() -> None:
     call = document(turn("schön"))
     assert json.loads(to_json(call)) == call

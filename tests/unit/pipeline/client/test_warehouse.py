@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import msgspec
 import pytest
 
@@ -13,6 +14,7 @@ from pipeline.errors import InputError, InstanceError
 from pipeline.instance import InstanceInfo
 from schemas.calls import CallRef
 from schemas.status import JobStatus
+from schemas.transcripts import ChannelUnheard
 from stages.adapters.duckdb_file.quack import free_port
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
@@ -123,6 +125,22 @@ def test_a_shown_call_has_the_promised_shape(reader: Reader) -> None:
     assert document["metadata"] == {"filename": "call.wav", "queue": "billing"}
     assert document["uploaded_at"].startswith("2026-")
     assert document["uploaded_at"].endswith("Z")
+
+
+def test_a_shown_call_has_its_unheard_speech_and_a_file_without_the_table_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "calls.duckdb"
+    script = CallScript("call-1")
+    (completed,) = script.completed(script.turns(2))
+    span = {"channel": 1, "start_s": 2.5, "end_s": 3.5, "level_dbfs": -20.5, "reason": "low_probability"}
+    with contextlib.closing(Tables(path)) as tables:
+        record = msgspec.structs.replace(completed, unheard=[msgspec.convert(span, ChannelUnheard)])
+        SinkStage(tables).write([script.arrival(record)])
+    with contextlib.closing(open_reader(path, None)) as opened:
+        assert opened.show(CallRef("default", "call-1"))["unheard"] == [span]
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP TABLE unheard")
+    with contextlib.closing(open_reader(path, None)) as opened:
+        assert "unheard" not in opened.show(CallRef("default", "call-1"))
 
 
 def test_a_call_in_progress_is_shown_with_its_turns_and_without_what_is_not_known(reader: Reader) -> None:

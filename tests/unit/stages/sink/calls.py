@@ -201,6 +201,7 @@ TABLES = (
     "call_metrics",
     "channel_metrics",
     "gaps",
+    "unheard",
     "words",
     "turns",
     "calls",

@@ -9,6 +9,7 @@ import pytest
 
 from schemas.status import JobState, JobStatus
 from schemas.topics import STATUS, SUMMARIES, TRANSCRIPTS
+from schemas.transcripts import ChannelUnheard
 from stages.errors import RejectedInput
 from stages.sink.batch import Arrival
 from stages.sink.stage import SinkStage
@@ -121,6 +122,30 @@ def test_a_newer_revision_replaces_turns_gaps_and_figures_of_the_older(tables: T
     assert read(tables, "SELECT revision, provisional, status FROM audio_sessions") == [(1, False, "completed")]
     assert read(tables, "SELECT count(*) FROM gaps") == [(1,)]
     assert read(tables, "SELECT DISTINCT revision FROM transcript_parts") == [(1,)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_unheard_speech_is_stored_with_its_transcript_and_replaced_with_it(tables: Tables, together: bool) -> None:
+    script = CallScript("call-1")
+    spans = [
+        ChannelUnheard(channel=n % 2, start_s=2.0 * n, end_s=2.0 * n + 0.5, level_dbfs=-30.5, reason="no_words")
+        for n in range(4)
+    ]
+    (older,) = script.completed(script.turns(3), provisional=True)
+    first, second = script.completed(script.turns(3, revision=1), revision=1, parts=2)
+    records = [
+        script.arrival(msgspec.structs.replace(older, unheard=spans)),
+        script.arrival(msgspec.structs.replace(first, unheard=spans[:1])),
+        script.arrival(msgspec.structs.replace(second, unheard=spans[3:])),
+    ]
+    stage = SinkStage(tables)
+    for batch in [records] if together else [[record] for record in records]:
+        stage.write(batch)
+    stage.write(records[:1])
+    stored = read(
+        tables, "SELECT revision, channel, start_time, end_time, level_dbfs, reason FROM unheard ORDER BY ALL"
+    )
+    assert stored == [(1, 0, 0.0, 0.5, -30.5, "no_words"), (1, 1, 6.0, 6.5, -30.5, "no_words")]
 
 
 def test_stale_turns_of_a_replay_do_not_come_back(tables: Tables) -> None:
