@@ -74,7 +74,7 @@ class Publisher:
             publish, Outgoing(topic, key=call.key, value=value, event_id=output.event_id, headers=headers)
         )
         self._metrics.records_out.labels(self._stage, topic).inc()
-        self._metrics.count(output.topic, output.record)
+        self._metrics.count(output.topic, output.record, lane=self._lane)
 
     async def reject(self, record: Record, call: CallRef | None, error: Exception, *, attempts: int) -> None:
         """Publish a dead letter for a record that the stage cannot use, and note it in its call's ledger."""

@@ -16,6 +16,7 @@ from schemas import topics
 from schemas.partials import Partial
 from schemas.segments import Segment
 from schemas.summaries import Summary
+from schemas.topics import Lane
 from schemas.transcripts import TranscriptCompleted
 from schemas.utterances import CallClosed, CallOpened, Utterance
 
@@ -70,6 +71,9 @@ class Metrics:
         self.partials = counter("partials", "Partials published, final ones included")
         self.interims_dropped = counter("interims_dropped", "Interim utterances skipped without a partial", "reason")
         self.guard_drops = counter("guard_drops", "Texts dropped as hallucinations", "guard")
+        self.unheard_seconds = counter(
+            "unheard_seconds", "Detected speech that no words account for, by the reason", "lane", "reason"
+        )
         self.summaries = counter("summaries", "Summaries published; a replacement counts again", "kind", "method")
         self.summary_claims = counter(
             "summary_claims",
@@ -123,7 +127,7 @@ class Metrics:
         )
         self.queue_seconds = histogram("queue_seconds", "Time between storing and reading a record", _WAIT_S, "stage")
 
-    def count(self, topic: str, record: object) -> None:
+    def count(self, topic: str, record: object, *, lane: Lane = "live") -> None:
         """Count what was published on a topic (as in the live lane), from the record itself.
 
         Records that a later stage forwards to its own topic are not counted again there.
@@ -134,6 +138,8 @@ class Metrics:
             self.words.inc(len(record.words))
             if record.guard is not None:
                 self.guard_drops.labels(record.guard).inc()
+            for one in record.unheard or []:
+                self.unheard_seconds.labels(lane, one.reason).inc(one.end_s - one.start_s)
         elif isinstance(record, Partial):
             self.partials.inc()
         elif isinstance(record, TranscriptCompleted) and record.part == record.parts:

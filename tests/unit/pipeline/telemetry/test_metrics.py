@@ -3,13 +3,14 @@
 import urllib.error
 import urllib.request
 
+import msgspec
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.telemetry.metrics import Metrics, MetricsServer
 from schemas.calls import CallRef
-from schemas.segments import Segment
+from schemas.segments import Segment, Unheard
 from schemas.transcripts import CallMetrics, TranscriptCompleted
 from schemas.utterances import CallClosed, CallOpened, Utterance
 
@@ -123,6 +124,19 @@ def test_a_dropped_text_is_counted_under_its_guard() -> None:
         metrics.count("calls.segments", segment(guard))
     assert value(metrics, "guard_drops_total", guard="no_speech") == 2
     assert value(metrics, "guard_drops_total", guard="phrase") == 1
+
+
+def test_seconds_without_words_are_counted_by_lane_and_reason() -> None:
+    metrics = Metrics()
+    spans = [
+        Unheard(start_s=start_s, end_s=start_s + 0.5, level_dbfs=-30.0, reason=reason)
+        for start_s, reason in ((1.0, "no_words"), (3.0, "no_words"), (5.0, "error"))
+    ]
+    record = msgspec.structs.replace(segment(None), unheard=spans)
+    metrics.count("calls.segments", record)
+    metrics.count("calls.segments", record, lane="batch")
+    assert value(metrics, "unheard_seconds_total", lane="live", reason="no_words") == 1.0
+    assert value(metrics, "unheard_seconds_total", lane="batch", reason="error") == 0.5
 
 
 def test_a_transcript_in_parts_completes_one_call() -> None:
