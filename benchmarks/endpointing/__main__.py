@@ -6,12 +6,13 @@
 |---|---|
 | `silero-vad` | the package as it comes (`load_silero_vad(onnx=True)`): a call for each 32 ms of each channel |
 | `in lockstep` | the same with all channels as rows of one call: not possible where calls begin at different times |
-| `model` | our model: eight frames of one channel per run |
+| `8 kHz form` | the same form of the model as ours: eight frames of one channel per run |
+| `detection` | all that we ask: both forms, loudness and the look of the sound |
 | `stage` | our separate stage without a bus: from μ-law chunks of two-leg calls to utterances, checkpoints included |
 
 The legs of FILE (the sample call) are repeated, each channel from another offset. All kinds get the same samples,
 alternate, run one thread, and are measured by the CPU time of this process; the first run is not counted. The same run
-compares our model's probabilities with those of the package.
+compares the form's probabilities with those of the package.
 
 What it does not show: the bus, resampling (FILE must have 8 kHz), channels that are hardly ever silent.
 """
@@ -52,7 +53,7 @@ def show(rows: dict[int, dict[str, Any]]) -> None:
         cells = [spread_text(row["per_cpu_s"][kind]) for kind in KINDS]
         print(f"| {n_channels} | " + " | ".join(cells) + " |")
     far = max(row["largest_difference"] for row in rows.values())
-    print(f"\nthe model's probabilities and the package's differ by {far:.2g} at most; the stage's target is {TARGET}")
+    print(f"\nthe form's probabilities and the package's differ by {far:.2g} at most; the stage's target is {TARGET}")
 
 
 if __name__ == "__main__":

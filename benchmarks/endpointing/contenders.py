@@ -16,8 +16,9 @@ from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.utterances import Utterance
 from stages.protocol import Event, Origin
 from stages.separate.codecs import Samples
+from stages.separate.frame_models import BLOCK_FRAMES, NO_MEMORY, FrameModel, frame_model, shipped_weights
+from stages.separate.silero import NARROW
 from stages.separate.speech import (
-    BLOCK_FRAMES,
     FRAME_SAMPLES,
     VAD_RATE_HZ,
     SpeechState,
@@ -27,7 +28,7 @@ from stages.separate.speech import (
 from stages.separate.stage import SeparateStage
 from tests.calls import bad
 
-KINDS: Final = ("silero-vad", "in lockstep", "model", "stage")
+KINDS: Final = ("silero-vad", "in lockstep", "8 kHz form", "detection", "stage")
 CHANNEL_S: Final = 600
 """Audio of one run, all channels together."""
 LEAST_S: Final = 12
@@ -54,11 +55,13 @@ def channels_of(path: Path, n_channels: int) -> Samples:
 def measured(channels: Samples, chunk_s: float, runs: int) -> dict[str, Any]:
     """Return channel seconds per CPU second of each kind, and the largest difference to the package's probabilities."""
     package, model = loaded_package(), load_voice_activity_model()
+    narrow = frame_model(shipped_weights(), NARROW)
     calls = [events_of(channels[first : first + 2], chunk_s) for first in range(0, len(channels), 2)]
     kinds: dict[str, Callable[[], Any]] = {
         "silero-vad": lambda: np.concatenate([by_package(package, channel[None]) for channel in channels]),
         "in lockstep": lambda: by_package(package, channels),
-        "model": lambda: np.stack([by_model(model, frames) for frames in channels]),
+        "8 kHz form": lambda: np.stack([by_form(narrow, frames) for frames in channels]),
+        "detection": lambda: np.stack([by_model(model, frames) for frames in channels]),
         "stage": lambda: asyncio.run(by_stage(SeparateStage(model), calls)),
     }
     audio_s = channels.size / VAD_RATE_HZ
@@ -74,7 +77,7 @@ def measured(channels: Samples, chunk_s: float, runs: int) -> dict[str, Any]:
     return {
         "channel_s": round(audio_s, 1),
         "per_cpu_s": {kind: spread(values) for kind, values in speeds.items()},
-        "largest_difference": float(np.abs(said["model"] - said["silero-vad"]).max()),
+        "largest_difference": float(np.abs(said["8 kHz form"] - said["silero-vad"]).max()),
         "utterances": said["stage"],
     }
 
@@ -97,6 +100,17 @@ def by_package(package: Any, channels: Samples) -> NDArray[np.float32]:
         for index in range(channels.shape[1])
     ]
     return np.concatenate(heard, axis=1)
+
+
+def by_form(model: FrameModel, frames: Samples) -> NDArray[np.float32]:
+    """Return the probabilities of one form of the model, shape (frames,), a block at a time."""
+    samples = np.concatenate([np.zeros(NARROW.context_samples, np.int16), frames.reshape(-1)]) / np.float32(32768)
+    inputs = np.lib.stride_tricks.sliding_window_view(samples, NARROW.n_inputs)[::FRAME_SAMPLES]
+    memory, heard = NO_MEMORY, []
+    for first in range(0, len(frames), BLOCK_FRAMES):
+        probabilities, memory = model.probabilities(inputs[first : first + BLOCK_FRAMES], memory)
+        heard.append(probabilities)
+    return np.concatenate(heard)
 
 
 def by_model(model: VoiceActivityModel, frames: Samples) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Silero VAD v6 at 8 kHz as one graph over a block of frames, built from the weights that silero-vad ships.
+"""Silero VAD v6 as one graph over a block of frames, built from the weights that silero-vad ships.
 
 The published graph takes one frame a run. Only its LSTM has memory. All layers before it (a Fourier transform by
 convolution, four convolutions) and after it (one neuron) are the same function of each frame, so the frames of a block
@@ -9,23 +9,44 @@ Source: https://github.com/snakers4/silero-vad (MIT).
 
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-FRAME_INPUTS: Final = 288
-"""The 256 samples of a frame, after the 32 before it."""
 STATE_SHAPE: Final = (2, 1, 128)
 
-_WINDOW: Final = 128
-_STEP: Final = 64
+
+class Form(msgspec.Struct, frozen=True):
+    """One half of the published graph. Both halves have frames of 32 ms and the same layers after the transform.
+
+    - `frame_samples`, `context_samples`: those of a frame, and those before it that it is read with.
+    - `window_samples`: those of a window of the transform; the next one begins half of them later.
+    - `branch`: its name in the published graph, which is one `If` on the rate.
+    """
+
+    rate_hz: int
+    frame_samples: int
+    context_samples: int
+    window_samples: int
+    branch: str
+
+    @property
+    def n_inputs(self) -> int:
+        return self.context_samples + self.frame_samples
+
+    @property
+    def n_bins(self) -> int:
+        return self.window_samples // 2 + 1
+
+
+NARROW: Final = Form(8_000, 256, 32, 128, "else_branch")
+WIDE: Final = Form(16_000, 512, 64, 256, "then_branch")
+
 _WINDOWS: Final = 4
-_BINS: Final = 65
 _OPSET: Final = 16
 _SHAPES: Final = {
-    "stft.forward_basis_buffer": (2 * _BINS, 1, _WINDOW),
-    "encoder.0.reparam_conv.weight": (128, _BINS, 3),
     "encoder.0.reparam_conv.bias": (128,),
     "encoder.1.reparam_conv.weight": (64, 128, 3),
     "encoder.1.reparam_conv.bias": (64,),
@@ -42,25 +63,26 @@ _SHAPES: Final = {
 }
 
 
-def block_graph(published: bytes) -> bytes:
-    """Return an ONNX model equal to the 8 kHz half of the published one, for any number n of consecutive frames.
+def block_graph(published: bytes, form: Form = NARROW) -> bytes:
+    """Return an ONNX model equal to one half of the published one, for any number n of consecutive frames.
 
-    Inputs: `input` float32 (n, 288), `state` float32 (2, 1, 128), `length` int32 (1,), the number of frames that count.
+    Inputs: `input` float32 (n, `form.n_inputs`), `state` float32 (2, 1, 128), `length` int32 (1,), the number of frames
+    that count.
     Outputs: `output` float32 (n, 1), probabilities; `stateN`, the state after the last frame that counts.
     Raises ValueError if `published` does not hold the weights of Silero v6 under their names.
     """
     import onnx
 
-    weights = _weights_at_8_khz(onnx.load_from_string(published))
+    weights = _weights(onnx.load_from_string(published), form)
     graph = _Graph()
-    _encode(graph, weights)
+    _encode(graph, weights, form)
     _remember(graph, weights)
-    inputs = [("input", onnx.TensorProto.FLOAT, ["n", FRAME_INPUTS]), ("state", onnx.TensorProto.FLOAT, STATE_SHAPE)]
+    inputs = [("input", onnx.TensorProto.FLOAT, ["n", form.n_inputs]), ("state", onnx.TensorProto.FLOAT, STATE_SHAPE)]
     outputs = [("output", onnx.TensorProto.FLOAT, ["n", 1]), ("stateN", onnx.TensorProto.FLOAT, STATE_SHAPE)]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node(kind, *edges, **attributes) for kind, *edges, attributes in graph.nodes],
-            "silero_vad_8k_blocks",
+            f"silero_vad_{form.rate_hz}_blocks",
             [onnx.helper.make_tensor_value_info(*one) for one in [*inputs, ("length", onnx.TensorProto.INT32, [1])]],
             [onnx.helper.make_tensor_value_info(*one) for one in outputs],
             [onnx.numpy_helper.from_array(values, name) for name, values in graph.constants.items()],
@@ -71,18 +93,22 @@ def block_graph(published: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _weights_at_8_khz(model: Any) -> dict[str, Array]:
-    """Return the weights by name. The graph is one `If` on the rate; its else branch is the half for 8 kHz."""
+def _weights(model: Any, form: Form) -> dict[str, Array]:
+    """Return the weights of one half by name."""
     import onnx
 
+    shapes = _SHAPES | {
+        "stft.forward_basis_buffer": (2 * form.n_bins, 1, form.window_samples),
+        "encoder.0.reparam_conv.weight": (128, form.n_bins, 3),
+    }
     found: dict[str, Array] = {}
-    branches = [one.g for node in model.graph.node for one in node.attribute if one.name == "else_branch"]
+    branches = [one.g for node in model.graph.node for one in node.attribute if one.name == form.branch]
     for node in (node for branch in branches for node in branch.node if node.op_type == "Constant"):
         name = node.output[0].rpartition("__")[2]
-        if name in _SHAPES:
+        if name in shapes:
             found[name] = onnx.numpy_helper.to_array(node.attribute[0].t)
-    if {name: values.shape for name, values in found.items()} != _SHAPES:
-        raise ValueError(f"these are not the weights of Silero VAD v6: {sorted(_SHAPES.keys() - found)} are missing")
+    if {name: values.shape for name, values in found.items()} != shapes:
+        raise ValueError(f"these are not the weights of Silero VAD v6: {sorted(shapes.keys() - found)} are missing")
     return found
 
 
@@ -102,16 +128,17 @@ class _Graph:
         return outputs[0]
 
 
-def _encode(graph: _Graph, weights: dict[str, Array]) -> None:
-    """Add the nodes from `input` (n, 288) to `encoded.3` (n, 1, 128)."""
-    at = np.arange(FRAME_INPUTS + 32)
-    at[FRAME_INPUTS:] = 2 * FRAME_INPUTS - 2 - at[FRAME_INPUTS:]  # the end is reflected
-    windows = np.stack([at[_STEP * index : _STEP * index + _WINDOW] for index in range(_WINDOWS)])
+def _encode(graph: _Graph, weights: dict[str, Array], form: Form) -> None:
+    """Add the nodes from `input` (n, `form.n_inputs`) to `encoded.3` (n, 1, 128)."""
+    n_inputs, length, step = form.n_inputs, form.window_samples, form.window_samples // 2
+    at = np.arange(n_inputs + form.context_samples)
+    at[n_inputs:] = 2 * n_inputs - 2 - at[n_inputs:]  # the end is reflected
+    windows = np.stack([at[step * index : step * index + length] for index in range(_WINDOWS)])
     graph.add("Gather", ["input", graph.constant("windows.at", windows)], "windows", axis=1)
     basis = graph.constant("basis", weights["stft.forward_basis_buffer"][:, 0].T)
     graph.add("MatMul", ["windows", basis], "spectrum")
     graph.add("Mul", ["spectrum", "spectrum"], "squares")
-    graph.add("Split", ["squares", graph.constant("halves", [_BINS, _BINS])], "real", "imaginary", axis=2)
+    graph.add("Split", ["squares", graph.constant("halves", [form.n_bins, form.n_bins])], "real", "imaginary", axis=2)
     graph.add("Add", ["real", "imaginary"], "power")
     graph.add("Sqrt", ["power"], "magnitude")
     # Kernels of 3 over 4, 4, 2 and 1 positions. Taps that would only meet padding are left out.

@@ -1,42 +1,56 @@
-"""Voice activity: Silero VAD v6 in its native 8 kHz form, through onnxruntime, without torch.
+"""Voice activity: whether somebody speaks in each frame of a channel, by three witnesses. The surest one counts.
 
-Telephone speech has nothing above 4 kHz, even in a file of 16 kHz, and the model's 16 kHz form takes that for noise. Of
-the frames inside each line of the sample call's customer, a high voice, it calls 0 to 9 % speech; the 8 kHz form 57 to
-97 %. So every channel is analysed at 8 kHz, whatever its own rate.
+- Silero VAD v6 in its 8 kHz form, on the channel at 8 kHz.
+- Its 16 kHz form, on the same samples at twice the rate. Each form is deaf to some voices. Telephone speech has nothing
+  above 4 kHz, and of the frames inside each line of the sample call's customer, a high voice, the 16 kHz form calls
+  0 to 9 % speech, the 8 kHz form 57 to 97 %. Of another caller's excited sentences the 8 kHz form calls whole lines
+  noise that the other hears.
+- What is loud for this channel and looks like a voice (`loudness`, `sound`), for sentences that neither hears.
 
-The model reads frames of 256 samples, each with the 32 samples before it, and carries an LSTM's state from frame to
-frame. Source: https://github.com/snakers4/silero-vad (MIT).
+Both forms hear worse when the level is far from what they were trained on (at a tenth of it, a third of a leg is lost).
+So a channel that is much too soft or too loud is amplified for them, in coarse steps.
 """
 
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from stages.separate.codecs import Samples
-from stages.separate.silero import FRAME_INPUTS, STATE_SHAPE, block_graph
+from stages.separate.frame_models import BLOCK_FRAMES as BLOCK_FRAMES
+from stages.separate.frame_models import MEMORY_BYTES, NO_MEMORY, FrameModel, frame_model, shipped_weights
+from stages.separate.loudness import Loudness, LoudnessState
+from stages.separate.silero import NARROW, WIDE
+from stages.separate.sound import HISTORY_FRAMES, sounds_of
 
-VAD_RATE_HZ: Final = 8_000
-FRAME_SAMPLES: Final = 256
+VAD_RATE_HZ: Final = NARROW.rate_hz
+FRAME_SAMPLES: Final = NARROW.frame_samples
 FRAME_S: Final = FRAME_SAMPLES / VAD_RATE_HZ
-BLOCK_FRAMES: Final = 8
-"""0.256 s: the frames of one run. A run of fewer frames costs as much."""
 
-_CONTEXT_SAMPLES: Final = FRAME_INPUTS - FRAME_SAMPLES
-_STATE_BYTES: Final = 4 * 2 * 128
-_SCALE: Final = np.float32(1 / 32768)
-_PROBE_TOLERANCE: Final = 1e-3
+_SCALE: Final = 1 / 32768
+_CONTEXT_SAMPLES: Final = HISTORY_FRAMES * FRAME_SAMPLES
+_HALF_TAPS: Final = 16
+_UNIT: Final = 1 << 16
+
+_RECENT: Final = 0xFF
+_CONFIRMED: Final = 4
+"""The third witness is sure from this many voice-like frames of the last eight (0.128 of 0.256 s), more by one for
+each loud frame among them that is a tone or held."""
+_SURE: Final = 0.6
+_LIKELY: Final = 0.4
+"""Continues speech, and is its beginning if the frames after it are speech."""
 
 
 class SpeechState(msgspec.Struct, frozen=True, array_like=True):
-    """The model's memory of a channel: LSTM state (float32) and the last samples (int16)."""
+    """What the witnesses remember of a channel, in two byte strings so that the struct is as earlier versions wrote it.
 
-    memory: bytes = b"\0" * _STATE_BYTES
-    context: bytes = b"\0" * (2 * _CONTEXT_SAMPLES)
+    `memory`: the LSTM state of the 8 kHz form (float32), that of the 16 kHz form, and a `_Followed`. `context`: the
+    last samples (int16). Earlier versions had the first state and 32 samples alone; what is missing begins anew.
+    """
+
+    memory: bytes = NO_MEMORY
+    context: bytes = b"\0" * (2 * NARROW.context_samples)
 
 
 class VoiceActivityModel(Protocol):
@@ -54,103 +68,94 @@ class VoiceActivityModel(Protocol):
         ...
 
 
-class SileroModel:
-    """Silero VAD v6 in blocks, one thread per run. Calls run in parallel: the session releases the GIL.
+class _Followed(msgspec.Struct, array_like=True):
+    """`voice_like`, `steady`: a bit for each of the last eight frames, set if it was that and loud; the last lowest."""
 
-    Float sums may depend on the shapes that are multiplied. So every run takes `BLOCK_FRAMES`, the last one padded, and
-    a frame's result is the same wherever it stands in a block.
-    """
-
-    def __init__(self, session: Any) -> None:
-        """`session` is onnxruntime's, over a graph of `stages.separate.silero`."""
-        self._session = session
-
-    def probabilities(self, frames: Samples, state: SpeechState) -> tuple[NDArray[np.float32], SpeechState]:
-        n_frames = len(frames)
-        inputs = np.zeros((-(-n_frames // BLOCK_FRAMES) * BLOCK_FRAMES, FRAME_INPUTS), np.float32)
-        _fill(inputs, frames, state)
-        memory = np.frombuffer(state.memory, "<f4").reshape(STATE_SHAPE)
-        found = []
-        for first in range(0, n_frames, BLOCK_FRAMES):
-            length = np.array([min(BLOCK_FRAMES, n_frames - first)], np.int32)
-            feed = {"input": inputs[first : first + BLOCK_FRAMES], "state": memory, "length": length}
-            block, memory = self._session.run(None, feed)
-            found.append(block[:, 0])
-        return np.concatenate(found)[:n_frames], _state_after(frames, memory)
+    loudness: LoudnessState = msgspec.field(default_factory=LoudnessState)
+    voice_like: int = 0
+    steady: int = 0
 
 
-class PublishedSileroModel:
-    """Silero VAD v6 as published, one run per frame: works with any weights of its kind, at eight times the cost."""
+class Witnesses:
+    """Both forms of the model, and the look of the sound. The greatest probability counts."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._rate = np.array(VAD_RATE_HZ, dtype=np.int64)
+    def __init__(self, narrow: FrameModel, wide: FrameModel) -> None:
+        self._narrow, self._wide = narrow, wide
 
     def probabilities(self, frames: Samples, state: SpeechState) -> tuple[NDArray[np.float32], SpeechState]:
-        inputs = np.empty((len(frames), FRAME_INPUTS), np.float32)
-        _fill(inputs, frames, state)
-        memory = np.frombuffer(state.memory, "<f4").reshape(STATE_SHAPE)
-        probabilities = np.empty(len(frames), np.float32)
-        for index in range(len(frames)):
-            feed = {"input": inputs[index : index + 1], "state": memory, "sr": self._rate}
-            probability, memory = self._session.run(None, feed)
-            probabilities[index] = probability[0, 0]
-        return probabilities, _state_after(frames, memory)
+        narrow_memory, wide_memory, followed = _recalled(state.memory)
+        signal = np.concatenate([_padded(state.context), frames.reshape(-1)])
+        evidence, gains = _evidence(signal, followed)
+        near, narrow_memory = self._narrow.probabilities(_narrow_inputs(signal, gains), narrow_memory)
+        far, wide_memory = self._wide.probabilities(_wide_inputs(signal, gains), wide_memory)
+        memory = narrow_memory + wide_memory + msgspec.msgpack.encode(followed)
+        context = signal[-_CONTEXT_SAMPLES:].astype("<i2").tobytes()
+        return np.maximum(np.maximum(near, far), evidence), SpeechState(memory, context)
 
 
 def load_voice_activity_model() -> VoiceActivityModel:
-    """Load the weights that silero-vad ships (2 MB, about 0.2 s). Raises ImportError if it is not installed."""
-    # Not imported: the package itself needs torch, its weights do not.
-    package = find_spec("silero_vad")
-    if package is None or not package.submodule_search_locations:
-        raise ImportError("silero-vad, which ships the voice activity model, is not installed")
-    return model_of(Path(package.submodule_search_locations[0], "data", "silero_vad.onnx").read_bytes())
+    """Load the weights that silero-vad ships (2 MB, about 0.4 s). Raises ImportError if it is not installed."""
+    return model_of(shipped_weights())
 
 
 def model_of(weights: bytes) -> VoiceActivityModel:
-    """Return the model of a published ONNX file: in blocks if that gives the same results, else frame by frame."""
-    published = PublishedSileroModel(_session(weights))
-    log = structlog.get_logger("callstream.separate")
-    try:
-        model = SileroModel(_session(block_graph(weights)))
-    except ValueError as error:
-        log.warning("voice activity falls back to single frames at eight times the cost", reason=str(error))
-        return published
-    far = _difference(model, published)
-    if far > _PROBE_TOLERANCE:
-        log.warning(
-            "voice activity falls back to single frames at eight times the cost", reason=f"blocks differ by {far:.3g}"
-        )
-        return published
-    return model
+    """Return the witnesses with the models of a published ONNX file."""
+    return Witnesses(frame_model(weights, NARROW), frame_model(weights, WIDE))
 
 
-def _session(graph: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.inter_op_num_threads = options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+def _recalled(memory: bytes) -> tuple[bytes, bytes, _Followed]:
+    if len(memory) <= MEMORY_BYTES:
+        return memory, NO_MEMORY, _Followed()
+    wide = memory[MEMORY_BYTES : 2 * MEMORY_BYTES]
+    return memory[:MEMORY_BYTES], wide, msgspec.msgpack.decode(memory[2 * MEMORY_BYTES :], type=_Followed)
 
 
-def _difference(model: VoiceActivityModel, published: VoiceActivityModel) -> float:
-    """Return the largest difference over half a second of a synthetic vowel that rises out of noise."""
-    at = np.arange(2 * BLOCK_FRAMES * FRAME_SAMPLES) / VAD_RATE_HZ
-    voice = sum(np.sin(2 * np.pi * 120 * harmonic * at) / harmonic for harmonic in range(1, 12))
-    noise = np.random.default_rng(1).normal(0, 200, len(at))
-    frames = (voice * 4000 * at / at[-1] + noise).astype(np.int16).reshape(-1, FRAME_SAMPLES)
-    ours, theirs = (one.probabilities(frames, SpeechState())[0] for one in (model, published))
-    return float(np.abs(ours - theirs).max())
+def _padded(context: bytes) -> Samples:
+    """Return the samples before the next frame, shape (1024,); those that are not known are silence."""
+    known = np.frombuffer(context, "<i2").astype(np.int16)
+    return np.concatenate([np.zeros(_CONTEXT_SAMPLES - len(known), np.int16), known])
 
 
-def _fill(inputs: NDArray[np.float32], frames: Samples, state: SpeechState) -> None:
-    """Write each frame, preceded by the samples before it, into the first rows of `inputs`, shape (≥ n, 288)."""
-    n_frames = len(frames)
-    np.multiply(frames, _SCALE, out=inputs[:n_frames, _CONTEXT_SAMPLES:])
-    np.multiply(np.frombuffer(state.context, "<i2"), _SCALE, out=inputs[0, :_CONTEXT_SAMPLES])
-    inputs[1:n_frames, :_CONTEXT_SAMPLES] = inputs[: n_frames - 1, -_CONTEXT_SAMPLES:]
+def _evidence(signal: Samples, followed: _Followed) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the third witness's probabilities and the factors for the models. Changes `followed`."""
+    loudness = Loudness(followed.loudness)
+    said, gains = [], []
+    for level_db, voice_like, steady in zip(*sounds_of(signal), strict=True):
+        loud = loudness.push(level_db)
+        seen = loud and voice_like
+        followed.voice_like = (followed.voice_like << 1 | seen) & _RECENT
+        followed.steady = (followed.steady << 1 | (loud and steady)) & _RECENT
+        sure = followed.voice_like.bit_count() - followed.steady.bit_count() >= _CONFIRMED
+        said.append(0.0 if not loud else _SURE if sure and seen else _LIKELY if sure or seen else 0.0)
+        gains.append(10 ** (loudness.state.gain_db / 20))
+    return np.array(said, np.float32), np.array(gains)
 
 
-def _state_after(frames: Samples, memory: NDArray[np.float32]) -> SpeechState:
-    return SpeechState(memory.tobytes(), frames[-1, -_CONTEXT_SAMPLES:].astype("<i2").tobytes())
+def _narrow_inputs(signal: Samples, gains: NDArray[np.float64]) -> NDArray[np.float32]:
+    first = _CONTEXT_SAMPLES - NARROW.context_samples
+    return _amplified(signal[first:].astype(np.float64), NARROW.n_inputs, NARROW.frame_samples, gains)
+
+
+def _wide_inputs(signal: Samples, gains: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the frames at 16 kHz. They lie 2 ms back, half a filter, so that no frame waits for the next."""
+    first = _CONTEXT_SAMPLES - WIDE.context_samples // 2 - _HALF_TAPS
+    known = signal[first - _HALF_TAPS + 1 :].astype(np.float64)
+    # Integers below 2**53: the sums are exact in any order.
+    between = np.convolve(known, _HALF_BAND, "valid") / _UNIT
+    doubled = np.stack([known[_HALF_TAPS - 1 : -_HALF_TAPS], between], axis=1).reshape(-1)
+    return _amplified(doubled, WIDE.n_inputs, WIDE.frame_samples, gains)
+
+
+def _amplified(samples: NDArray[np.float64], width: int, step: int, gains: NDArray[np.float64]) -> NDArray[np.float32]:
+    frames = np.lib.stride_tricks.sliding_window_view(samples, width)[::step]
+    return np.clip(frames * (gains * _SCALE)[:, None], -1.0, 1.0).astype(np.float32)
+
+
+def _half_band() -> NDArray[np.float64]:
+    """Return the taps that interpolate between two samples: a windowed sinc, symmetric."""
+    offsets = np.arange(-_HALF_TAPS, _HALF_TAPS) + 0.5
+    taps = np.sinc(offsets) * np.kaiser(2 * _HALF_TAPS, 8.0)
+    return np.asarray(np.rint(taps / taps.sum() * _UNIT))
+
+
+_HALF_BAND: Final = _half_band()

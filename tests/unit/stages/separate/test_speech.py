@@ -1,39 +1,27 @@
-"""The voice activity model in blocks, compared with the published one on the sample call's speech."""
+"""The witnesses together: bits, memory, and what each of them hears."""
 
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from structlog.testing import capture_logs
 
 from stages.separate.codecs import Samples
-from stages.separate.silero import block_graph
+from stages.separate.frame_models import BLOCK_FRAMES, MEMORY_BYTES, NO_MEMORY
+from stages.separate.silero import NARROW, WIDE
 from stages.separate.speech import (
-    BLOCK_FRAMES,
     FRAME_SAMPLES,
-    PublishedSileroModel,
-    SileroModel,
+    VAD_RATE_HZ,
     SpeechState,
     VoiceActivityModel,
+    Witnesses,
     load_voice_activity_model,
-    model_of,
 )
 from tests.calls import bad
 
 SECONDS = 25
-
-
-def published() -> bytes:
-    package = find_spec("silero_vad")
-    assert package is not None
-    assert package.submodule_search_locations
-    return Path(package.submodule_search_locations[0], "data", "silero_vad.onnx").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +33,7 @@ def model() -> VoiceActivityModel:
 def speech() -> Samples:
     """Frames of the sample call's agent."""
     pcm, rate_hz = bad.read_wav(Path(bad.__file__).parent / "sample" / "sample.wav")
-    return pcm[: SECONDS * rate_hz // FRAME_SAMPLES * FRAME_SAMPLES, 0].reshape(-1, FRAME_SAMPLES)
+    return framed(pcm[: SECONDS * rate_hz, 0])
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +41,23 @@ def whole(model: VoiceActivityModel, speech: Samples) -> tuple[NDArray[np.float3
     return model.probabilities(speech, SpeechState())
 
 
-def frame_by_frame() -> PublishedSileroModel:
-    import onnxruntime
-
-    return PublishedSileroModel(onnxruntime.InferenceSession(published(), providers=["CPUExecutionProvider"]))
+def framed(samples: Samples) -> Samples:
+    return samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
 
 
-def test_blocks_give_the_results_of_the_published_graph(
-    whole: tuple[NDArray[np.float32], SpeechState], speech: Samples
-) -> None:
-    probabilities, state = whole
-    expected, expected_state = frame_by_frame().probabilities(speech, SpeechState())
-    assert 0.2 < (expected > 0.5).mean() < 0.8
-    assert np.abs(probabilities - expected).max() < 1e-4
-    assert state.context == expected_state.context
-    memories = [np.frombuffer(one.memory, "<f4") for one in (state, expected_state)]
-    assert memories[0] == pytest.approx(memories[1], abs=1e-3)
+class Recorder:
+    """A form that hears nothing, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.inputs: list[NDArray[np.float32]] = []
+
+    def probabilities(self, inputs: NDArray[np.float32], memory: bytes) -> tuple[NDArray[np.float32], bytes]:
+        self.inputs.append(inputs)
+        return np.zeros(len(inputs), np.float32), memory
+
+
+def deaf() -> Witnesses:
+    return Witnesses(Recorder(), Recorder())
 
 
 @settings(max_examples=25, deadline=None)
@@ -96,39 +85,62 @@ def test_a_frame_alone_costs_a_block_and_says_the_same(
         assert probabilities[0] == expected
 
 
-def of_another_name(weights: bytes) -> bytes:
-    return weights.replace(b"decoder.rnn.weight_ih", b"decoder.gru.weight_ih")
+def test_a_state_of_the_version_with_one_form_is_continued(model: VoiceActivityModel, speech: Samples) -> None:
+    _, after = model.probabilities(speech[:400], SpeechState())
+    earlier = SpeechState(after.memory[:MEMORY_BYTES], after.context[-2 * NARROW.context_samples :])
+    expected, _ = model.probabilities(speech[400:], after)
+    probabilities, state = model.probabilities(speech[400:], earlier)
+    assert ((probabilities > 0.5) == (expected > 0.5)).mean() > 0.95
+    assert len(state.memory) > 2 * MEMORY_BYTES
+    assert SpeechState() == SpeechState(NO_MEMORY, bytes(2 * NARROW.context_samples))
 
 
-def of_another_slope(weights: bytes) -> bytes:
-    model = onnx.load_from_string(weights)
-    for branch in (one.g for node in model.graph.node for one in node.attribute if one.name == "else_branch"):
-        for node in branch.node:
-            if node.op_type == "Relu" and "/encoder/0/" in node.name:
-                node.op_type = "Abs"
-    return bytes(model.SerializeToString())
+def test_the_state_stays_small(whole: tuple[NDArray[np.float32], SpeechState]) -> None:
+    assert len(whole[1].memory) + len(whole[1].context) < 4500
 
 
-def test_the_installed_weights_run_in_blocks() -> None:
-    with capture_logs() as logs:
-        assert isinstance(load_voice_activity_model(), SileroModel)
-    assert logs == []
+def test_the_wide_form_gets_the_same_sound_at_twice_the_rate_two_milliseconds_late() -> None:
+    at = np.arange(40 * FRAME_SAMPLES) / VAD_RATE_HZ
+    narrow, wide = Recorder(), Recorder()
+    Witnesses(narrow, wide).probabilities(framed((8000 * np.sin(2 * np.pi * 440 * at)).astype(np.int16)), SpeechState())
+    doubled = wide.inputs[0][:, WIDE.context_samples :].reshape(-1)
+    expected = 8000 / 32768 * np.sin(2 * np.pi * 440 * (np.arange(len(doubled)) / WIDE.rate_hz - 0.002))
+    assert np.abs(doubled - expected)[200:].max() < 1e-3
+    assert narrow.inputs[0].shape == (40, NARROW.n_inputs)
+    assert wide.inputs[0].shape == (40, WIDE.n_inputs)
+
+
+@pytest.mark.parametrize("factor", [0.05, 0.1, 0.25, 4.0])
+def test_a_leg_of_another_level_is_heard_alike(
+    model: VoiceActivityModel, speech: Samples, whole: tuple[NDArray[np.float32], SpeechState], factor: float
+) -> None:
+    heard = model.probabilities(np.clip(speech * factor, -32768, 32767).astype(np.int16), SpeechState())[0] > 0.35
+    spoken = whole[0] > 0.5
+    assert (heard & spoken).sum() / spoken.sum() > 0.97
+
+
+def test_a_voice_that_no_form_hears_is_heard_by_its_sound(
+    speech: Samples, whole: tuple[NDArray[np.float32], SpeechState]
+) -> None:
+    heard, _ = deaf().probabilities(speech, SpeechState())
+    spoken = whole[0] > 0.9
+    assert (heard[spoken] > 0).mean() > 0.6
+    assert (heard[whole[0] < 0.05] > 0).mean() < 0.05
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
-    [(of_another_name, "decoder.rnn.weight_ih"), (of_another_slope, "blocks differ")],
+    "sound",
+    ["silence", "hiss", "touch tone", "ringback", "organ"],
 )
-def test_unknown_weights_run_frame_by_frame_with_a_warning(change: Callable[[bytes], bytes], reason: str) -> None:
-    with capture_logs() as logs:
-        model = model_of(change(published()))
-    assert isinstance(model, PublishedSileroModel)
-    (entry,) = logs
-    assert entry["log_level"] == "warning"
-    assert reason in entry["reason"]
-    assert model.probabilities(np.zeros((3, FRAME_SAMPLES), np.int16), SpeechState())[0].shape == (3,)
-
-
-def test_a_file_without_a_half_for_8_khz_is_named_as_such() -> None:
-    with pytest.raises(ValueError, match="not the weights of Silero VAD v6"):
-        block_graph(onnx.ModelProto().SerializeToString())
+def test_noise_and_held_tones_are_no_voice_however_loud(sound: str) -> None:
+    at = np.arange(12 * VAD_RATE_HZ) / VAD_RATE_HZ
+    on = at > 4
+    made = {
+        "silence": np.zeros(len(at)),
+        "hiss": np.random.default_rng(1).normal(0, 0.1, len(at)),
+        "touch tone": (np.sin(2 * np.pi * 770 * at) + np.sin(2 * np.pi * 1336 * at)) * (at % 1 < 0.2),
+        "ringback": (np.sin(2 * np.pi * 440 * at) + np.sin(2 * np.pi * 480 * at)) * (at % 6 < 2),
+        "organ": sum(np.sin(2 * np.pi * 262 * order * at) / order for order in range(1, 9)),
+    }[sound]
+    heard, _ = deaf().probabilities(framed((8000 * made * on).astype(np.int16)), SpeechState())
+    assert (heard > 0.5).sum() * 0.032 < 0.3
