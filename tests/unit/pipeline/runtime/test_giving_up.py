@@ -9,7 +9,7 @@ import pytest
 from pipeline.bus.memory import MemoryBus
 from pipeline.bus.protocol import Outgoing, Subscription, TopicSpec
 from pipeline.runtime.call_runner import StageRunner
-from pipeline.runtime.decoding import decode_stage_record, decode_transcript
+from pipeline.runtime.decoding import decode_transcript, stage_records
 from pipeline.runtime.publisher import Publisher
 from pipeline.telemetry.metrics import Metrics
 from schemas import cloudevents, envelope, topics
@@ -69,7 +69,7 @@ def merging(bus: MemoryBus) -> StageRunner:
         bus,
         MergeStage(),
         subscription=Subscription(group="merge", topics=(topics.SEGMENTS,), progress_topic=topics.TRANSCRIPTS),
-        decoder=decode_stage_record,
+        decoder=stage_records(SegmentRecord),
         publisher=Publisher(bus, stage="merge", lane="live", metrics=metrics),
         metrics=metrics,
         budget_bytes=10_000,
