@@ -67,14 +67,20 @@ class TruthLine(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A call. `file`: its WAV; `sha256`: the digest of its samples."""
+    """A call. `file`: its WAV; `sha256`: the digest of its samples; `voices`: who speaks on each leg.
+
+    `language` is that of the call, `languages` those of its lines where they differ.
+    """
 
     name: str
     file: str
-    variant: Variant
+    variant: str
     duration_s: float
     sha256: str
     lines: list[TruthLine]
+    language: str = "en"
+    languages: list[str] = []
+    voices: list[str] = []
 
     def said(self, channel: int) -> str:
         return " ".join(line.text for line in self.lines if line.channel == channel)
@@ -159,8 +165,11 @@ def _make(truth: Path, script: list[ScriptLine], variant: Variant, seed: int) ->
     keep(truth, pcm, lines, variant)
 
 
-def keep(truth: Path, pcm: NDArray[np.int16], lines: list[TruthLine], variant: Variant) -> None:
-    """Write a call, shape (n_samples,) or (n_samples, n_channels) at 8 kHz, and then its truth, which completes it."""
+def keep(truth: Path, pcm: NDArray[np.int16], lines: list[TruthLine], variant: str, **about: Any) -> None:
+    """Write a call, shape (n_samples,) or (n_samples, n_channels) at 8 kHz, and then its truth, which completes it.
+
+    `about`: further fields of the `Call`.
+    """
     sound = truth.with_suffix(".wav")
     with wave.open(str(sound), "wb") as file:
         file.setparams((1 if pcm.ndim == 1 else pcm.shape[1], 2, RATE_HZ, 0, "NONE", ""))
@@ -172,6 +181,7 @@ def keep(truth: Path, pcm: NDArray[np.int16], lines: list[TruthLine], variant: V
         duration_s=len(pcm) / RATE_HZ,
         sha256=hashlib.sha256(pcm.tobytes()).hexdigest(),
         lines=lines,
+        **about,
     )
     truth.write_bytes(msgspec.json.encode(call))
 
@@ -182,14 +192,39 @@ def _spoken(
     """Return the call as int16, shape (n_samples, 2), and its truth."""
     rng = random.Random(seed)
     pitches, lengths = [rng.choice(_PITCHES[c]) for c in (0, 1)], [rng.choice(_LENGTHS) for _ in (0, 1)]
+
+    def say(line: ScriptLine) -> tuple[Float, list[TruthWord]]:
+        pitch = pitches[line.channel]
+        return said(voice.say(line.text, lengths[line.channel] * pitch), voice.rate_hz, pitch, rng)
+
+    legs, lines = laid_out(script, say, variant, rng)
+    noise = np.random.default_rng(seed)
+    heard = [leg + line_noise(len(leg), noise) for leg in legs]
+    if variant == "noise":
+        heard = [leg + surroundings(len(leg), SNR_DB, noise) for leg in heard]
+    elif variant == "overlap":
+        heard = [leg + echo(other) for leg, other in zip(heard, reversed(legs), strict=True)]
+    return np.stack([coded(leg) for leg in heard], axis=1), lines
+
+
+def laid_out(
+    script: list[ScriptLine],
+    say: Callable[[ScriptLine], tuple[Float, list[TruthWord]]],
+    variant: Variant,
+    rng: random.Random,
+) -> tuple[list[Float], list[TruthLine]]:
+    """Lay the lines of a script out as a call: its legs, of one length, with nothing but the voices, and its truth.
+
+    `say` returns a line's audio at 8 kHz and its words in seconds from the line's start. In `overlap` speakers
+    interrupt each other.
+    """
     placed: list[tuple[int, int, Float]] = []
     lines: list[TruthLine] = []
     start, end = 0, int(0.8 * RATE_HZ)
     free = [0, 0]
     for line in script:
-        channel, pitch = line.channel, pitches[line.channel]
-        parts = voice.say(line.text, lengths[channel] * pitch)
-        audio, words = _said(parts, voice.rate_hz, pitch, rng)
+        channel = line.channel
+        audio, words = say(line)
         if line.manner == "backchannel":
             at = start + int((end - start) * rng.uniform(0.3, 0.7))
         else:
@@ -212,13 +247,7 @@ def _spoken(
     legs = [np.zeros(n_samples), np.zeros(n_samples)]
     for channel, at, audio in placed:
         legs[channel][at : at + len(audio)] += audio
-    noise = np.random.default_rng(seed)
-    heard = [leg + line_noise(n_samples, noise) for leg in legs]
-    if variant == "noise":
-        heard = [leg + surroundings(n_samples, SNR_DB, noise) for leg in heard]
-    elif variant == "overlap":
-        heard = [leg + echo(other) for leg, other in zip(heard, reversed(legs), strict=True)]
-    return np.stack([coded(leg) for leg in heard], axis=1), lines
+    return legs, lines
 
 
 def _gap_s(channel: int, variant: Variant, rng: random.Random) -> float:
@@ -230,7 +259,7 @@ def _gap_s(channel: int, variant: Variant, rng: random.Random) -> float:
     return rng.uniform(0.25, 1.3)
 
 
-def _said(parts: list[Spoken], rate_hz: int, pitch: float, rng: random.Random) -> tuple[Float, list[TruthWord]]:
+def said(parts: list[Spoken], rate_hz: int, pitch: float, rng: random.Random) -> tuple[Float, list[TruthWord]]:
     """Return a line's audio, with short pauses between sentences, and its words in seconds from the line's start."""
     pieces: list[Float] = []
     words: list[TruthWord] = []

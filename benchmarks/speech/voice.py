@@ -72,9 +72,9 @@ class Voice:
         audio = np.concatenate([chunk.audio_float_array for chunk in chunks]).astype(np.float32)
         if len(chunks) != 1 or chunks[0].phoneme_alignments is None:
             return Spoken(audio, [SpokenWord(text, None) for text in texts])
-        groups = _groups([(one.phoneme, int(one.num_samples)) for one in chunks[0].phoneme_alignments])
+        groups = sound_groups([(one.phoneme, int(one.num_samples)) for one in chunks[0].phoneme_alignments])
         alone = ["".join("".join(part) for part in self._voice.phonemize(text)) for text in texts]
-        spans = _spans([sounds for sounds, _ in groups], alone)
+        spans = word_groups([sounds for sounds, _ in groups], alone)
         return Spoken(
             audio,
             [
@@ -84,7 +84,7 @@ class Voice:
         )
 
 
-def _groups(phonemes: Sequence[tuple[str, int]]) -> list[tuple[str, tuple[int, int]]]:
+def sound_groups(phonemes: Sequence[tuple[str, int]]) -> list[tuple[str, tuple[int, int]]]:
     """Group phonemes by spaces: the sounds of each group, and its span in samples."""
     groups: list[tuple[str, tuple[int, int]]] = []
     at, is_new = 0, True
@@ -99,7 +99,7 @@ def _groups(phonemes: Sequence[tuple[str, int]]) -> list[tuple[str, tuple[int, i
     return groups
 
 
-def _spans(groups: Sequence[str], words: Sequence[str]) -> list[int | None]:
+def word_groups(groups: Sequence[str], words: Sequence[str]) -> list[int | None]:
     """Return, for each word, the index of the group that is this word alone, else None.
 
     `words` are the phonemes of each word spoken alone. Of all divisions of the words among the groups the one with the
