@@ -65,7 +65,7 @@ def _hum_and_crackle(n: int, rng: np.random.Generator) -> Float:
     return np.asarray(hum + band_limited(crackle) + rng.standard_normal(n) * 1e-3)
 
 
-def _street(n: int, rng: np.random.Generator) -> Float:
+def street(n: int, rng: np.random.Generator) -> Float:
     """Return noise that swells and fades as passing cars do."""
     swell = np.interp(np.arange(n), np.arange(0, n + 2 * RATE_HZ, 2 * RATE_HZ), _draws(rng, n, 2.0) ** 2)
     return surroundings(n, 5.0, rng) * (0.15 + swell)
@@ -247,7 +247,7 @@ _SOUNDS: Final[dict[str, Sound]] = {
     "line noise": _white(-50.0),
     "loud hiss": _white(-32.0),
     "hum and crackle": _hum_and_crackle,
-    "street": _street,
+    "street": street,
     "touch tones": _touch_tones,
     "ringback": _by_leg(_cadence((440, 480), (2.0, 4.0)), _cadence((400, 450), (0.4, 0.2, 0.4, 2.0))),
     "busy": _by_leg(_cadence((480, 620), (0.5, 0.5)), _cadence((425,), (0.25, 0.25))),
