@@ -17,7 +17,7 @@ from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment
 from schemas.utterances import CallOpened, Channel, Utterance, UtteranceRecord
 from stages.protocol import Event, Origin, Output
-from stages.separate.endpointing import RECORDED
+from stages.separate.endpointing import RECORDED, EndpointingSettings
 from stages.separate.files import open_audio_file
 from stages.separate.speech import load_voice_activity_model
 from stages.separate.stage import SeparateStage
@@ -32,21 +32,24 @@ _ORIGIN: Final = Origin("", 0, 0, b"")
 class OfflineStages:
     """Both stages with loaded models and the settings of a deployment. Use as an async context manager.
 
-    `padded`: decode each utterance in Whisper's full window of 30 s, as the plain model does.
+    `padded`: decode each utterance in Whisper's full window of 30 s, as the plain model does. `live`: cut and
+    transcribe as for a live call that nobody watches, each utterance alone.
     """
 
-    def __init__(self, settings: Settings, *, padded: bool = False) -> None:
+    def __init__(self, settings: Settings, *, padded: bool = False, live: bool = False) -> None:
         self._settings = settings
         self._padded = padded
+        self._live = live
 
     async def __aenter__(self) -> "OfflineStages":
         settings = self._settings
         engine = await asyncio.to_thread(self._load_padded if self._padded else self._load)
         self._scheduler = Scheduler(engine, workers=settings.asr_workers)
-        self._separate = SeparateStage(await asyncio.to_thread(load_voice_activity_model), RECORDED)
+        endpointing = EndpointingSettings() if self._live else RECORDED
+        self._separate = SeparateStage(await asyncio.to_thread(load_voice_activity_model), endpointing)
         self._transcribe = TranscribeStage(
             self._scheduler,
-            live=False,
+            live=self._live,
             language=settings.language,
             default_language=settings.default_language,
         )

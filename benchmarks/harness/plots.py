@@ -53,3 +53,43 @@ def draw_live(report: dict[str, Any], path: Path) -> None:
     left.set_ylabel("share (line: 95 %)")
     left.legend(frameon=False)
     figure.savefig(path)
+
+
+def draw_heard(report: dict[str, Any], path: Path) -> None:
+    """Draw speech in no utterance, in no word, and word errors over levels and over codecs, a line for each kind."""
+    from matplotlib.figure import Figure
+
+    from benchmarks.heard.conditions import CODEC_SWEEP, LEVEL_SWEEP
+
+    sets = {(one["corpus"], one["condition"]): one["kinds"] for one in report["sets"].values()}
+    shown = (
+        ("speech in no utterance, %", ("coverage", "percent", "speech_outside_utterances")),
+        ("speech in no word, %", ("coverage", "percent", "speech_outside_words")),
+        ("word errors, %", ("errors", "percent")),
+    )
+    corpora = sorted({corpus for corpus, condition in sets if condition in (*LEVEL_SWEEP, *CODEC_SWEEP)})
+    rows = [(corpus, sweep) for corpus in corpora for sweep in (LEVEL_SWEEP, CODEC_SWEEP)]
+    figure = Figure(figsize=(12, 0.5 + 3 * len(rows)), layout="constrained")
+    for row, (corpus, sweep) in zip(figure.subplots(len(rows), len(shown), squeeze=False), rows, strict=True):
+        done = [condition for condition in sweep if (corpus, condition) in sets]
+        for axes, (title, keys) in zip(row, shown, strict=True):
+            for number, kind in enumerate(dict.fromkeys(kind for one in sets.values() for kind in one)):
+                values = [_figure(sets[corpus, one].get(kind), keys) for one in done]
+                if any(value is not None for value in values):
+                    axes.plot(done, values, marker="o", label=kind, color=_OURS if kind == "ours" else f"C{number + 1}")
+            axes.set_ylim(bottom=0)
+            axes.set_title(f"{corpus}: {title}", loc="left")
+            axes.tick_params(axis="x", labelrotation=30)
+            axes.spines[["top", "right"]].set_visible(False)
+        row[0].legend(frameon=False)
+    figure.savefig(path)
+
+
+def _figure(found: dict[str, Any] | None, keys: tuple[str, ...]) -> float | None:
+    """Return a figure deep in a report; None where its kind was not run."""
+    if found is None:
+        return None
+    one: Any = found
+    for key in keys:
+        one = one[key]
+    return None if one is None else float(one)

@@ -46,7 +46,7 @@ def lost_packets(n_samples: int, share: float, rng: np.random.Generator) -> Lost
 
 
 def mulaw(samples: Samples) -> Samples:
-    return coded(samples / 32767)
+    return np.asarray(coded(samples / 32767), np.int16)
 
 
 def alaw(samples: Samples) -> Samples:
@@ -155,7 +155,9 @@ def _by_ffmpeg(samples: Samples, name: str, bit_rate: int) -> Samples:
 
 def _samples(frame: Any) -> Samples:
     data = frame.to_ndarray().reshape(-1)
-    return np.clip(np.round(data * 32767), -32768, 32767).astype(np.int16) if data.dtype.kind == "f" else data
+    if data.dtype.kind == "f":
+        data = np.clip(np.round(data * 32767), -32768, 32767)
+    return np.asarray(data, np.int16)
 
 
 def _by_frames(samples: Samples, size: int, through: Callable[[Samples], Samples]) -> Samples:

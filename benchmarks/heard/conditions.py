@@ -92,7 +92,7 @@ def _narrow(leg: Float, _rng: np.random.Generator) -> Float:
 
 def _street(leg: Float, rng: np.random.Generator) -> Float:
     noise = street(len(leg), rng)
-    return leg + noise * _ratio(SPEECH_DB - NOISE_DB) / np.sqrt(np.mean(noise**2))
+    return np.asarray(leg + noise * _ratio(SPEECH_DB - NOISE_DB) / np.sqrt(np.mean(noise**2)))
 
 
 def echoing(dry: Dry) -> list[Samples]:

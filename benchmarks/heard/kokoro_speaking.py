@@ -54,7 +54,7 @@ def main(model: str, voices: str) -> None:
 def _style(voices: Path, shares: dict[str, float]) -> Any:
     """Return the weighted mean of voices, float32, shape (510, 1, 256): a row for each number of phonemes."""
     parts = [share * np.fromfile(voices / f"{name}.bin", "<f4").reshape(-1, 1, 256) for name, share in shares.items()]
-    return (sum(parts) / sum(shares.values())).astype(np.float32)
+    return (np.sum(parts, axis=0) / sum(shares.values())).astype(np.float32)
 
 
 if __name__ == "__main__":

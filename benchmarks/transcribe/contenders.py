@@ -237,7 +237,7 @@ async def _run_pipeline(job: Job) -> list[Measurement]:
         failing = asyncio.ensure_future(pipeline.worker.wait())
         try:
             await _finish(pipeline.worker.ready.wait(), failing)
-            await _finish(_send(pipeline, job.warm_up, "warm-up", job.language), failing)
+            await _finish(send_call(pipeline, job.warm_up, "warm-up", job.language), failing)
             for number, files in enumerate(job.sets):
                 with Clock() as clock:
                     await _finish(_send_all(pipeline, files, f"set-{number}", job.language), failing)
@@ -279,14 +279,14 @@ async def _send_all(pipeline: Embedded, files: list[str], name: str, language: s
 
     async def one(index: int, file: str) -> None:
         async with turn:
-            await _send(pipeline, file, f"{name}/{index}", language)
+            await send_call(pipeline, file, f"{name}/{index}", language)
 
     async with asyncio.TaskGroup() as group:
         for index, file in enumerate(files):
             group.create_task(one(index, file))
 
 
-async def _send(pipeline: Embedded, path: str, call_id: str, language: str) -> None:
+async def send_call(pipeline: Embedded, path: str, call_id: str, language: str) -> None:
     """Publish a file as a call and wait until the warehouse has all of it."""
     call = CallRef(DEFAULT_TENANT, call_id)
     watch = CallWatch()

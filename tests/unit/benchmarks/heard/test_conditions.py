@@ -91,4 +91,4 @@ def test_babble_needs_no_silence_of_others() -> None:
 def _voice(hz: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     """Return a second of a buzz that rises and falls as syllables do, at the level of speech."""
     buzz = np.sign(np.sin(2 * np.pi * hz * SECOND / RATE_HZ)) * (1 + np.sin(2 * np.pi * 4 * SECOND / RATE_HZ))
-    return np.round(2000 * buzz).astype(np.int16)
+    return np.asarray(np.round(2000 * buzz), np.int16)
