@@ -67,6 +67,7 @@ async def measured(spoken: Corpus | None, seed: int, changes: list[str]) -> dict
                 figures["speech"] = taken(spoken.calls, heard) | {"input": spoken.described()}
     figures["words_as_speech"] = sum(one["words"] for one in figures["as_speech"].values())
     figures["words"] = sum(one["words"] for one in figures["sounds"].values())
+    figures["decoded_s"] = round(sum(one["decoded_s"] for one in figures["sounds"].values()), 1)
     figures["minutes"] = round(sum(one["seconds"] for one in figures["sounds"].values()) / 60, 1)
     return figures
 
@@ -82,7 +83,8 @@ def show(figures: dict[str, Any]) -> None:
         print("| " + " | ".join(map(str, [*row, forced["words"]])) + " |")
         for text in (*one["texts"], *forced["texts"]):
             print(f"  spoken by nobody: {msgspec.json.encode(text).decode()}")
-    print(f"{figures['words']} words in {figures['minutes']} minutes in which nobody speaks")
+    decoded = f"{figures['decoded_s']} s of them reached the decoder"
+    print(f"{figures['words']} words in {figures['minutes']} minutes in which nobody speaks; {decoded}")
     print(f"{figures['words_as_speech']} words in pieces of it that were given to the transcriber as speech")
     if "speech" in figures:
         one = figures["speech"]

@@ -29,9 +29,10 @@ def pieces(pcm: NDArray[np.int16]) -> Iterator[tuple[int, bytes]]:
 
 
 def answered(segments: Sequence[Segment]) -> dict[str, Any]:
-    """Return the utterances and words of a sound, and what each guard dropped."""
+    """Return the utterances and words of a sound, the seconds that were decoded, and what each guard dropped."""
     return {
         "utterances": len(segments),
+        "decoded_s": round(sum(segment.end_s - segment.start_s for segment in segments), 2),
         "words": sum(len(segment.words) for segment in segments),
         "texts": [_judged(segment) for segment in segments if segment.words],
         "guards": dict(Counter(segment.guard for segment in segments if segment.guard is not None)),

@@ -47,6 +47,7 @@ from benchmarks.speech.corpus import Corpus
 from pipeline.wiring.weights import resolve_model
 
 CORPORA: Final = ("english", "human", *SETS[1:])
+EVERYTHING: Final = ("prompts", *CORPORA)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,21 +55,24 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True)
     fetching = commands.add_parser("fetch", help="fetch and make the corpora that do not exist yet")
     fetching.add_argument("--clones", type=Path, metavar="DIR", help="clones of repositories to use instead of GitHub")
-    fetching.add_argument("--corpora", nargs="+", choices=("prompts", *CORPORA), default=("prompts", *CORPORA))
+    fetching.add_argument("--corpora", nargs="+", choices=EVERYTHING, default=EVERYTHING, help="which (all)")
+    add_outputs(fetching)
     measuring = commands.add_parser("measure", help="coverage and word errors")
-    measuring.add_argument("--corpora", nargs="*", choices=CORPORA, default=("english", "human"))
-    measuring.add_argument("--conditions", nargs="+", choices=[*CONDITIONS, "all"], default=["clean"])
+    measuring.add_argument("--corpora", nargs="*", choices=CORPORA, default=("english", "human"), help="which")
+    measuring.add_argument(
+        "--conditions", nargs="+", choices=[*CONDITIONS, "all"], default=["clean"], help="which (clean)"
+    )
     measuring.add_argument("--calls", type=int, help="only so many calls of each corpus, spread over it (all)")
     measuring.add_argument("--real", nargs="+", type=Path, default=[], metavar="FILE", help="channels of one real call")
     measuring.add_argument("--stm", nargs=2, type=Path, default=None, metavar=("WAV", "STM"), help="with its reference")
-    measuring.add_argument("--kinds", nargs="+", choices=KINDS, default=("ours", "whisperx", "windows"))
+    measuring.add_argument("--kinds", nargs="+", choices=KINDS, default=("ours", "whisperx", "windows"), help="which")
     add_outputs(measuring, plot="the sweeps over levels and codecs")
     wording = commands.add_parser("words", help="words that come twice or not at all")
     wording.add_argument("--of-each", type=int, default=OF_EACH, help=f"prompts of each language ({OF_EACH})")
     wording.add_argument("--languages", nargs="+", choices=LANGUAGES, default=LANGUAGES, help="all")
-    wording.add_argument("--kinds", nargs="+", choices=KINDS, default=("ours", "live", "windows"))
+    wording.add_argument("--kinds", nargs="+", choices=KINDS, default=("ours", "live", "windows"), help="which")
     twinning = commands.add_parser("twins", help="one voice on two channels, through the whole pipeline")
-    twinning.add_argument("--corpus", choices=CORPORA, default="human")
+    twinning.add_argument("--corpus", choices=CORPORA, default="human", help="which (human)")
     twinning.add_argument("--calls", type=int, default=3, help="calls, spread over the corpus (3)")
     twinning.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="all")
     for command in (wording, twinning):
@@ -87,14 +91,18 @@ def main() -> int:
 
 
 def fetch(given: argparse.Namespace) -> int:
+    found: dict[str, Any] = {}
     for name in given.corpora:
         if name == "prompts":
-            print(f"prompts: {len(prompts(of_each=OF_EACH))} clips")
+            found[name] = {"clips": len(prompts())}
         elif name == "human":
-            print(f"human: {human_calls(clones=given.clones).described()}")
-            print(f"digits: {len(spoken_digits(clones=given.clones))} clips")
+            found[name] = human_calls(clones=given.clones).described()
+            found["digits of people"] = {"clips": len(spoken_digits(clones=given.clones))}
         else:
-            print(f"{name}: {voiced(name, on_progress=_progress).described()}")
+            found[name] = voiced(name, on_progress=_progress).described()
+    for name, about in found.items():
+        print(f"{name}: {about}")
+    write_report("heard fetch", {"corpora": found}, given.json, given=sorted(found), runs=1)
     return 0
 
 

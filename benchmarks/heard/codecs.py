@@ -55,7 +55,7 @@ def alaw(samples: Samples) -> Samples:
     shift = np.maximum(0, np.floor(np.log2(np.maximum(magnitude, 1))).astype(np.int32) - 7)
     step = 1 << (np.maximum(shift, 1) + 3)
     value = magnitude // step * step + step // 2
-    return (np.sign(samples) * value).astype(np.int16)
+    return np.asarray(np.sign(samples) * value, np.int16)
 
 
 def concealed(samples: Samples, lost: Lost) -> Samples:
