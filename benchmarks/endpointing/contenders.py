@@ -104,8 +104,9 @@ def by_package(package: Any, channels: Samples) -> NDArray[np.float32]:
 
 def by_form(model: FrameModel, frames: Samples) -> NDArray[np.float32]:
     """Return the probabilities of one form of the model, shape (frames,), a block at a time."""
-    samples = np.concatenate([np.zeros(NARROW.context_samples, np.int16), frames.reshape(-1)]) / np.float32(32768)
-    inputs = np.lib.stride_tricks.sliding_window_view(samples, NARROW.n_inputs)[::FRAME_SAMPLES]
+    whole = np.concatenate([np.zeros(NARROW.context_samples, np.int16), frames.reshape(-1)])
+    samples = whole.astype(np.float32) / np.float32(32768)
+    inputs: NDArray[np.float32] = np.lib.stride_tricks.sliding_window_view(samples, NARROW.n_inputs)[::FRAME_SAMPLES]
     memory, heard = NO_MEMORY, []
     for first in range(0, len(frames), BLOCK_FRAMES):
         probabilities, memory = model.probabilities(inputs[first : first + BLOCK_FRAMES], memory)
