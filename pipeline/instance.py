@@ -12,6 +12,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from pipeline.errors import InstanceError
+from stages.sink.losses import Loss
 
 LOCK_FILE: Final = "lock"
 INSTANCE_FILE: Final = "instance.json"
@@ -44,6 +45,8 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """True while models are loaded and every group with waiting records moves."""
     stalled: list[str] = []
     """The groups that stand still."""
+    lost: list[Loss] = []
+    """The records that the broker deleted unread, as far as the warehouse knows."""
 
 
 class Owner(Protocol):

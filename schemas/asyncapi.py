@@ -31,7 +31,7 @@ from schemas.cloudevents import BYTES_TYPE, CONTENT_TYPE_HEADER, JSON_TYPE, STRU
 from schemas.event_numbers import EPOCH_EVENTS, MAX_EPOCH
 from schemas.partials import PARTIAL_TYPE
 from schemas.segments import SEGMENT_TYPE
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE
+from schemas.status import DEAD_LETTER_TYPE, EXPIRED_TYPE, JOB_TYPE, RESOLVED_TYPE
 from schemas.summaries import SUMMARY_TYPE
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE
 
@@ -90,6 +90,11 @@ _EVENTS: Final = {
     JOB_TYPE: _Event(
         summary="An entry of a call's ledger: start, end or failure of a job, or a gap", has_callseq=False
     ),
+    EXPIRED_TYPE: _Event(
+        summary="Records of a partition that the broker deleted by age before a stage had read them",
+        has_callseq=False,
+        of_a_call=False,
+    ),
     DEAD_LETTER_TYPE: _Event(
         summary="A record that a stage could not use, with its origin and the reason",
         has_callseq=False,
@@ -133,7 +138,9 @@ _CHANNELS: Final = (
         events=(TURN_TYPE, COMPLETED_TYPE),
     ),
     _Channel(topic=topics.SUMMARIES, operation="sendSummaries", summary="Summaries", events=(SUMMARY_TYPE,)),
-    _Channel(topic=topics.STATUS, operation="sendStatus", summary="The ledger of all calls", events=(JOB_TYPE,)),
+    _Channel(
+        topic=topics.STATUS, operation="sendStatus", summary="The ledger of all calls", events=(JOB_TYPE, EXPIRED_TYPE)
+    ),
     _Channel(
         topic=topics.DEAD_LETTERS,
         operation="sendDeadLetters",

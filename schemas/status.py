@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 JOB_TYPE = "callstream.job"
 DEAD_LETTER_TYPE = "callstream.dead-letter"
 RESOLVED_TYPE = "callstream.dead-letter.resolved"
+EXPIRED_TYPE = "callstream.records.expired"
 
 MAX_LETTER_BYTES: Final = 640_000
 """Most bytes of a rejected value in a letter. Base64 makes it a third larger, and a letter must stay under 900 KB of
@@ -21,7 +22,7 @@ MAX_MESSAGE_CHARACTERS: Final = 4_000
 JOBS: Final = ("merge", "separate", "sink", "summarize", "transcribe")
 """The jobs of every call, as published. A stage that is added later may write entries of its own."""
 Job = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(JOBS)})]
-JobState = Literal["started", "completed", "failed", "gap", "rejected", "retrying", "updated"]
+JobState = Literal["started", "completed", "failed", "gap", "rejected", "retrying", "updated", "expired"]
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,24 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any]
     at: float
     """Unix time in seconds of the record that caused the entry, so that a replay gives the same bytes."""
+
+
+class RecordsExpired(msgspec.Struct, frozen=True, kw_only=True):
+    """Records of a partition that the broker deleted, because of their age, before `group` had read them.
+
+    They are those at the positions from `first` to `last`. Of the calls that they belong to, `calls` could be named:
+    each has an entry of status `expired` in its ledger.
+    """
+
+    stage: str
+    group: str
+    topic: str
+    partition: int
+    first: int
+    last: int
+    calls: int
+    at: float
+    """Unix time in seconds at which this was found."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

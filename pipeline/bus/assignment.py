@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from pipeline.bus.protocol import Handler, Outgoing, Partition, Progress, Record
+from pipeline.bus.protocol import Expired, Handler, Outgoing, Partition, Progress, Record
 from pipeline.errors import BusError
 
 
@@ -25,8 +25,11 @@ Store = Callable[[Outgoing, int, Progress | None], Awaitable[None]]
 class HeldPartition(Partition, Protocol):
     """A partition that a bus opens for `read_shared`: the handler's view of it, and its records."""
 
-    def records(self) -> AsyncIterator[Record]:
-        """Yield records from the group's floor on, without end."""
+    def records(self) -> AsyncIterator[Record | Expired]:
+        """Yield records from the group's floor on, without end.
+
+        A broker that deletes records unread yields which ones in their place.
+        """
         ...
 
     def revoke(self) -> None:
@@ -110,7 +113,10 @@ class _Reader:
         try:
             await handler.on_assigned(partition)
             async for record in partition.records():
-                await handler.on_record(record, partition)
+                if isinstance(record, Expired):
+                    await handler.on_expired(record, partition)
+                else:
+                    await handler.on_record(record, partition)
         finally:
             partition.revoke()
             try:

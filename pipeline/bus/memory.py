@@ -10,7 +10,6 @@ from pipeline.bus.assignment import Store, TopicPartition, read_shared, revoked
 from pipeline.bus.feed import QueueFeed
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.protocol import (
-    Expired,
     Feed,
     Handler,
     Outgoing,
@@ -113,9 +112,6 @@ class MemoryBus:
 
     async def freed_at(self, topic: str, key: bytes) -> float | None:  # noqa: ARG002  # the protocol's
         return None
-
-    async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # nothing expires
-        return []
 
     async def lag(self, subscription: Subscription) -> int:
         return sum((await self.lag_by_partition(subscription)).values())

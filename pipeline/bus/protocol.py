@@ -113,6 +113,14 @@ class Handler(Protocol):
         """Called before the first record of a partition."""
         ...
 
+    async def on_expired(self, expired: "Expired", partition: Partition) -> None:
+        """Take note of records that the broker has deleted although the group had not read them.
+
+        Called in place of `on_record` for them. They count as done once this returns. After a crash before that, the
+        next worker is told too.
+        """
+        ...
+
     async def on_record(self, record: Record, partition: Partition) -> None:
         """Take a record. The bus delivers the partition's next record after this returns: awaiting is backpressure."""
         ...
@@ -218,10 +226,6 @@ class Bus(Protocol):
 
     async def freed_at(self, topic: str, key: bytes) -> float | None:
         """Return when records of a key were deleted because the store was short of room, in Unix seconds."""
-        ...
-
-    async def expired_unread(self, subscription: Subscription) -> "list[Expired]":
-        """Return which records the broker has deleted although the group had not read them. Raises BusError."""
         ...
 
     async def lag(self, subscription: Subscription) -> int:

@@ -10,6 +10,7 @@ from pipeline.cli import options
 from pipeline.cli.data_directory import read_settings
 from pipeline.errors import InstanceError
 from pipeline.instance import read_instance
+from stages.sink.losses import Loss
 
 _KAFKA = "kafka://"
 _WAIT_PAUSE_S = 0.2
@@ -35,6 +36,7 @@ def status(
     shown = {
         "ready": instance.ready,
         "stalled": instance.stalled,
+        "lost": [loss._asdict() for loss in instance.lost],
         "pid": instance.pid,
         "bus_url": instance.bus_url,
         "nats_url": None if instance.bus_url.startswith(_KAFKA) else instance.bus_url,
@@ -50,5 +52,13 @@ def status(
         typer.echo(msgspec.json.encode(shown).decode())
         return
     shown["stalled"] = ", ".join(instance.stalled) or None
+    shown["lost"] = "; ".join(map(_loss_text, instance.lost)) or None
     for name, value in shown.items():
         typer.echo(f"{name:<20} {value}")
+
+
+def _loss_text(loss: Loss) -> str:
+    """Return what the operator reads: `3 records of calls.audio/0 before separate read them (2 calls known)`."""
+    records = f"{loss.records} record" + ("" if loss.records == 1 else "s")
+    calls = f"{loss.calls} call" + ("" if loss.calls == 1 else "s")
+    return f"{records} of {loss.topic}/{loss.partition} before {loss.stage} read them ({calls} known)"

@@ -127,6 +127,7 @@ def to_txt(document: Document) -> str:
         + (f" ({gap['events']} events)" if gap["events"] else "")
         for gap in document["gaps"]
     ]
+    lines += [one_line(job["error"]) for job in document.get("jobs", []) if job["status"] == "expired"]
     return "\n".join(lines) + "\n"
 
 

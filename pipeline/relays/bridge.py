@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from pipeline.backoff import Backoff
-from pipeline.bus.protocol import Bus, Outgoing, Partition, Record, Subscription, TopicSpec
+from pipeline.bus.protocol import Bus, Expired, Outgoing, Partition, Record, Subscription, TopicSpec
 from pipeline.clock import SECONDS_PER_DAY
 from pipeline.errors import BusError, CallstreamError, RecordTooLargeError
 from pipeline.runtime.byte_budget import ByteBudget
@@ -178,6 +178,12 @@ class _LaneRunner:
 
     async def on_assigned(self, partition: Partition) -> None:
         self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)
+
+    async def on_expired(self, expired: Expired, partition: Partition) -> None:
+        """Count them. The source has no ledger."""
+        records = expired.last - expired.first + 1
+        self._bridge.metrics.records_expired_unread.labels(NAME, expired.topic).inc(records)
+        self._log.error("records expired unread", topic=expired.topic, partition=partition.number, records=records)
 
     async def on_record(self, record: Record, partition: Partition) -> None:
         metrics = self._bridge.metrics

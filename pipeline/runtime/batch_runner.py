@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import structlog
 
 from pipeline.backoff import Backoff
-from pipeline.bus.protocol import Bus, Partition, Record, Subscription
+from pipeline.bus.protocol import Bus, Expired, Partition, Record, Subscription
 from pipeline.errors import BusError
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.failures import Blame, blame
+from pipeline.runtime.losses import Losses
 from pipeline.runtime.movement import CHECK_EVERY_S, Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
@@ -76,6 +77,7 @@ class BatchRunner:
         self._max_records = max_records
         self._pending: list[_Taken] = []
         self._arrived = asyncio.Event()
+        self._losses = Losses(bus, publisher, metrics, stage=stage.name, group=subscription.group)
         self._backoff = Backoff(_RESTART_PAUSES_S)
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
 
@@ -97,6 +99,9 @@ class BatchRunner:
 
     async def on_assigned(self, partition: Partition) -> None:
         """Nothing is kept for each partition."""
+
+    async def on_expired(self, expired: Expired, partition: Partition) -> None:
+        await self._losses.tell(expired, partition)
 
     async def on_record(self, record: Record, partition: Partition) -> None:
         self._metrics.records_in.labels(self.stage.name, record.topic).inc()

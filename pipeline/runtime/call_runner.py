@@ -12,13 +12,14 @@ from typing import Any
 import structlog
 
 from pipeline.backoff import Backoff
-from pipeline.bus.protocol import Bus, Partition, Record, Subscription
+from pipeline.bus.protocol import Bus, Expired, Partition, Record, Subscription
 from pipeline.clock import unix_time_s
 from pipeline.errors import BusError
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.call_work import CallWork
 from pipeline.runtime.decoding import Decoded, Decoder
 from pipeline.runtime.failures import Attempts, Blame, blame
+from pipeline.runtime.losses import Losses
 from pipeline.runtime.movement import CHECK_EVERY_S, STANDSTILL_S, Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
@@ -58,6 +59,15 @@ class StageRunner:
         self._decoder = decoder
         self._calls: dict[tuple[str, int, CallRef], CallWork] = {}
         self.attempts = Attempts(bus, publisher, job=stage.name)
+        self._losses = Losses(
+            bus,
+            publisher,
+            metrics,
+            stage=stage.name,
+            group=subscription.group,
+            has_progress=subscription.progress_topic is not None,
+            decoder=decoder,
+        )
         self._lag: dict[tuple[str, int], int] = {}
         self._assigned: set[tuple[str, int]] = set()
         self._delivered = 0
@@ -92,6 +102,13 @@ class StageRunner:
     async def on_assigned(self, partition: Partition) -> None:
         self._assigned.add((partition.topic, partition.number))
         self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)
+
+    async def on_expired(self, expired: Expired, partition: Partition) -> None:
+        def read_to(call: CallRef) -> int:
+            work = self._calls.get((partition.topic, partition.number, call))
+            return 0 if work is None else work.taken_to
+
+        await self._losses.tell(expired, partition, read_to)
 
     async def on_record(self, record: Record, partition: Partition) -> None:
         self._count(record)

@@ -130,6 +130,8 @@ class CallWork:
         self.ended = False
         self.last_taken_at = self.last_numbered_at = asyncio.get_running_loop().time()
         self.last_record: Record | None = None
+        self.taken_to = 0
+        """The number after the highest of the call's inputs that came."""
         self.processor: CallProcessor[Any] | None = None
         self._runner = runner
         self._queued: asyncio.Queue[_Queued] = asyncio.Queue()
@@ -162,9 +164,12 @@ class CallWork:
             self._to_reread = deque()
             self._backoff, self._failed_at = retry_of._backoff, retry_of._failed_at
             self.last_record = retry_of.last_record
+            self.taken_to = retry_of.taken_to
 
     def put(self, record: Record, decoded: Decoded) -> None:
         """Take a record, for which the caller has taken room of the budget."""
+        if decoded.seq is not None and decoded.seq >= self.taken_to:
+            self.taken_to = decoded.seq + 1
         if self._to_reread is None:
             self._queue(record, decoded)
             return

@@ -1,4 +1,4 @@
-"""Whether the groups of a process move: what `ready` and `callstream status` tell an operator."""
+"""Whether the groups of a process move, and what they have lost: what `callstream status` tells an operator."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.telemetry.metrics import Metrics
+from stages.sink.losses import Loss
 
 STANDSTILL_S: Final = 60.0
 """A group stands still if records wait and none was finished for this long."""
@@ -13,10 +14,13 @@ CHECK_EVERY_S: Final = 5.0
 
 
 class Health:
-    """The groups of a process that stand still. `changed` is set whenever that changes."""
+    """The groups of a process that stand still, and the losses that its warehouse knows. `changed` is set whenever that
+    changes.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self.changed = asyncio.Event()
+        self.lost: list[Loss] = []
         self._metrics = metrics
         self._stalled: set[str] = set()
 
@@ -30,6 +34,11 @@ class Health:
             return
         self._stalled ^= {group}
         self.changed.set()
+
+    def report_lost(self, lost: list[Loss]) -> None:
+        if lost != self.lost:
+            self.lost = lost
+            self.changed.set()
 
 
 class Movement:

@@ -92,14 +92,7 @@ class Publisher:
             at=record.timestamp_s,
         )
         event_id = letter_id(self._stage, record.topic, record.partition, record.position)
-        headers = {
-            cloudevents.CONTENT_TYPE_HEADER: cloudevents.JSON_TYPE,
-            "ce_specversion": "1.0",
-            "ce_id": event_id,
-            "ce_source": f"callstream/{self._stage}",
-            "ce_type": DEAD_LETTER_TYPE,
-        }
-        await self._store_letter(letter, event_id, headers)
+        await self._store_letter(letter, event_id, self._headers(event_id, DEAD_LETTER_TYPE))
         self._metrics.dead_letters.labels(self._stage, type(error).__name__).inc()
         self._log.warning(
             "record rejected",
@@ -121,6 +114,22 @@ class Publisher:
         )
         ledger = Output(topic=topics.STATUS, record=entry, event_id=f"{event_id}/status", event_type=JOB_TYPE)
         await self.send(ledger, call)
+
+    async def note(self, topic: str, key: bytes, record: object, *, event_id: str, event_type: str) -> None:
+        """Store a published record that is of no call. Waits while the store is full, as `send` does."""
+        value = msgspec.json.encode(record)
+        headers = self._headers(event_id, event_type)
+        await self._store(self._bus.publish, Outgoing(topic, key=key, value=value, event_id=event_id, headers=headers))
+
+    def _headers(self, event_id: str, event_type: str) -> dict[str, str]:
+        """Return the headers of a record that is of no call."""
+        return {
+            cloudevents.CONTENT_TYPE_HEADER: cloudevents.JSON_TYPE,
+            "ce_specversion": "1.0",
+            "ce_id": event_id,
+            "ce_source": f"callstream/{self._stage}",
+            "ce_type": event_type,
+        }
 
     async def _store_letter(self, letter: DeadLetter, event_id: str, headers: dict[str, str]) -> None:
         """Store a dead letter: without its value if there is no room for it, for as long as its origin has it."""

@@ -46,20 +46,8 @@ async def until_one_ends(*works: "Coroutine[Any, Any, None] | asyncio.Future[Non
 
 
 async def log_backlog(bus: Bus, subscription: Subscription, log: Any) -> None:
-    """Log how many records wait when a stage begins to read: after a crash, those that it had not finished.
-
-    Records that the broker has deleted before the stage read them are logged as an error.
-    """
+    """Log how many records wait when a stage begins to read: after a crash, those that it had not finished."""
     try:
         log.info("stage reads", waiting=await bus.lag(subscription))
-        for lost in await bus.expired_unread(subscription):
-            log.error(
-                "records expired unread",
-                topic=lost.topic,
-                partition=lost.partition,
-                first=lost.first,
-                last=lost.last,
-                records=lost.last - lost.first + 1,
-            )
     except BusError as error:
         log.warning("stage reads, lag unknown", error=str(error))

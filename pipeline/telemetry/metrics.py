@@ -54,6 +54,9 @@ class Metrics:
         self.records_out = counter("records_out", "Records published", "stage", "topic")
         self.record_bytes = counter("record_bytes", "Bytes of the records read", "stage", "topic")
         self.dead_letters = counter("dead_letters", "Records rejected by the stage", "stage", "error")
+        self.records_expired_unread = counter(
+            "records_expired_unread", "Records that the broker deleted before the stage had read them", "stage", "topic"
+        )
         self.dead_letters_evicted = counter(
             "dead_letters_evicted", "Oldest dead letters deleted because their topic was at its limit"
         )

@@ -89,9 +89,9 @@ class Embedded:
         await self.worker.ready.wait()
         while True:
             self.health.changed.clear()
-            stalled = self.health.stalled
+            stalled, lost = self.health.stalled, self.health.lost
             self.metrics.ready.set(not stalled)
-            self.instance = msgspec.structs.replace(self.instance, ready=not stalled, stalled=stalled)
+            self.instance = msgspec.structs.replace(self.instance, ready=not stalled, stalled=stalled, lost=lost)
             if lock is not None:
                 lock.announce(self.instance)
             if stalled:

@@ -1,5 +1,6 @@
 """The sink: transcripts, summaries and the ledger into the warehouse. Its process owns the data directory."""
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pipeline.wiring.consumer_group import ConsumerGroup
@@ -19,9 +20,16 @@ GROUP: Final = ConsumerGroup(
 async def run(context: "WiringContext", ready: Ready) -> None:
     from stages.sink.stage import SinkStage
 
-    warehouse = context.warehouse
+    warehouse, health = context.warehouse, context.health
     assert warehouse is not None
-    runner = context.batch_runner(SinkStage(warehouse.tables), GROUP, warehouse.writer)
+    loop = asyncio.get_running_loop()
+
+    def report_lost() -> None:
+        if health is not None:
+            loop.call_soon_threadsafe(health.report_lost, warehouse.tables.losses())
+
+    await loop.run_in_executor(warehouse.writer, report_lost)
+    runner = context.batch_runner(SinkStage(warehouse.tables, lost=report_lost), GROUP, warehouse.writer)
     ready()
     await runner.run()
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from schemas.calls import CallRef
-from schemas.status import JOB_TYPE, JobStatus
+from schemas.status import JOB_TYPE, JobStatus, RecordsExpired
 from schemas.summaries import Summary
 from schemas.topics import STATUS
 from schemas.transcripts import TranscriptCompleted, Turn
@@ -27,6 +27,7 @@ from stages.sink import rows
 from stages.sink.rows import (
     CallMetricsRow,
     ChannelMetricsRow,
+    ExpiredRow,
     GapRow,
     JobRow,
     PartRow,
@@ -84,6 +85,7 @@ class Changes(msgspec.Struct):
     channel_metrics: dict[uuid.UUID, ChannelMetricsRow] = {}
     gaps: dict[uuid.UUID, GapRow] = {}
     unheard: dict[uuid.UUID, UnheardRow] = {}
+    expired: dict[uuid.UUID, ExpiredRow] = {}
     kept: dict[uuid.UUID, Kept] = {}
 
 
@@ -98,7 +100,11 @@ class Batch:
         self.outputs: list[Output] = []
         self._stored = stored
 
-    def add(self, arrival: Arrival) -> None:
+    def add(self, arrival: Arrival | RecordsExpired) -> None:
+        if isinstance(arrival, RecordsExpired):
+            row = rows.expired_row(arrival)
+            self.changes.expired[row.id] = row
+            return
         session = self._session(arrival.call)
         match arrival.record:
             case Turn() as turn:
@@ -223,7 +229,7 @@ class Batch:
             of_transcript = status.job == "merge" and status.detail.get("revision") == session.revision
             if session.revision is None or of_transcript:
                 session.status = "failed"
-        if status.job == "separate" and status.status not in ("gap", "retrying", "updated"):
+        if status.job == "separate" and status.status not in ("gap", "retrying", "updated", "expired"):
             _describe(session, status)
 
     def _has_failed(self, call: CallRef, revision: int) -> bool:

@@ -2,12 +2,12 @@
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from schemas.calls import CallRef
-from schemas.status import JobStatus
+from schemas.status import JobStatus, RecordsExpired
 from schemas.summaries import Summary
 from schemas.transcripts import TranscriptCompleted, Turn
 
@@ -152,7 +152,33 @@ class UnheardRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Row = SessionRow | TurnRow | PartRow | SummaryRow | JobRow | CallMetricsRow | ChannelMetricsRow | GapRow | UnheardRow
+class ExpiredRow(msgspec.Struct, frozen=True, kw_only=True):
+    id: uuid.UUID
+    stage: str
+    reader: str
+    topic: str
+    partition_number: int
+    first_position: int
+    last_position: int
+    calls: int
+    found_at: datetime
+
+
+Row = (
+    SessionRow
+    | TurnRow
+    | PartRow
+    | SummaryRow
+    | JobRow
+    | CallMetricsRow
+    | ChannelMetricsRow
+    | GapRow
+    | UnheardRow
+    | ExpiredRow
+)
+
+_EXPIRED: Final = uuid.UUID("6f9f3e0c-2f0a-5d55-8d0a-5b8a7f6c1d4e")
+"""The namespace of the ids of `ExpiredRow`."""
 
 
 def utc(unix_s: float) -> datetime:
@@ -267,6 +293,22 @@ def unheard_rows(call: CallRef, completed: TranscriptCompleted) -> list[UnheardR
     ]
 
 
+def expired_row(expired: RecordsExpired) -> ExpiredRow:
+    """Return the row. What is told again, with more that has expired since, has the same id."""
+    name = f"{expired.group}/{expired.topic}/{expired.partition}/{expired.first}"
+    return ExpiredRow(
+        id=uuid.uuid5(_EXPIRED, name),
+        stage=expired.stage,
+        reader=expired.group,
+        topic=expired.topic,
+        partition_number=expired.partition,
+        first_position=expired.first,
+        last_position=expired.last,
+        calls=expired.calls,
+        found_at=utc(expired.at),
+    )
+
+
 def job_id(call: CallRef, job: str, stored: str = "") -> uuid.UUID:
     """Return the id of a job's row; `stored` tells the sink's jobs apart."""
     return call.derived_id("job", job, stored)
@@ -274,12 +316,15 @@ def job_id(call: CallRef, job: str, stored: str = "") -> uuid.UUID:
 
 def job_row(call: CallRef, status: JobStatus) -> JobRow:
     """Return the row of a ledger entry. A call has a row for each job (the sink one for each kind of record stored),
-    and one for each gap, rejection and update.
+    and one for each gap, rejection and update, and for each first number that expired.
     """
     at = utc(status.at)
     if status.status in ("gap", "rejected", "retrying", "updated"):
         canonical = msgspec.json.encode(status.detail, order="sorted").decode()
         row_id = call.derived_id("job", status.job, status.status, repr(status.at), canonical)
+    elif status.status == "expired":
+        place = (str(status.detail.get("topic")), str(status.detail.get("first_number")))
+        row_id = call.derived_id("job", status.job, status.status, *place)
     else:
         row_id = job_id(call, status.job, str(status.detail.get("stored", "")))
     error = next((status.detail[name] for name in ("error", "message", "reason") if name in status.detail), None)
@@ -290,13 +335,23 @@ def job_row(call: CallRef, status: JobStatus) -> JobRow:
         status=status.status,
         started_at=at if status.status == "started" else None,
         completed_at=at if status.status in ("completed", "failed") else None,
-        error_message=str(error) if error is not None and status.status in ("failed", "rejected", "retrying") else None,
+        error_message=str(error) if error is not None and status.status in _WITH_ERROR else None,
         detail=status.detail,
         updated_at=at,
     )
 
 
-_JOB_ORDER = {"started": 0, "gap": 1, "rejected": 1, "retrying": 1, "updated": 1, "completed": 2, "failed": 2}
+_WITH_ERROR: Final = ("failed", "rejected", "retrying", "expired")
+_JOB_ORDER: Final = {
+    "started": 0,
+    "gap": 1,
+    "rejected": 1,
+    "retrying": 1,
+    "updated": 1,
+    "expired": 1,
+    "completed": 2,
+    "failed": 2,
+}
 
 
 def merged_job(stored: JobRow, arrived: JobRow) -> JobRow:

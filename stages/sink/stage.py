@@ -1,13 +1,13 @@
 """The sink stage: writes all published records into the warehouse, in batches that are flushed, then acknowledged."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
 from schemas.calls import CallRef
-from schemas.status import JOB_TYPE, JobStatus
+from schemas.status import EXPIRED_TYPE, JOB_TYPE, JobStatus, RecordsExpired
 from schemas.summaries import SUMMARY_TYPE, Summary
 from schemas.topics import STATUS, SUMMARIES, TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
@@ -36,21 +36,33 @@ class Store(Protocol):
         ...
 
 
+def _ignored() -> None:
+    pass
+
+
 class SinkStage:
-    """Stores the records of all calls in batches. Call `write` from one thread."""
+    """Stores the records of all calls in batches. Call `write` from one thread.
+
+    `lost` is called, from that thread, when the store has new rows about records that expired unread.
+    """
 
     name = "sink"
     topics = (TRANSCRIPTS, SUMMARIES, STATUS)
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, lost: Callable[[], None] = _ignored) -> None:
         self._store = store
+        self._lost = lost
 
-    def decode(self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float) -> Arrival:
+    def decode(
+        self, topic: str, headers: Mapping[str, str], value: bytes, timestamp_s: float
+    ) -> Arrival | RecordsExpired:
         """Decode a record of one of `topics`; `timestamp_s` is the bus's Unix time of it.
 
         Raises RejectedInput for anything that could make a whole batch fail later.
         """
         record_type = headers.get("ce_type", "")
+        if (topic, record_type) == (STATUS, EXPIRED_TYPE):
+            return _expired(value)
         kind = _RECORD_TYPES.get((topic, record_type))
         if kind is None:
             raise RejectedInput(f"record type {record_type!r} is not known on {topic}")
@@ -65,20 +77,36 @@ class SinkStage:
             raise RejectedInput(f"the value of {record_type} cannot be used: {error}") from error
         return Arrival(call=call, record=record, seq=int(number), at_s=timestamp_s)
 
-    def write(self, records: list[Arrival]) -> list[Output]:
+    def write(self, records: Sequence[Arrival | RecordsExpired]) -> list[Output]:
         """Store the batch; on return it is durable. If the store raises, nothing was stored.
 
         Returns a ledger entry for each completed transcript and each final summary that is now stored. They must be
         published before the batch is acknowledged: a replay of the batch returns the same ones.
         """
-        batch = Batch(self._store.load(sorted({record.call.session_id for record in records})))
+        calls = {record.call.session_id for record in records if isinstance(record, Arrival)}
+        batch = Batch(self._store.load(sorted(calls)))
         for record in records:
             batch.add(record)
         self._store.apply(batch.changes)
+        if batch.changes.expired:
+            self._lost()
         return batch.outputs
 
 
 _MAX_INTEGER = 2**31 - 1
+_MAX_POSITION = 2**63 - 1
+
+
+def _expired(value: bytes) -> RecordsExpired:
+    try:
+        record = msgspec.json.decode(value, type=RecordsExpired)
+        rows.utc(record.at)
+        _check_integers(record.partition, record.calls)
+        if not 0 <= record.first <= record.last <= _MAX_POSITION:
+            raise ValueError(f"there are no positions from {record.first} to {record.last}")
+    except (msgspec.MsgspecError, ValueError, OverflowError, OSError, RecursionError) as error:
+        raise RejectedInput(f"the value of {EXPIRED_TYPE} cannot be used: {error}") from error
+    return record
 
 
 def _check(record: Turn | TranscriptCompleted | Summary | JobStatus, call: CallRef) -> None:

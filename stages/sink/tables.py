@@ -19,6 +19,7 @@ from stages.adapters.duckdb_file.files import NO_PROGRESS_BAR, transaction
 from stages.adapters.duckdb_file.served import ServedFile
 from stages.errors import StageError
 from stages.sink.batch import Changes, Stored
+from stages.sink.losses import Loss
 from stages.sink.rows import JobRow, PartRow, Row, SessionRow, SummaryRow
 
 _CONFIG: Final = {"memory_limit": "1GB", "threads": 2, "autoinstall_known_extensions": False}
@@ -67,6 +68,16 @@ class Tables(ServedFile):
                 jobs=self._by_id("processing_jobs", "session_id", session_ids, JobRow),
             )
 
+    def losses(self) -> list[Loss]:
+        """Return what expired unread, by stage, topic and partition, the last found first."""
+        with self._mending():
+            found = self.connection.execute("""
+                SELECT stage, topic, partition_number, sum(last_position - first_position + 1)::BIGINT,
+                    sum(calls)::BIGINT, epoch(max(found_at))
+                FROM expired_records GROUP BY ALL ORDER BY max(found_at) DESC, topic, partition_number
+            """)
+            return [Loss(*row) for row in found.fetchall()]
+
     def apply(self, changes: Changes) -> None:
         """Store the changes in one transaction: durable on return. After an error nothing was stored."""
         with self._mending():
@@ -93,6 +104,7 @@ class Tables(ServedFile):
             self._upsert("channel_metrics", "session_id", changes.channel_metrics.values(), sessions)
             self._upsert("gaps", "session_id", changes.gaps.values(), sessions)
             self._upsert("unheard", "session_id", changes.unheard.values(), sessions)
+            self._upsert("expired_records", "id", changes.expired.values(), sorted(changes.expired))
 
     def __enter__(self) -> "Tables":
         return self

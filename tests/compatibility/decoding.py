@@ -17,7 +17,16 @@ import msgspec
 
 from schemas import cloudevents, envelope
 from schemas.partials import PARTIAL_TYPE, Partial
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
+from schemas.status import (
+    DEAD_LETTER_TYPE,
+    EXPIRED_TYPE,
+    JOB_TYPE,
+    RESOLVED_TYPE,
+    DeadLetter,
+    JobStatus,
+    LetterResolved,
+    RecordsExpired,
+)
 from schemas.summaries import SUMMARY_TYPE, Summary
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, TranscriptCompleted, Turn
 
@@ -27,6 +36,7 @@ PUBLISHED: dict[str, type[msgspec.Struct]] = {
     COMPLETED_TYPE: TranscriptCompleted,
     SUMMARY_TYPE: Summary,
     JOB_TYPE: JobStatus,
+    EXPIRED_TYPE: RecordsExpired,
     DEAD_LETTER_TYPE: DeadLetter,
     RESOLVED_TYPE: LetterResolved,
 }

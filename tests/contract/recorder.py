@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from pipeline.bus.protocol import Partition, Record
+from pipeline.bus.protocol import Expired, Partition, Record
 
 
 class Recorder:
@@ -13,6 +13,7 @@ class Recorder:
         self.records: list[Record] = []
         self.held: set[tuple[str, int]] = set()
         self.log: list[tuple[str, str, int]] = []
+        self.expired: list[Expired] = []
         self.partitions: dict[tuple[str, int], Partition] = {}
         self._on_each = on_each
         self._step = asyncio.Event()
@@ -21,6 +22,11 @@ class Recorder:
         self.log.append(("assigned", partition.topic, partition.number))
         self.held.add((partition.topic, partition.number))
         self.partitions[partition.topic, partition.number] = partition
+        self._step.set()
+
+    async def on_expired(self, expired: Expired, partition: Partition) -> None:
+        assert (expired.topic, expired.partition) == (partition.topic, partition.number)
+        self.expired.append(expired)
         self._step.set()
 
     async def on_record(self, record: Record, partition: Partition) -> None:

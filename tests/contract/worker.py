@@ -17,7 +17,7 @@ import sys
 import structlog
 
 from pipeline.bus.opening import open_bus
-from pipeline.bus.protocol import Outgoing, Partition, Progress, Record, Subscription
+from pipeline.bus.protocol import Expired, Outgoing, Partition, Progress, Record, Subscription
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError
 
@@ -53,6 +53,9 @@ class CountingStage:
         task = asyncio.create_task(self._ack_later(record, partition))
         self._acks.add(task)
         task.add_done_callback(self._acks.discard)
+
+    async def on_expired(self, expired: Expired, partition: Partition) -> None:
+        raise AssertionError(f"{expired} of partition {partition.number}")
 
     async def on_revoked(self, partition: Partition) -> None:
         print(f"revoked {partition.number}", flush=True)

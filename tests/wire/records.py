@@ -16,7 +16,16 @@ from schemas.calls import CallRef
 from schemas.envelope import StageRecord
 from schemas.partials import PARTIAL_TYPE, Commitment, Partial
 from schemas.segments import SEGMENT_TYPE, LiveSegment, Segment, Unheard, Word
-from schemas.status import DEAD_LETTER_TYPE, JOB_TYPE, RESOLVED_TYPE, DeadLetter, JobStatus, LetterResolved
+from schemas.status import (
+    DEAD_LETTER_TYPE,
+    EXPIRED_TYPE,
+    JOB_TYPE,
+    RESOLVED_TYPE,
+    DeadLetter,
+    JobStatus,
+    LetterResolved,
+    RecordsExpired,
+)
 from schemas.summaries import (
     SUMMARY_TYPE,
     ActionItem,
@@ -343,6 +352,16 @@ PUBLISHED: dict[str, msgspec.Struct] = {
     ),
     JOB_TYPE: JobStatus(
         tenant="acme", call_id="call-1", job="merge", status="completed", detail={"turns": 1}, at=1767225600.5
+    ),
+    EXPIRED_TYPE: RecordsExpired(
+        stage="separate",
+        group="separate",
+        topic="calls.audio",
+        partition=3,
+        first=17,
+        last=29,
+        calls=2,
+        at=1767225600.5,
     ),
     DEAD_LETTER_TYPE: DeadLetter(
         stage="separate",

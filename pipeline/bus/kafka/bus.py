@@ -36,7 +36,6 @@ from pipeline.bus.kafka.reading import FaustReading
 from pipeline.bus.kafka.records import stored_record, to_wire
 from pipeline.bus.keys import key_token, partition_of
 from pipeline.bus.protocol import (
-    Expired,
     Feed,
     Handler,
     Outgoing,
@@ -204,7 +203,15 @@ class KafkaBus:
             assert record.topic == subscription.progress_topic
             await index.publish(record, number, number % await self._partitions_of(record.topic), progress)
 
-        reading = FaustReading(self._clients, subscription, data=Path(self._faust_data.name), index=index, store=store)
+        reading = FaustReading(
+            self._clients,
+            subscription,
+            data=Path(self._faust_data.name),
+            index=index,
+            store=store,
+            floors=self._floors,
+            begins=self._begins,
+        )
         await reading.run(handler)
 
     async def follow(self, topics: tuple[str, ...], *, key: bytes | None = None) -> Feed:
@@ -248,19 +255,19 @@ class KafkaBus:
     async def freed_at(self, topic: str, key: bytes) -> float | None:  # noqa: ARG002  # the protocol's
         return None
 
-    async def expired_unread(self, subscription: Subscription) -> list[Expired]:
-        found: list[Expired] = []
-        for topic in subscription.topics:
-            partitions = [TopicPartition(topic, number) for number in range(await self._partitions_of(topic))]
-            with bus_errors(f"reading the offsets of {subscription.group}"):
-                async with asyncio.timeout(self._reconnect_s):
-                    done = await self._committed(subscription.group, partitions)
-                    begins = await self._open_reader.beginning_offsets(partitions)
-            for tp in partitions:
-                floor = done.get(tp, -1)  # -1: the group never read the partition
-                if 0 <= floor < begins[tp]:
-                    found.append(Expired(topic, tp.partition, floor, begins[tp] - 1))
-        return found
+    async def _begins(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the position of the first record that each partition still has."""
+        with bus_errors("reading where partitions begin"):
+            async with asyncio.timeout(self._reconnect_s):
+                begins: dict[TopicPartition, int] = await self._open_reader.beginning_offsets(partitions)
+                return begins
+
+    async def _floors(self, group: str, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the position that the group reads next in each partition, without those that it never read."""
+        with bus_errors(f"reading the offsets of {group}"):
+            async with asyncio.timeout(self._reconnect_s):
+                done = await self._committed(group, partitions)
+                return {tp: position for tp, position in done.items() if position >= 0}
 
     async def lag(self, subscription: Subscription) -> int:
         return sum((await self.lag_by_partition(subscription)).values())

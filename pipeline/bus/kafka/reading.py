@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -20,6 +22,13 @@ _START_S: Final = 60.0
 _RELEASE_S: Final = 0.7 * REBALANCE_S
 
 
+class _Start(NamedTuple):
+    """Where the group reads next in a partition, and the first position that the partition still has."""
+
+    position: int
+    begins_at: int
+
+
 class FaustReading:
     """Reads a subscription as a worker of its group. Also the `Shares` of `read_shared`, and the app's `Floors`."""
 
@@ -31,11 +40,18 @@ class FaustReading:
         data: Path,
         index: ProgressIndex | None,
         store: Store,
+        floors: Callable[[str, list[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]],
+        begins: Callable[[list[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]],
     ) -> None:
+        """`floors` returns the committed positions of a group, `begins` the first positions that a topic still has."""
         self._clients = clients
         self._subscription = subscription
         self._index = index
         self._store = store
+        self._read_floors = floors
+        self._read_begins = begins
+        self._starts: asyncio.Task[Mapping[TopicPartition, _Start]] | None = None
+        """Of the partitions that were last assigned, without those that the group never read."""
         self._partitions: dict[TopicPartition, KafkaPartition] = {}
         self._held: frozenset[TopicPartition] = frozenset()
         self._reading: set[TopicPartition] = set()
@@ -102,6 +118,8 @@ class FaustReading:
         try:
             if not app.crashed:
                 await app.consumer.commit()
+            if self._starts is not None:
+                self._starts.cancel()
             if self._index is not None:
                 await self._index.close()
             await app.stop()
@@ -131,7 +149,8 @@ class FaustReading:
 
     async def _open(self, tp: TopicPartition) -> KafkaPartition:
         self._reading.add(tp)
-        partition = self._partitions[tp] = KafkaPartition(
+        start = await self._start_of(tp)
+        partition = KafkaPartition(
             tp.topic,
             tp.partition,
             generation=self._generation,
@@ -139,9 +158,32 @@ class FaustReading:
             is_member=lambda: self._app.is_member,
             store=self._store,
             read_progress=self._progress,
+            next_position=None if start is None else start.position,
+            begins_at=partial(self._begins_at, tp),
         )
+        if start is not None and start.begins_at > start.position:
+            partition.lose(start.begins_at - 1)
+        self._partitions[tp] = partition
         self._step.set()
         return partition
+
+    async def _start_of(self, tp: TopicPartition) -> _Start | None:
+        """Return the start of an assigned partition, None if the group never read it. Raises BusError."""
+        starts = None
+        while starts is not self._starts:
+            starts = self._starts
+            assert starts is not None
+            await asyncio.wait([starts])
+        assert starts is not None
+        return starts.result().get(tp)
+
+    async def _find_starts(self, held: frozenset[TopicPartition]) -> Mapping[TopicPartition, _Start]:
+        floors = await self._read_floors(self._subscription.group, sorted(held))
+        begins = await self._read_begins(list(floors))
+        return {tp: _Start(floor, begins[tp]) for tp, floor in floors.items()}
+
+    async def _begins_at(self, tp: TopicPartition) -> int:
+        return (await self._read_begins([tp]))[tp]
 
     async def _progress(self, number: int, key: bytes) -> Progress | None:
         return None if self._index is None else await self._index.get(number, key)
@@ -154,6 +196,10 @@ class FaustReading:
         if self._index is not None and assigned:
             self._index.begin({tp.partition for tp in assigned}, self._generation)
         self._held = frozenset(TopicPartition(tp.topic, tp.partition) for tp in assigned)
+        if self._starts is not None:
+            self._starts.cancel()
+        self._starts = asyncio.create_task(self._find_starts(self._held), name="committed positions")
+        self._starts.add_done_callback(_retrieve)
         self._log.info("partitions assigned", held=sorted((tp.topic, tp.partition) for tp in self._held))
         self._change.set()
         self._step.set()
@@ -193,3 +239,9 @@ class FaustReading:
         return self._generation, {
             (tp.topic, tp.partition): partition.floor for tp, partition in self._partitions.items()
         }
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Retrieve the error of a task that nobody may await any more."""
+    if not task.cancelled():
+        task.exception()

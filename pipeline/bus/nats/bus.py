@@ -25,7 +25,7 @@ from pipeline.bus.nats.publishing import put_beside, refusal, storing, wire_head
 from pipeline.bus.nats.stored import record_at, stored_records
 from pipeline.bus.nats.streams import PARTITIONS, STREAM_NOT_FOUND, ensure_stream, topic_state
 from pipeline.bus.nats.subjects import PRODUCER_TOPICS, KeyLocation, key_spellings, stream_name, subject_base
-from pipeline.bus.protocol import Expired, Feed, Handler, Outgoing, Record, Subscription, TopicSpec, TopicState
+from pipeline.bus.protocol import Feed, Handler, Outgoing, Record, Subscription, TopicSpec, TopicState
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 
@@ -157,9 +157,6 @@ class JetStreamBus:
             return max((datetime.fromisoformat(time).timestamp() for time in times if time), default=None)
 
         return await self._connection.retrying(look)
-
-    async def expired_unread(self, subscription: Subscription) -> list[Expired]:  # noqa: ARG002  # see `space`
-        return []
 
     async def lag(self, subscription: Subscription) -> int:
         return sum((await self.lag_by_partition(subscription)).values())

@@ -193,3 +193,9 @@ def test_an_unknown_ending_or_a_path_that_cannot_be_written_is_the_callers_error
     with pytest.raises(InputError, match="cannot be written"):
         write_export(document(), tmp_path / "nowhere" / "call.txt")
     write_export(document(), tmp_path / "CALL.TXT")
+
+
+def test_txt_says_which_records_expired_unread() -> None:
+    error = "records of calls.audio expired unread: from number 3 on"
+    jobs = [{"status": "completed", "error": None}, {"status": "expired", "error": error}]
+    assert to_txt(document(turn("good"), jobs=jobs)).splitlines()[-1] == error

@@ -144,6 +144,8 @@ async def read_all(bus: MemoryBus, topic: str, expected: int) -> list[Record]:
 
         async def on_revoked(self, partition: object) -> None: ...
 
+        async def on_expired(self, expired: object, partition: object) -> None: ...
+
         async def on_record(self, record: Record, partition: object) -> None:
             got.append(record)
 

@@ -88,6 +88,7 @@ class Silent:
 
     def __init__(self, handler: Handler) -> None:
         self.on_assigned = handler.on_assigned
+        self.on_expired = handler.on_expired
         self.on_revoked = handler.on_revoked
 
     async def on_record(self, record: Record, partition: Partition) -> None:

@@ -166,7 +166,9 @@ class CallScript:
         self._numbers[topic] = number
         self._clock_s += 1
         headers = {"ce_type": record_type, "ce_callseq": str(number)}
-        return stage_without_store().decode(topic, headers, msgspec.json.encode(record), self._clock_s)
+        arrival = stage_without_store().decode(topic, headers, msgspec.json.encode(record), self._clock_s)
+        assert isinstance(arrival, Arrival)
+        return arrival
 
     def whole(self, turns: int = 4, *, parts: int = 1, words: int = 5) -> list[Arrival]:
         """Return a call from start to final summary."""

@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas.status import JobState, JobStatus
+from schemas.status import EXPIRED_TYPE, JobState, JobStatus, RecordsExpired
 from schemas.topics import STATUS, SUMMARIES, TRANSCRIPTS
 from schemas.transcripts import ChannelUnheard
 from stages.errors import RejectedInput
 from stages.sink.batch import Arrival
+from stages.sink.losses import Loss
 from stages.sink.stage import SinkStage
 from stages.sink.tables import Tables
 from tests.unit.stages.sink.calls import CallScript, dump, read, stage_without_store
@@ -384,3 +385,41 @@ def _changed(record: object, **values: object) -> bytes:
 def test_garbage_is_rejected_before_it_can_spoil_a_batch(topic: str, headers: dict[str, str], value: bytes) -> None:
     with pytest.raises(RejectedInput):
         stage_without_store().decode(topic, headers, value, 0.0)
+
+
+def expired(*, first: int = 3, last: int = 5, calls: int = 2, at: float = 1.0) -> RecordsExpired:
+    return RecordsExpired(
+        stage="separate", group="separate", topic="calls.audio", partition=1, first=first, last=last, calls=calls, at=at
+    )
+
+
+def test_records_that_expired_unread_are_stored_without_a_call(tables: Tables) -> None:
+    told: list[list[Loss]] = []
+    stage = SinkStage(tables, lost=lambda: told.append(tables.losses()))
+    for record in (expired(), expired(), expired(last=9), expired(first=20, last=20, calls=1, at=2.0)):
+        stage.write([stage.decode(STATUS, {"ce_type": EXPIRED_TYPE}, msgspec.json.encode(record), 0.0)])
+    assert read(tables, "SELECT count(*) FROM audio_sessions") == [(0,)]
+    assert told[-1] == [Loss("separate", "calls.audio", 1, 8, 3, 2.0)]
+    assert len(told) == 4
+
+
+@pytest.mark.parametrize("record", [expired(first=6), expired(first=-1), expired(calls=-1), expired(at=1e99)])
+def test_an_impossible_loss_is_rejected(record: RecordsExpired) -> None:
+    with pytest.raises(RejectedInput, match="cannot be used"):
+        stage_without_store().decode(STATUS, {"ce_type": EXPIRED_TYPE}, msgspec.json.encode(record), 0.0)
+
+
+def test_what_expired_of_a_call_is_a_job_of_its_own_and_changes_no_other(tables: Tables) -> None:
+    script = CallScript("call-1")
+    stage = SinkStage(tables)
+    stage.write(script.whole(4))
+    before = read(tables, "SELECT status, uploaded_at, reason FROM audio_sessions")
+    for last in (4, 6):
+        detail = {"topic": "calls.audio", "first_number": 2, "last_number": last, "error": f"from number 2 to {last}"}
+        stage.write([script.arrival(script.job("separate", "expired", detail))])
+    assert read(tables, "SELECT status, uploaded_at, reason FROM audio_sessions") == before
+    jobs = read(tables, "SELECT job_type, error_message FROM processing_jobs WHERE status = 'expired'")
+    assert jobs == [("separate", "from number 2 to 6")]
+    assert read(
+        tables, "SELECT count(*) FROM processing_jobs WHERE status = 'completed' AND job_type = 'separate'"
+    ) == [(1,)]
