@@ -12,9 +12,10 @@ from pipeline.backoff import Backoff
 from pipeline.bus.protocol import Bus, Expired, Partition, Record, Subscription
 from pipeline.errors import BusError
 from pipeline.runtime.byte_budget import ByteBudget
+from pipeline.runtime.deliveries import Deliveries
 from pipeline.runtime.failures import Blame, blame
 from pipeline.runtime.losses import Losses
-from pipeline.runtime.movement import CHECK_EVERY_S, Health, Movement
+from pipeline.runtime.movement import CHECK_EVERY_S, STANDSTILL_S, Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
 from pipeline.telemetry.metrics import Metrics
@@ -77,6 +78,7 @@ class BatchRunner:
         self._max_records = max_records
         self._pending: list[_Taken] = []
         self._arrived = asyncio.Event()
+        self._deliveries = Deliveries(standstill_s=STANDSTILL_S)
         self._losses = Losses(bus, publisher, metrics, stage=stage.name, group=subscription.group)
         self._backoff = Backoff(_RESTART_PAUSES_S)
         self._log = structlog.get_logger("callstream.runner").bind(stage=stage.name, group=subscription.group)
@@ -98,13 +100,14 @@ class BatchRunner:
         self._log.error("stage restarts", error=str(error), pause_s=pause_s, exc_info=error)
 
     async def on_assigned(self, partition: Partition) -> None:
-        """Nothing is kept for each partition."""
+        self._deliveries.begin((partition.topic, partition.number))
 
     async def on_expired(self, expired: Expired, partition: Partition) -> None:
         await self._losses.tell(expired, partition)
 
     async def on_record(self, record: Record, partition: Partition) -> None:
         self._metrics.records_in.labels(self.stage.name, record.topic).inc()
+        self._deliveries.delivered((record.topic, record.partition))
         try:
             content = self.stage.decode(record.topic, record.headers, record.value, record.timestamp_s)
         except Exception as error:
@@ -118,6 +121,7 @@ class BatchRunner:
         self._arrived.set()
 
     async def on_revoked(self, partition: Partition) -> None:
+        self._deliveries.end((partition.topic, partition.number))
         self._forget(partition)
 
     def _forget(self, partition: Partition | None = None) -> None:
@@ -131,14 +135,22 @@ class BatchRunner:
         self._pending = kept
 
     async def _check(self) -> None:
-        """Measure the group's lag, and check that it moves."""
+        """Measure the group's lag, and check that it moves.
+
+        Raises BusError if the bus keeps records of a partition back for `STANDSTILL_S`: reading begins anew then.
+        """
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
-            waiting = 1
+            waiting, kept_back = 1, 0
             with contextlib.suppress(BusError):
-                waiting = await self._bus.lag(self.subscription)
+                lags = await self._bus.lag_by_partition(self.subscription)
+                waiting = sum(lags.values())
                 self._metrics.queue_depth.labels(self.subscription.group).set(waiting)
+                holding = set(lags) if self._budget.used_bytes else set()
+                kept_back = self._deliveries.undelivered(lags, holding=holding, blocked=self._budget.exhausted)
             self._movement.check(waiting=waiting > 0)
+            if kept_back and (places := self._deliveries.standing_still()):
+                raise BusError(f"{kept_back} records wait, and {places} deliver nothing")
 
     async def _write(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from pipeline.errors import BusError
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.call_work import CallWork
 from pipeline.runtime.decoding import Decoded, Decoder
+from pipeline.runtime.deliveries import Deliveries
 from pipeline.runtime.failures import Attempts, Blame, blame
 from pipeline.runtime.losses import Losses
 from pipeline.runtime.movement import CHECK_EVERY_S, STANDSTILL_S, Health, Movement
@@ -69,8 +70,7 @@ class StageRunner:
             decoder=decoder,
         )
         self._lag: dict[tuple[str, int], int] = {}
-        self._assigned: set[tuple[str, int]] = set()
-        self._delivered = 0
+        self._deliveries = Deliveries(standstill_s=STANDSTILL_S)
         self._cancelling: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._backoff = Backoff(_RESTART_PAUSES_S)
@@ -100,7 +100,7 @@ class StageRunner:
     # -- the bus's handler -------------------------------------------------------------------------------------------
 
     async def on_assigned(self, partition: Partition) -> None:
-        self._assigned.add((partition.topic, partition.number))
+        self._deliveries.begin((partition.topic, partition.number))
         self._log.debug("partition assigned", topic=partition.topic, partition=partition.number)
 
     async def on_expired(self, expired: Expired, partition: Partition) -> None:
@@ -112,8 +112,9 @@ class StageRunner:
 
     async def on_record(self, record: Record, partition: Partition) -> None:
         self._count(record)
-        self._delivered += 1
-        self._lag[record.topic, record.partition] = record.lag
+        place = (record.topic, record.partition)
+        self._deliveries.delivered(place)
+        self._lag[place] = record.lag
         try:
             decoded = self._decoder(record)
         except Exception as error:
@@ -132,7 +133,7 @@ class StageRunner:
 
     async def on_revoked(self, partition: Partition) -> None:
         self._lag.pop((partition.topic, partition.number), None)
-        self._assigned.discard((partition.topic, partition.number))
+        self._deliveries.end((partition.topic, partition.number))
         lost = [key for key in self._calls if key[:2] == (partition.topic, partition.number)]
         await self.cancel([self._calls.pop(key) for key in lost])
 
@@ -172,27 +173,23 @@ class StageRunner:
     async def _sweep(self) -> None:
         """Measure the group's lag, check that it moves, and drop finished calls from memory.
 
-        Raises BusError if the bus keeps records back for `STANDSTILL_S`: reading begins anew then.
+        Raises BusError if the bus keeps records of a partition back for `STANDSTILL_S`: reading begins anew then.
         """
-        clock = asyncio.get_running_loop().time
-        delivering_at, delivered = clock(), self._delivered
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
             works = list(self._calls.items())
-            waiting = self.budget.exhausted or any(self._lag.values()) or any(work.busy for _, work in works)
+            blocked = self.budget.exhausted
+            waiting = blocked or any(self._lag.values()) or any(work.busy for _, work in works)
             try:
                 lags = await self._bus.lag_by_partition(self.subscription)
                 self.metrics.queue_depth.labels(self.subscription.group).set(sum(lags.values()))
-                # What waits in a partition of which no call is in memory was never delivered.
-                quiet = {number for _, number in self._assigned} - {work.partition.number for _, work in works}
-                kept_back = sum(lag for (_, number), lag in lags.items() if number in quiet)
+                holding = {(topic, number) for (topic, number, _), _ in works}
+                kept_back = self._deliveries.undelivered(lags, holding=holding, blocked=blocked)
             except BusError:
                 waiting, kept_back = True, 0
             self.movement.check(waiting=waiting or kept_back > 0)
-            if not kept_back or delivered != self._delivered:
-                delivering_at, delivered = clock(), self._delivered
-            elif clock() - delivering_at > STANDSTILL_S:
-                raise BusError(f"{kept_back} records of the partitions {sorted(quiet)} are not delivered")
+            if kept_back and (places := self._deliveries.standing_still()):
+                raise BusError(f"{kept_back} records wait, and {places} deliver nothing")
             for key, work in works:
                 if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S) and self._calls.get(key) is work:
                     del self._calls[key]
