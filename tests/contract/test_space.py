@@ -5,14 +5,16 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from pipeline.bus.keys import key_token
 from pipeline.bus.nats.bus import JetStreamBus
-from pipeline.bus.nats.connection import NatsConnection
+from pipeline.bus.nats.connection import NatsConnection, Session
 from pipeline.bus.nats.server import NatsServer
-from pipeline.bus.nats.space import SHORT, SpaceKeeper
+from pipeline.bus.nats.space import EASED, SHORT, SpaceKeeper
 from pipeline.bus.protocol import Bus, Outgoing, Partition, Progress, Record, Subscription, TopicSpec
 from pipeline.errors import StoreFullError
 from pipeline.settings import Settings
@@ -257,6 +259,39 @@ async def test_dead_letters_that_are_dropped_are_counted(tmp_path: Path) -> None
 
 def evictions(metrics: Metrics) -> float:
     return metrics.registry.get_sample_value("callstream_dead_letters_evicted_total") or 0.0
+
+
+async def test_dropping_many_dead_letters_asks_for_none_of_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(400):
+        await store.put(topics.DEAD_LETTERS, f"call-{number}", size=KB // 3)
+    asked: list[str] = []
+    api = Session.api
+
+    async def noted(session: Session, subject: str, *arguments: Any) -> dict[str, Any]:
+        asked.append(subject)
+        return await api(session, subject, *arguments)
+
+    monkeypatch.setattr(Session, "api", noted)
+    await store.keeper.look()
+    held = await store.held(topics.DEAD_LETTERS)
+    assert held == [(f"call-{number}", 1) for number in range(400 - len(held), 400)]
+    [state] = await store.bus.describe((topics.DEAD_LETTERS,))
+    assert state.size_bytes is not None
+    assert 0.95 * EASED * 200 * KB < state.size_bytes <= EASED * 200 * KB
+    assert "CONSUMER.CREATE.calls-dead-letters" not in asked
+    assert 1 < len([subject for subject in asked if subject.startswith("STREAM.PURGE")]) < 20
+
+
+async def test_a_record_in_no_partition_holds_no_room(store: Store) -> None:
+    connection = store._connection
+    session = await connection.session()
+    await store.put(topics.UTTERANCES, "call", size=50 * KB)
+    for number in range(16):
+        await session.request(f"calls.utterances.x.{key_token(b'%d' % number)}", bytes(50 * KB))
+    await store.keeper.look()
+    held = await store.held(topics.UTTERANCES)
+    assert held == [("call", 1), *((str(number), 1) for number in range(17 - len(held), 16))]
+    assert len(held) * 50 * KB < SHORT * 1000 * KB
 
 
 async def test_what_is_unread_outlives_its_age_and_what_is_read_does_not(store: Store, running: Running) -> None:

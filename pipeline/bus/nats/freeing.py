@@ -12,7 +12,7 @@ from pipeline.bus.nats.connection import Session
 from pipeline.bus.nats.listing import Listed, all_records, newest_by_subject
 from pipeline.bus.nats.purge import floors, purge
 from pipeline.bus.nats.stored import record_at_or_after
-from pipeline.bus.nats.subjects import PRODUCER_TOPICS, stream_name, subject_base
+from pipeline.bus.nats.subjects import NO_PARTITION, PRODUCER_TOPICS, stream_name, subject_base
 from pipeline.bus.protocol import TopicSpec
 
 _FREED: Final = "callstream.state.freed"
@@ -55,8 +55,8 @@ class Readings:
         return self._released.get(record.place, 0)
 
     def has(self, record: Listed) -> bool:
-        """Return True if all readers have read the record."""
-        if record.position <= self.floor(record.partition):
+        """Return True if all readers have read the record, or none ever will."""
+        if record.partition == NO_PARTITION or record.position <= self.floor(record.partition):
             return True
         return self.by_progress and 0 <= record.number < self.released(record)
 
@@ -75,12 +75,13 @@ async def free(session: Session, spec: TopicSpec) -> AsyncIterator[Freed]:
     keeps_last = spec.name not in PRODUCER_TOPICS
     unfinished = []
     for last in newest:
-        if counts.get(last.subject, 0) <= keeps_last:
+        keeps = keeps_last and last.partition != NO_PARTITION
+        if counts.get(last.subject, 0) <= keeps:
             continue
         if not readings.has(last):
             unfinished.append(last)
             continue
-        records = await purge(session, stream, last.subject, before=last.position + (not keeps_last))
+        records = await purge(session, stream, last.subject, before=last.position + (not keeps))
         await _note_freed(session, spec.name, last.subject)
         yield Freed(records)
     for last in unfinished:
@@ -115,15 +116,22 @@ async def expire(session: Session, spec: TopicSpec, *, now: float) -> int:
 
 
 async def drop_oldest(session: Session, spec: TopicSpec, *, excess_bytes: int) -> int:
-    """Delete the oldest records until `excess_bytes` are free. Return their number. Raises ApiError and SessionLost."""
+    """Delete the oldest records until `excess_bytes` are free. Return their number. Raises ApiError and SessionLost.
+
+    Half of what is missing is estimated from the records' average size, again until it is enough: to list all of them
+    would take time and memory for each that there is.
+    """
     stream = stream_name(spec.name)
-    dropped = 0
-    for record in await all_records(session, stream, f"{subject_base(spec.name)}.*.*"):
-        if excess_bytes <= 0:
-            break
-        excess_bytes -= record.size_bytes
-        dropped += await purge(session, stream, record.subject, before=record.position + 1)
-    return dropped
+    dropped, target = 0, None
+    while True:
+        held = (await session.api(f"STREAM.INFO.{stream}"))["state"]
+        n_bytes, first, last = int(held["bytes"]), int(held["first_seq"]), int(held["last_seq"])
+        target = n_bytes - excess_bytes if target is None else target
+        if n_bytes <= max(0, target) or not int(held["messages"]):
+            return dropped
+        share = (n_bytes - target) / n_bytes / 2
+        before = first + int(share * (last - first)) + 1
+        dropped += await purge(session, stream, f"{subject_base(spec.name)}.*.*", before=before)
 
 
 def freed_mark(topic: str, token: str) -> str:

@@ -4,12 +4,9 @@ import asyncio
 from typing import Any, Final, NamedTuple
 
 from pipeline.bus.nats.connection import NANOSECONDS, Session, SessionLost
-from pipeline.bus.nats.subjects import RELEASED_HEADER, SEQ_HEADER, delivery
+from pipeline.bus.nats.subjects import RELEASED_HEADER, SEQ_HEADER, delivery, partition_number
 
 _SILENCE_S: Final = 5.0
-_SIZE_HEADER: Final = "Nats-Msg-Size"
-_OVERHEAD_BYTES: Final = 30
-"""What the server's file store adds to subject, headers and value."""
 
 
 class Listed(NamedTuple):
@@ -20,11 +17,10 @@ class Listed(NamedTuple):
     timestamp_s: float
     number: int
     released: int
-    size_bytes: int
 
     @property
     def partition(self) -> int:
-        return int(self.subject.rsplit(".", 2)[1])
+        return partition_number(self.subject.rsplit(".", 2)[1])
 
     @property
     def place(self) -> str:
@@ -80,14 +76,10 @@ async def _listed(session: Session, stream: str, subjects: str, policy: str) -> 
 def _record(message: Any, position: int, timestamp_s: float) -> Listed:
     headers = message.headers or {}
     seq, released = (headers.get(name, "") for name in (SEQ_HEADER, RELEASED_HEADER))
-    size_bytes = int(headers.get(_SIZE_HEADER, 0)) + len(message.subject) + _OVERHEAD_BYTES
-    for name, text in headers.items():
-        size_bytes += len(name) + len(text) + 4
     return Listed(
         message.subject,
         position,
         timestamp_s,
         int(seq) if seq.isdecimal() else -1,
         int(released) if released.isdecimal() else -1,
-        size_bytes,
     )

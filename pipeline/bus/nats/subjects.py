@@ -85,12 +85,17 @@ def subject(topic: str, partition: int, key: bytes) -> str:
 
 
 def parse_subject(text: str) -> tuple[int, bytes]:
-    """Return the partition and the key of a stored record's subject.
-
-    A record that an outsider has put on no partition's subject has `NO_PARTITION`: no stage reads it.
-    """
+    """Return the partition and the key of a stored record's subject."""
     _, partition, token = text.rsplit(".", 2)
-    return int(partition) if _PARTITION.fullmatch(partition) else NO_PARTITION, token_key(token)
+    return partition_number(partition), token_key(token)
+
+
+def partition_number(token: str) -> int:
+    """Return the partition that a token of a subject names.
+
+    An outsider may write any token there: one that is no number is `NO_PARTITION`, which no stage reads.
+    """
+    return int(token) if _PARTITION.fullmatch(token) else NO_PARTITION
 
 
 def to_wire(headers: Mapping[str, str]) -> dict[str, str]:
