@@ -16,7 +16,6 @@ reply subjects, open transactions, damaged media files (`benchmarks.damaged_file
 import argparse
 import asyncio
 import logging
-import signal
 import sys
 import tempfile
 from collections import Counter
@@ -45,7 +44,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     given = parser().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the broker and the lanes end too
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)

@@ -31,6 +31,8 @@ from stages.separate.admission import Admission
 
 STAGE_NAMES: Final = ("separate", "transcribe", "merge", "sink")
 LEASES_S: Final = 60.0
+SESSION_S: Final = 35.0
+"""Of the group on Kafka: below the timeout of a request, as Faust requires."""
 STEPS: Final = "damaged_records_steps"
 
 
@@ -63,14 +65,18 @@ def counting(steps: Counter) -> Iterator[None]:
 @contextlib.contextmanager
 def patient(settings: Settings) -> Iterator[None]:
     """Let leases and sessions last a minute: where cores are short they would end without any mutant's doing."""
-    lasting: list[tuple[Any, str]] = [(fair_share, "LEASE_S"), (leases, "LEASE_S"), (leases, "LAPSE_S")]
+    lasting: list[tuple[Any, str, float]] = [
+        (fair_share, "LEASE_S", LEASES_S),
+        (leases, "LEASE_S", LEASES_S),
+        (leases, "LAPSE_S", LEASES_S),
+    ]
     if settings.bus is not None and settings.bus.startswith(KAFKA):
         from pipeline.bus.kafka import faust_app
 
-        lasting = [(faust_app, "SESSION_S")]
+        lasting = [(faust_app, "SESSION_S", SESSION_S)]
     with contextlib.ExitStack() as stack:
-        for module, name in lasting:
-            stack.enter_context(patch.object(module, name, LEASES_S))
+        for module, name, seconds in lasting:
+            stack.enter_context(patch.object(module, name, seconds))
         yield
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +112,10 @@ class Lanes:
         """Return what the lanes logged as warnings and errors, by the line's event."""
         return Counter(re.findall(r'"event": "([^"]*)"', self.log.read_text(errors="replace")))
 
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
     async def stop(self) -> int:
         self.process.terminate()
         return await asyncio.to_thread(self.process.wait, 60)
@@ -140,7 +145,7 @@ async def feeding(bus: str, folder: Path, seed: int) -> AsyncIterator[tuple[Lane
         if broker is not None:
             await asyncio.to_thread(broker.start)
         lanes = Lanes(folder, None if broker is None else f"kafka://{broker.bootstrap}")
-        stack.callback(lanes.process.kill)
+        stack.callback(lanes.kill)
         await lanes.ready()
         instance = lanes.instance
         owner = instance.owner_credentials
@@ -168,15 +173,17 @@ async def feeding(bus: str, folder: Path, seed: int) -> AsyncIterator[tuple[Lane
 
 
 async def measure(bus: str, folder: Path, *, mutants: int, seed: int, minutes: float = inf) -> dict[str, Any]:
-    """Publish `mutants`, in whole blocks, and return the figures of the run."""
+    """Publish `mutants`, in whole blocks, and return the figures. SIGTERM ends the run early, as `minutes` do."""
     began = time.monotonic()
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     async with feeding(bus, folder, seed) as (lanes, outsider, completions):
         alone = await _alone(outsider, completions, seed)
         figures = Figures()
         checks: set[asyncio.Task[None]] = set()
         turn = asyncio.Semaphore(IN_FLIGHT)
         for block in range(1, mutants // BLOCK + 1):
-            if not lanes.alive or figures.failed or time.monotonic() > began + 60 * minutes:
+            if not lanes.alive or figures.failed or stopping.is_set() or time.monotonic() > began + 60 * minutes:
                 break
             await turn.acquire()
             await _feed(outsider, figures, seed, block)
