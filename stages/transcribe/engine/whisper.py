@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from schemas.segments import Word
 from stages.adapters.torch_loading import torch_imports
 from stages.transcribe.engine.devices import CPU, Device
+from stages.transcribe.engine.doubts import in_doubt, settled
 from stages.transcribe.engine.protocol import HOTWORD_TOKENS, EngineError, Row, Transcription
+from stages.transcribe.engine.repetitions import repeated
 from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, WhisperWindow, max_tokens, windows_of
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
 from stages.transcribe.guards import repeats
@@ -90,7 +92,12 @@ class Engine:
 
     def _window(self, row: Row) -> WhisperWindow:
         """Return the first window that is tried for a row."""
-        return self._windows.of(len(row.audio))[-1 if row.full_window else 0]
+        return self._windows_of(row)[0]
+
+    def _windows_of(self, row: Row) -> list[WhisperWindow]:
+        voiced_s = sum(end - start for start, end in row.voiced)
+        windows = self._windows.of(len(row.audio), voiced_s=voiced_s)
+        return windows[-1:] if row.full_window else windows
 
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         """See `SpeechEngine`. Rows with the same window, language, hotwords and effort are batched.
@@ -107,7 +114,11 @@ class Engine:
         return [done[index] for index in range(len(rows))]
 
     def _transcribe(self, rows: Sequence[Row], window: WhisperWindow) -> list[Transcription]:
-        """Decode rows of one language. Rows whose decoder loops are decoded again in the next of their windows."""
+        """Decode rows of one language. A row whose text is in doubt is decoded again in the next of its windows.
+
+        That is a text in a loop, one with copies of words that the audio may not hold (`repetitions`), and one that a
+        guard would drop: a guard drops nothing but what the full window gave.
+        """
         encoded = self._encode(rows, window)
         language = rows[0].language
         if not isinstance(language, str):
@@ -128,9 +139,13 @@ class Engine:
         tokens = [[token for token in result.sequences_ids[0] if token < tokenizer.eot] for result in results]
         texts = [tokenizer.decode(row_tokens).strip() for row_tokens in tokens]
         looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
-        retries = {} if interim else self._next_windows(rows, looping, window)
-        untimed = interim or len(retries) == len(rows)
-        words = [[] for _ in rows] if untimed else self._words(rows, encoded, tokenizer, tokens)
+        following = [self._next_window(row, window) for row in rows]
+        spaced = language not in UNSPACED
+        timed = any(
+            bool(repeated(text, spaced=spaced)) if interim else not loops or next_window is None
+            for text, loops, next_window in zip(texts, looping, following, strict=True)
+        )
+        words = self._words(rows, encoded, tokenizer, tokens) if timed else [[] for _ in rows]
         transcriptions = [
             Transcription(
                 text=text,
@@ -144,18 +159,20 @@ class Engine:
                 texts, words, results, tokens, prefixes, looping, strict=True
             )
         ]
-        for index, next_window in retries.items():
-            row = msgspec.structs.replace(rows[index], language=language)
-            transcriptions[index] = self._transcribe([row], next_window)[0]
+        for index, (row, next_window) in enumerate(zip(rows, following, strict=True)):
+            if next_window is None:
+                transcriptions[index] = settled(transcriptions[index], row)
+            elif in_doubt(transcriptions[index], row):
+                known = msgspec.structs.replace(row, language=language)
+                transcriptions[index] = self._transcribe([known], next_window)[0]
+            if interim:
+                transcriptions[index] = msgspec.structs.replace(transcriptions[index], words=[])
         return transcriptions
 
-    def _next_windows(
-        self, rows: Sequence[Row], looping: Sequence[bool], window: WhisperWindow
-    ) -> dict[int, WhisperWindow]:
-        """Return the next window of each row whose decoder loops in this one, by index, if there is a next one."""
-        windows = {index: self._windows.of(len(rows[index].audio)) for index, loops in enumerate(looping) if loops}
-        longer = {index: own[own.index(window) + 1 :] for index, own in windows.items()}
-        return {index: own[0] for index, own in longer.items() if own}
+    def _next_window(self, row: Row, window: WhisperWindow) -> WhisperWindow | None:
+        """Return the window that is tried after this one; None after the full one."""
+        windows = self._windows_of(row)
+        return next(iter(windows[windows.index(window) + 1 :]), None)
 
     def _encode(self, rows: Sequence[Row], window: WhisperWindow) -> Any:
         samples = window.length_s * SAMPLE_RATE_HZ

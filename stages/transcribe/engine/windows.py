@@ -5,6 +5,9 @@ a window that ends soon after the speech the decoder does not stop: it continues
 where it finds silence after the speech, and that silence need not be encoded again for each row. So a short window is
 encoded alone, and the encoder's output for pure silence, computed once, is appended for the decoder.
 
+After little speech that silence is not enough: the decoder writes a single word twice or three times, or hardly
+believes it. Then the silence has to be encoded with the speech.
+
 Each model has to be qualified: by its word errors on synthetic telephone speech, compared with longer windows.
 """
 
@@ -34,7 +37,7 @@ class ModelWindows(msgspec.Struct, frozen=True):
     - `lengths_s`: windows without appended silence.
     - `padding_s`: how much of a window must remain after the speech.
     - `reason`: the measured word errors.
-    - `short_s`: windows with `silence_s` of silence appended.
+    - `short_s`: windows with `silence_s` of silence appended, for rows with at least `short_voiced_s` of speech.
     """
 
     lengths_s: tuple[int, ...]
@@ -42,17 +45,20 @@ class ModelWindows(msgspec.Struct, frozen=True):
     reason: str
     short_s: tuple[int, ...] = ()
     silence_s: int = 0
+    short_voiced_s: float = 0.0
 
-    def of(self, n_samples: int) -> list[WhisperWindow]:
-        """Return the windows for `n_samples` at 16 kHz. Each is tried after the decoder looped in the one before it.
+    def of(self, n_samples: int, *, voiced_s: float = FULL_WINDOW_S) -> list[WhisperWindow]:
+        """Return the windows for `n_samples` at 16 kHz with `voiced_s` of speech. The last one is the full one.
 
-        They depend on nothing else, so a replay decodes the same way. Raises ValueError for audio longer than 30 s.
+        Each is tried after the text from the one before it was in doubt. They depend on nothing else, so a replay
+        decodes the same way. Raises ValueError for audio longer than 30 s.
         """
         audio_s = n_samples / SAMPLE_RATE_HZ
         if audio_s > FULL_WINDOW_S:
             raise ValueError(f"an utterance of {audio_s:.1f} s does not fit Whisper's window of {FULL_WINDOW_S} s")
         needed_s = audio_s + self.padding_s
-        short = [WhisperWindow(length, self.silence_s) for length in self.short_s if needed_s <= length]
+        lengths_s = self.short_s if voiced_s >= self.short_voiced_s else ()
+        short = [WhisperWindow(length, self.silence_s) for length in lengths_s if needed_s <= length]
         alone = [WhisperWindow(length) for length in self.lengths_s if needed_s <= length]
         full = WhisperWindow(FULL_WINDOW_S)
         return [*short[:1], *(window for window in alone[:1] if window != full), full]
@@ -70,6 +76,7 @@ _QUALIFIED: Final = {
         "30 s: 1.3 % word errors, 10 s: 1.4 %; on calls with noise 10 s: 7.7 %, 4 s and 5 s of silence: 7.6 %",
         short_s=(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
         silence_s=5,
+        short_voiced_s=1.5,
     ),
     "tiny.en": ModelWindows((15, 20, 25, FULL_WINDOW_S), 2.0, "15 s: 2.7 % word errors, 30 s: 2.1 %; 10 s: 11.9 %"),
 }

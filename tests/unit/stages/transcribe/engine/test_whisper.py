@@ -157,6 +157,29 @@ def test_the_audio_that_tells_a_failed_device_from_a_bad_row_is_decoded(engine: 
     assert transcription.error is None
 
 
+def test_a_word_said_alone_is_written_once(engine: Engine, channels: list[Audio], lines: list[Line]) -> None:
+    [line] = [line for line in lines if "Mr. Carter." in line.text]
+    begin, end = line.speech[1]
+    line = msgspec.structs.replace(line, start_s=begin - 0.1, end_s=end, speech=[(begin, end)])
+    [done] = engine.transcribe_batch([row_of(line, channels)])
+    assert [word.text.strip(".") for word in done.words] == ["Carter"]
+
+
+def test_words_said_several_times_are_written_so_often(
+    engine: Engine, channels: list[Audio], lines: list[Line]
+) -> None:
+    said = row_of(lines[-1], channels)
+    pause = np.zeros(SAMPLE_RATE_HZ // 5, np.float32)
+    once = np.concatenate([said.audio, pause])
+    voiced = [
+        (begin + at * len(once) / SAMPLE_RATE_HZ, end + at * len(once) / SAMPLE_RATE_HZ)
+        for at in range(3)
+        for begin, end in said.voiced
+    ]
+    [done] = engine.transcribe_batch([Row(audio=np.concatenate([once] * 3), voiced=voiced, language="en")])
+    assert done.text.lower().replace("-", "").replace(" bye", "bye").count("goodbye") == 3
+
+
 def test_weights_that_are_no_model_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"nothing")
     with pytest.raises(EngineError, match="cannot be loaded"):
