@@ -1,8 +1,10 @@
 """Guards against text that nobody said: Whisper transcribes silence, tones and line noise as stock phrases.
 
-The voice activity detector is the first guard; these look at the decoder's output. Whisper's own rule (no-speech from
-0.6 and log probability below -1) misses most of it: digital zeros gave "you", ringback "Beep!", touch tones "Okay.",
-line noise "Thank you.", silence "Thanks for watching.".
+The voice activity detector is the first guard; these look at the decoder's output. What they would drop of a shorter
+window, the engine decodes in the full one first, and they judge that (`engine.doubts`).
+
+Whisper's own rule (no-speech from 0.6 and log probability below -1) misses most of it: digital zeros gave "you",
+ringback "Beep!", touch tones "Okay.", line noise "Thank you.", silence "Thanks for watching.".
 """
 
 import re

@@ -85,16 +85,23 @@ def believed(text: str, words: Sequence[Word], voiced: Sequence[Span], *, prefix
         voiced: the stretches of speech.
         prefix: the known beginning of the text. It is not doubted.
     """
-    base_s, word_s = _SURE_S
     return all(
-        copy.measured
-        and (
-            copy.speech_s >= base_s + word_s * copy.n_words
-            or (copy.speech_s >= _APART_S * copy.n_words and _stands_apart(index, copies, voiced))
-        )
+        _is_sure(index, copies, voiced)
         for copies in _timed_copies(text, words, voiced, prefix, spaced)
         for index, copy in enumerate(copies)
+        if copy.end > len(prefix)
     )
+
+
+def _is_sure(index: int, copies: Sequence[Copy], voiced: Sequence[Span]) -> bool:
+    """Return whether a copy has speech that no other word can have."""
+    copy = copies[index]
+    base_s, word_s = _SURE_S
+    if not copy.measured:
+        return False
+    if copy.speech_s >= base_s + word_s * copy.n_words:
+        return True
+    return copy.speech_s >= _APART_S * copy.n_words and _stands_apart(index, copies, voiced)
 
 
 def without_unspoken(
@@ -105,10 +112,10 @@ def without_unspoken(
     Of copies without speech the first stays. The word before a copy that goes takes over its time.
     """
     gone = [
-        (before.end, copy.end)
+        (max(before.end, len(prefix)), copy.end)
         for copies in _timed_copies(text, words, voiced, prefix, spaced)
         for before, copy in itertools.pairwise(copies)
-        if not copy.measured or copy.speech_s < _ROOM_S * copy.n_words
+        if copy.start >= len(prefix) and (not copy.measured or copy.speech_s < _ROOM_S * copy.n_words)
     ]
     spans = word_spans(text, [word.text for word in words]) if gone else None
     if spans is None:

@@ -141,11 +141,11 @@ class Engine:
         looping = [len(row) >= limit or repeats(text) for row, text in zip(tokens, texts, strict=True)]
         following = [self._next_window(row, window) for row in rows]
         spaced = language not in UNSPACED
-        timed = any(
+        need_times = any(
             bool(repeated(text, spaced=spaced)) if interim else not loops or next_window is None
             for text, loops, next_window in zip(texts, looping, following, strict=True)
         )
-        words = self._words(rows, encoded, tokenizer, tokens) if timed else [[] for _ in rows]
+        words = self._words(rows, encoded, tokenizer, tokens) if need_times else [[] for _ in rows]
         transcriptions = [
             Transcription(
                 text=text,

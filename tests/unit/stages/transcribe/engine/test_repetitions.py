@@ -92,6 +92,12 @@ def test_a_copy_without_speech_is_taken_out() -> None:
     ]
 
 
+def test_known_text_stays_whatever_the_audio_holds() -> None:
+    words = words_of("no, no, no, no", ((0.3, 0.5), (0.5, 0.52), (0.52, 0.54), (0.54, 0.56)))
+    kept, left = without_unspoken("no, no, no, no", words, [(0.3, 0.56)], prefix="no, no,", spaced=True)
+    assert (kept, [word.text for word in left]) == ("no, no,", ["no,", "no,"])
+
+
 def test_only_the_copies_without_speech_are_taken_out() -> None:
     words = words_of("Press, press, press now", ((0.3, 0.9), (0.9, 1.5), (1.5, 1.52), (1.52, 2.0)))
     kept, left = without_unspoken("Press, press, press now", words, [(0.3, 2.0)], spaced=True)
