@@ -28,14 +28,24 @@ class Unheard(msgspec.Struct, frozen=True, kw_only=True):
     `level_dbfs` is its RMS level; a full-scale square wave is 0. `reason` is the outcome of hearing it
     again: `no_words` (the decoder wrote nothing that is not its neighbours'), the guard or doubt about the text
     (`improbable`, `no_speech`, `repeat`, …), `error` (the engine failed), `limit` (so much of the utterance was left
-    out that this stretch was not tried), `committed` (it lies inside text that viewers were shown, which does not
-    change).
+    out that this stretch was not tried).
     """
 
     start_s: float
     end_s: float
     level_dbfs: float
     reason: str
+
+
+class ApartText(msgspec.Struct, frozen=True, kw_only=True):
+    """Words that a second hearing found inside text that viewers had been shown, which does not change.
+
+    In the transcript they are a segment of their own, with this id, between the words before and after them.
+    """
+
+    segment_id: str
+    text: str
+    words: list[Word]
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
@@ -49,6 +59,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
 
     `unheard` are the stretches of `voiced` that no word accounts for, in order, each at least 0.3 s long; absent if
     there are none. A segment whose text a guard dropped has none: the guard accounts for all of its speech.
+    `apart` is text that is not part of `text`; absent if there is none.
     """
 
     call: CallRef
@@ -70,6 +81,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
     flags: list[str] = []
     parts: list[tuple[float, float]] | UnsetType = UNSET
     unheard: list[Unheard] | UnsetType = UNSET
+    apart: list[ApartText] | UnsetType = UNSET
 
 
 SEGMENT_TYPE: Final = "callstream.segment"

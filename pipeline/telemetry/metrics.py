@@ -138,7 +138,7 @@ class Metrics:
         if topic == topics.UTTERANCES:
             self._count_separated(record)
         elif isinstance(record, Segment):
-            self.words.inc(len(record.words))
+            self.words.inc(len(record.words) + sum(len(one.words) for one in record.apart or []))
             if record.guard is not None:
                 self.guard_drops.labels(record.guard).inc()
             for one in record.unheard or []:

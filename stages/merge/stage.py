@@ -205,11 +205,12 @@ class MergeProcessor:
             return
         state.voiced[segment.channel].extend(segment.voiced)
         n_words = len(segment.words) or len(segment.text.split())
+        n_words += sum(len(one.words) for one in segment.apart or [])
         state.words += n_words
         state.languages[segment.language] = state.languages.get(segment.language, 0) + n_words
-        whole = msgspec.structs.replace(segment, words=[rounded(word) for word in segment.words])
-        for part, first_word in parts_of(whole):
-            self._ordering.add(part, first_word)
+        for part, first_word in parts_of(segment):
+            words = [rounded(word) for word in part.words]
+            self._ordering.add(msgspec.structs.replace(part, words=words), first_word)
 
     def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
         """Yield the turns that `pieces` and the progress of the channels close."""
@@ -329,6 +330,7 @@ def _times_s(record: Segment | CallProgress | CallChanged | CallClosed) -> list[
         return [record.from_s]
     if isinstance(record, CallClosed):
         return [record.duration_s]
-    words = [time_s for word in record.words for time_s in (word.start_s, word.end_s)]
+    apart = [word for one in record.apart or [] for word in one.words]
+    words = [time_s for word in (*record.words, *apart) for time_s in (word.start_s, word.end_s)]
     spans = [*record.voiced, *(record.parts or []), *((one.start_s, one.end_s) for one in record.unheard or [])]
     return [record.start_s, record.end_s, *words, *(time_s for span in spans for time_s in span)]

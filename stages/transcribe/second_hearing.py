@@ -9,7 +9,6 @@ before. What it then writes is put between the words before and after it.
 All depends on the row alone, so a replay hears the same.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -33,7 +32,7 @@ from stages.transcribe.coverage import (
 )
 from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.windows import SAMPLE_RATE_HZ
-from stages.transcribe.engine.words import UNSPACED
+from stages.transcribe.insertion import bare, common, fixed_words, replaced, text_of
 
 MAX_ROWS: Final = 4
 """The most rows that are decoded for one row: each costs up to a window of 30 s."""
@@ -55,19 +54,26 @@ with a no-speech probability of 0.68."""
 _REST_MS: Final = 1_000
 """What a hearing leaves of its stretch, as the first one did, is heard again if it is at least so long."""
 _MEASURED_MS: Final = 20
-_MOST_REPEATED: Final = 4
-"""So many words at the edge of a hearing are compared with those beside the stretch."""
 
 Decode = Callable[[Row], Awaitable[Transcription]]
 
 
+class Apart(msgspec.Struct, frozen=True):
+    """Words found inside the prefix of a row, and their text."""
+
+    text: str
+    words: list[Word]
+
+
 class Heard(msgspec.Struct, frozen=True):
     """The text of a row. `unheard`: the stretches that no word accounts for, in milliseconds from the row's start, and
-    why (see `schemas.segments.Unheard`). `rows`: how many rows were decoded for a second hearing.
+    why (see `schemas.segments.Unheard`). `apart`: what was found inside its prefix, which does not change. `rows`: how
+    many rows were decoded for a second hearing.
     """
 
     transcription: Transcription
     unheard: list[tuple[SpanMs, str]] = []
+    apart: list[Apart] = []
     rows: int = 0
 
 
@@ -88,15 +94,16 @@ async def hear_whole(row: Row, decode: Decode, *, own: SpanMs | None = None) -> 
     own = own or (0, _audio_ms(row))
     guard = guards.judge(transcription, voiced_s=_voiced_s(row, own)).guard
     if guard is not None and guard != "no_words":
-        return Heard(transcription, [(span, guard) for span in _left_of(row, transcription, own)])
+        return Heard(transcription, [(span, guard) for span in _left_of(row, transcription.words, own)])
     silent: list[tuple[SpanMs, str]] = []
+    apart: list[Apart] = []
+    laid: Sequence[Word] = transcription.words
     rows = 0
-    while (region := _next_region(row, transcription, own, [span for span, _ in silent])) is not None:
-        if region.first < _fixed_words(row, transcription):
-            silent.append((region.span, "committed"))
-            continue
+    while (region := _next_region(row, transcription, laid, own, [span for span, _ in silent])) is not None:
+        known = region.first < fixed_words(row, transcription)
+        twice = not known and length_ms([region.span]) >= _CONTEXT_FROM_MS
         reason = ""
-        for attempt in (_alone, _with_context)[: 2 if length_ms([region.span]) >= _CONTEXT_FROM_MS else 1]:
+        for attempt in (_alone, _with_context)[: 2 if twice else 1]:
             if rows == MAX_ROWS:
                 reason = reason or "limit"
                 break
@@ -105,19 +112,24 @@ async def hear_whole(row: Row, decode: Decode, *, own: SpanMs | None = None) -> 
             found = hearing.found(await decode(hearing.row))
             if isinstance(found, str):
                 reason = found if reason in ("", "no_words") else reason
+                continue
+            if known:
+                apart.append(found.apart())
             else:
-                transcription, reason = found, ""
-                left = clipped(_left_of(row, transcription, own), region.span)
-                silent += [(span, "no_words") for span in left if span[1] - span[0] < _REST_MS]
-                break
+                transcription = found.placed()
+            laid = sorted([*transcription.words, *(word for one in apart for word in one.words)], key=_start_s)
+            left = clipped(_left_of(row, laid, own), region.span)
+            silent += [(span, "no_words") for span in left if span[1] - span[0] < _REST_MS]
+            reason = ""
+            break
         if reason:
             silent.append((region.span, reason))
-    left = _left_of(row, transcription, own)
-    return Heard(transcription, [(span, _reason(span, silent)) for span in left], rows)
+    unheard = [(span, _reason(span, silent)) for span in _left_of(row, laid, own)]
+    return Heard(transcription, unheard, apart, rows)
 
 
-def _left_of(row: Row, transcription: Transcription, own: SpanMs) -> list[SpanMs]:
-    left = clipped(coverage(row.voiced, transcription.words).unheard, own)
+def _left_of(row: Row, words: Sequence[Word], own: SpanMs) -> list[SpanMs]:
+    left = clipped(coverage(row.voiced, words).unheard, own)
     return [span for span in left if span[1] - span[0] >= MIN_UNHEARD_MS]
 
 
@@ -138,8 +150,8 @@ class _Hearing(msgspec.Struct, frozen=True):
     from_ms: int
     row: Row
 
-    def found(self, heard: Transcription) -> Transcription | str:
-        """Return the text with the words that were heard in the region; if there are none, the reason."""
+    def found(self, heard: Transcription) -> "_Found | str":
+        """Return the words that were heard in the region; if there are none, the reason."""
         if heard.error is not None:
             return "error"
         if not heard.words:
@@ -151,59 +163,80 @@ class _Hearing(msgspec.Struct, frozen=True):
             return "no_speech"
         if heard.average_logprob < _MIN_LOGPROB:
             return "low_probability"
-        spans = word_spans(heard.text, [word.text for word in heard.words])
         words = [_shifted(word, self.from_ms) for word in heard.words]
         kept = [index for index, word in enumerate(words) if _middle_in(word, self.region.span)]
         if not kept:
             return "no_words"
         if 3 * sum(is_stretched(words[index]) for index in kept) >= len(kept):
             return "no_words"  # the decoder did not find the words where they should be
-        return _placed(self, heard, spans, words, kept[0], kept[-1] + 1)
+        return _Found(self, heard, words, kept[0], kept[-1] + 1).without_repeats() or "no_words"
 
 
-def _placed(
-    hearing: _Hearing,
-    heard: Transcription,
-    spans: list[tuple[int, int]] | None,
-    words: list[Word],
-    begin: int,
-    end: int,
-) -> Transcription | str:
-    """Put `words[begin:end]` into the region, without those that are known from beside it."""
-    whole, region = hearing.text, hearing.region
-    known = whole.words
-    first, last = region.first, region.last
-    if first < last and all(_bare(word) != _bare(known[first]) for word in words[begin:end]):
-        # The word measured over the region was not heard there again, so it stays: at the end of its time if that is
-        # beyond the region, else at the beginning.
-        if to_ms((0.0, known[first].end_s))[1] - region.span[1] <= _MEASURED_MS:
-            from_ms = to_ms((known[first].start_s, 0.0))[0] + longest_ms(known[first].text)
+class _Found(msgspec.Struct, frozen=True):
+    """Words `begin` to `end` of a hearing, with their times in the whole row, for the region they were heard in.
+
+    `first`, `last`: the known words that they replace.
+    """
+
+    hearing: _Hearing
+    heard: Transcription
+    words: list[Word]
+    begin: int
+    end: int
+    first: int = -1
+    last: int = -1
+
+    def without_repeats(self) -> "_Found | None":
+        """Return the words without those that are known from beside the region; None if none are left."""
+        whole, region = self.hearing.text, self.hearing.region
+        known, fixed = whole.words, fixed_words(self.hearing.whole, whole)
+        begin, end, first, last = self.begin, self.end, region.first, region.last
+        if first < fixed:
             first = last
-            while begin < end and _middle_ms(words[begin]) < from_ms:
-                begin += 1
-        else:
-            last = first
-    fixed = _fixed_words(hearing.whole, whole)
-    repeated = _common(known[:first], words[begin:end])
-    if repeated:
-        if first - repeated >= fixed and _is_elsewhere(hearing, first - repeated, first):
-            first -= repeated
-        elif not _after_a_pause(hearing.whole, region.span):
-            begin += repeated
-    repeated = _common(words[begin:end], known[last:])
-    if repeated:
-        if _is_elsewhere(hearing, last, last + repeated):
-            last += repeated
-        elif not _before_a_pause(hearing.whole, region.span):
-            end -= repeated
-    if begin >= end:
-        return "no_words"
-    piece = _text_of(heard.text, spans, words, begin, end)
-    found = _replaced(whole, first, last, piece, words[begin:end])
-    n_known, n_new = len(found.words) - (end - begin), end - begin
-    logprob = (whole.average_logprob * n_known + heard.average_logprob * n_new) / (n_known + n_new)
-    no_speech = whole.no_speech_probability if n_known else heard.no_speech_probability
-    return msgspec.structs.replace(found, average_logprob=round(logprob, 4), no_speech_probability=no_speech)
+        elif first < last and all(bare(word) != bare(known[first]) for word in self.words[begin:end]):
+            # The word measured over the region was not heard there again, so it stays: at the end of its time if that
+            # is beyond the region, else at the beginning.
+            if to_ms((0.0, known[first].end_s))[1] - region.span[1] <= _MEASURED_MS:
+                from_ms = to_ms((known[first].start_s, 0.0))[0] + longest_ms(known[first].text)
+                first = last
+                while begin < end and _middle_ms(self.words[begin]) < from_ms:
+                    begin += 1
+            else:
+                last = first
+        repeated = common(known[:first], self.words[begin:end])
+        if repeated:
+            elsewhere = _is_elsewhere(self.hearing, first - repeated, first)
+            if elsewhere and first - repeated >= fixed:
+                first -= repeated
+            elif elsewhere or not _after_a_pause(self.hearing.whole, region.span):
+                begin += repeated
+        repeated = common(self.words[begin:end], known[last:])
+        if repeated:
+            elsewhere = _is_elsewhere(self.hearing, last, last + repeated)
+            if elsewhere and last >= fixed:
+                last += repeated
+            elif elsewhere or not _before_a_pause(self.hearing.whole, region.span):
+                end -= repeated
+        if begin >= end:
+            return None
+        return msgspec.structs.replace(self, begin=begin, end=end, first=first, last=last)
+
+    def placed(self) -> Transcription:
+        """Return the whole text with the words in the region."""
+        whole, heard = self.hearing.text, self.heard
+        found = replaced(whole, self.first, self.last, self._text(), self.words[self.begin : self.end])
+        n_new = self.end - self.begin
+        n_known = len(found.words) - n_new
+        logprob = (whole.average_logprob * n_known + heard.average_logprob * n_new) / (n_known + n_new)
+        no_speech = whole.no_speech_probability if n_known else heard.no_speech_probability
+        return msgspec.structs.replace(found, average_logprob=round(logprob, 4), no_speech_probability=no_speech)
+
+    def apart(self) -> Apart:
+        return Apart(self._text(), self.words[self.begin : self.end])
+
+    def _text(self) -> str:
+        spans = word_spans(self.heard.text, [word.text for word in self.heard.words])
+        return text_of(self.heard.text, spans, self.words, self.begin, self.end)
 
 
 def _is_elsewhere(hearing: _Hearing, first: int, last: int) -> bool:
@@ -215,10 +248,12 @@ def _is_elsewhere(hearing: _Hearing, first: int, last: int) -> bool:
     return length_ms(coverage(voiced, [*known[:first], *known[last:]]).unheard) == before
 
 
-def _next_region(row: Row, transcription: Transcription, own: SpanMs, tried: list[SpanMs]) -> _Region | None:
+def _next_region(
+    row: Row, transcription: Transcription, laid: Sequence[Word], own: SpanMs, tried: list[SpanMs]
+) -> _Region | None:
     """Return the longest stretch that no word accounts for, the first of equals. Neighbours are joined."""
     words = transcription.words
-    found = without(_left_of(row, transcription, own), tried)
+    found = without(_left_of(row, laid, own), tried)
     found = [span for span in found if span[1] - span[0] >= MIN_UNHEARD_MS]
     if not found:
         return None
@@ -261,7 +296,7 @@ def _with_context(row: Row, transcription: Transcription, region: _Region) -> _H
     while begin and region.span[0] - to_ms((words[begin - 1].start_s, 0.0))[0] <= _CONTEXT_MS:
         begin -= 1
     spans = word_spans(transcription.text, [word.text for word in words])
-    prefix = _text_of(transcription.text, spans, words, begin, first) if begin < first else ""
+    prefix = text_of(transcription.text, spans, words, begin, first) if begin < first else ""
     start = to_ms((words[begin].start_s, 0.0))[0] if begin < first else region.span[0] - _CONTEXT_MS
     end = region.span[1]
     for word in words[region.last :]:
@@ -287,67 +322,6 @@ def _cut(row: Row, transcription: Transcription, region: _Region, span: SpanMs, 
     return _Hearing(row, transcription, region, start, cut)
 
 
-def _replaced(transcription: Transcription, first: int, last: int, text: str, words: Sequence[Word]) -> Transcription:
-    """Return the transcription with other words, and their text, in place of `words[first:last]`."""
-    known = transcription.words
-    spans = word_spans(transcription.text, [word.text for word in known])
-    parts = [
-        _text_of(transcription.text, spans, known, 0, first),
-        text,
-        _text_of(transcription.text, spans, known, last, len(known)),
-    ]
-    separator = "" if transcription.language in UNSPACED else " "
-    return msgspec.structs.replace(
-        transcription,
-        text=separator.join(part for part in parts if part),
-        words=_in_order(known[:first], words, known[last:]),
-    )
-
-
-def _in_order(before: Sequence[Word], words: Sequence[Word], after: Sequence[Word]) -> list[Word]:
-    """Join words; those around are clipped where the new ones lie inside their measured time."""
-    floor_s = before[-1].start_s if before else 0.0
-    ceiling_s = after[0].end_s if after else words[-1].end_s
-    placed = []
-    for word in words:
-        start_s = min(max(word.start_s, floor_s), ceiling_s)
-        floor_s = max(start_s, min(word.end_s, ceiling_s))
-        placed.append(msgspec.structs.replace(word, start_s=start_s, end_s=floor_s))
-    joined = [*before, *placed, *after]
-    if before:
-        end_s = min(before[-1].end_s, placed[0].start_s)
-        joined[len(before) - 1] = msgspec.structs.replace(before[-1], end_s=max(before[-1].start_s, end_s))
-    if after:
-        joined[-len(after)] = msgspec.structs.replace(after[0], start_s=max(after[0].start_s, placed[-1].end_s))
-    return joined
-
-
-def _text_of(text: str, spans: list[tuple[int, int]] | None, words: Sequence[Word], begin: int, end: int) -> str:
-    """Return the text of `words[begin:end]` with its punctuation. `spans`: where the words are, None if unknown."""
-    if begin >= end:
-        return ""
-    if spans is None:
-        return " ".join(word.text for word in words[begin:end])
-    start = spans[begin][0] if begin else 0
-    return text[start : spans[end][0] if end < len(spans) else len(text)].strip()
-
-
-def _fixed_words(row: Row, transcription: Transcription) -> int:
-    """Return how many words are the prefix, which does not change."""
-    if not row.prefix or not transcription.text.startswith(row.prefix):
-        return 0
-    spans = word_spans(transcription.text, [word.text for word in transcription.words])
-    return len(transcription.words) if spans is None else sum(start < len(row.prefix) for start, _ in spans)
-
-
-def _common(before: Sequence[Word], after: Sequence[Word]) -> int:
-    """Return how many words end `before` and begin `after`."""
-    for count in range(min(_MOST_REPEATED, len(before), len(after)), 0, -1):
-        if [_bare(word) for word in before[-count:]] == [_bare(word) for word in after[:count]]:
-            return count
-    return 0
-
-
 def _after_a_pause(row: Row, span: SpanMs) -> bool:
     return any(start == span[0] for start, _ in stretches(row.voiced))
 
@@ -356,8 +330,8 @@ def _before_a_pause(row: Row, span: SpanMs) -> bool:
     return any(end == span[1] for _, end in stretches(row.voiced))
 
 
-def _bare(word: Word) -> str:
-    return re.sub(r"\W", "", word.text.casefold())
+def _start_s(word: Word) -> float:
+    return word.start_s
 
 
 def _middle_ms(word: Word) -> int:

@@ -76,7 +76,8 @@ def account(segment: Segment) -> SpeechAccount:
     unheard: Counter[str] = Counter()
     for one in segment.unheard or []:
         unheard[one.reason] += length_ms([to_ms((one.start_s, one.end_s))])
-    brief = length_ms(coverage(segment.voiced, segment.words).brief)
+    words = [*segment.words, *(word for one in segment.apart or [] for word in one.words)]
+    brief = length_ms(coverage(segment.voiced, words).brief)
     worded = voiced - brief - sum(unheard.values())
     return SpeechAccount(voiced, worded, {"short": brief} if brief else {}, dict(unheard))
 

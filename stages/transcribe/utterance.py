@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET
 
-from schemas.segments import Segment, Unheard, Word
+from schemas.segments import ApartText, Segment, Unheard, Word
 from schemas.utterances import Utterance
 from stages.transcribe import guards
 from stages.transcribe.agreement import CommittedText
@@ -21,16 +21,19 @@ from stages.transcribe.engine.words import UNSPACED, spread_words
 from stages.transcribe.hard_cuts import NO_OVERLAP, trim
 from stages.transcribe.language import OTHER_VOICED_S, LanguageVote
 from stages.transcribe.scheduling.call_decoder import CallDecoder
-from stages.transcribe.second_hearing import Heard, hear_whole
+from stages.transcribe.second_hearing import Apart, Heard, hear_whole
 from stages.transcribe.undecided import UndecidedAudio
 from stages.transcribe.unheard import NO_TEXT_GUARDS, unheard
 
 
 class _Decoded(msgspec.Struct, frozen=True):
-    """An utterance's own text; and the stretches that it does not account for, in milliseconds of the call, and why."""
+    """An utterance's own text. `unheard`: the stretches that it does not account for, in milliseconds of the call, and
+    why. `apart`: text found inside what viewers were shown, with times in the call.
+    """
 
     transcription: Transcription
     unheard: list[tuple[SpanMs, str]] = []
+    apart: list[Apart] = []
 
 
 class UtteranceWork:
@@ -126,7 +129,8 @@ class UtteranceWork:
             return _Decoded(heard.transcription, self._in_call(heard, 0.0))
         transcription, next_overlap = trim(utterance, overlap, heard.transcription, committed=committed.text)
         self._context.next_overlap.set(next_overlap)
-        return _Decoded(transcription, self._in_call(heard, from_s))
+        apart = [Apart(one.text, [_shifted(word, from_s) for word in one.words]) for one in heard.apart]
+        return _Decoded(transcription, self._in_call(heard, from_s), apart)
 
     def _in_call(self, heard: Heard, from_s: float) -> list[tuple[SpanMs, str]]:
         """Return the unheard stretches of a row with their times in the call."""
@@ -188,11 +192,18 @@ class UtteranceWork:
             flags=[*verdict.flags, *self._language_flags(transcription)],
             parts=times.in_call if utterance.parts else UNSET,
             unheard=self._unheard(decoded, verdict.guard, words) or UNSET,
+            apart=[self._apart(one) for one in decoded.apart] if decoded and decoded.apart and not dropped else UNSET,
         )
 
     def _language_flags(self, transcription: Transcription) -> list[str]:
         is_other = self._vote.locked is not None and transcription.language not in ("", self._vote.locked)
         return ["other_language"] if transcription.text and is_other else []
+
+    def _apart(self, found: Apart) -> ApartText:
+        call, utterance = self._decoder.call, self.utterance
+        begin_ms = round(found.words[0].start_s * 1000)
+        segment_id = str(call.derived_id("segment", utterance.channel, utterance.first_sample, "apart", begin_ms))
+        return ApartText(segment_id=segment_id, text=found.text, words=found.words)
 
     def _unheard(self, decoded: _Decoded | None, guard: str | None, words: list[Word]) -> list[Unheard]:
         if decoded is None or (guard is not None and guard not in NO_TEXT_GUARDS):
@@ -210,3 +221,7 @@ class UtteranceWork:
         voiced = voiced_from(utterance, utterance.start_s)
         words = spread_words(committed.text, voiced, utterance.audio_s, spaced=committed.language not in UNSPACED)
         return msgspec.structs.replace(transcription, text=committed.text, words=words, language=committed.language)
+
+
+def _shifted(word: Word, by_s: float) -> Word:
+    return msgspec.structs.replace(word, start_s=round(word.start_s + by_s, 3), end_s=round(word.end_s + by_s, 3))

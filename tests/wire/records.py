@@ -15,7 +15,7 @@ from schemas.audio import (
 from schemas.calls import CallRef
 from schemas.envelope import StageRecord
 from schemas.partials import PARTIAL_TYPE, Commitment, Partial
-from schemas.segments import SEGMENT_TYPE, LiveSegment, Segment, Unheard, Word
+from schemas.segments import SEGMENT_TYPE, ApartText, LiveSegment, Segment, Unheard, Word
 from schemas.status import (
     DEAD_LETTER_TYPE,
     EXPIRED_TYPE,
@@ -252,6 +252,7 @@ STAGE_RECORDS: dict[str, StageRecord] = {
         probability=0.75,
         no_speech_probability=0.125,
         unheard=[Unheard(start_s=3.5, end_s=4.25, level_dbfs=-18.5, reason="no_words")],
+        apart=[ApartText(segment_id="5d0e8f0d-0c9b-5a8e-7b1e-1f0b1c9d2e42", text="Good", words=_TURN.words[:1])],
     ),
 }
 

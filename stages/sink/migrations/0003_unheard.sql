@@ -6,5 +6,5 @@ CREATE TABLE unheard (                  -- detected speech that no words account
     start_time DOUBLE NOT NULL,
     end_time DOUBLE NOT NULL,
     level_dbfs DOUBLE NOT NULL,         -- RMS level
-    reason VARCHAR NOT NULL             -- no_words, a guard's name, error, limit, committed
+    reason VARCHAR NOT NULL             -- no_words, a guard's or doubt's name, error, limit
 );

@@ -166,11 +166,17 @@ async def test_what_is_decoded_again_is_limited_and_the_rest_says_so() -> None:
     assert [reason for _, reason in found.unheard] == ["no_words"] * MAX_ROWS + ["limit"] * 3
 
 
-async def test_known_text_does_not_change_and_speech_inside_it_is_unheard() -> None:
+async def test_known_text_does_not_change_and_what_is_found_inside_it_stays_apart() -> None:
     first = heard(*spoken("so far", 0.0), *spoken("and on", 5.0), *spoken("it goes", 5.8))
-    found, decoder = await hear(row((0.0, 0.8), (2.0, 4.0), (5.0, 6.6), prefix="so far and on"), first, heard())
-    assert len(decoder.rows) == 1
-    assert found.unheard == [((2000, 4000), "committed")]
+    asked = row((0.0, 0.8), (2.0, 4.0), (5.0, 6.6), prefix="so far and on")
+    found, decoder = await hear(asked, first, heard(*spoken("we all have come this way", 2.1, word_s=0.3)))
+    assert decoder.rows[1].prefix == ""
+    assert found.transcription == first
+    assert [one.text for one in found.apart] == ["we all have come this way"]
+    assert [word.start_s for word in found.apart[0].words] == [2.1, 2.4, 2.7, 3.0, 3.3, 3.6]
+    assert (found.rows, found.unheard) == (1, [])
+    nothing, decoder = await hear(asked, first, heard())
+    assert (nothing.unheard, nothing.apart, len(decoder.rows)) == ([((2000, 4000), "no_words")], [], 2)
 
 
 async def test_text_that_a_guard_drops_is_not_worth_a_second_hearing() -> None:
