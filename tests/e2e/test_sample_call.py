@@ -140,3 +140,15 @@ def test_a_completed_call_is_not_published_again(running: Deployment, document: 
     done = running.run("publish", str(SAMPLE), "--call", "sample", check=False)
     assert done.returncode == 2
     assert "completed already" in done.stderr
+
+
+def test_the_ledger_accounts_for_every_second_of_the_call(document: dict[str, Any]) -> None:
+    jobs = {job["job"]: job["detail"] for job in document["jobs"] if job["status"] == "completed"}
+    seconds, separated = jobs["transcribe"]["seconds"], jobs["separate"]
+    assert seconds["received_s"] == round(separated["received_s"] * 2, 3)
+    spoken = [seconds["worded_s"], *seconds["dropped_s"].values(), *seconds["unheard_s"].values()]
+    assert sum(round(one * 1000) for one in spoken) == round(separated["speech_s"] * 1000)
+    whole = [seconds["silence_s"], *spoken]
+    assert sum(round(one * 1000) for one in whole) == round(seconds["received_s"] * 1000)
+    assert seconds["unheard_s"] == {}, "every word of the script is in the transcript"
+    assert "unheard" not in document
