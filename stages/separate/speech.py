@@ -34,8 +34,8 @@ _HALF_TAPS: Final = 16
 _UNIT: Final = 1 << 16
 
 _RECENT: Final = 0xFF
-_CONFIRMED: Final = 4
-"""The third witness is sure from this many voice-like frames of the last eight (0.128 of 0.256 s), more by one for
+_CONFIRMED: Final = 3
+"""The third witness is sure from this many voice-like frames of the last eight (0.096 of 0.256 s), more by one for
 each loud frame among them that is a tone or held."""
 _SURE: Final = 0.6
 _LIKELY: Final = 0.4
