@@ -102,11 +102,11 @@ class Engine:
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         """See `SpeechEngine`. Rows with the same window, language, hotwords and effort are batched.
 
-        A row whose language has to be detected is a batch of its own.
+        Rows whose language has to be detected are encoded in one batch, and decoded in one if it is the same.
         """
-        batches: dict[tuple[WhisperWindow, str | int, tuple[str, ...], bool], list[int]] = {}
+        batches: dict[tuple[WhisperWindow, str | None, tuple[str, ...], bool], list[int]] = {}
         for index, row in enumerate(rows):
-            language = row.language if isinstance(row.language, str) else index
+            language = row.language if isinstance(row.language, str) else None
             batches.setdefault((self._window(row), language, row.hotwords, row.interim), []).append(index)
         done: dict[int, Transcription] = {}
         for (window, *_), indices in batches.items():
@@ -114,16 +114,39 @@ class Engine:
         return [done[index] for index in range(len(rows))]
 
     def _transcribe(self, rows: Sequence[Row], window: WhisperWindow) -> list[Transcription]:
+        """Decode rows of one window. All of them name a language, or none does."""
+        encoded = self._encode(rows, window)
+        chosen = self._languages(rows, encoded)
+        if len(set(chosen)) == 1:
+            return self._decode(rows, window, encoded, chosen[0])
+        done: dict[int, Transcription] = {}
+        for language in dict.fromkeys(chosen):
+            indices = [index for index, one in enumerate(chosen) if one == language]
+            spoken = [rows[index] for index in indices]
+            done.update(zip(indices, self._decode(spoken, window, self._encode(spoken, window), language), strict=True))
+        return [done[index] for index in range(len(rows))]
+
+    def _languages(self, rows: Sequence[Row], encoded: Any) -> list[str]:
+        """Return the language of each row: the one that it names, or its choice from the detected ones."""
+        named = [row.language for row in rows if isinstance(row.language, str)]
+        if len(named) == len(rows):
+            return named
+        detected: Sequence[Sequence[tuple[str, float]]] = [()] * len(rows)
+        if self._model.model.is_multilingual:
+            detected = self._model.model.detect_language(encoded)
+        return [
+            row.language
+            if isinstance(row.language, str)
+            else row.language({token.strip("<|>"): probability for token, probability in found})
+            for row, found in zip(rows, detected, strict=True)
+        ]
+
+    def _decode(self, rows: Sequence[Row], window: WhisperWindow, encoded: Any, language: str) -> list[Transcription]:
         """Decode rows of one language. A row whose text is in doubt is decoded again in the next of its windows.
 
         That is a text in a loop, one with copies of words that the audio may not hold (`repetitions`), and one that a
         guard would drop: a guard drops nothing but what the full window gave.
         """
-        encoded = self._encode(rows, window)
-        language = rows[0].language
-        if not isinstance(language, str):
-            detected = self._model.model.detect_language(encoded)[0] if self._model.model.is_multilingual else []
-            language = language({token.strip("<|>"): probability for token, probability in detected})
         tokenizer = self._tokenizer(language)
         limit = max_tokens(window.length_s)
         prefixes = [_prefix_tokens(tokenizer, row.prefix) for row in rows]

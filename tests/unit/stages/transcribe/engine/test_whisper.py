@@ -120,6 +120,19 @@ def test_a_row_gives_the_same_text_alone_and_repeated(engine: Engine, heard: lis
 
 
 @pytest.mark.slow
+def test_rows_of_one_batch_may_choose_different_languages(
+    engine: Engine, heard: list[tuple[Row, Transcription]]
+) -> None:
+    (first, in_english), (second, _) = heard[0], heard[1]
+    rows = [
+        msgspec.structs.replace(first, language=lambda _detected: "en"),
+        msgspec.structs.replace(second, language=lambda _detected: "de"),
+    ]
+    one, other = engine.transcribe_batch(rows)
+    assert (one.language, other.language) == ("en", "de")
+    assert one.text == in_english.text
+
+
 def test_the_language_is_detected_if_a_row_asks_for_it(engine: Engine, heard: list[tuple[Row, Transcription]]) -> None:
     languages: dict[str, float] = {}
 
