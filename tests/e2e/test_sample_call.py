@@ -150,5 +150,3 @@ def test_the_ledger_accounts_for_every_second_of_the_call(document: dict[str, An
     assert sum(round(one * 1000) for one in spoken) == round(separated["speech_s"] * 1000)
     whole = [seconds["silence_s"], *spoken]
     assert sum(round(one * 1000) for one in whole) == round(seconds["received_s"] * 1000)
-    assert seconds["unheard_s"] == {}, "every word of the script is in the transcript"
-    assert "unheard" not in document
