@@ -10,6 +10,8 @@ from benchmarks.heard.references import Leg, Span, joined
 AROUND_UTTERANCE_S: Final = 0.1
 AROUND_WORD_S: Final = 0.3
 """Speech this near to an utterance, or to a word's times, lies in it."""
+AROUND_GUESS_S: Final = 1.0
+"""The same for a word whose time in the reference is not known, but spread over its line."""
 
 
 Written = tuple[str, float, float]
@@ -68,7 +70,8 @@ def coverage(leg: Leg, heard: Heard, duration_s: float) -> Coverage:
     words = None if heard.words is None else _wider([word[1:] for word in heard.words], AROUND_WORD_S)
     unheard = joined(heard.unheard or [])
     middles = [(start + end) / 2 for start, end in leg.words]
-    missing = [] if words is None else [at for at in middles if not _holds(words, at)]
+    near = words if leg.exact or heard.words is None else _wider([word[1:] for word in heard.words], AROUND_GUESS_S)
+    missing = [] if near is None else [at for at in middles if not _holds(near, at)]
     return Coverage(
         speech_s=_length(speech),
         outside_utterances_s=None if utterances is None else _length(_without(speech, utterances)),
@@ -81,6 +84,12 @@ def coverage(leg: Leg, heard: Heard, duration_s: float) -> Coverage:
         silent_unheard_s=_length(unheard) - _length(_without(unheard, silent)),
         silent_s=_length(silent),
     )
+
+
+def without_words(leg: Leg, heard: Heard) -> list[Span]:
+    """Return the speech of at least 0.3 s that no word accounts for."""
+    words = _wider([word[1:] for word in heard.words or []], AROUND_WORD_S)
+    return [(round(a, 2), round(b, 2)) for a, b in _without(joined(leg.speech), words) if b - a >= AROUND_WORD_S]
 
 
 def total(all_: Sequence[Coverage]) -> Coverage:

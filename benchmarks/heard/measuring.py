@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.heard.contenders import Job, Kind, Outcome, Work, in_own_process
-from benchmarks.heard.coverage import coverage, total
+from benchmarks.heard.coverage import coverage, total, without_words
 from benchmarks.heard.sets import Set
 from benchmarks.heard.texts import word_errors
 from benchmarks.speech.scoring import Errors, difference
@@ -72,6 +72,11 @@ def figures(one: Set, outcome: Outcome) -> dict[str, Any]:
         "calls": [wrong.described() for wrong in errors],
         "guards": outcome.guards,
         "languages": outcome.languages,
+        "without_words": [
+            [without_words(leg, heard) for leg, heard in zip(recording.legs, channels, strict=True)]
+            for recording, channels in zip(one.recordings, outcome.heard, strict=True)
+            if channels[0].words is not None
+        ],
         "texts": [[heard.text for heard in channels] for channels in outcome.heard],
     }
 

@@ -56,7 +56,7 @@ def texts(lines: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines.lstrip("\ufeff").splitlines():
         name, colon, text = line.partition(":")
-        said = re.sub(r"\[[^]]*\]|\([^)]*\)|\.\.+", " ", text)
+        said = re.sub(r"\[[^]]*\]|\([^)]*\)|<[^>]*>|\.\.+", " ", text)
         if colon and not name.startswith(";") and re.search(r"\w", said):
             found.setdefault(name.strip(), " ".join(said.split()))
     return found

@@ -30,13 +30,14 @@ LEAST_S: Final = 0.08
 class Leg(msgspec.Struct, frozen=True, kw_only=True):
     """One channel: `text`, None where nobody wrote it down; `words`, their spans; `speech`, where there is sound of it.
 
-    `language` decides how texts are compared.
+    `language` decides how texts are compared. `exact`: the words' times are known, not spread over their line.
     """
 
     text: str | None
     words: list[Span]
     speech: list[Span]
     language: str = "en"
+    exact: bool = True
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +62,8 @@ def of_call(call: Call, dry: Sequence[Samples]) -> list[Leg]:
                     (start_s, end_s) if start_s is not None and end_s is not None else guess
                     for (start_s, end_s), guess in zip(known, guessed, strict=True)
                 ]
-        found.append(Leg(text=call.said(channel), words=words, speech=speech, language=call.language))
+        exact = all(word.start_s is not None for line in call.lines for word in line.words[:1])
+        found.append(Leg(text=call.said(channel), words=words, speech=speech, language=call.language, exact=exact))
     return found
 
 
@@ -89,7 +91,8 @@ def of_stm_recording(stm: str, samples: Samples) -> Leg:
     speech = speech_of(samples)
     said = [within(speech, span) for _, span, _ in lines]
     words = [word for (_, _, text), at in zip(lines, said, strict=True) for word in spread(text.split(), at)]
-    return Leg(text=" ".join(text for _, _, text in lines), words=words, speech=joined([s for at in said for s in at]))
+    text = " ".join(text for _, _, text in lines)
+    return Leg(text=text, words=words, speech=joined([span for at in said for span in at]), exact=False)
 
 
 def speech_of(samples: Samples) -> list[Span]:

@@ -51,12 +51,18 @@ def counted(line: Line, words: Sequence[Written]) -> Count:
 
 
 def by_clip(clips: Sequence[Placed], words: Sequence[Written]) -> list[list[str]]:
-    """Return the written words at the time of each clip. One far from all belongs to the clip before it."""
+    """Return the written words at the time of each clip. One far from all belongs to the clip before it.
+
+    A number or spelled word that lasts over several clips is divided into digits or letters.
+    """
     found: list[list[str]] = [[] for _ in clips]
     edges = [(one.end_s + other.start_s) / 2 for one, other in pairwise(clips)]
     for text, start_s, end_s in words:
-        middle = (start_s + end_s) / 2
-        found[sum(edge < middle for edge in edges)].append(text.strip())
+        lasts = any(start_s < edge < end_s for edge in edges)
+        parts = _parts(text) if lasts else [text.strip()]
+        for index, part in enumerate(parts):
+            middle = start_s + (index + 0.5) / len(parts) * (end_s - start_s)
+            found[sum(edge < middle for edge in edges)].append(part)
     return found
 
 
@@ -75,6 +81,14 @@ def is_doubled(said: str, written: str) -> bool:
 def tokens(text: str) -> list[str]:
     """Return the words of a text in small letters, without punctuation; letters of a spelled word apart."""
     return re.findall(r"\w+", text.casefold().replace("'", ""))
+
+
+def _parts(text: str) -> list[str]:
+    """Return the digits, capital letters and words of a text, or the text if it has none."""
+    words = re.findall(r"\w+", text)
+    return [part for word in words for part in (list(word) if word.isdigit() or word.isupper() else [word])] or [
+        text.strip()
+    ]
 
 
 def _times(words: Sequence[str]) -> int:

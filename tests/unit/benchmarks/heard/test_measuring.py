@@ -93,6 +93,13 @@ def test_other_languages_are_compared_without_case_and_punctuation() -> None:
     assert word_errors("", "una palabra", "es") == Errors(inserted=2)
 
 
+def test_digits_and_spelled_letters_count_one_by_one() -> None:
+    assert word_errors("four two one eight", "421", "en") == Errors(words=4, deleted=1)
+    assert word_errors("K A U F M A N speaking", "K-A-U-F-M-A-N speaking.", "en") == Errors(words=8)
+    assert word_errors("K A U F M A N speaking", "Kaufman speaking", "en") == Errors(words=8)
+    assert word_errors("it is I, L, E, R", "It's I-L-E", "en") == Errors(words=6, deleted=1)
+
+
 def test_lines_of_words_are_files_by_language_and_way(tmp_path: Path) -> None:
     clips = [
         Clip(clip_id=f"{language}/{n}", language=language, samples=_tone(0.0, 0.4), text=str(n), kind="digit")

@@ -8,7 +8,7 @@ from benchmarks.speech.telephone import RATE_HZ
 
 
 def test_texts_are_read_without_remarks_and_doubles() -> None:
-    lines = "\ufeff; Core Sounds\n\nbeep: [a simple tone]\ndigits/0: cero\ndigits/0: diez\nletters/at: a [@]\n"
+    lines = "\ufeff; Core Sounds\n\nbeep: [a tone]\njoin: <beep>\ndigits/0: cero\ndigits/0: diez\nletters/at: a [@]\n"
     assert texts(lines) == {"digits/0": "cero", "letters/at": "a"}
 
 

@@ -47,6 +47,12 @@ def test_words_belong_to_the_clip_at_their_time() -> None:
     assert by_clip(CLIPS, words) == [["one", "won"], ["two", "too"]]
 
 
+def test_a_number_over_several_clips_is_divided() -> None:
+    assert by_clip(CLIPS, [("12.", 1.0, 2.4)]) == [["1"], ["2"]]
+    assert by_clip(CLIPS, [("A-B", 1.0, 2.4)]) == [["A"], ["B"]]
+    assert by_clip(CLIPS, [("11", 1.0, 1.4)]) == [["11"], []]
+
+
 def test_clips_are_counted_as_doubled_and_as_lost() -> None:
     line = Line(name="l", language="en", samples=np.zeros(0, np.int16), clips=CLIPS)
     count = counted(line, [("1", 1.0, 1.2), ("1", 1.2, 1.4)]) + Count()
