@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from schemas.calls import CallRef
-from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress
+from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, Crosstalk
 
 WordSource = Literal["alignment", "attention"]
 """Source of word times: wav2vec2 forced alignment, or Whisper's own cross-attention."""
@@ -55,7 +55,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
     dropped text. `flags` are doubts that did not drop it (`low_probability`, `repeat`, …).
 
     If the utterance has several `parts`, these are their start and end in seconds from the call's start. Each word lies
-    in one of them.
+    in one of them. `crosstalk` is the utterance's, absent without any.
 
     `unheard` are the stretches of `voiced` that no word accounts for, in order, each at least 0.3 s long; absent if
     there are none. A segment whose text a guard dropped has none: the guard accounts for all of its speech.
@@ -82,6 +82,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, tag="segment.1"):
     parts: list[tuple[float, float]] | UnsetType = UNSET
     unheard: list[Unheard] | UnsetType = UNSET
     apart: list[ApartText] | UnsetType = UNSET
+    crosstalk: list[Crosstalk] | UnsetType = UNSET
 
 
 SEGMENT_TYPE: Final = "callstream.segment"

@@ -68,6 +68,23 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     n_samples: int
 
 
+class Crosstalk(msgspec.Struct, frozen=True, array_like=True):
+    """How much of an utterance is on another `channel` too, in consecutive windows of `step_s` from `start_s` on.
+
+    For each window: the normalised cross-correlation at the best delay, in percent, negative if one channel is the
+    other inverted, and 0 if they have nothing in common; the utterance's level above the other channel's; by how much
+    it comes after the other channel. The windows are those of the channel with the lower index: in the other one the
+    same speech comes earlier or later by the delay.
+    """
+
+    channel: int
+    start_s: float
+    step_s: float
+    coherence: list[int]
+    level_db: list[int]
+    delay_ms: list[int]
+
+
 class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="utterance.1"):
     """The speech of one channel between two pauses.
 
@@ -80,6 +97,8 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
 
     In a recorded call, consecutive utterances may be joined to one, so that each is transcribed with more context. Then
     `parts` are their positions in the call, and `pcm` holds them without the pauses in between.
+
+    `crosstalk` has entries for the other channels that carry some of the same audio, of each part.
     """
 
     call: CallRef
@@ -93,6 +112,7 @@ class Utterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     before: bytes = b""
     after: bytes = msgspec.field(default=b"", name="behind")
     parts: list[Part] = []
+    crosstalk: list[Crosstalk] = []
 
     @property
     def start_s(self) -> float:

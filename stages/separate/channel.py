@@ -4,9 +4,12 @@ Two sample rates meet here: the base rate of the utterances (the source's, at mo
 activity model. Times are the channel's sample and frame numbers, counted from the start of the call.
 """
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 
+from schemas.utterances import Crosstalk
 from stages.separate.codecs import Samples
 from stages.separate.decoder import MAX_RATE_HZ
 from stages.separate.endpointing import Boundary, Endpointer, EndpointerState, EndpointingSettings
@@ -29,6 +32,10 @@ GROWTH_FRAMES = round(1 / FRAME_S)
 
 SKIP_S = 4
 """Silence is skipped in multiples of this: a whole number of seconds, of samples at any rate and of frames."""
+
+
+CrosstalkOf = Callable[[int, int, int | None], list[Crosstalk]]
+"""What other channels have of the samples [first, last), of the audio before a sample, or of all that was taken."""
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,10 +76,12 @@ class ChannelSeparator:
         model: VoiceActivityModel,
         settings: EndpointingSettings,
         state: ChannelState | None = None,
+        crosstalk: CrosstalkOf = lambda _first, _last, _known_to: [],
     ) -> None:
         self.rate_hz = min(source_rate_hz, MAX_RATE_HZ)
         self._source_rate_hz = source_rate_hz
         self._model = model
+        self._crosstalk = crosstalk
         given = state or ChannelState(None, None, SpeechState(), EndpointerState(), b"", 0, b"")
         self._to_base_rate = (
             StreamingResampler(source_rate_hz, MAX_RATE_HZ, given.to_base_rate)
@@ -151,7 +160,9 @@ class ChannelSeparator:
         for frame in zip(probabilities.tolist(), energies.tolist(), strict=True):
             boundary = self._endpointer.push(*frame)
             if boundary is not None:
-                cuts += self._packer.add(self._cut(boundary, self._sample(boundary.end)), boundary.start)
+                speech = self._cut(boundary, self._sample(boundary.end))
+                speech = self._compared(speech, self._sample(self._endpointer.state.frame))
+                cuts += self._packer.add(speech, boundary.start)
             cuts += self._packer.pass_frame(self._endpointer.state.frame)
         keep_from = max(self._audio_start, self._sample(self._endpointer.needed_from))
         self._audio = self._audio[keep_from - self._audio_start :].copy()
@@ -184,7 +195,7 @@ class ChannelSeparator:
         boundary = self._endpointer.flush()
         if boundary is not None:
             speech = self._cut(boundary, self._audio_start + len(self._audio))
-            cuts += self._packer.add(speech, boundary.start)
+            cuts += self._packer.add(self._compared(speech, None), boundary.start)
         return cuts + self._packer.release()
 
     def release(self) -> list[Speech]:
@@ -240,6 +251,11 @@ class ChannelSeparator:
             before=self._pcm(start - context, start) if boundary.continued else b"",
             after=self._pcm(end, end + context) if boundary.cut == "hard" else b"",
         )
+
+    def _compared(self, speech: Speech, known_to: int | None) -> Speech:
+        first = speech.first_sample
+        crosstalk = self._crosstalk(first, first + len(speech.pcm) // 2, known_to)
+        return msgspec.structs.replace(speech, crosstalk=crosstalk)
 
     def _pcm(self, first: int, last: int) -> bytes:
         """Return samples [first, last), as far as they are still held."""

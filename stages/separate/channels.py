@@ -1,12 +1,16 @@
 """All channels of a call, and the event from which each must be replayed after a restart."""
 
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
+from schemas.utterances import Crosstalk
 from stages.separate.channel import SKIP_S, ChannelSeparator, ChannelState, Growth
 from stages.separate.codecs import Samples
+from stages.separate.crosstalk import CrosstalkMeter, CrosstalkState
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.packs import Speech
 from stages.separate.speech import VoiceActivityModel
@@ -49,12 +53,20 @@ class CallChannels:
         resumes: list[ChannelResume] | None = None,
         *,
         first_seq: int = 1,
+        meter: CrosstalkMeter | None = None,
     ) -> None:
+        """Without a `meter` the channels are not compared."""
         search_s = min(settings.hard_search_s, _HARD_SEARCH_CHANNEL_S / channels)
         settings = msgspec.structs.replace(settings, hard_search_s=search_s)
         states: list[ChannelState | None] = [resume.state for resume in resumes] if resumes else [None] * channels
         self._rate_hz = source_rate_hz
-        self._channels = [ChannelSeparator(source_rate_hz, model, settings, state) for state in states]
+        self._meter = meter
+        self.crosstalk: CrosstalkState | UnsetType = UNSET
+        """The state of the comparison of the channels, once there is one to resume from."""
+        self._channels = [
+            ChannelSeparator(source_rate_hz, model, settings, state, partial(self._crosstalk_of, index))
+            for index, state in enumerate(states)
+        ]
         self.resumes = resumes or [ChannelResume(first_seq, b"", channel.snapshot()) for channel in self._channels]
         self._ran = [False] * channels
         self._n_cut = [channel.n_cut for channel in self._channels]
@@ -76,12 +88,16 @@ class CallChannels:
 
     def take(self, seq: int, frames: Samples) -> list[tuple[int, Speech]]:
         """Take event `seq`'s audio, shape (n, channels). Returns (channel, speech) of what it completes, by start."""
+        if self._meter is not None:
+            self._meter.take(seq, frames)
         return _by_start(
             [(index, cut) for index in self._concerned_by(seq) for cut in self._take_one(index, frames[:, index])]
         )
 
     def take_silence(self, seq: int, n_frames: int) -> list[tuple[int, Speech]]:
         """Take silence in the place of event `seq` and those after it. Hours of it cost no more than a few seconds."""
+        if self._meter is not None:
+            self._meter.take_silence(seq, n_frames)
         step = SKIP_S * self._rate_hz
         cuts: list[tuple[int, Speech]] = []
         for index in self._concerned_by(seq):
@@ -105,10 +121,14 @@ class CallChannels:
     def flush(self) -> list[tuple[int, Speech]]:
         """End the open utterances; more audio may follow."""
         self._ran = [True] * len(self._channels)
+        if self._meter is not None:
+            self._meter.flush()
         return _by_start([(index, cut) for index, channel in enumerate(self._channels) for cut in channel.flush()])
 
     def finish(self) -> list[tuple[int, Speech]]:
         """Return the last utterances of the call. No method may be called after it."""
+        if self._meter is not None:
+            self._meter.flush()
         return _by_start([(index, cut) for index, channel in enumerate(self._channels) for cut in channel.finish()])
 
     def release(self, seq: int) -> list[tuple[int, Speech]]:
@@ -129,6 +149,17 @@ class CallChannels:
                 self._move_to_candidate(index)
         self._ran = [False] * len(self._channels)
         self._n_cut = [channel.n_cut for channel in self._channels]
+        if self._meter is not None:
+            needed_from = min(resume.state.audio_start for resume in self.resumes)
+            self.crosstalk = self._meter.settle(seq, carry, needed_from * self._rate_hz // self.rate_hz)
+
+    def _crosstalk_of(self, channel: int, first: int, last: int, known_to: int | None) -> list[Crosstalk]:
+        """Return the crosstalk of samples at the rate of the utterances. See `channel.CrosstalkOf`."""
+        if self._meter is None:
+            return []
+        first, last = (sample * self._rate_hz // self.rate_hz for sample in (first, last))
+        known_to = None if known_to is None else known_to * self._rate_hz // self.rate_hz
+        return self._meter.of(channel, first, last, known_to)
 
     def _move_to_candidate(self, index: int) -> None:
         candidate = self._candidates[index]

@@ -7,7 +7,7 @@ same cost. A live call cannot wait for it.
 
 import msgspec
 
-from schemas.utterances import Cut, Part
+from schemas.utterances import Crosstalk, Cut, Part
 
 
 class Speech(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +24,7 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
     before: bytes = b""
     after: bytes = b""
     parts: list[Part] = []
+    crosstalk: list[Crosstalk] = []
 
 
 class Packer:
@@ -83,4 +84,5 @@ def _joined(waiting: list[Speech]) -> Speech:
         voiced=[stretch for speech in waiting for stretch in speech.voiced],
         cut=waiting[-1].cut,
         parts=[Part(speech.first_sample, len(speech.pcm) // 2) for speech in waiting],
+        crosstalk=[entry for speech in waiting for entry in speech.crosstalk],
     )

@@ -71,6 +71,7 @@ class CallRecords:
                 before=speech.before,
                 after=speech.after,
                 parts=speech.parts,
+                crosstalk=speech.crosstalk,
             )
         )
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, cast
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from schemas import topics
 from schemas.audio import (
@@ -37,8 +37,9 @@ from stages.errors import RejectedInput
 from stages.protocol import Checkpoint, Event, Output, Waiting, no_outputs
 from stages.separate import ledger
 from stages.separate.admission import Admission, Taken
-from stages.separate.channels import CallChannels
+from stages.separate.channels import CallChannels, ChannelResume
 from stages.separate.codecs import Samples, decode_frames, frame_bytes
+from stages.separate.crosstalk import CrosstalkMeter, CrosstalkState
 from stages.separate.decoder import AudioFileError, DecodedAudio, Decoder
 from stages.separate.endpointing import EndpointingSettings
 from stages.separate.event_order import LATE_S, EventOrder, Held, Missing
@@ -127,7 +128,7 @@ class CallSeparator:
         self._admission = Admission(self._order, self._taken)
         if state.channels:
             self._channels = self._open_channels()
-            self._carry = next((resume.carry for resume in state.channels if resume.seq == cursor), b"")
+            self._carry = next((resume.carry for resume in self._resumes if resume.seq == cursor), b"")
 
     @property
     def _records(self) -> CallRecords:
@@ -168,7 +169,13 @@ class CallSeparator:
         assert self._state is not None
         if self._state.end == "final":
             return self._state.highest_seq + 1
-        return min([self._state.next_seq, *(resume.seq for resume in self._state.channels)])
+        return min([self._state.next_seq, *(resume.seq for resume in self._resumes)])
+
+    @property
+    def _resumes(self) -> list[ChannelResume | CrosstalkState]:
+        assert self._state is not None
+        crosstalk = self._state.crosstalk
+        return [*self._state.channels, *([] if isinstance(crosstalk, UnsetType) else [crosstalk])]
 
     def submit(self, record: AudioRecord, event: Event) -> AsyncIterator[Output]:
         """See `stages.protocol`. A `CallWatched` takes effect at once and has no outputs."""
@@ -197,7 +204,7 @@ class CallSeparator:
             self._note_gap(Gap(start_s=left_from_s, end_s=duration_s, events=0))
         if self._spool is not None:
             self._spool.close()
-        self._spool, self._channels, state.channels = None, None, []
+        self._spool, self._channels, state.channels, state.crosstalk = None, None, [], UNSET
         for output in ledger.rejections(self._call, self._order.release_held(), "the call failed"):
             yield output
         for output in self._records.closed(event.timestamp_s, reason=f"failed: {reason}", failed=True):
@@ -325,6 +332,7 @@ class CallSeparator:
         if self._channels is not None:
             self._channels.settle(self._order.cursor, self._carry)
             state.channels = self._channels.resumes
+            state.crosstalk = self._channels.crosstalk
         if self._order.remembers_too_many:
             self._order.forget_missing(self._released)
         state.missing = self._order.missing
@@ -464,7 +472,7 @@ class CallSeparator:
         if not provisional:
             left = self._order.release_held()
             yield from ledger.rejections(self._call, left, "it came after the call's end")
-            self._channels, state.channels = None, []
+            self._channels, state.channels, state.crosstalk = None, [], UNSET
         yield from self._records.closed(at, reason=reason, provisional=provisional, failed=failed, truncated=truncated)
 
     # -- audio -------------------------------------------------------------------------------------------------------
@@ -480,7 +488,18 @@ class CallSeparator:
             self._stage.endpointing,
             resumes,
             first_seq=self._taken.start_seq + 1,
+            meter=self._open_meter() if start.channels > 1 else None,
         )
+
+    def _open_meter(self) -> CrosstalkMeter:
+        """Continue to compare the channels, or begin after the events that the state contains."""
+        state = self._state
+        assert state is not None
+        rate_hz, channels = state.start.sample_rate_hz, state.start.channels
+        if not isinstance(state.crosstalk, UnsetType):
+            return CrosstalkMeter(rate_hz, channels, state.crosstalk)
+        first_seq = max(state.next_seq, self._taken.start_seq + 1)
+        return CrosstalkMeter.begin(rate_hz, channels, seq=first_seq, position=state.frames)
 
     def _decode(self, audio: DecodedAudio, at: float) -> Generator[Output, None, bool]:
         """Decode a container, with its own channels and rate, not the start's. Returns True if it is truncated.

@@ -9,6 +9,7 @@ from schemas.audio import CallStarted
 from schemas.utterances import Gap
 from stages.separate.admission import Taken
 from stages.separate.channels import ChannelResume
+from stages.separate.crosstalk import CrosstalkState
 from stages.separate.event_order import Missing
 
 End = Literal["open", "provisional", "final"]
@@ -20,7 +21,8 @@ class SeparateState(msgspec.Struct, kw_only=True, tag="separate.1"):
     `output_frame` is the frame at which the last numbered output was published, `chunk_frames` the length of the last
     chunk. `start.partials` follows updates. The call is watched until `watched_until_s`, in the bus's time.
 
-    `taken` is absent in a state of a version that told repeats by number alone.
+    `taken` is absent in a state of a version that told repeats by number alone, `crosstalk` in one of a version that
+    did not compare channels, and for a single channel.
     """
 
     start: CallStarted
@@ -41,3 +43,4 @@ class SeparateState(msgspec.Struct, kw_only=True, tag="separate.1"):
     channels: list[ChannelResume] = msgspec.field(default_factory=list, name="lanes")
     watched_until_s: float = 0.0
     taken: Taken | UnsetType = UNSET
+    crosstalk: CrosstalkState | UnsetType = UNSET

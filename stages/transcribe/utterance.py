@@ -193,6 +193,7 @@ class UtteranceWork:
             parts=times.in_call if utterance.parts else UNSET,
             unheard=self._unheard(decoded, verdict.guard, words) or UNSET,
             apart=[self._apart(one) for one in decoded.apart] if decoded and decoded.apart and not dropped else UNSET,
+            crosstalk=utterance.crosstalk or UNSET,
         )
 
     def _language_flags(self, transcription: Transcription) -> list[str]:

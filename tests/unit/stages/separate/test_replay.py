@@ -58,6 +58,9 @@ def random_history(dice: random.Random) -> list[Arrival]:
     rate_hz, n_channels = dice.choice([8000, 8000, 11025, 16000, 24000]), dice.choice([1, 2])
     length_s = dice.uniform(1, 40)
     channels = [random_channel(dice, length_s, rate_hz) for _ in range(n_channels)]
+    leak = dice.choice([0.0, 0.3, -1.0])
+    if n_channels == 2 and leak:  # the second channel carries the first one too
+        channels[1] = (channels[1] * dice.choice([0, 1]) + leak * np.roll(channels[0], rate_hz // 20)).astype(np.int16)
     data = np.stack(channels, axis=1).astype("<i2").tobytes()
     mean_bytes = int(dice.choice([0.1, 0.3, 1.0]) * rate_hz) * n_channels * 2
     chunks = random_chunks(dice, data, mean_bytes, any_size=dice.random() < 0.3)
