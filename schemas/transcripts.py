@@ -15,8 +15,8 @@ COMPLETED_TYPE = "callstream.transcript.completed"
 class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The speech of one speaker until another takes over. Published once it can no longer change.
 
-    The exception is a channel with several speakers: at the end of the call its turns are published again, cut by
-    speaker. A turn that begins with the same word keeps its `turn_id`.
+    The exception is a channel with several speakers, or channels that all carry the same audio: at the end of the call
+    the turns are published again, cut by speaker. A turn that begins with the same word keeps its `turn_id`.
     """
 
     tenant: str
@@ -96,6 +96,8 @@ class TranscriptCompleted(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     agent: str = ""
     """`agent` of the producer's metadata: a name or number."""
     unheard: list[ChannelUnheard] = []
+    one_channel: int | None = None
+    """The channel that was used, if all carry the same audio: its turns are those of a mono call."""
 
 
 def joined(parts: Sequence[TranscriptCompleted]) -> TranscriptCompleted:

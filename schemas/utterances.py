@@ -176,6 +176,8 @@ class CallClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     For a channel with several speakers, the transcribe stage adds `speakers`: their stretches of speech, in order and
     without overlaps, with `speaker_source` as the method.
+
+    If all channels carry the same audio, it adds the one that is used, as the channel of a mono call: `one_channel`.
     """
 
     call: CallRef
@@ -189,6 +191,7 @@ class CallClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     provisional: bool
     speakers: list[SpeakerTurn] = []
     speaker_source: SpeakerSource = "channel"
+    one_channel: int | None = None
 
 
 class InterimUtterance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="interim.1"):

@@ -14,7 +14,7 @@ from pipeline.wiring.engines import load_engine
 from pipeline.wiring.weights import models_dir, resolve_model
 from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, CallRef
-from schemas.segments import Segment
+from schemas.segments import Segment, SegmentRecord
 from schemas.utterances import CallOpened, Channel, Utterance, UtteranceRecord
 from stages.protocol import Event, Origin, Output
 from stages.separate.endpointing import RECORDED, EndpointingSettings
@@ -75,6 +75,13 @@ class OfflineStages:
         self, name: str, rate_hz: int, blocks: Iterable[bytes], *, channels: int = 2
     ) -> list[Segment]:
         """Return all segments of a call, empty ones included. `blocks`: interleaved 16-bit PCM, at most 1 s each."""
+        records = await self.records_of_call(name, rate_hz, blocks, channels=channels)
+        return [record for record in records if isinstance(record, Segment)]
+
+    async def records_of_call(
+        self, name: str, rate_hz: int, blocks: Iterable[bytes], *, channels: int = 2
+    ) -> list[SegmentRecord]:
+        """Return all records of a call as the merge stage reads them."""
         call = CallRef(DEFAULT_TENANT, name)
         transcriber = self._transcribe.open(call, None)
         answers = [
@@ -83,7 +90,7 @@ class OfflineStages:
             if cut.seq is not None
         ]
         records = [output.record for answer in answers async for output in answer]
-        return [record for record in records if isinstance(record, Segment)]
+        return [record for record in records if isinstance(record, SegmentRecord)]
 
     async def utterances(self, path: Path) -> list[Utterance]:
         """Return the utterances of a file, as the transcribe stage gets them."""

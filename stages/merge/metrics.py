@@ -1,7 +1,7 @@
 """A call's metrics, computed from speech activity and never from word times. All are in seconds of the call's audio.
 
 The input per channel are the detected stretches of speech of its segments with text, so noises that the guards dropped
-count as silence.
+count as silence, and so do echoes of other channels (`attribution`).
 
 talk-spurt
     A stretch of speech of one channel; pauses up to 0.2 s inside it are bridged (Brady, "A statistical analysis of

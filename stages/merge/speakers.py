@@ -14,7 +14,7 @@ import msgspec
 from schemas.calls import CallRef
 from schemas.segments import Word
 from schemas.transcripts import Turn
-from schemas.utterances import UNKNOWN_SPEAKER, SpeakerSource, SpeakerTurn
+from schemas.utterances import UNKNOWN_SPEAKER, CallClosed, SpeakerSource, SpeakerTurn
 from stages.merge.ordering import Piece, texts_of
 from stages.merge.turns import TurnBuilder
 
@@ -77,6 +77,33 @@ def turns_by_speaker(
         cut += builder.close(revision=turn.revision)
         known.update(dict(zip(turn.segment_ids, lengths_here, strict=True)))
     return [msgspec.structs.replace(turn, channel=turns[0].channel, speaker_source=source) for turn in cut]
+
+
+def turns_of_one_channel(
+    call: CallRef, turns: Sequence[Turn], lengths: Sequence[int], closed: CallClosed
+) -> list[Turn]:
+    """Return the turns of a call whose channels all carry the same audio, by speaker as those of a mono call.
+
+    Args:
+        call: the call.
+        turns: of all channels, in order. Hardly any are on another channel than `closed.one_channel`.
+        lengths: as of `turns_by_speaker`. Those of turns of an earlier version are missing at the beginning: such turns
+            are not cut.
+        closed: says who speaks when. Without speakers all turns are of an unknown one.
+    """
+    counts = iter([0] * (sum(len(turn.segment_ids) for turn in turns) - len(lengths)) + list(lengths))
+    source: SpeakerSource = "unknown" if closed.speaker_source == "channel" else closed.speaker_source
+    by_channel: dict[int, tuple[list[Turn], list[int]]] = {}
+    for turn in turns:
+        of_channel = by_channel.setdefault(turn.channel, ([], []))
+        of_channel[0].append(turn)
+        of_channel[1].extend(next(counts) for _ in turn.segment_ids)
+    found = [
+        turn
+        for of_channel in by_channel.values()
+        for turn in turns_by_speaker(call, *of_channel, closed.speakers, source)
+    ]
+    return sorted(found, key=lambda turn: turn.start_s)
 
 
 def _pieces(

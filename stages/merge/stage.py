@@ -21,14 +21,15 @@ from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobState
 from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, ChannelUnheard, TranscriptCompleted, Turn
-from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, Gap
+from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, Channel, Gap
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
+from stages.merge.attribution import Attributed, Attribution
 from stages.merge.metrics import call_metrics
 from stages.merge.ordering import Ordering, Piece
-from stages.merge.parts import parts_of
+from stages.merge.parts import SegmentPart, parts_of
 from stages.merge.records import split
-from stages.merge.speakers import turns_by_speaker
+from stages.merge.speakers import turns_by_speaker, turns_of_one_channel
 from stages.merge.state import MergeState, pack, rounded, unpack
 from stages.merge.turns import TurnBuilder
 from stages.protocol import CallProcessor, Checkpoint, Event, Output
@@ -37,6 +38,9 @@ NAME: Final = "merge"
 
 MAX_NAME_CHARACTERS: Final = 200
 """Longest value that a transcript takes over from the producer's metadata."""
+
+MIXED: Final = "mixed"
+"""The role of every channel of a call whose channels all carry the same audio."""
 
 UNDETERMINED: Final = "und"
 """ISO 639-2 code of an undetermined language."""
@@ -60,6 +64,7 @@ class MergeProcessor:
         self._call = call
         self._state, self._gaps = unpack(state) if state else (MergeState(), [])
         self._checkpoint = Checkpoint(state=state or b"", released=self._state.last_input_seq + 1)
+        self._attribution = Attribution(0)
         self._ordering = Ordering(0)
         self._builder = TurnBuilder(call, [])
         if self._state.opened is not None:
@@ -129,14 +134,13 @@ class MergeProcessor:
                 provisional=False,
             )
         else:
-            closed = msgspec.structs.replace(record, speakers=[], speaker_source="channel")
+            closed = msgspec.structs.replace(record, speakers=[], speaker_source="channel", one_channel=None)
         assert state.opened is not None
         unsettled_s = [self._ordering.next_start_s(channel) for channel in range(len(state.watermarks_s))]
         unsettled_from_s = min([*unsettled_s, *self._builder.starts_s], default=0.0)
         if unsettled_from_s < closed.duration_s:
             self._gaps.append(Gap(start_s=unsettled_from_s, end_s=closed.duration_s, events=0))
-        if len(state.opened.channels) == 1:
-            state.lengths += self._builder.take_lengths()
+        state.lengths += self._builder.take_lengths()
         state.watermarks_s = self._ordering.watermarks_s
         self._prepare(state.opened)
         state.voiced = [[] for _ in state.opened.channels]
@@ -164,10 +168,12 @@ class MergeProcessor:
             return
         else:
             for channel, heard_to_s in enumerate(record.heard_to_s):
-                self._ordering.advance(channel, heard_to_s)
+                self._attribution.advance(channel, heard_to_s)
+        self._order(self._attribution.take())
         yield from map(self._turn_output, self._turns(self._ordering.take()))
 
     def _prepare(self, opened: CallOpened) -> None:
+        self._attribution = Attribution(len(opened.channels), self._state.watermarks_s)
         self._ordering = Ordering(len(opened.channels), self._state.watermarks_s)
         self._builder = TurnBuilder(self._call, [channel.role for channel in opened.channels], opened.lane or "live")
 
@@ -201,16 +207,30 @@ class MergeProcessor:
             state.empty += 1
             if segment.guard is not None:
                 state.guards[segment.guard] = state.guards.get(segment.guard, 0) + 1
-            self._ordering.advance(segment.channel, segment.start_s)
+            self._attribution.advance(segment.channel, segment.start_s)
             return
-        state.voiced[segment.channel].extend(segment.voiced)
-        n_words = len(segment.words) or len(segment.text.split())
-        n_words += sum(len(one.words) for one in segment.apart or [])
-        state.words += n_words
-        state.languages[segment.language] = state.languages.get(segment.language, 0) + n_words
-        for part, first_word in parts_of(segment):
-            words = [rounded(word) for word in part.words]
-            self._ordering.add(msgspec.structs.replace(part, words=words), first_word)
+        parts = [
+            SegmentPart(msgspec.structs.replace(part, words=[rounded(word) for word in part.words]), first_word)
+            for part, first_word in parts_of(segment)
+        ]
+        self._attribution.add(segment, parts)
+
+    def _order(self, attributed: list[Attributed]) -> None:
+        """Put the words that stay into order, and count all."""
+        state = self._state
+        for one in attributed:
+            segment = one.segment
+            n_words = one.n_words - one.n_dropped
+            state.echoes += one.n_dropped
+            state.echo_segments += bool(one.n_dropped)
+            state.words += n_words
+            state.voiced[segment.channel].extend(one.voiced())
+            if n_words:
+                state.languages[segment.language] = state.languages.get(segment.language, 0) + n_words
+            for part, first_word in one.kept():
+                self._ordering.add(part, first_word)
+        for channel in range(len(state.watermarks_s)):
+            self._ordering.advance(channel, self._attribution.watermark_s(channel))
 
     def _turns(self, pieces: list[Piece]) -> Iterator[Turn]:
         """Yield the turns that `pieces` and the progress of the channels close."""
@@ -237,6 +257,7 @@ class MergeProcessor:
         """Yield the call's last turns and its transcript. `failed`: why the call is not merged as a whole."""
         state, opened = self._state, self._state.opened
         assert opened is not None
+        self._order(self._attribution.drain())
         last = [*self._turns(self._ordering.drain()), *self._builder.close(revision=state.revision)]
         detail = {
             "revision": closed.revision,
@@ -248,14 +269,20 @@ class MergeProcessor:
             "empty": state.empty,
             "guards": dict(state.guards),
         }
+        if state.echoes:
+            detail["echoes"] = {"words": state.echoes, "segments": state.echo_segments}
         turns = [*state.turns, *last]
-        if len(opened.channels) == 1:
-            state.lengths += self._builder.take_lengths()
+        state.lengths += self._builder.take_lengths()
         if closed.speaker_source != "channel":
             detail["speaker_source"] = closed.speaker_source
         if closed.speakers and len(opened.channels) == 1:
             turns = turns_by_speaker(self._call, turns, state.lengths, closed.speakers, closed.speaker_source)
             detail |= {"turns": len(turns), "speakers": sorted({turn.speaker for turn in turns})}
+            published = turns
+        elif closed.one_channel is not None and len(opened.channels) > 1:
+            turns = turns_of_one_channel(self._call, turns, state.lengths, closed)
+            speakers = sorted({turn.speaker for turn in turns})
+            detail |= {"turns": len(turns), "one_channel": closed.one_channel, "speakers": speakers}
             published = turns
         else:
             published = last
@@ -285,6 +312,10 @@ class MergeProcessor:
         for turn in turns:
             n_words[turn.channel] += len(turn.words) or len(turn.text.split())
         indexes = range(len(opened.channels))
+        one_channel = closed.one_channel if len(opened.channels) > 1 else None
+        channels = opened.channels
+        if one_channel is not None:
+            channels = [Channel(index, MIXED) for index in indexes]
         return TranscriptCompleted(
             tenant=self._call.tenant,
             call_id=self._call.call_id,
@@ -292,11 +323,11 @@ class MergeProcessor:
             part=1,
             parts=1,
             duration_s=closed.duration_s,
-            channels=opened.channels,
+            channels=channels,
             turns=turns,
             metrics=call_metrics(
                 duration_s=closed.duration_s,
-                channels=opened.channels,
+                channels=channels,
                 voiced=state.voiced,
                 turns=[n_turns[index] for index in indexes],
                 words=[n_words[index] for index in indexes],
@@ -310,6 +341,7 @@ class MergeProcessor:
             call_type=_metadata_text(opened, "call_type"),
             agent=_metadata_text(opened, "agent"),
             unheard=sorted(state.unheard, key=lambda one: (one.start_s, one.channel)),
+            one_channel=one_channel,
         )
 
     def _job(self, status: JobState, detail: dict[str, object], event: Event) -> Output:

@@ -22,7 +22,8 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     `revision` is that of the next completed transcript. `complete` says that no input arrived since the last one,
     `final` that none may. `voiced` are the detected stretches of speech per channel, in seconds. `turns` are by
     channel, even if the end of the call told several speakers of a channel apart. For each segment of each turn,
-    `lengths` says how many of its words are in the turn. `unheard` is by the order of the segments.
+    `lengths` says how many of its words are in the turn. `unheard` is by the order of the segments. `echoes` are the
+    words that were dropped as another channel's, in `echo_segments` segments.
     """
 
     opened: CallOpened | None = None
@@ -41,6 +42,8 @@ class MergeState(msgspec.Struct, array_like=True, tag="merge.1"):
     languages: dict[str, int] = {}
     lengths: list[int] = []
     unheard: list[ChannelUnheard] = []
+    echoes: int = 0
+    echo_segments: int = 0
 
 
 class _WordColumns(msgspec.Struct, array_like=True):

@@ -25,6 +25,7 @@ from schemas.utterances import (
     Utterance,
     UtteranceRecord,
 )
+from stages.crosstalk import SameMix, counted, one_channel
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output, no_outputs
@@ -69,7 +70,8 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     - `dropped`: the utterances whose text a guard dropped, by guard.
     - `languages`: the seconds of audio whose text is in each language.
     - `vote`, `hotwords`: for speech that begins at `since_s` or later. `earlier`: the settings before.
-    - `shared_from`: the position of the call's first record, if its channel may hold several speakers.
+    - `shared_from`: the position of the call's first record, if a channel may hold several speakers.
+    - `mixes`: what each channel but the first has in common with the first.
     - `overlaps`: by channel, if its last utterance ended at a hard cut.
     - `channels`: their number; 0 in a state from before it was kept. `speech`: see `stages.transcribe.unheard`.
     """
@@ -92,6 +94,7 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     overlaps: dict[int, Overlap] = msgspec.field(name="seams", default_factory=dict)
     channels: int = 0
     speech: SpeechAccount = SpeechAccount()
+    mixes: tuple[SameMix, ...] = ()
 
     @property
     def settings(self) -> list[DecodingSettings]:
@@ -131,6 +134,7 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             dropped=dropped,
             audio_s=round(self.audio_s + audio_s, 3),
             speech=self.speech + account(segment),
+            mixes=counted(self.mixes, segment),
         )
 
 
@@ -304,8 +308,11 @@ class TranscribeProcessor:
     ) -> AsyncIterator[Output]:
         state = self._state.after(pending, closed=isinstance(record, CallClosed))
         if isinstance(record, CallOpened):
-            shared_from = event.origin.position if is_shared(record.channels) else None
-            state = msgspec.structs.replace(state, shared_from=shared_from, channels=len(record.channels))
+            n_others = len(record.channels) - 1
+            shared_from = event.origin.position if n_others > 0 or is_shared(record.channels) else None
+            state = msgspec.structs.replace(
+                state, shared_from=shared_from, channels=n_others + 1, mixes=(SameMix(),) * n_others
+            )
             detail: dict[str, Any] = {
                 "model": self._decoder.model_name,
                 "language": state.vote.locked,
@@ -338,9 +345,12 @@ class TranscribeProcessor:
                 detail["language_share"] = state.vote.share
             if state.channels:
                 detail["seconds"] = state.speech.described(received_ms=round(record.duration_s * 1000) * state.channels)
-            if speakers is not None and state.shared_from is not None:
+            if state.mixes:
+                record = msgspec.structs.replace(record, one_channel=one_channel(state.mixes))
+            shared = record.one_channel if state.mixes else 0
+            if speakers is not None and state.shared_from is not None and shared is not None:
                 opened = msgspec.structs.replace(event.origin, position=state.shared_from)
-                record, detail["speakers"] = await speakers.add_to(record, opened)
+                record, detail["speakers"] = await speakers.add_to(record, opened, shared)
             yield self._ledger("completed", detail, event, f"completed/{record.revision}")
         yield self._numbered(record)
         self._state = state

@@ -153,8 +153,10 @@ class Speakers:
         self._stored = stored
         self._executor = executor
 
-    async def add_to(self, closed: CallClosed, opened: Origin) -> tuple[CallClosed, dict[str, Any]]:
-        """Return `closed` with speaker turns, and the details for the ledger. `opened`: the call's first record.
+    async def add_to(self, closed: CallClosed, opened: Origin, channel: int = 0) -> tuple[CallClosed, dict[str, Any]]:
+        """Return `closed` with the speaker turns of a channel, and the details for the ledger.
+
+        `opened` is the position of the call's first record.
 
         If the diarizer fails, the speakers are unknown and the details give the reason. Raises what the bus raises.
         """
@@ -163,7 +165,7 @@ class Speakers:
         source = self._diarizer.source
         with contextlib.closing(self._diarizer.open()) as voices:
             try:
-                n_utterances, turns = await self._diarize(voices, closed, opened)
+                n_utterances, turns = await self._diarize(voices, closed, opened, channel)
             except _Failed as failed:
                 why = repr(failed.__cause__)
                 structlog.get_logger("callstream.diarization").error("diarization failed", error=why)
@@ -175,13 +177,15 @@ class Speakers:
         detail = {"source": source, "found": names, "unknown_s": round(unknown_s, 3), "utterances": n_utterances}
         return msgspec.structs.replace(closed, speakers=turns, speaker_source=source), detail
 
-    async def _diarize(self, voices: CallVoices, closed: CallClosed, opened: Origin) -> tuple[int, list[SpeakerTurn]]:
+    async def _diarize(
+        self, voices: CallVoices, closed: CallClosed, opened: Origin, channel: int
+    ) -> tuple[int, list[SpeakerTurn]]:
         """Return the number of utterances, and the speaker turns. Raises _Failed, and what the bus raises."""
         n_utterances, last_seq = 0, -1
         async for record in self._stored(closed.call, opened):
             if record.seq >= closed.seq:
                 break
-            if isinstance(record, Utterance) and record.seq > last_seq:
+            if isinstance(record, Utterance) and record.seq > last_seq and record.channel == channel:
                 await self._run(_add, voices, record)
                 n_utterances += 1
             last_seq = max(last_seq, record.seq)
