@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.bus.protocol import Feed
 from pipeline.cli.display import Display
+from pipeline.cli.roles import misfit
 from pipeline.cli.target import Target
 from pipeline.client.call_progress import FOLLOWED, CallWatch
 from pipeline.client.publish import publish_audio
@@ -100,6 +101,8 @@ async def run_file(target: Target, job: FileCall, display: Display, decoder: Dec
     watch = CallWatch()
     audio = await asyncio.to_thread(open_audio, job.path, decoder)
     sent_s = 0.0
+    if (unfit := misfit(job.roles, audio.channels)) is not None:
+        display.note(f"{job.path.name}: {unfit}")
 
     def note_sent(seconds: float) -> None:
         nonlocal sent_s

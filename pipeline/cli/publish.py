@@ -19,10 +19,11 @@ from pipeline.cli.file_calls import (
     refuse_finished,
     reported,
 )
-from pipeline.cli.roles import parse_roles
+from pipeline.cli.roles import misfit, parse_roles
 from pipeline.cli.target import connect, load_settings
 from pipeline.client.publish import publish_audio
 from pipeline.errors import InstanceError, StoreFullError
+from pipeline.printable import one_line
 from schemas.calls import DEFAULT_TENANT, CallRef
 from stages.separate.decoder import Decoder
 from stages.separate.decoding.pool import DecoderPool
@@ -55,6 +56,7 @@ def publish(
     After an interruption the same command continues the call. The id of a completed call is refused.
     """
     settings = load_settings(data, log_level="warning")
+    named = parse_roles(roles)
     reference = call_ref(tenant, call or new_call_id(file))
 
     async def send(decoder: Decoder) -> None:
@@ -62,13 +64,15 @@ def publish(
         async with connect(directory, reconnect_s=RECONNECT_S) as bus:
             await _refuse_finished(directory, reference)
             audio = open_audio(file, decoder)
+            if (unfit := misfit(named, audio.channels)) is not None:
+                print(f"callstream: {one_line(f'{file.name}: {unfit}')}", file=sys.stderr)
             try:
                 with reported():
                     published = await publish_audio(
                         bus,
                         audio,
                         call=reference,
-                        roles=parse_roles(roles),
+                        roles=named,
                         language=language,
                         metadata=metadata_of(file, audio),
                         lane="live" if realtime else "batch",

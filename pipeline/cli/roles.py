@@ -1,4 +1,6 @@
-"""Parse `--roles left=agent,right=customer`."""
+"""Parse `--roles left=agent,right=customer`, and tell roles that do not fit a file."""
+
+from collections.abc import Sequence
 
 from pipeline.errors import InputError
 
@@ -24,3 +26,20 @@ def parse_roles(text: str | None) -> list[str]:
             raise InputError(f"--roles {text!r} names channel {channel} twice")
         by_channel[channel] = role
     return [by_channel.get(channel, f"channel-{channel}") for channel in range(max(by_channel) + 1)]
+
+
+def misfit(roles: Sequence[str], channels: int) -> str | None:
+    """Return why roles do not fit a file of so many channels, and what becomes of its speakers; None if they fit."""
+    if len(roles) > channels == 1:
+        return (
+            f"--roles names {len(roles)} channels, but the file is mono: everybody in it is called {roles[0]!r}. "
+            "Without --roles its speakers are told apart by their voices"
+        )
+    if len(roles) > channels:
+        return (
+            f"--roles names {len(roles)} channels, but the file has {channels}: {', '.join(roles[channels:])} not used"
+        )
+    if 0 < len(roles) < channels:
+        unnamed = ", ".join(f"channel-{channel}" for channel in range(len(roles), channels))
+        return f"--roles names {len(roles)} of the file's {channels} channels; the others are called {unnamed}"
+    return None

@@ -115,7 +115,10 @@ def to_txt(document: Document) -> str:
     """Return plain text for people: heading, turns with what was inaudible in its place, summary, missing audio."""
     duration = document["duration_s"]
     facts = [document["status"], f"{duration:.1f} s" if duration is not None else "", document["language"] or ""]
-    lines = [f"{one_line(document['call_id'])} ({', '.join(fact for fact in facts if fact)})", ""]
+    lines = [f"{one_line(document['call_id'])} ({', '.join(fact for fact in facts if fact)})"]
+    if (one_channel := document.get("one_channel")) is not None:
+        lines.append(f"All channels carry the same audio: channel {one_channel} is used, as that of a mono call.")
+    lines.append("")
     lines += [
         f"[{_timestamp(round(start_s * 1000), '.')}] {one_line(speaker)}: {one_line(text)}"
         for start_s, speaker, text in _lines(document)

@@ -122,7 +122,7 @@ class Reader:
         "channel", "start_s", "end_s", "text", "words": [{"text", "start_s", "end_s", "probability"}]}], "summary":
         {"text", "key_points", "sentiment", "method"} or None, "metrics" or None, "gaps", "jobs", …}`.
         With speech that no words account for, it has `"unheard": [{"channel", "start_s", "end_s", "level_dbfs",
-        "reason"}]`.
+        "reason"}]`. `one_channel` is the channel that was used if all carry the same audio, else None.
         """
         sql = _SHOW.format(session=call.session_id, time="%Y-%m-%dT%H:%M:%S.%fZ")
         _, rows = self._run(sql)
@@ -134,6 +134,9 @@ class Reader:
         document["channels"] = [{"index": index, "role": role} for index, role in enumerate(names)]
         for name in ("turns", "gaps", "jobs"):
             document[name] = document[name] or []
+        document["one_channel"] = next(
+            (job["detail"].get("one_channel") for job in document["jobs"] if job["job"] == "merge"), None
+        )
         channel_metrics = document.pop("channel_metrics") or []
         if document["metrics"] is not None:
             document["metrics"]["channels"] = channel_metrics
