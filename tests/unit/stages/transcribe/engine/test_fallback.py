@@ -276,4 +276,4 @@ def test_the_real_engine_frees_its_weights_before_another_is_loaded(tmp_path: Pa
     assert engine.transcribe_batch([row]) == engines[1].transcribe_batch([row])
     with pytest.raises(AttributeError):
         Engine.transcribe_batch(engines[0], [row])
-    assert engine.window_s(row) == engines[0].window_s(row) == 4
+    assert engine.window_s(row) == engines[0].window_s(row) == 10

@@ -218,7 +218,7 @@ def test_a_row_that_loops_is_given_a_longer_window_each_time() -> None:
 
 
 def test_a_row_can_ask_for_the_full_window_at_once(engine: Engine) -> None:
-    row = Row(audio=np.zeros(SAMPLE_RATE_HZ, np.float32), voiced=[(0.0, 1.0)], language="en")
+    row = Row(audio=np.zeros(2 * SAMPLE_RATE_HZ, np.float32), voiced=[(0.0, 2.0)], language="en")
     assert (engine.window_s(row), engine.window_s(msgspec.structs.replace(row, full_window=True))) == (4, 30)
 
 
