@@ -59,7 +59,8 @@ _LIKELY_NO_SPEECH: Final = 0.6
 _POSSIBLE_NO_SPEECH: Final = 0.4
 _SHORT_S: Final = 0.5
 _LOW_LOGPROB: Final = -0.7
-_POOR_LOGPROB: Final = -1.0
+POOR_LOGPROB: Final = -1.0
+"""Below this the model doubts its text, as in Whisper's own rule."""
 _POOR_PROBABILITY: Final = 0.35
 
 # Tones, music and breaths, decoded as if they were speech, gave few words for their length, with mean probabilities of
@@ -135,7 +136,7 @@ def _guard(decoded: Decoded, voiced_s: float) -> str | None:
     if not bare:
         return "no_words"
     short = voiced_s < _SHORT_S
-    limit = _LOW_LOGPROB if short else _POOR_LOGPROB
+    limit = _LOW_LOGPROB if short else POOR_LOGPROB
     if no_speech >= _SURE_NO_SPEECH or (no_speech >= _LIKELY_NO_SPEECH and average_logprob < limit):
         return "no_speech"
     if short and no_speech > _POSSIBLE_NO_SPEECH and bare in STOCK_PHRASES:
@@ -153,7 +154,7 @@ def _guard(decoded: Decoded, voiced_s: float) -> str | None:
 
 def _flags(decoded: Decoded) -> list[str]:
     flags = []
-    if decoded.text and (decoded.average_logprob < _POOR_LOGPROB or _mean_probability(decoded) < _POOR_PROBABILITY):
+    if decoded.text and (decoded.average_logprob < POOR_LOGPROB or _mean_probability(decoded) < _POOR_PROBABILITY):
         flags.append("low_probability")
     if decoded.text and decoded.repeats:
         flags.append("repeat")

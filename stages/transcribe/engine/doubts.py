@@ -5,14 +5,15 @@ import msgspec
 from stages.transcribe.engine.protocol import Row, Transcription
 from stages.transcribe.engine.repetitions import believed, without_unspoken
 from stages.transcribe.engine.words import UNSPACED
-from stages.transcribe.guards import judge, repeats
+from stages.transcribe.guards import POOR_LOGPROB, judge, repeats
 
 
 def in_doubt(transcription: Transcription, row: Row) -> bool:
     """Return whether the row is worth decoding again in a longer window.
 
-    So are a loop, no text at all, copies of words that the audio may not hold, and text that a guard would drop. An
-    interim shows text early and is not guarded: it is doubted only for its loops and copies.
+    So are a loop, no text at all, copies of words that the audio may not hold, and text that the model doubts or a
+    guard would drop. Knocks gave "Beep!" in 10 s, which no guard drops, and an improbable "Bye!" in 30 s. An interim
+    shows text early and is not guarded: it is doubted only for its loops and copies.
     """
     if transcription.repeats or not believed(
         transcription.text,
@@ -24,6 +25,8 @@ def in_doubt(transcription: Transcription, row: Row) -> bool:
         return True
     if row.interim:
         return False
+    if transcription.average_logprob < POOR_LOGPROB:
+        return True
     voiced_s = sum(end - start for start, end in row.voiced)
     return not transcription.text or judge(transcription, voiced_s=voiced_s).guard is not None
 

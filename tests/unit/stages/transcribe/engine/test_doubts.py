@@ -134,11 +134,12 @@ def test_copies_without_any_speech_are_not_even_believed_in_the_full_window() ->
         Heard("Seven.", probability=0.1, no_speech=0.2),
         Heard("Seven.", no_speech=0.85),
         Heard("Thank you.", no_speech=0.65, logprob=-2.0),
+        Heard("Beep!", no_speech=0.21, logprob=-2.5, probability=0.45),
         Heard("..."),
         Heard(""),
     ],
 )
-def test_what_a_guard_would_drop_is_heard_again_up_to_the_full_window(doubtful: Heard) -> None:
+def test_what_is_doubted_or_a_guard_would_drop_is_heard_again_up_to_the_full_window(doubtful: Heard) -> None:
     done, tried = transcribe(row(2.4), {SHORT: doubtful, ALONE: doubtful, FULL: Heard("Seven.")})
     assert (done.text, done.no_speech_probability, tried) == ("Seven.", 0.05, [SHORT, ALONE, FULL])
 
