@@ -22,6 +22,15 @@ SpeakerSource = Literal["channel", "pyannote", "estimated", "unknown"]
 """How speakers are told apart: by channel; by pyannote's diarization; by voice embeddings; not at all."""
 
 
+MAX_TIME_S: Final = 2.0**31
+"""Times in a call are below this, 68 years: milliseconds and samples up to it fit in 64 bits."""
+
+
+def is_time(seconds: float) -> bool:
+    """Return whether a number can be a time in a call. What is not finite cannot."""
+    return abs(seconds) < MAX_TIME_S
+
+
 class Channel(msgspec.Struct, frozen=True):
     """A channel of a call and the role of its speaker (`agent`, `customer`, …), as named by the producer."""
 

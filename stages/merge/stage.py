@@ -8,7 +8,6 @@ everything. If the call is reopened, it remains the checkpoint until the next co
 idle limit) it holds all that a later revision needs, after a final end only what identifies repeats.
 """
 
-import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
@@ -21,7 +20,7 @@ from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobState
 from schemas.topics import TRANSCRIPTS
 from schemas.transcripts import COMPLETED_TYPE, TURN_TYPE, ChannelUnheard, TranscriptCompleted, Turn
-from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, Channel, Gap
+from schemas.utterances import CallChanged, CallClosed, CallOpened, CallProgress, Channel, Gap, is_time
 from stages.errors import RejectedInput
 from stages.ledger import ledger_entry
 from stages.merge.attribution import Attributed, Attribution
@@ -194,8 +193,8 @@ class MergeProcessor:
             raise RejectedInput(f"progress of {len(record.heard_to_s)} channels in a call of {n_channels}")
         if isinstance(record, Segment) and not 0 <= record.channel < n_channels:
             raise RejectedInput(f"a segment of channel {record.channel} in a call of {n_channels} channels")
-        if not all(map(math.isfinite, _times_s(record))):
-            raise RejectedInput("a time is not a finite number")
+        if not all(map(is_time, _times_s(record))):
+            raise RejectedInput("a time cannot be one in a call")
 
     def _add(self, segment: Segment) -> None:
         state = self._state

@@ -6,6 +6,7 @@ and the hotwords during a call: see `decoding_context`.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from schemas.utterances import (
     InterimUtterance,
     Utterance,
     UtteranceRecord,
+    is_time,
 )
 from stages.crosstalk import SameMix, counted, one_channel
 from stages.errors import RejectedInput
@@ -211,9 +213,11 @@ class TranscribeProcessor:
         """Queue an utterance at once, and iterate to its segment. Other records are forwarded after the segments.
 
         Records without a number give partials; only calls whose partials are wanted have them. Raises RejectedInput
-        for an utterance without a sample rate.
+        for an utterance without a sample rate, or with times that cannot be.
         """
         if isinstance(record, InterimUtterance | Commitment):
+            if isinstance(record, InterimUtterance):
+                _check(record)
             return no_outputs() if self._partials is None else self._partials.submit(record)
         if record.seq < self._next:
             return no_outputs()
@@ -273,8 +277,7 @@ class TranscribeProcessor:
     def _submit_utterance(
         self, utterance: Utterance, event: Event, *, given_up: str | None = None
     ) -> AsyncIterator[Output]:
-        if utterance.sample_rate_hz <= 0:
-            raise RejectedInput(f"the utterance {utterance.seq} has a sample rate of {utterance.sample_rate_hz} Hz")
+        _check(utterance)
         self._next = utterance.seq + 1
         committed = NOTHING_COMMITTED if self._partials is None else self._partials.close(utterance)
         context = self._context.take(utterance)
@@ -362,3 +365,10 @@ class TranscribeProcessor:
     def _ledger(self, status: JobState, detail: dict[str, Any], event: Event, name: str) -> Output:
         at, event_id = event.timestamp_s, self._call.event_id("transcribe", name)
         return ledger_entry(self._call, "transcribe", status, detail, at=at, event_id=event_id)
+
+
+def _check(utterance: Utterance | InterimUtterance) -> None:
+    if utterance.sample_rate_hz <= 0:
+        raise RejectedInput(f"an utterance has a sample rate of {utterance.sample_rate_hz} Hz")
+    if not all(map(is_time, (utterance.start_s, utterance.end_s, *chain.from_iterable(utterance.voiced)))):
+        raise RejectedInput("a time of an utterance cannot be one in a call")

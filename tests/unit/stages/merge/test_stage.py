@@ -275,7 +275,7 @@ def test_an_open_call_releases_nothing_and_a_complete_one_everything() -> None:
         ([opened()], "no channels"),
         ([TWO, segment("a1", 2, 0.0, "hello")], "channel 2"),
         ([TWO, progress(1.0)], "progress of 1"),
-        ([TWO, progress(1.0, float("nan"))], "finite"),
+        ([TWO, progress(1.0, float("nan"))], "cannot be one in a call"),
         ([TWO, closed(1.0), segment("a1", 0, 0.0, "hello")], "over"),
     ],
 )

@@ -277,6 +277,16 @@ async def test_an_utterance_without_a_rate_is_rejected_before_anything_changes()
         assert len(await process(processor, [opened("en")])) == 2
 
 
+@pytest.mark.parametrize("time_s", [-4e149, 1e300, 2.0**31, float("inf"), float("nan")])
+async def test_an_utterance_with_a_time_that_cannot_be_is_rejected_before_anything_changes(time_s: float) -> None:
+    impossible = msgspec.structs.replace(utterance(0, 7), voiced=[(time_s, 0.02)])
+    async with stage() as open_call:
+        processor = open_call(None)
+        with pytest.raises(RejectedInput):
+            processor.submit(impossible, event(utterance(0, 7)))
+        assert len(await process(processor, [opened("en")])) == 2
+
+
 async def test_several_utterances_of_a_call_are_in_the_engine_at_once() -> None:
     engine = FakeEngine()
     engine.gate.clear()
