@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--mutants", type=int, default=1_000_000, help="damaged records, in thousands (1000000)")
     made.add_argument("--minutes", type=float, default=inf, help="stop then, however many they are (never)")
     made.add_argument("--seed", type=int, default=1, help="seed of the damage (1)")
+    made.add_argument("--producers-only", action="store_true", help="only on the topics that producers write to")
     made.add_argument("--keep", type=Path, metavar="DIR", help="keep the store and the log of the lanes there")
     add_outputs(made)
     return made
@@ -48,13 +49,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        figures = asyncio.run(measure(given.bus, folder, mutants=given.mutants, seed=given.seed, minutes=given.minutes))
+        figures = asyncio.run(
+            measure(
+                given.bus,
+                folder,
+                mutants=given.mutants,
+                seed=given.seed,
+                minutes=given.minutes,
+                producers_only=given.producers_only,
+            )
+        )
     _print(figures)
     write_report(
         "damaged_records",
         figures,
         given.json,
-        given={"bus": given.bus, "seed": given.seed, "mutants": figures["mutants"]},
+        given={
+            "bus": given.bus,
+            "seed": given.seed,
+            "mutants": figures["mutants"],
+            "producers_only": given.producers_only,
+        },
         runs=1,
     )
     return 0 if held(figures) else 1

@@ -135,10 +135,22 @@ def lane_of(call: CallRef) -> str:
     return topics.AUDIO_BATCH if int(number) % 3 == 2 else topics.AUDIO
 
 
-def sound_record(call: CallRef, seq: int, chance: random.Random) -> Sound:
-    """Return a record of chance: five of six are events of a producer, the others records between stages."""
-    drawn = chance.random()
-    form = _audio if drawn < 0.55 else _structured if drawn < 0.83 else _stage_record if drawn < 0.95 else _published
+PRODUCERS_SHARE: Final = 0.83
+"""Of the records that are events of a producer. The others lie between stages or after them."""
+
+
+def sound_record(call: CallRef, seq: int, chance: random.Random, *, producers_only: bool = False) -> Sound:
+    """Return a record of chance."""
+    drawn = chance.random() * (PRODUCERS_SHARE if producers_only else 1.0)
+    form = (
+        _audio
+        if drawn < 0.55
+        else _structured
+        if drawn < PRODUCERS_SHARE
+        else _stage_record
+        if drawn < 0.95
+        else _published
+    )
     return form(call, seq, chance)
 
 

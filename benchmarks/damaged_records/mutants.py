@@ -60,10 +60,10 @@ def calls_of(seed: int, block: int) -> list[CallRef]:
     return [CallRef("acme" if k % 4 == 3 else "default", f"damaged/{seed}/{block}/{k}") for k in range(CALLS)]
 
 
-def mutant(seed: int, number: int) -> Mutant:
+def mutant(seed: int, number: int, *, producers_only: bool = False) -> Mutant:
     chance = random.Random(f"{seed}/{number}")
     call = chance.choice(calls_of(seed, number // BLOCK))
-    draft = _Draft(sound_record(call, chance.randrange(1, 40), chance))
+    draft = _Draft(sound_record(call, chance.randrange(1, 40), chance, producers_only=producers_only))
     changed = []
     for _ in range(1 if chance.random() < 0.75 else 2):
         what = chance.choices(_KINDS, _WEIGHTS)[0]

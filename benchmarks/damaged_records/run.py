@@ -172,7 +172,9 @@ async def feeding(bus: str, folder: Path, seed: int) -> AsyncIterator[tuple[Lane
         yield lanes, outsider, completions
 
 
-async def measure(bus: str, folder: Path, *, mutants: int, seed: int, minutes: float = inf) -> dict[str, Any]:
+async def measure(
+    bus: str, folder: Path, *, mutants: int, seed: int, minutes: float = inf, producers_only: bool = False
+) -> dict[str, Any]:
     """Publish `mutants`, in whole blocks, and return the figures. SIGTERM ends the run early, as `minutes` do."""
     began = time.monotonic()
     stopping = asyncio.Event()
@@ -186,7 +188,7 @@ async def measure(bus: str, folder: Path, *, mutants: int, seed: int, minutes: f
             if not lanes.alive or figures.failed or stopping.is_set() or time.monotonic() > began + 60 * minutes:
                 break
             await turn.acquire()
-            await _feed(outsider, figures, seed, block)
+            await _feed(outsider, figures, seed, block, producers_only=producers_only)
             check = asyncio.create_task(_check(completions, figures, seed, block, alone))
             checks.add(check)
             check.add_done_callback(lambda _: turn.release())
@@ -222,15 +224,15 @@ async def _alone(outsider: Outsider, completions: Completions, seed: int) -> lis
     return words
 
 
-async def _feed(outsider: Outsider, figures: Figures, seed: int, block: int) -> None:
+async def _feed(outsider: Outsider, figures: Figures, seed: int, block: int, *, producers_only: bool) -> None:
     """Publish a block of mutants, begun by sound starts of most of their calls, and after it the good call."""
     chance = random.Random(f"{seed}/{block}/openings")
     first = (block - 1) * BLOCK
     openings = [opening(call, chance) for call in calls_of(seed, block - 1)[:STARTED_CALLS]]
     await outsider.send(openings)
     figures.openings += len(openings)
-    batch = await asyncio.to_thread(lambda: [mutant(seed, number) for number in range(first, first + BLOCK)])
-    await outsider.publish(batch, figures.published)
+    numbers = range(first, first + BLOCK)
+    await outsider.publish([mutant(seed, n, producers_only=producers_only) for n in numbers], figures.published)
     figures.sent += BLOCK
     await outsider.send(good_events(good_call(seed, block)))
 
