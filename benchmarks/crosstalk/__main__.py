@@ -55,7 +55,9 @@ BLOCK_S: Final = 0.5
 def parser() -> argparse.ArgumentParser:
     made = benchmark_parser("crosstalk", __doc__)
     made.add_argument("file", nargs="?", type=Path, default=SAMPLE, metavar="FILE", help="a call (the sample call)")
-    made.add_argument("script", nargs="?", type=Path, default=SAMPLE.parent / "script.json", metavar="SCRIPT")
+    made.add_argument(
+        "script", nargs="?", type=Path, default=SAMPLE.parent / "script.json", metavar="SCRIPT", help="its lines"
+    )
     made.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these copies")
     add_settings(made)
     add_outputs(made)

@@ -17,6 +17,8 @@ A word without a time gets one from its position in its line, moved to the neare
 
 Then half an hour of sounds without speech (`benchmarks.speech.sounds`): the share of it that lies in utterances, which
 the transcribe stage has to decode.
+
+What it does not show: the words that the decoder makes of it (`benchmarks.heard`).
 """
 
 import argparse

@@ -122,7 +122,7 @@ class Reader:
         "channel", "start_s", "end_s", "text", "words": [{"text", "start_s", "end_s", "probability"}]}], "summary":
         {"text", "key_points", "sentiment", "method"} or None, "metrics" or None, "gaps", "jobs", …}`.
         With speech that no words account for, it has `"unheard": [{"channel", "start_s", "end_s", "level_dbfs",
-        "reason"}]`. `one_channel` is the channel that was used if all carry the same audio, else None.
+        "reason"}]`. If all channels carry the same audio, `one_channel` is the one that was used.
         """
         sql = _SHOW.format(session=call.session_id, time="%Y-%m-%dT%H:%M:%S.%fZ")
         _, rows = self._run(sql)
@@ -134,9 +134,9 @@ class Reader:
         document["channels"] = [{"index": index, "role": role} for index, role in enumerate(names)]
         for name in ("turns", "gaps", "jobs"):
             document[name] = document[name] or []
-        document["one_channel"] = next(
-            (job["detail"].get("one_channel") for job in document["jobs"] if job["job"] == "merge"), None
-        )
+        used = [job["detail"].get("one_channel") for job in document["jobs"] if job["job"] == "merge"]
+        if any(channel is not None for channel in used):
+            document["one_channel"] = next(channel for channel in used if channel is not None)
         channel_metrics = document.pop("channel_metrics") or []
         if document["metrics"] is not None:
             document["metrics"]["channels"] = channel_metrics

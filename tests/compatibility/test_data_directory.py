@@ -13,12 +13,15 @@ import pytest
 
 from tests.compatibility import calls
 from tests.compatibility.write import SETTINGS, VERSIONS, answers, connected, unpack
-from tests.support.processes.deployment import Deployment, said
+from tests.support.processes.deployment import Deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ANOTHER_MACHINE = 0.05
 """Tolerance for probabilities, times in seconds and similarities: other processors compute other ones."""
+
+ANOTHER_DETECTOR_S = 0.3
+"""Tolerance for the times of turns: a later version may find speech to begin and end elsewhere."""
 
 
 class Opened:
@@ -83,8 +86,12 @@ def test_commands_print_the_same_with_an_instance(opened: Opened) -> None:
 
 def test_the_resumed_call_has_the_transcript_of_an_undisturbed_one(opened: Opened) -> None:
     expected, resumed = opened.undisturbed, opened.resumed
-    assert [turn["turn_id"] for turn in resumed["turns"]] == [turn["turn_id"] for turn in expected["turns"]]
-    assert said(resumed) == _near(said(expected))
+    assert [(turn["speaker"], turn["text"]) for turn in resumed["turns"]] == [
+        (turn["speaker"], turn["text"]) for turn in expected["turns"]
+    ]
+    for now, before in zip(resumed["turns"], expected["turns"], strict=True):
+        assert (now["start_s"], now["end_s"]) == _near((before["start_s"], before["end_s"]), by=ANOTHER_DETECTOR_S)
+    assert resumed["turns"][0]["turn_id"] == expected["turns"][0]["turn_id"]  # spoken before the kill
     for name in ("gaps", "metadata", "channels", "language", "duration_s", "reason", "revision", "provisional"):
         assert resumed[name] == expected[name], name
     assert resumed["summary"]["text"] == expected["summary"]["text"]
@@ -97,10 +104,10 @@ def test_the_instance_logs_no_errors_and_exits_with_zero(opened: Opened) -> None
     assert {group for group, count in waiting.items() if count} >= {"separate", "transcribe", "merge"}
 
 
-def _near(value: Any) -> Any:
+def _near(value: Any, by: float = ANOTHER_MACHINE) -> Any:
     """Return a value that equals others within the tolerance."""
     if isinstance(value, dict):
-        return {name: _near(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_near(one) for one in value]
-    return pytest.approx(value, abs=ANOTHER_MACHINE, rel=0) if isinstance(value, float) else value
+        return {name: _near(one, by) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_near(one, by) for one in value)
+    return pytest.approx(value, abs=by, rel=0) if isinstance(value, float) else value

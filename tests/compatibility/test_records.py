@@ -197,7 +197,24 @@ def _states(dump: Path, stored: list[Stored]) -> Iterator[tuple[str, bytes]]:
             yield STAGE_OF[line["subject"].split(".")[3]], bytes.fromhex(line["value"])
 
 
-def test_checkpoints_of_every_stage_encode_to_the_same_bytes(dump: Path, stored: list[Stored]) -> None:
+def _is_in(old: Any, new: Any) -> bool:
+    """Return True if `new`, of MessagePack, holds all of `old`. Fields that `old` lacks may be in it, empty."""
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(name in new and _is_in(value, new[name]) for name, value in old.items())
+    if isinstance(old, list):
+        if not isinstance(new, list) or len(new) < len(old) or any(new[len(old) :]):
+            return False
+        return all(map(_is_in, old, new))
+    return bool(old == new)
+
+
+def _is_kept(stage: str, state: bytes) -> bool:
+    """Return True if reading a state and writing it again loses nothing."""
+    again = encode_checkpoint(msgspec.msgpack.decode(state, type=STATES[stage]))
+    return _is_in(msgspec.msgpack.decode(state), msgspec.msgpack.decode(again))
+
+
+def test_checkpoints_of_every_stage_are_kept_when_they_are_read(dump: Path, stored: list[Stored]) -> None:
     """A renamed field would be lost silently."""
     seen = set()
     for stage, state in _states(dump, stored):
@@ -206,17 +223,16 @@ def test_checkpoints_of_every_stage_encode_to_the_same_bytes(dump: Path, stored:
         seen.add(stage)
         if stage == "merge":
             again = merge_state.pack(*merge_state.unpack(state))
-            assert zlib.decompress(again) == zlib.decompress(state)
+            assert _is_in(*(msgspec.msgpack.decode(zlib.decompress(one)) for one in (state, again)))
         else:
-            assert encode_checkpoint(msgspec.msgpack.decode(state, type=STATES[stage])) == state, stage
+            assert _is_kept(stage, state), stage
     assert seen == {"separate", "transcribe", "merge", "summarize"}
 
 
 @pytest.mark.parametrize("version", sorted(VERSIONS.iterdir()), ids=lambda path: path.name)
 def test_no_field_of_a_checkpoint_was_renamed(version: Path) -> None:
     for stage, kept in json.loads((version / "checkpoints.json").read_text()).items():
-        raw = bytes.fromhex(kept)
-        assert encode_checkpoint(msgspec.msgpack.decode(raw, type=STATES[stage])) == raw, stage
+        assert _is_kept(stage, bytes.fromhex(kept)), stage
 
 
 def test_the_progress_index_on_kafka_encodes_to_the_same_bytes(dump: Path) -> None:

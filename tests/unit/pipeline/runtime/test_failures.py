@@ -277,14 +277,14 @@ async def test_the_death_of_a_runner_s_sweep_restarts_the_lane(monkeypatch: pyte
     bus = await bus_with_inputs()
     runner = runner_on(bus, SumStage())
     counting = CountingRunner(runner)
-    lag, errors = bus.lag, [ValueError("odd")]
+    lag, errors = bus.lag_by_partition, [ValueError("odd")]
 
-    async def odd_once(subscription: Subscription) -> int:
+    async def odd_once(subscription: Subscription) -> dict[tuple[str, int], int]:
         if counting.assigned and errors:
             raise errors.pop()
         return await lag(subscription)
 
-    monkeypatch.setattr(bus, "lag", odd_once)
+    monkeypatch.setattr(bus, "lag_by_partition", odd_once)
     task = asyncio.create_task(runner.run())
     async with asyncio.timeout(10):
         while counting.assigned < 4:  # noqa: ASYNC110
