@@ -229,6 +229,8 @@ class CallSeparator:
     def _work(self, record: AudioEvent, event: Event) -> Iterator[Output] | None:
         """Return what there is to do about an event, None if nothing. Raises RejectedInput for an unusable one."""
         if isinstance(record, CallIdle | CallOverdue):
+            if event.seq > self._order.highest:  # an outsider's: nothing would ever release it
+                raise RejectedInput(f"a timer has the number {callseq_of(event.seq)}, which no event has yet")
             return None if self._admission.is_known(event) else self._take_timer(record, event)
         proof = proof_of(record)
         over_from = self._state.next_seq if self._state is not None and self._state.end == "final" else None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from schemas import topics
-from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallStarted
+from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallIdle, CallOverdue, CallStarted
 from schemas.status import DeadLetter, JobStatus
 from schemas.utterances import CallClosed, CallOpened, CallProgress, Channel, Utterance
 from stages.errors import RejectedInput
@@ -275,6 +275,16 @@ async def test_a_call_that_has_moved_on_ignores_the_idle_record() -> None:
     events = in_order(call_events(bursts((1, 2), length_s=4), chunk_s=0.5))
     plain = await separate(events)
     run = await separate([*events[:6], Arrival(90, 3, CallIdle(next_seq=4)), *events[6:]])
+    assert run.records == plain.records
+
+
+@pytest.mark.parametrize("timer", [CallIdle(next_seq=5), CallIdle(next_seq=0), CallOverdue(below=40)])
+@pytest.mark.parametrize("before", [0, 5])
+async def test_a_timer_with_a_number_that_no_event_has_is_refused(timer: CallIdle | CallOverdue, before: int) -> None:
+    events = in_order(call_events(bursts((1, 2), length_s=4), chunk_s=0.5))
+    plain = await separate(events)
+    run = await separate([*events[:before], Arrival(90, 38, timer), *events[before:]])
+    assert run.rejected == {90: "a timer has the number 38, which no event has yet"}
     assert run.records == plain.records
 
 
