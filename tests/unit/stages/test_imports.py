@@ -8,7 +8,7 @@ import stages
 
 ROOT = Path(stages.__file__).parent
 STAGES = sorted(folder.name for folder in ROOT.iterdir() if (folder / "stage.py").exists())
-SHARED = {"adapters", "errors", "ledger", "protocol", "text"}
+SHARED = {"adapters", "crosstalk", "errors", "ledger", "protocol", "text"}
 
 
 def imported(file: Path) -> Iterator[str]:
