@@ -98,6 +98,10 @@ class EventOrder:
         """Return True if an event is waited for, and a later one below `seq` has come."""
         return self.cursor < seq and self.is_fresh and any(held < seq for held in self._held)
 
+    def begin(self, seq: int) -> None:
+        """Note that the call begins with event `seq`. Events that were rejected before it do not count as arrived."""
+        self.highest = max([seq, *self._held])
+
     @property
     def has_held(self) -> bool:
         return bool(self._held)

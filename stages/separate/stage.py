@@ -347,6 +347,7 @@ class CallSeparator:
             yield from self._restart(held, start)
             return
         self._state = SeparateState(start=start, opened_at=at)
+        self._order.begin(held.seq)
         self._taken.start_seq, self._taken.start_proof = held.seq, held.proof
         yield self._records.started(at, "started")
         if start.encoding == "container":

@@ -288,6 +288,22 @@ async def test_a_timer_with_a_number_that_no_event_has_is_refused(timer: CallIdl
     assert run.records == plain.records
 
 
+async def test_events_rejected_before_the_start_do_not_count_as_arrived() -> None:
+    events = in_order(call_events(bursts((1, 2), length_s=4), chunk_s=0.5))
+    early = [Arrival(1, 30, AudioChunk(data=bytes(1600))), Arrival(2, 39, CallEnded(events=40))]
+    processor = SeparateStage(LoudnessModel()).open(CALL, None)
+    refused = await feed(processor, [*early, Arrival(3, 39, CallIdle(next_seq=40))])
+    assert len(refused.others) > 0
+    assert processor.checkpoint().released == 40
+    whole = [Arrival(arrival.position + 10, arrival.seq, arrival.record) for arrival in events[:-1]]
+    run = await feed(processor, whole)
+    assert processor.idle_position == len(whole)
+    run = await feed(processor, [Arrival(90, len(whole) - 1, CallIdle(next_seq=len(whole)))])
+    assert closed(run).provisional
+    assert processor.finished
+    assert run.published[-1].released == len(whole), "the timer, too, is released"
+
+
 async def test_a_producer_that_vanishes_in_a_word_loses_none_of_it() -> None:
     events = in_order(call_events(bursts((1, 9), length_s=9), chunk_s=0.5))
     run = await separate([*events[:6], *events[7:9], Arrival(90, 8, CallIdle(next_seq=9))])
