@@ -1,9 +1,10 @@
-"""Record batches as aiokafka reads them, except that the names of headers may be any bytes.
+"""Record batches as aiokafka reads them, except that a record that it cannot read is a record too.
 
 Kafka's protocol has names of headers in UTF-8, but no broker refuses other bytes: clients in C send what they are
 given. aiokafka 0.14 raises UnicodeDecodeError for such a record, and again each time it is fetched, so that one of them
-would stop all readers of its partition for good. Here a batch is read by aiokafka, and from such a record on by
-`_lenient_records`.
+would stop all readers of its partition for good. The same holds for CorruptRecordException, for records that brokers
+store without looking into them, such as one with -50 headers. Here a batch is read by aiokafka, and from such a record
+on by `_lenient_records`.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from itertools import islice
 from typing import Any, Final
 
 from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecordPy
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
@@ -18,6 +20,9 @@ from aiokafka.record.util import decode_varint
 _LENGTH_AT: Final = 8
 _RECORDS_AT: Final = 12
 """A batch begins with 8 bytes of offset and 4 of its length, which counts from here."""
+
+_UNREADABLE: Final = (CorruptRecordException, IndexError, ValueError, OverflowError)
+"""What aiokafka raises for records and batches that are not well formed."""
 
 
 def read_any_header_name() -> None:
@@ -78,36 +83,58 @@ class AnyBatch:
             for record in self._batch:
                 read += 1
                 yield record
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, *_UNREADABLE):
             yield from islice(_lenient_records(self._data), read, None)
 
 
 def _lenient_records(data: memoryview) -> Iterator[Any]:
-    """Yield the records of a batch that aiokafka has found well formed but for names of headers (magic 2).
+    """Yield the records of a batch of magic 2 as far as they can be read.
 
-    Bytes of names that are not UTF-8 are replaced. Source: `_DefaultRecordBatchPy._read_msg` of aiokafka 0.14.
+    Bytes of names that are not UTF-8 are replaced. A record that is not well formed has no headers, and what could be
+    read of its key and value. Nothing follows a record whose end cannot be told.
+    Source: `_DefaultRecordBatchPy._read_msg` of aiokafka 0.14.
     """
     batch = _DefaultRecordBatchPy(data)
-    batch._maybe_uncompress()
+    try:
+        batch._maybe_uncompress()
+    except _UNREADABLE:
+        return
     buffer, at = batch._buffer, batch._pos
-    for _ in range(batch._num_records):
-        length, at = decode_varint(buffer, at)
+    for number in range(batch._num_records):
+        try:
+            length, at = decode_varint(buffer, at)
+        except _UNREADABLE:
+            return
         end = at + length
-        _, at = decode_varint(buffer, at)  # attributes
-        delay_ms, at = decode_varint(buffer, at)
-        offset, at = decode_varint(buffer, at)
-        key, at = _bytes(buffer, at)
-        value, at = _bytes(buffer, at)
-        n_headers, at = decode_varint(buffer, at)
-        headers = []
-        for _ in range(n_headers):
-            name, at = _bytes(buffer, at)
-            text, at = _bytes(buffer, at)
-            headers.append(((name or b"").decode(errors="replace"), text))
+        if not at < end <= len(buffer):
+            return
+        delay_ms, offset, key, value, headers = 0, number, None, None, []
+        try:
+            _, at = decode_varint(buffer, at)  # attributes
+            delay_ms, at = decode_varint(buffer, at)
+            offset, at = decode_varint(buffer, at)
+            key, at = _bytes(buffer, at)
+            value, at = _bytes(buffer, at)
+            headers = list(_headers(buffer, at, end))
+        except _UNREADABLE:
+            pass
         at = end
         appended = batch.timestamp_type == batch.LOG_APPEND_TIME
         timestamp = batch.max_timestamp if appended else batch.first_timestamp + delay_ms
         yield _DefaultRecordPy(batch.base_offset + offset, timestamp, batch.timestamp_type, key, value, headers)
+
+
+def _headers(buffer: bytearray, at: int, end: int) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the headers of a record. Raises ValueError if they do not end with it."""
+    n_headers, at = decode_varint(buffer, at)
+    for _ in range(n_headers):
+        name, at = _bytes(buffer, at)
+        text, at = _bytes(buffer, at)
+        if at > end:
+            break
+        yield (name or b"").decode(errors="replace"), text
+    if at != end:
+        raise ValueError("the headers of a record do not end with it")
 
 
 def _bytes(buffer: bytearray, at: int) -> tuple[bytes | None, int]:
