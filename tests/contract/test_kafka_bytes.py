@@ -1,5 +1,6 @@
 """Bytes that no client library sends: record batches of a producer that writes Kafka's protocol itself."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,6 +13,7 @@ from tests.contract.conftest import Running
 from tests.contract.recorder import Recorder
 from tests.support.brokers.kafka import KafkaServer
 from tests.support.brokers.record_batches import Header, batch, produce, record
+from tests.support.requirements import require
 
 pytestmark = pytest.mark.kafka
 
@@ -64,3 +66,19 @@ async def test_names_of_headers_that_are_no_utf_8_are_a_record_like_any_other(
     assert [found.value for found in stored] == [b"0", b"1", b"2", b"after it"]
     assert stored[1] == await bus.read(AUDIO, 0, 1)
     assert stored[1].headers == recorder.records[1].headers
+
+
+@pytest.mark.kcat
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_what_a_producer_compresses_is_a_record_like_any_other(
+    kafka: KafkaBroker, running: Running, codec: str
+) -> None:
+    bus = await bus_with_audio(kafka)
+    command = [require("kcat"), "-P", "-b", kafka.server.bootstrap, "-t", AUDIO, "-p", "0", "-k", "call", "-z", codec]
+    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+    await process.communicate(b"a" * 5_000)
+    assert process.returncode == 0
+    recorder = Recorder()
+    async with asyncio.timeout(20), running(bus, READ, recorder):
+        await recorder.count(1)
+    assert [(found.key, found.value) for found in recorder.records] == [(b"call", b"a" * 5_000)]
