@@ -68,6 +68,16 @@ def test_other_settings_are_heard_and_the_words_that_differ_are_shown(running: D
     assert json.loads(encoded)["counts"]["share"] == 0
 
 
+def test_whisperx_s_own_pipeline_hears_the_call_too(running: Deployment, short_call: Path, tmp_path: Path) -> None:
+    running.run("transcribe", str(short_call), "--roles", SAMPLE_ROLES, "--call", "again-whisperx")
+    out = tmp_path / "whisperx.json"
+    done = running.run("transcribe", "--again", "again-whisperx", "--diff", "--out", str(out), engine="whisperx")
+    assert float(last_line(done.stdout).rpartition(": ")[2].split()[0]) < 20
+    words = [word for turn in json.loads(out.read_text())["turns"] for word in turn["words"]]
+    assert words
+    assert all(word["interpolated"] for word in words)
+
+
 async def test_what_cannot_be_heard_again_is_told(running: Deployment, greeting: Path) -> None:
     unknown = running.run("transcribe", "--again", "nobody", check=False)
     assert (unknown.returncode, unknown.stderr.strip()) == (

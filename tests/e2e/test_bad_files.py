@@ -15,6 +15,8 @@ from tests.support.processes.deployment import SAMPLE, Deployment
 SCRIPT: dict[str, Any] = json.loads((SAMPLE.parent / "script.json").read_text())
 SHORT_S = 9.5
 """The sample call's first two turns."""
+MIX_S = 22.8
+"""Its first six turns: more speech than it takes to see that two channels are one."""
 
 pytestmark = pytest.mark.slow
 
@@ -198,6 +200,17 @@ def test_a_mono_mix_keeps_one_channel_and_its_words(running: Deployment, tmp_pat
     assert [channel["index"] for channel in document["channels"]] == [0]
     errors, words = word_errors(script_until(SHORT_S), said(document))
     assert errors <= 0.1 * words, said(document)
+
+
+def test_the_same_mix_on_both_channels_is_one_call_and_not_two(running: Deployment, tmp_path: Path) -> None:
+    pcm, rate_hz = sample(MIX_S)
+    mix = pcm.sum(axis=1, keepdims=True).clip(-32768, 32767)
+    path = bad.write_wav(tmp_path / "twice.wav", [np.hstack([mix, -mix])], rate_hz=rate_hz, channels=2)
+    document, _ = transcribed(running, path)
+    assert document["one_channel"] == 0
+    assert {turn["channel"] for turn in document["turns"]} == {0}
+    errors, words = word_errors(script_until(MIX_S), said(document))
+    assert errors <= 0.2 * words, said(document)
 
 
 def test_clipped_speech_keeps_most_of_its_words(running: Deployment, tmp_path: Path) -> None:

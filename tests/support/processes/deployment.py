@@ -127,10 +127,13 @@ class Deployment:
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
-    def run(self, *arguments: str, timeout_s: float = 120.0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, timeout_s: float = 120.0, check: bool = True, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command, with `settings` besides those of the deployment."""
         done = subprocess.run(
             [self.command, *arguments],
-            env=self.environment,
+            env=self.environment | {f"CALLSTREAM_{name.upper()}": text for name, text in settings.items()},
             capture_output=True,
             text=True,
             timeout=timeout_s,
