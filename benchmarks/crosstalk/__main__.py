@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
-from benchmarks.harness.offline import OfflineStages, settings_of, texts_of
+from benchmarks.harness.offline import OfflineStages, merged, settings_of, texts_of
 from benchmarks.harness.report import write_report
 from benchmarks.speech.scoring import Errors, errors
 from schemas.calls import DEFAULT_TENANT, CallRef
@@ -40,8 +40,6 @@ from schemas.segments import Segment, SegmentRecord
 from schemas.status import JobStatus
 from schemas.transcripts import TranscriptCompleted
 from schemas.utterances import CallOpened, Channel
-from stages.merge.stage import MergeStage
-from stages.protocol import Event, Origin
 from stages.separate.crosstalk import CrosstalkMeter
 from tests.calls.bad import read_wav
 from tests.support.processes.deployment import SAMPLE
@@ -118,13 +116,13 @@ async def measured(
                 if only and name not in only:
                     continue
                 records = await stages.records_of_call(name, rate_hz, blocks(made(), rate_hz))
-                transcript, detail = await merged(records)
+                transcript, detail = await transcribed(records)
                 segments = [record for record in records if isinstance(record, Segment)]
                 is_mix = name in ("mono", "inverted", "delayed", "scaled")
-                before = scored_mix(together, said_in(segments)) if is_mix else scored(said, texts_of(segments))
+                before = errors(together, said_in(segments)) if is_mix else scored(said, texts_of(segments))
                 legs = [" ".join(turn.text for turn in transcript.turns if turn.channel == leg) for leg in (0, 1)]
                 whole = " ".join(turn.text for turn in transcript.turns)
-                after = scored_mix(together, whole) if is_mix else scored(said, legs)
+                after = errors(together, whole) if is_mix else scored(said, legs)
                 figures["copies"][name] = {
                     "before": before.described(),
                     "after": after.described(),
@@ -145,23 +143,14 @@ def scored(said: Sequence[str], written: Sequence[str]) -> Errors:
     return sum((errors(*pair) for pair in zip(said, written, strict=True)), Errors())
 
 
-def scored_mix(said: str, written: str) -> Errors:
-    return errors(said, written)
-
-
-async def merged(records: Sequence[SegmentRecord]) -> tuple[TranscriptCompleted, dict[str, Any]]:
-    processor = MergeStage().open(CallRef(DEFAULT_TENANT, "call"), None)
-    transcripts, detail = [], {}
-    for record in records:
-        if isinstance(record, CallOpened):
-            record = msgspec.structs.replace(record, channels=[Channel(0, "agent"), Channel(1, "customer")])
-        event = Event(seq=record.seq, event_id=str(record.seq), origin=Origin("", 0, 0, b""), timestamp_s=0.0)
-        async for output in processor.submit(record, event):
-            if isinstance(output.record, TranscriptCompleted):
-                transcripts.append(output.record)
-            if isinstance(output.record, JobStatus):
-                detail = output.record.detail
-    return transcripts[-1], detail
+async def transcribed(records: Sequence[SegmentRecord]) -> tuple[TranscriptCompleted, dict[str, Any]]:
+    """Return the transcript of a call's records, and the detail of merge's last entry in the ledger."""
+    opened, *others = records
+    assert isinstance(opened, CallOpened)
+    opened = msgspec.structs.replace(opened, channels=[Channel(0, "agent"), Channel(1, "customer")])
+    made = [output.record for output in await merged(CallRef(DEFAULT_TENANT, "call"), [opened, *others])]
+    transcript = [record for record in made if isinstance(record, TranscriptCompleted)][-1]
+    return transcript, [record.detail for record in made if isinstance(record, JobStatus)][-1]
 
 
 def blocks(samples: Call, rate_hz: int) -> Iterator[bytes]:

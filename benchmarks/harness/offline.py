@@ -16,6 +16,7 @@ from schemas.audio import AudioChunk, AudioEvent, CallEnded, CallStarted
 from schemas.calls import DEFAULT_TENANT, CallRef
 from schemas.segments import Segment, SegmentRecord
 from schemas.utterances import CallOpened, Channel, Utterance, UtteranceRecord
+from stages.merge.stage import MergeStage
 from stages.protocol import Event, Origin, Output
 from stages.separate.endpointing import RECORDED, EndpointingSettings
 from stages.separate.files import open_audio_file
@@ -154,6 +155,12 @@ class OfflineStages:
                 return await self.transcribe_file(path)
 
         return list(await asyncio.gather(*(one(path) for path in paths)))
+
+
+async def merged(call: CallRef, records: Iterable[SegmentRecord]) -> list[Output]:
+    """Return what the merge stage makes of a call's records, in order."""
+    merging = MergeStage().open(call, None)
+    return [output for seq, record in enumerate(records) async for output in merging.submit(record, _event(seq))]
 
 
 def texts_of(segments: list[Segment], channels: int = 2) -> list[str]:

@@ -32,7 +32,7 @@ from benchmarks.harness.clock import Clock
 from benchmarks.harness.command import add_outputs, add_settings, benchmark_parser
 from benchmarks.harness.offline import OfflineStages, settings_of, texts_of
 from benchmarks.harness.report import write_report
-from benchmarks.speech.boundaries import Boundaries, boundaries, merged
+from benchmarks.speech.boundaries import Boundaries, boundaries, turns_of
 from benchmarks.speech.corpus import FOLDER, N_CALLS, SEED, VARIANTS, Corpus, corpus
 from benchmarks.speech.cuts import CutErrors, cut_errors
 from benchmarks.speech.monologues import N_MONOLOGUES, monologues
@@ -101,7 +101,7 @@ async def scored(calls: Corpus, changes: list[str]) -> dict[str, Any]:
     rows = []
     for call, segments in zip(calls.calls, heard, strict=True):
         timing.add(call, segments)
-        found = boundaries(call, await merged(call, segments))
+        found = boundaries(call, await turns_of(call, segments))
         for name in ("all", call.variant):
             turns[name] = turns.get(name, Boundaries()) + found
         guards.update(segment.guard for segment in segments if segment.guard is not None)

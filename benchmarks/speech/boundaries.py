@@ -12,15 +12,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from benchmarks.harness.offline import merged
 from benchmarks.speech.corpus import Call, TruthLine
 from benchmarks.speech.script import ROLES
-from schemas.calls import CallRef
-from schemas.segments import Segment, SegmentRecord
+from schemas.calls import DEFAULT_TENANT, CallRef
+from schemas.segments import Segment
 from schemas.transcripts import Turn
 from schemas.utterances import CallClosed, CallOpened, Channel
-from stages.merge.stage import MergeStage
 from stages.merge.turns import PAUSE_LIMIT_S
-from stages.protocol import Event, Origin
 
 NEAR_WORDS: Final = 1
 """A turn may begin this many words beside the script's: the words there may have been misheard."""
@@ -66,10 +65,9 @@ class _Spoken(NamedTuple):
     words: list[str]
 
 
-async def merged(call: Call, segments: Iterable[Segment]) -> list[Turn]:
+async def turns_of(call: Call, segments: Iterable[Segment]) -> list[Turn]:
     """Return the turns of a transcript, as the merge stage makes them."""
-    ref = CallRef("default", call.name)
-    merging = MergeStage().open(ref, None)
+    ref = CallRef(DEFAULT_TENANT, call.name)
     roles = [Channel(index, role) for index, role in enumerate(ROLES)]
     opened = CallOpened(
         call=ref,
@@ -93,12 +91,8 @@ async def merged(call: Call, segments: Iterable[Segment]) -> list[Turn]:
         reason="end",
         provisional=False,
     )
-    records: list[object] = []
-    given: list[SegmentRecord] = [opened, *segments, closed]
-    for seq, record in enumerate(given):
-        event = Event(seq=seq, event_id=str(seq), origin=Origin("", 0, seq, b""), timestamp_s=0.0)
-        records.extend([output.record async for output in merging.submit(record, event)])
-    return [record for record in records if isinstance(record, Turn)]
+    outputs = await merged(ref, [opened, *segments, closed])
+    return [output.record for output in outputs if isinstance(output.record, Turn)]
 
 
 def boundaries(call: Call, turns: Sequence[Turn]) -> Boundaries:

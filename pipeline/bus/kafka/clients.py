@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from pipeline.bus.kafka.diagnosis import Refusal, why_not
-from pipeline.bus.kafka.record_batches import read_any_header_name
+from pipeline.bus.kafka.record_batches import read_any_record
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import BusError, ConfigurationError
 
@@ -25,7 +25,7 @@ class KafkaClients:
     """Makes started clients for the brokers at `servers` ("host:port,host:port"). The caller closes them."""
 
     def __init__(self, servers: str, security: BusSecurity, *, request_timeout_s: float) -> None:
-        read_any_header_name()
+        read_any_record()
         self.servers = servers
         self.security = security
         self.request_timeout_s = request_timeout_s

@@ -25,8 +25,8 @@ _UNREADABLE: Final = (CorruptRecordException, IndexError, ValueError, OverflowEr
 """What aiokafka raises for records and batches that are not well formed."""
 
 
-def read_any_header_name() -> None:
-    """Let all consumers of this process read records whatever their headers are called."""
+def read_any_record() -> None:
+    """Let all consumers of this process read records that aiokafka refuses to read."""
     fetcher.MemoryRecords = AnyRecords
 
 

@@ -21,6 +21,7 @@ from stages.transcribe.engine.devices import CPU, Device
 from stages.transcribe.engine.doubts import in_doubt, settled
 from stages.transcribe.engine.protocol import HOTWORD_TOKENS, EngineError, Row, Transcription
 from stages.transcribe.engine.repetitions import repeated
+from stages.transcribe.engine.sweep import SWEEP
 from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, WhisperWindow, max_tokens, windows_of
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
 from stages.transcribe.guards import repeats
@@ -277,11 +278,8 @@ class Engine:
 
         Blank output is suppressed at the first position, so a working model returns some text for any sound.
         """
-        seconds = np.arange(SAMPLE_RATE_HZ, dtype=np.float32) / SAMPLE_RATE_HZ
-        sweep = (0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)).astype(np.float32)
-        row = Row(audio=sweep, voiced=[(0.0, 1.0)], language="en")
         try:
-            encoded = self._encode([row], self._window(row))
+            encoded = self._encode([SWEEP], self._window(SWEEP))
             result = self._generate(encoded, self._tokenizer("en"), [[]], 8, beam_size=self._beam_size)[0]
         except RuntimeError as error:
             raise EngineError(f"the model {self.model_name} fails on {device}: {error}") from error

@@ -19,6 +19,7 @@ import numpy as np
 from stages.adapters.torch_loading import torch_imports
 from stages.transcribe.engine.devices import CPU, Device
 from stages.transcribe.engine.protocol import Audio, EngineError, Row, Transcription
+from stages.transcribe.engine.sweep import SWEEP
 from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ
 from stages.transcribe.engine.words import UNSPACED, spread_words
 from stages.transcribe.guards import repeats
@@ -72,7 +73,7 @@ class WhisperXEngine:
         self.max_batch = device.max_batch
         self._pipelines = threading.local()
         try:
-            self.transcribe_batch([Row(audio=_sweep(), voiced=[(0.0, 1.0)], language="en")])
+            self.transcribe_batch([SWEEP])
         except RuntimeError as error:
             raise EngineError(f"the model {name} fails on {device}: {error}") from error
 
@@ -180,9 +181,3 @@ def _transcription(row: Row, text: str, language: str, logprob: float) -> Transc
         no_speech_probability=0.0,
         repeats=repeats(text),
     )
-
-
-def _sweep() -> Audio:
-    """Return a second of a rising tone."""
-    seconds = np.arange(SAMPLE_RATE_HZ, dtype=np.float32) / SAMPLE_RATE_HZ
-    return (0.3 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)).astype(np.float32)

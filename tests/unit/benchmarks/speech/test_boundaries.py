@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from benchmarks.speech.boundaries import Boundaries, boundaries, merged, script_turns
+from benchmarks.speech.boundaries import Boundaries, boundaries, script_turns, turns_of
 from benchmarks.speech.corpus import Call, TruthLine
 from schemas.transcripts import Turn
 from tests.unit.stages.merge.scripted import segment
@@ -32,13 +32,13 @@ def test_lines_in_a_row_are_one_turn_and_one_inside_another_ends_nothing() -> No
     ]
 
 
-async def turns_of(*texts: tuple[int, float, str]) -> list[Turn]:
-    return await merged(CALL, [segment(f"s{at}", channel, at, text) for channel, at, text in texts])
+async def heard(*texts: tuple[int, float, str]) -> list[Turn]:
+    return await turns_of(CALL, [segment(f"s{at}", channel, at, text) for channel, at, text in texts])
 
 
 @pytest.mark.anyio
 async def test_a_transcript_like_the_script_has_all_starts() -> None:
-    turns = await turns_of(*((one.channel, one.start_s, one.text) for one in LINES))
+    turns = await heard(*((one.channel, one.start_s, one.text) for one in LINES))
     assert boundaries(CALL, turns) == Boundaries(script=2, transcript=2, both=2, short=1, needless=0)
 
 
