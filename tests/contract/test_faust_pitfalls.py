@@ -267,9 +267,9 @@ async def test_a_record_after_a_gap_is_redelivered(
     async with running(bus, SUBSCRIPTION, recorder):
         await recorder.count(10)
         ack(recorder, *(number for number in range(10) if number != 5))
-        await comes_to(kafka, 5)
+        await comes_to(kafka, behind_hole)
         await asyncio.sleep(1.5)
-        assert (await committed(kafka) or 0) <= behind_hole
+        assert await committed(kafka) == behind_hole
     assert await delivered_next(bus, running, last=9) == list(range(5, 10))
     assert await bus.lag(SUBSCRIPTION) == 0
 

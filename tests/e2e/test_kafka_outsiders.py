@@ -88,7 +88,7 @@ async def test_a_plain_client_publishes_the_sample_call_and_a_group_reads_its_tr
         turns = consumer.of(call, TURN)
         [summary] = consumer.of(call, SUMMARY)
     assert completed["turns"] == sorted(turns, key=lambda turn: float(turn["start_s"]))
-    assert len(turns) == 17
+    assert len(turns) == 16
     assert begins_as_the_sample(completed)
     segments = {segment for turn in turns for segment in turn["segment_ids"]}
     assert {segment for point in summary["key_points"] for segment in point["segment_ids"]} <= segments

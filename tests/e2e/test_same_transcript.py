@@ -118,8 +118,8 @@ async def test_the_sample_call_is_the_same_on_memory_jetstream_and_kafka(
 ) -> None:
     kafka = on_kafka.deployment.environment["CALLSTREAM_BUS"]
     memory = await on_memory(tmp_path / "data", SAMPLE, CALL)
-    assert len(json.loads(memory.document)["turns"]) == 17
-    assert len(memory.records) > 17 + 1 + 1
+    assert len(json.loads(memory.document)["turns"]) == 16
+    assert len(memory.records) > 16 + 1 + 1
     for outcome in (
         await on_broker(*bus_login(running), running, SAMPLE, CALL),
         await on_broker(kafka, BusSecurity(), on_kafka.deployment, SAMPLE, CALL),
