@@ -1,8 +1,9 @@
 """A transcribe worker whose text is a hash of its samples: the real command with another engine.
 
 A lost, doubled or shifted sample, a wrong stretch of speech or a lost language vote changes the text, and a worker is
-ready within a second. Each utterance takes a random time, so that utterances overtake each other. While the file that
-CHAOS_DEVICE names exists, the engine fails whatever its input, as with a device that has gone.
+ready within a second. Each utterance takes a random time, so that utterances overtake each other. The words of some
+rows end in the middle of the speech, and some second hearings give nothing, so transcripts hold unheard speech too.
+While the file that CHAOS_DEVICE names exists, the engine fails whatever its input, as with a device that has gone.
 
     python -m benchmarks.harness.hash_transcriber        # as `callstream worker transcribe`
 """
@@ -32,11 +33,17 @@ DEVICE_VARIABLE = "CHAOS_DEVICE"
 
 
 class HashEngine:
-    """Transcribes each row as its digest. See `stages.transcribe.engine.protocol.SpeechEngine`."""
+    """Transcribes each row as its digest. See `stages.transcribe.engine.protocol.SpeechEngine`.
+
+    `hears_all`: no speech stays without words.
+    """
 
     model_name = "hash"
     languages = frozenset(LANGUAGES)
     max_batch = 1
+
+    def __init__(self, *, hears_all: bool = False) -> None:
+        self._hears_all = hears_all
 
     def window_s(self, row: Row) -> int:  # noqa: ARG002  # the protocol's
         return 30
@@ -44,7 +51,7 @@ class HashEngine:
     def transcribe_batch(self, rows: Sequence[Row]) -> list[Transcription]:
         time.sleep(random.uniform(*DELAY_S))
         _use_device()
-        return [_transcription(row) for row in rows]
+        return [_transcription(row, hears_all=self._hears_all) for row in rows]
 
 
 def _use_device() -> None:
@@ -57,7 +64,7 @@ def _use_device() -> None:
     raise random.choice((EngineError("the device has gone"), RuntimeError("CUDA error: unspecified launch failure")))
 
 
-def _transcription(row: Row) -> Transcription:
+def _transcription(row: Row, *, hears_all: bool) -> Transcription:
     hashed = hashlib.sha256(row.audio.tobytes())
     hashed.update(repr(row.voiced).encode())
     digest = hashed.digest()
@@ -75,7 +82,7 @@ def _transcription(row: Row) -> Transcription:
             end_s=round((index + 0.9) * step_s, 3),
             probability=round(0.5 + digest[index] / 512, 3),
         )
-        for index in range(n_words)
+        for index in range(n_words if hears_all else _n_heard(row, digest, n_words))
     ]
     return Transcription(
         text=" ".join(word.text for word in words),
@@ -84,6 +91,14 @@ def _transcription(row: Row) -> Transcription:
         average_logprob=-0.2,
         no_speech_probability=0.05,
     )
+
+
+def _n_heard(row: Row, digest: bytes, n_words: int) -> int:
+    """Return how many of a row's words are written: half of them for one row in four, and for one second hearing in two
+    none."""
+    if row.full_window:
+        return n_words if digest[1] % 2 else 0
+    return n_words if digest[1] % 4 else (n_words + 1) // 2
 
 
 def load_hash_engine(_settings: Settings, _metrics: Metrics) -> SpeechEngine:

@@ -56,7 +56,7 @@ async def transcribed(
             yield record
 
     outputs: list[Output] = []
-    scheduler = Scheduler(hash_transcriber.HashEngine(), workers=1)
+    scheduler = Scheduler(hash_transcriber.HashEngine(hears_all=True), workers=1)
     stage = TranscribeStage(scheduler, live=False, language="en", speakers=Speakers(voices, stored))
     try:
         processor = stage.open(CALL, None)

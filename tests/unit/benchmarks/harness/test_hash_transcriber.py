@@ -1,7 +1,10 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import pytest
 
+from benchmarks.harness import hash_transcriber
 from benchmarks.harness.hash_transcriber import HashEngine, hashing
 from pipeline.bus.memory import MemoryBus
 from pipeline.settings import Settings
@@ -29,3 +32,14 @@ def test_the_text_depends_on_every_sample() -> None:
     assert first == again
     assert first.text != other.text
     assert all(isinstance(word, Word) for word in first.words)
+
+
+def test_some_rows_end_in_the_middle_of_the_speech_and_some_second_hearings_give_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hash_transcriber, "DELAY_S", (0.0, 0.0))
+    rows = [row([number / 1000] * 48_000) for number in range(1, 33)]
+    n_words = {len(one.words) for one in HashEngine().transcribe_batch(rows)}
+    assert n_words == {4, 8}
+    again = [msgspec.structs.replace(one, full_window=True) for one in rows]
+    assert {len(one.words) for one in HashEngine().transcribe_batch(again)} == {0, 8}
