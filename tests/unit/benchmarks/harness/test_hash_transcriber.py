@@ -31,6 +31,9 @@ def test_the_text_depends_on_every_sample() -> None:
     first, again, other = HashEngine().transcribe_batch([row([0.1] * 16_000), row([0.1] * 16_000), row([0.2] * 16_000)])
     assert first == again
     assert first.text != other.text
+    after = HashEngine().transcribe_batch([msgspec.structs.replace(row([0.1] * 16_000), prefix="so far")])[0]
+    assert after.text.startswith("so far ")
+    assert after.text.removeprefix("so far ") != first.text
     assert all(isinstance(word, Word) for word in first.words)
 
 
