@@ -1,9 +1,10 @@
 """A transcribe worker whose text is a hash of its samples: the real command with another engine.
 
-A lost, doubled or shifted sample, a wrong stretch of speech or a lost language vote changes the text, and a worker is
-ready within a second. Each utterance takes a random time, so that utterances overtake each other. The words of some
-rows end in the middle of the speech, and some second hearings give nothing, so transcripts hold unheard speech too.
-While the file that CHAOS_DEVICE names exists, the engine fails whatever its input, as with a device that has gone.
+A lost, doubled or shifted sample, a wrong stretch of speech or beginning of the text, or a lost language vote changes
+the text, and a worker is ready within a second. Each utterance takes a random time, so that utterances overtake each
+other. The words of some rows end in the middle of the speech, and some second hearings give nothing, so transcripts
+hold unheard speech too. While the file that CHAOS_DEVICE names exists, the engine fails whatever its input, as with a
+device that has gone.
 
     python -m benchmarks.harness.hash_transcriber        # as `callstream worker transcribe`
 """
@@ -66,7 +67,7 @@ def _use_device() -> None:
 
 def _transcription(row: Row, *, hears_all: bool) -> Transcription:
     hashed = hashlib.sha256(row.audio.tobytes())
-    hashed.update(repr(row.voiced).encode())
+    hashed.update(repr((row.voiced, row.prefix)).encode())
     digest = hashed.digest()
     language = row.language
     if not isinstance(language, str):
@@ -74,15 +75,18 @@ def _transcription(row: Row, *, hears_all: bool) -> Transcription:
         language = language({code: 0.9 if code == spoken else 0.05 for code in LANGUAGES})
     length_s = len(row.audio) / SAMPLE_RATE_HZ
     n_words = min(len(digest) // 3, max(1, int(length_s / WORD_S)))
-    step_s = length_s / n_words
+    known = row.prefix.split()
+    step_s = length_s / (len(known) + n_words)
+    n_heard = n_words if hears_all else _n_heard(row, digest, n_words)
+    texts = [*known, *(digest[3 * index : 3 * index + 3].hex() for index in range(n_heard))]
     words = [
         Word(
-            text=digest[3 * index : 3 * index + 3].hex(),
+            text=text,
             start_s=round(index * step_s, 3),
             end_s=round((index + 0.9) * step_s, 3),
-            probability=round(0.5 + digest[index] / 512, 3),
+            probability=round(0.5 + digest[index % len(digest)] / 512, 3),
         )
-        for index in range(n_words if hears_all else _n_heard(row, digest, n_words))
+        for index, text in enumerate(texts)
     ]
     return Transcription(
         text=" ".join(word.text for word in words),
