@@ -189,7 +189,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     asr_batch: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
         _about(
-            "Utterances in a batch, half as many if backfill is among them; `auto` is 16 on a GPU and 1 on a CPU",
+            "Utterances in a batch, half as many if backfill is among them; `auto` is 16 on a GPU, or what its memory "
+            "leaves room for, and 1 on a CPU",
             "auto or a whole number from 1 to 256",
             none="auto",
         ),

@@ -5,10 +5,12 @@ from functools import partial
 
 import structlog
 
+from pipeline.errors import ConfigurationError, ModelError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring.weights import ResolvedModel, models_dir, resolve_model
 from stages.transcribe.engine.alignment import Aligners, AligningEngine
+from stages.transcribe.engine.architecture import WeightsError
 from stages.transcribe.engine.device_pool import DevicePool
 from stages.transcribe.engine.devices import Device, devices_of, visible_gpus
 from stages.transcribe.engine.fallback import FallbackEngine, Level, LoadedEngine, StepDown, levels_of
@@ -16,6 +18,7 @@ from stages.transcribe.engine.model_cache import CacheObserver
 from stages.transcribe.engine.protocol import SpeechEngine
 from stages.transcribe.engine.whisper import Engine
 from stages.transcribe.engine.whisperx import WhisperXEngine
+from stages.transcribe.language import language_code
 
 
 def asr_devices(settings: Settings) -> list[Device]:
@@ -27,17 +30,31 @@ def asr_devices(settings: Settings) -> list[Device]:
 def load_engine(settings: Settings, metrics: Metrics) -> SpeechEngine:
     """Load the engine. Takes seconds: call it from a thread.
 
-    Raises ModelError for unusable weights and EngineError for an unusable device (with `auto`, an unusable CPU).
+    Raises ModelError for unusable weights, EngineError for an unusable device (with `auto`, an unusable CPU), and
+    ConfigurationError for a language that the model does not know.
     """
     model = resolve_model(settings.model, models_dir(settings.data))
-    engines = [_with_fallback(settings, metrics, model, device) for device in asr_devices(settings)]
+    try:
+        engines = [_with_fallback(settings, metrics, model, device) for device in asr_devices(settings)]
+    except WeightsError as error:
+        raise ModelError(str(error)) from error
     engine: SpeechEngine = engines[0] if len(engines) == 1 else DevicePool(engines)
+    _check_languages(settings, engine)
     on = engines[0].level.device
     if settings.align_model is None or (settings.align_model == "gpu" and on.kind == "cpu"):
         return engine
     # Aligners follow the engine if it fell back from its GPU; otherwise torch decides what auto means.
     device = "auto" if settings.device == "auto" and on.kind == "cuda" else str(on)
     return AligningEngine(engine, _load_aligners(settings, metrics, device))
+
+
+def _check_languages(settings: Settings, engine: SpeechEngine) -> None:
+    """Refuse a language that a multilingual model does not know: it would write in any. Others write what they can."""
+    for named in (settings.language, settings.default_language):
+        if len(engine.languages) > 1 and named is not None and language_code(named, engine.languages) is None:
+            raise ConfigurationError(
+                f"the model {engine.model_name} does not know the language {named!r}: name another language or model"
+            )
 
 
 def _with_fallback(settings: Settings, metrics: Metrics, model: ResolvedModel, device: Device) -> FallbackEngine:

@@ -5,7 +5,9 @@ from typing import Final, Literal
 import msgspec
 
 GPU_BATCH: Final = 16
-"""Rows that a GPU decodes at once: it gains from batching. A CPU gains from one thread for each row."""
+"""The most rows that a GPU decodes at once: it gains from batching. A CPU gains from one thread for each row."""
+_USABLE: Final = 0.8
+"""The share of a GPU's free memory that rows may take: alignment models and the allocator need some, too."""
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -47,6 +49,26 @@ def devices_of(setting: str, n_gpus: int) -> list[Device]:
     if setting == "cuda:all":  # without a GPU, loading on the first one gives the error
         return [Device("cuda", index) for index in range(max(1, n_gpus))]
     return list(dict.fromkeys(Device("cuda", int(name.removeprefix("cuda:"))) for name in setting.split(",")))
+
+
+def fitting_batch(device: Device, *, row_bytes: int, workers: int) -> int:
+    """Return the rows of a batch, on a GPU as many as `workers` batches at a time leave memory for. At least one.
+
+    The model is loaded already. `row_bytes`: the device memory of a row.
+    """
+    free = free_bytes(device)
+    if free is None:
+        return device.max_batch
+    return max(1, min(device.max_batch, int(_USABLE * free) // (row_bytes * workers)))
+
+
+def free_bytes(device: Device) -> int | None:
+    """Return a GPU's free memory; None for the CPU, and for a GPU that torch, unlike CTranslate2, cannot use."""
+    if device.kind == "cpu":
+        return None
+    import torch
+
+    return int(torch.cuda.mem_get_info(device.index)[0]) if torch.cuda.is_available() else None
 
 
 def visible_gpus() -> int:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from schemas.segments import Word
 from stages.adapters.torch_loading import torch_imports
-from stages.transcribe.engine.devices import CPU, Device
+from stages.transcribe.engine.devices import CPU, Device, fitting_batch
 from stages.transcribe.engine.doubts import in_doubt, settled
+from stages.transcribe.engine.loading import load_weights
 from stages.transcribe.engine.protocol import HOTWORD_TOKENS, EngineError, Row, Transcription
 from stages.transcribe.engine.repetitions import repeated
 from stages.transcribe.engine.sweep import SWEEP
@@ -53,35 +54,32 @@ class Engine:
 
         Args:
             path: the folder with the weights.
-            name: the model's name, which decides the windows.
+            name: the model's name. It decides the windows, if the weights have the shape of that model.
             compute_type: one of CTranslate2's, or `auto`: int8 on a CPU, float16 on a GPU.
             workers: how many threads may be inside `transcribe_batch` at once.
         """
         self._library = _Library()
         # The features are computed in the calling worker's thread; more threads there only compete for the cores.
         self._library.torch.set_num_threads(_THREADS_PER_WORKER)
-        if compute_type == "auto":
-            compute_type = device.compute_type
-        try:
-            self._model = self._library.WhisperModel(
-                str(path),
-                device=device.kind,
-                device_index=device.index,
-                compute_type=compute_type,
-                cpu_threads=_THREADS_PER_WORKER,
-                num_workers=workers,
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise EngineError(f"{path} cannot be loaded on {device} as {compute_type}: {error}") from error
+        loaded = load_weights(
+            self._library.WhisperModel,
+            path,
+            device=device,
+            compute_type=compute_type,
+            threads=_THREADS_PER_WORKER,
+            workers=workers,
+        )
+        self._model, architecture = loaded.model, loaded.architecture
         self.model_name = name
-        self.languages = frozenset(self._model.supported_languages)
-        self.max_batch = device.max_batch
+        self.languages = architecture.languages
         # A GPU encodes a window of 10 s in no time; to append silence its output would go to the host and back.
-        self._windows = windows_of(name) if device.kind == "cpu" else windows_of(name).without_silence()
-        self._n_mels: int = self._model.feat_kwargs.get("feature_size", 80)
+        windows = windows_of(name if name == architecture.shape else "")
+        self._windows = windows if device.kind == "cpu" else windows.without_silence()
+        self._n_mels = architecture.n_mels
         self._beam_size = beam_size
         self._silence: NDArray[np.float32] | None = None
         self._check(device)
+        self.max_batch = fitting_batch(device, row_bytes=architecture.row_bytes(beam_size), workers=workers)
 
     def close(self) -> None:
         """Free the memory of the weights. Only `window_s` may be called afterwards."""

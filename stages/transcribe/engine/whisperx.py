@@ -17,7 +17,8 @@ from typing import Any, Final
 import numpy as np
 
 from stages.adapters.torch_loading import torch_imports
-from stages.transcribe.engine.devices import CPU, Device
+from stages.transcribe.engine.devices import CPU, Device, fitting_batch
+from stages.transcribe.engine.loading import load_weights
 from stages.transcribe.engine.protocol import Audio, EngineError, Row, Transcription
 from stages.transcribe.engine.sweep import SWEEP
 from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ
@@ -57,25 +58,24 @@ class WhisperXEngine:
         self._detector_class = _detector_class(Vad)
         self._device = device
         self._beam_size = beam_size
-        try:
-            self._model = whisperx.asr.WhisperModel(
-                str(path),
-                device=device.kind,
-                device_index=device.index,
-                compute_type=device.compute_type if compute_type == "auto" else compute_type,
-                cpu_threads=_THREADS_PER_WORKER,
-                num_workers=workers,
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise EngineError(f"{path} cannot be loaded on {device} as {compute_type}: {error}") from error
+        loaded = load_weights(
+            whisperx.asr.WhisperModel,
+            path,
+            device=device,
+            compute_type=compute_type,
+            threads=_THREADS_PER_WORKER,
+            workers=workers,
+        )
+        self._model, architecture = loaded.model, loaded.architecture
         self.model_name = name
-        self.languages = frozenset(self._model.supported_languages)
-        self.max_batch = device.max_batch
+        self.languages = architecture.languages
+        self._n_mels = architecture.n_mels
         self._pipelines = threading.local()
         try:
             self.transcribe_batch([SWEEP])
         except RuntimeError as error:
             raise EngineError(f"the model {name} fails on {device}: {error}") from error
+        self.max_batch = fitting_batch(device, row_bytes=architecture.row_bytes(beam_size), workers=workers)
 
     def close(self) -> None:
         """Free the memory of the weights. Only `window_s` may be called afterwards."""
@@ -107,7 +107,7 @@ class WhisperXEngine:
             return row.language({})
         features = self._library.log_mel_spectrogram(
             row.audio,
-            n_mels=self._model.feat_kwargs.get("feature_size") or 80,
+            n_mels=self._n_mels,
             padding=FULL_WINDOW_S * SAMPLE_RATE_HZ - len(row.audio),
         )
         (detected,) = self._model.model.detect_language(self._model.encode(features))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.errors import ConfigurationError, ModelError
 from pipeline.settings import Settings
 from pipeline.telemetry.metrics import Metrics
 from pipeline.wiring import engines
@@ -190,3 +191,23 @@ def test_aligners_are_unloaded_for_one_another_within_the_memory_for_models(mach
     assert loaded_bytes is not None
     assert 0.9 * size_bytes < loaded_bytes <= size_bytes
     assert value(metrics, "model_bytes", model=german) == 0
+
+
+def test_unusable_weights_are_an_error_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"nothing")
+    for device in ("cpu", "auto"):
+        with pytest.raises(ModelError, match="not in CTranslate2's format") as caught:
+            load_engine(settings(tmp_path, model=str(tmp_path), device=device), Metrics())
+        assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("named", [{"language": "yue"}, {"default_language": "yue"}])
+def test_a_language_that_the_model_does_not_know_is_an_error(
+    named: dict[str, str], machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(0, {"cpu int8": 1})
+    load_engine(settings(tmp_path, **named), Metrics())  # an English model writes English whatever is asked
+    monkeypatch.setattr(FakeEngine, "languages", frozenset({"en", "de"}))
+    load_engine(settings(tmp_path, language="de"), Metrics())
+    with pytest.raises(ConfigurationError, match="base does not know the language 'yue'"):
+        load_engine(settings(tmp_path, **named), Metrics())

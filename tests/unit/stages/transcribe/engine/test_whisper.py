@@ -195,7 +195,7 @@ def test_words_said_several_times_are_written_so_often(
 
 def test_weights_that_are_no_model_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"nothing")
-    with pytest.raises(EngineError, match="cannot be loaded"):
+    with pytest.raises(EngineError, match="not in CTranslate2's format"):
         Engine(tmp_path, name="mine")
 
 
