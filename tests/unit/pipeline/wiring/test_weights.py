@@ -27,6 +27,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def write_weights(directory: Path, content: bytes = b"weights") -> Path:
     directory.mkdir(parents=True)
     (directory / "model.bin").write_bytes(content)
+    for file in ("config.json", "vocabulary.json"):
+        (directory / file).touch()
     return directory
 
 
@@ -222,6 +224,83 @@ def test_a_hub_model_found_in_the_local_cache_is_not_downloaded(
 
     monkeypatch.setattr(hub, "download_model", cached)
     assert resolve_model("org/name", tmp_path / "cache").source == "the hub's local cache"
+
+
+def test_a_download_that_was_killed_is_finished_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's library returns the folder of what had arrived, here all but the weights."""
+    directory = write_weights(tmp_path / "snapshot")
+    (directory / "model.bin").rename(tmp_path / "arriving")
+    hub = importlib.import_module("faster_whisper.utils")
+
+    def download(name: str, *, cache_dir: str, local_files_only: bool = False) -> str:
+        if not local_files_only:
+            (tmp_path / "arriving").rename(directory / "model.bin")
+        return str(directory)
+
+    monkeypatch.setattr(hub, "download_model", download)
+    assert resolve_model("large-v3", tmp_path / "cache").source == "the model hub"
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("large", "large-v3"),
+        ("turbo", "large-v3-turbo"),
+        ("distil-large-v3", "distil-large-v3"),
+        ("distil-small.en", "distil-small.en"),
+        ("medium.en", "medium.en"),
+        ("Systran/faster-whisper-base", "base"),
+        ("Systran/faster-whisper-tiny.en", "tiny.en"),
+        ("org/my-fine-tuned-base", "org/my-fine-tuned-base"),
+    ],
+)
+def test_a_model_from_the_hub_has_the_name_of_the_published_one(
+    asked: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_weights(tmp_path / "snapshot")
+    monkeypatch.setattr(importlib.import_module("faster_whisper.utils"), "download_model", lambda *_, **__: directory)
+    assert resolve_model(asked, tmp_path / "cache").name == name
+
+
+@pytest.mark.parametrize("named", ["tiny.en", "large-v3", "base/"])
+def test_a_directory_called_like_a_published_model_is_not_taken_for_it(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
+) -> None:
+    directory = write_weights(tmp_path / named)
+    monkeypatch.chdir(tmp_path)
+    model = resolve_model(named, tmp_path / "cache")
+    assert (model.path, model.name.rstrip("/") in ("tiny.en", "large-v3", "base")) == (directory, False)
+
+
+def test_a_directory_with_weights_for_transformers_says_how_to_convert_them(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match="ct2-transformers-converter --model"):
+        resolve_model(str(tmp_path), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("Large_V3", "large-v3"), ("whisper-turbo", "turbo"), ("large-v3-trubo", "large-v3-turbo"), ("qwen", None)],
+)
+def test_an_unknown_name_is_an_error_that_lists_the_names_and_the_one_that_is_meant(
+    name: str, meant: str | None, tmp_path: Path, no_network: None
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve_model(name, tmp_path)
+    said = str(caught.value)
+    assert (f"do you mean {meant!r}?" in said) if meant else ("mean" not in said)
+    assert all(known in said for known in ("tiny,", "distil-small.en", "large-v3-turbo"))
+
+
+def test_a_repository_with_weights_for_transformers_says_which_name_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = importlib.import_module("faster_whisper.utils")
+    monkeypatch.setattr(hub, "download_model", lambda *_, **__: str(tmp_path))
+    with pytest.raises(ModelError, match=r"no model\.bin.*do you mean 'large-v3'"):
+        resolve_model("openai/whisper-large-v3", tmp_path)
 
 
 def test_without_the_asr_extra_a_hub_name_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
