@@ -161,14 +161,10 @@ class KafkaBus:
     def _new_topic(
         self, name: str, partitions: int, retention_s: float, cleanup: str, more: Mapping[str, str] | None = None
     ) -> NewTopic:
-        """Return the spec of a topic. Times are the broker's: a producer's wrong clock must not affect retention.
-
-        So is the compression: aiokafka reads snappy, lz4 and zstd only with a library that nothing else here needs.
-        """
+        """Return the spec of a topic. Times are the broker's: a producer's wrong clock must not affect retention."""
         config = {
             "retention.ms": str(int(retention_s * 1000)),
             "message.timestamp.type": "LogAppendTime",
-            "compression.type": "uncompressed",
             "cleanup.policy": cleanup,
             **(more or {}),
         }

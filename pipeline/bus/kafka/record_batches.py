@@ -1,12 +1,16 @@
-"""Record batches as aiokafka reads them, except that a record that it cannot read is a record too.
+"""Record batches as aiokafka reads them, except that nothing in them stops a reader.
 
 Kafka's protocol has names of headers in UTF-8, but no broker refuses other bytes: clients in C send what they are
 given. aiokafka 0.14 raises UnicodeDecodeError for such a record, and again each time it is fetched, so that one of them
 would stop all readers of its partition for good. The same holds for CorruptRecordException, for records that brokers
-store without looking into them, such as one with -50 headers. Here a batch is read by aiokafka, and from such a record
-on by `_lenient_records`.
+store without looking into them, such as one with -50 headers. Nor do brokers look at the offsets that the records of a
+batch state: one beyond its batch would be committed, and the next reader begin after records that nobody has read.
+
+Here a batch is decompressed within a bound and read by aiokafka, and from such a record on by `_lenient_records`. What
+cannot be read at all is one record, without a key: the bytes as its value, the reason in its header `unreadable`.
 """
 
+import struct
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
@@ -17,12 +21,22 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecor
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
+from pipeline.bus.kafka.compression import CannotDecompress, decompress
+
 _LENGTH_AT: Final = 8
 _RECORDS_AT: Final = 12
 """A batch begins with 8 bytes of offset and 4 of its length, which counts from here."""
+_MAGIC_AT: Final = 16
+_ATTRIBUTES: Final = struct.Struct(">h")
+_ATTRIBUTES_AT: Final = 21
+_CODEC: Final = 0x07
+_COUNT: Final = struct.Struct(">i")
+_COUNT_AT: Final = 57
+_HEAD_BYTES: Final = 61
+"""Of a batch of magic 2, whose records follow."""
 
 _UNREADABLE: Final = (CorruptRecordException, IndexError, ValueError, OverflowError)
-"""What aiokafka raises for records and batches that are not well formed."""
+"""What aiokafka raises for records and batches that are not well formed. UnicodeDecodeError is a ValueError."""
 
 
 def read_any_record() -> None:
@@ -78,35 +92,64 @@ class AnyBatch:
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._data[_MAGIC_AT] < 2:
+            yield from self._batch
+            return
+        [left] = _COUNT.unpack_from(self._data, _COUNT_AT)
+        last = self.base_offset - 1
+        for record in self._records():
+            left -= 1
+            if not last < record.offset < self.next_offset - left:  # which leaves each record an offset of its own
+                record = _at(record, last + 1)
+            last = record.offset
+            yield record
+
+    def _records(self) -> Iterator[Any]:
+        """Yield the records with the offsets that they state."""
         read = 0
         try:
-            for record in self._batch:
+            batch, data = self._decompressed()
+        except CannotDecompress as error:
+            yield _unreadable(_DefaultRecordBatchPy(self._data), 0, self._data[_HEAD_BYTES:], error)
+            return
+        try:
+            for record in batch:
                 read += 1
                 yield record
-        except (UnicodeDecodeError, *_UNREADABLE):
-            yield from islice(_lenient_records(self._data), read, None)
+        except _UNREADABLE:
+            yield from islice(_lenient_records(data), read, None)
+
+    def _decompressed(self) -> tuple[Any, memoryview]:
+        """Return the batch and its bytes without compression. Raises CannotDecompress."""
+        [attributes] = _ATTRIBUTES.unpack_from(self._data, _ATTRIBUTES_AT)
+        if not attributes & _CODEC:
+            return self._batch, self._data
+        content = decompress(attributes & _CODEC, bytes(self._data[_HEAD_BYTES:]))
+        head = bytearray(self._data[:_HEAD_BYTES])
+        _COUNT.pack_into(head, _LENGTH_AT, _HEAD_BYTES - _RECORDS_AT + len(content))
+        _ATTRIBUTES.pack_into(head, _ATTRIBUTES_AT, attributes & ~_CODEC)
+        data = bytes(head + content)
+        return MemoryRecords(data).next_batch(), memoryview(data)
 
 
 def _lenient_records(data: memoryview) -> Iterator[Any]:
     """Yield the records of a batch of magic 2 as far as they can be read.
 
     Bytes of names that are not UTF-8 are replaced. A record that is not well formed has no headers, and what could be
-    read of its key and value. Nothing follows a record whose end cannot be told.
+    read of its key and value. From a record on whose end cannot be told, all is one.
     Source: `_DefaultRecordBatchPy._read_msg` of aiokafka 0.14.
     """
     batch = _DefaultRecordBatchPy(data)
-    try:
-        batch._maybe_uncompress()
-    except _UNREADABLE:
-        return
     buffer, at = batch._buffer, batch._pos
     for number in range(batch._num_records):
+        begin = at
         try:
             length, at = decode_varint(buffer, at)
-        except _UNREADABLE:
-            return
-        end = at + length
-        if not at < end <= len(buffer):
+            end = at + length
+            if not at < end <= len(buffer):
+                raise ValueError(f"a record of {length} bytes where {len(buffer) - at} are left")
+        except _UNREADABLE as error:
+            yield _unreadable(batch, number, buffer[begin:], error)
             return
         delay_ms, offset, key, value, headers = 0, number, None, None, []
         try:
@@ -119,9 +162,25 @@ def _lenient_records(data: memoryview) -> Iterator[Any]:
         except _UNREADABLE:
             pass
         at = end
-        appended = batch.timestamp_type == batch.LOG_APPEND_TIME
-        timestamp = batch.max_timestamp if appended else batch.first_timestamp + delay_ms
-        yield _DefaultRecordPy(batch.base_offset + offset, timestamp, batch.timestamp_type, key, value, headers)
+        yield _made(batch, offset, delay_ms, key, value, headers)
+
+
+def _unreadable(batch: Any, offset: int, data: bytes | bytearray | memoryview, error: Exception) -> Any:
+    reason = [("unreadable", str(error).encode())]
+    return _made(batch, offset, 0, None, bytes(data), reason)
+
+
+def _made(
+    batch: Any, offset: int, delay_ms: int, key: bytes | None, value: bytes | None, headers: list[tuple[str, Any]]
+) -> Any:
+    appended = batch.timestamp_type == batch.LOG_APPEND_TIME
+    timestamp = batch.max_timestamp if appended else batch.first_timestamp + delay_ms
+    return _DefaultRecordPy(batch.base_offset + offset, timestamp, batch.timestamp_type, key, value, headers)
+
+
+def _at(record: Any, offset: int) -> Any:
+    kind, headers = record.timestamp_type, record.headers
+    return _DefaultRecordPy(offset, record.timestamp, kind, record.key, record.value, headers)
 
 
 def _headers(buffer: bytearray, at: int, end: int) -> Iterator[tuple[str, bytes | None]]:
