@@ -24,6 +24,7 @@ from pipeline.runtime.losses import Losses
 from pipeline.runtime.movement import CHECK_EVERY_S, STANDSTILL_S, Health, Movement
 from pipeline.runtime.publisher import Publisher
 from pipeline.runtime.restarts import log_backlog, restarting, until_one_ends
+from pipeline.runtime.resting_calls import RestingCalls
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
 from stages.protocol import CallStage
@@ -32,7 +33,9 @@ _RESTART_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 60.0
 """After a run of this length the next pause is the first again."""
 _KEEP_IDLE_CALL_S = 30.0
-"""How long a call that is finished stays in memory."""
+"""How long a call of which nothing is open stays in memory."""
+_REST_AFTER_S = 600.0
+"""How long any other call stays in memory where no idle limit ends it: see `pipeline.runtime.resting_calls`."""
 
 
 class StageRunner:
@@ -59,6 +62,7 @@ class StageRunner:
         self._bus = bus
         self._decoder = decoder
         self._calls: dict[tuple[str, int, CallRef], CallWork] = {}
+        self._resting = RestingCalls()
         self.attempts = Attempts(bus, publisher, job=stage.name)
         self._losses = Losses(
             bus,
@@ -105,7 +109,7 @@ class StageRunner:
 
     async def on_expired(self, expired: Expired, partition: Partition) -> None:
         def read_to(call: CallRef) -> int:
-            work = self._calls.get((partition.topic, partition.number, call))
+            work = self._calls.get((partition.topic, partition.number, call)) or self._resting.get(partition, call)
             return 0 if work is None else work.taken_to
 
         await self._losses.tell(expired, partition, read_to)
@@ -128,13 +132,15 @@ class StageRunner:
         key = (record.topic, record.partition, decoded.call)
         work = self._calls.get(key)
         if work is None or work.ended:
-            work = self._calls[key] = CallWork(self, decoded.call, partition)
+            rested = self._resting.take(partition, decoded.call)
+            work = self._calls[key] = CallWork(self, decoded.call, partition, rested=rested)
         work.put(record, decoded)
 
     async def on_revoked(self, partition: Partition) -> None:
         self._lag.pop((partition.topic, partition.number), None)
         self._deliveries.end((partition.topic, partition.number))
         lost = [key for key in self._calls if key[:2] == (partition.topic, partition.number)]
+        self._resting.drop(partition)
         await self.cancel([self._calls.pop(key) for key in lost])
 
     # -- for the calls -----------------------------------------------------------------------------------------------
@@ -183,21 +189,32 @@ class StageRunner:
             try:
                 lags = await self._bus.lag_by_partition(self.subscription)
                 self.metrics.queue_depth.labels(self.subscription.group).set(sum(lags.values()))
-                holding = {(topic, number) for (topic, number, _), _ in works}
+                holding = {(topic, number) for (topic, number, _), _ in works} | self._resting.places()
                 kept_back = self._deliveries.undelivered(lags, holding=holding, blocked=blocked)
             except BusError:
                 waiting, kept_back = True, 0
             self.movement.check(waiting=waiting or kept_back > 0)
             if kept_back and (places := self._deliveries.standing_still()):
                 raise BusError(f"{kept_back} records wait, and {places} deliver nothing")
-            for key, work in works:
-                if work.droppable(idle_for_s=_KEEP_IDLE_CALL_S) and self._calls.get(key) is work:
-                    del self._calls[key]
-                    await self.cancel([work])
+            await self._forget_quiet(works)
+
+    async def _forget_quiet(self, works: list[tuple[tuple[str, int, CallRef], CallWork]]) -> None:
+        """Drop quiet calls from memory. Of those with inputs that are not acknowledged, keep where these are."""
+        for key, work in works:
+            if self._calls.get(key) is not work:
+                continue
+            if not work.droppable(idle_for_s=_KEEP_IDLE_CALL_S):
+                resting = work.rest(idle_for_s=_REST_AFTER_S)
+                if resting is None:
+                    continue
+                self._resting.put(work.partition, work.call, resting)
+            del self._calls[key]
+            await self.cancel([work])
 
     async def _drop_calls(self) -> None:
         works = list(self._calls.values())
         self._calls.clear()
+        self._resting.clear()
         await self.cancel(works)
 
     async def cancel(self, works: list[CallWork]) -> None:

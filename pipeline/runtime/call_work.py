@@ -12,7 +12,6 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
-import msgspec
 import structlog
 
 from pipeline.backoff import Backoff
@@ -20,8 +19,10 @@ from pipeline.bus.protocol import Partition, Progress, Record, Subscription
 from pipeline.runtime.byte_budget import ByteBudget
 from pipeline.runtime.decoding import Decoded
 from pipeline.runtime.failures import MAX_ATTEMPTS, Attempts, Blame, blame
+from pipeline.runtime.inputs import Queued, Started, Unreleased
 from pipeline.runtime.movement import Movement
 from pipeline.runtime.publisher import TRACE_HEADER, Publisher
+from pipeline.runtime.resting_calls import RestingCall
 from pipeline.telemetry.logs import bind_call, bind_event
 from pipeline.telemetry.metrics import Metrics
 from schemas.calls import CallRef
@@ -32,6 +33,9 @@ _RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _LOOK_AHEAD = 8
 """The most inputs that a retry has read again and not finished: those after the one that fails are read in vain. A
 stage finishes them without the next ones, as it must where the byte budget has room for no more."""
+
+_MOST_REREAD = 32
+"""A call with more inputs that are not acknowledged does not rest. On Kafka each is read by a client of its own."""
 
 
 class ProcessingError(Exception):
@@ -71,32 +75,6 @@ class Runner(Protocol):
         ...
 
 
-class _Queued(msgspec.Struct, frozen=True):
-    record: Record
-    decoded: Decoded
-
-
-class _Started(msgspec.Struct, frozen=True):
-    """An input that the processor has taken. `seq` is its number, or without one that of the next numbered input."""
-
-    record: Record
-    decoded: Decoded
-    seq: int
-    outputs: AsyncIterator[Output]
-
-    @property
-    def is_numbered(self) -> bool:
-        return self.decoded.seq is not None
-
-
-class _Unreleased(msgspec.Struct, frozen=True):
-    """An input whose outputs are published, not acknowledged yet."""
-
-    position: int
-    seq: int
-    is_numbered: bool
-
-
 class CallWork:
     """One call in one stage, while it is in memory. The states of an input:
 
@@ -123,7 +101,13 @@ class CallWork:
     """
 
     def __init__(
-        self, runner: Runner, call: CallRef, partition: Partition, *, retry_of: "CallWork | None" = None
+        self,
+        runner: Runner,
+        call: CallRef,
+        partition: Partition,
+        *,
+        retry_of: "CallWork | None" = None,
+        rested: RestingCall | None = None,
     ) -> None:
         self.call = call
         self.partition = partition
@@ -134,11 +118,11 @@ class CallWork:
         """The number after the highest of the call's inputs that came."""
         self.processor: CallProcessor[Any] | None = None
         self._runner = runner
-        self._queued: asyncio.Queue[_Queued] = asyncio.Queue()
-        self._started: asyncio.Queue[_Started] = asyncio.Queue()
+        self._queued: asyncio.Queue[Queued] = asyncio.Queue()
+        self._started: asyncio.Queue[Started] = asyncio.Queue()
         self._unpublished = 0
         """Inputs that are queued or started."""
-        self._unreleased: deque[_Unreleased] = deque()
+        self._unreleased: deque[Unreleased] = deque()
         self._next_seq = 0
         self._published_seq = -1
         """The number of the last output on the bus."""
@@ -165,6 +149,11 @@ class CallWork:
             self._backoff, self._failed_at = retry_of._backoff, retry_of._failed_at
             self.last_record = retry_of.last_record
             self.taken_to = retry_of.taken_to
+        elif rested is not None:
+            self._to_reread = deque(rested.positions)
+            self._open = dict.fromkeys(rested.positions)
+            self.taken_to = rested.taken_to
+            self._retrying = asyncio.create_task(self._guarded(self._read_again))
 
     def put(self, record: Record, decoded: Decoded) -> None:
         """Take a record, for which the caller has taken room of the budget."""
@@ -184,7 +173,7 @@ class CallWork:
         if decoded.seq is not None:
             self.last_numbered_at = self.last_taken_at
         self.last_record = record
-        self._queued.put_nowait(_Queued(record, decoded))
+        self._queued.put_nowait(Queued(record, decoded))
 
     async def cancel(self) -> None:
         """Stop all tasks and give back what the inputs hold of the budget."""
@@ -204,9 +193,20 @@ class CallWork:
 
     def droppable(self, *, idle_for_s: float) -> bool:
         """Return True if the call was quiet for that long and its checkpoint on the bus holds everything of it."""
-        quiet_s = asyncio.get_running_loop().time() - self.last_taken_at
-        finished = self.processor is not None and self.processor.finished
-        return finished and not self.busy and not self._unreleased and quiet_s >= idle_for_s
+        return not self._open and self._is_quiet(idle_for_s)
+
+    def rest(self, *, idle_for_s: float) -> RestingCall | None:
+        """Return what it takes to open the call again; None if it was not quiet for that long, or has to stay.
+
+        Which it does if its time is watched, or if reading its inputs again would take long.
+        """
+        timed = self.processor is None or self.processor.idle_position is not None
+        if timed or len(self._open) > _MOST_REREAD or not self._is_quiet(idle_for_s):
+            return None
+        return RestingCall(self._open, self.taken_to)
+
+    def _is_quiet(self, for_s: float) -> bool:
+        return not self.busy and asyncio.get_running_loop().time() - self.last_taken_at >= for_s
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -246,6 +246,10 @@ class CallWork:
             "call retries", error=str(error), attempt=attempt, pause_s=pause_s, exc_info=cause
         )
         await asyncio.sleep(pause_s)
+        await self._read_again()
+
+    async def _read_again(self) -> None:
+        """Queue the inputs that are to be read again, and after them those that came meanwhile."""
         while self._to_reread:
             while self._unpublished >= _LOOK_AHEAD:
                 self._one_finished.clear()
@@ -281,7 +285,7 @@ class CallWork:
                 self._unnumbered.add(task)
                 task.add_done_callback(self._unnumbered.discard)
 
-    def _submit(self, queued: _Queued) -> _Started:
+    def _submit(self, queued: Queued) -> Started:
         """Submit an input. One that has failed too often is given up; if that fails as often, without the stage."""
         record, decoded = queued.record, queued.decoded
         seq = self._next_seq if decoded.seq is None else decoded.seq
@@ -299,7 +303,7 @@ class CallWork:
             outputs = take(decoded.content, decoded.event(record, seq))
         except RejectedInput as error:
             outputs = _raising(error)
-        return _Started(record, decoded, seq, outputs)
+        return Started(record, decoded, seq, outputs)
 
     async def _publish(self) -> None:
         """Finish the numbered inputs that are started, one after the other."""
@@ -307,7 +311,7 @@ class CallWork:
         while True:
             await self._finish(await self._started.get())
 
-    async def _finish(self, started: _Started) -> None:
+    async def _finish(self, started: Started) -> None:
         from pipeline.telemetry import traces  # not with the module: see there
 
         metrics, stage = self._runner.metrics, self._runner.stage.name
@@ -330,7 +334,7 @@ class CallWork:
         if started.record.position >= self._failed_at:
             self._backoff.reset()
 
-    async def _publish_outputs(self, started: _Started) -> None:
+    async def _publish_outputs(self, started: Started) -> None:
         """Publish an input's outputs. The last numbered one waits for the checkpoint that it carries."""
         record = started.record
         attempts = self._runner.attempts.of(record, self.call)
@@ -353,7 +357,7 @@ class CallWork:
             reason = RejectedInput(f"failed {attempts} times")
             await self._runner.publisher.reject(record, self.call, reason, attempts=attempts)
         assert self.processor is not None
-        self._unreleased.append(_Unreleased(record.position, started.seq, started.is_numbered))
+        self._unreleased.append(Unreleased(record.position, started.seq, started.is_numbered))
         if not started.is_numbered:
             assert last is None, "an input without a number gave a numbered output"
         elif last is not None:
@@ -387,7 +391,7 @@ class CallWork:
         """
         assert self.processor is not None
         finished = self.processor.finished
-        still_unreleased: deque[_Unreleased] = deque()
+        still_unreleased: deque[Unreleased] = deque()
         while len(self._unreleased) > (0 if finished else 1):
             done = self._unreleased.popleft()
             if done.seq < self._released or (finished and not done.is_numbered):
@@ -400,7 +404,7 @@ class CallWork:
         self._open.pop(position, None)
         self.partition.ack(position)
 
-    async def _abandon(self, started: _Started) -> None:
+    async def _abandon(self, started: Started) -> None:
         self._runner.budget.give(started.record.size_bytes)
         close = getattr(started.outputs, "aclose", None)
         if close is not None:
