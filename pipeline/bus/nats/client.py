@@ -12,11 +12,20 @@ with absent("aiohttp"):
     import nats.errors
     from nats.aio.client import Client
     from nats.aio.msg import Msg
+    from nats.protocol import parser
 
+_MESSAGE: Final = re.compile(rb"\AMSG[ \t]+([^ \t\n]+)[ \t]+(\d+)[ \t]+(([^ \t\n]+)[ \t]+)?(\d+)\r\n")
+_MESSAGE_WITH_HEADERS: Final = re.compile(
+    rb"\AHMSG[ \t]+([^ \t\n]+)[ \t]+(\d+)[ \t]+(([^ \t\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
+)
+"""The first line of a message. Only spaces and tabs end a subject: to the server any other byte is part of it."""
 _NO_STATUS: Final = b"NATS/1.0\r\n"
 """How the headers of a message begin that is no status of the server."""
 _HEADER_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """A header's name (RFC 9110, section 5.6.2)."""
+SUBJECT_HEADER: Final = "Nats-Subject"
+"""Of an answer that holds a record: the server writes it after the record's own headers."""
+_SUBJECT_LINE: Final = re.compile(rb"Nats-Subject: ?([^\n]*)\r\n")
 _SPACES: Final = " \t\n\r\x0b\x0c"
 
 
@@ -24,7 +33,8 @@ class NatsClient(Client):  # type: ignore[misc]
     """A nats-py client that survives what others publish, and that never ends in silence.
 
     - With `tls` it sends nothing, and so no password, to a server that does not speak TLS.
-    - It reads subjects and headers of any bytes. nats-py decodes them as UTF-8 in its read loop, which an error ends.
+    - It reads subjects and headers of any bytes. nats-py decodes them as UTF-8 in its read loop, which an error ends,
+      and takes a form feed for the end of a subject: it reads nothing more then, on this connection and on the next.
     - It calls `on_end` when its read loop ends, for whatever reason. nats-py leaves the connection open after an error
       that it does not expect, and no message arrives any more.
     - It writes and reads headers as nats-py does, but looks at each name once, not in every message: of the 14 headers
@@ -33,6 +43,7 @@ class NatsClient(Client):  # type: ignore[misc]
 
     def __init__(self, *, tls: bool, on_end: Callable[[], Awaitable[None]]) -> None:
         super().__init__()
+        parser.MSG_RE, parser.HMSG_RE = _MESSAGE, _MESSAGE_WITH_HEADERS
         self._tls_required = tls
         self._on_end = on_end
 
@@ -96,12 +107,17 @@ def header_block(headers: Mapping[str, str]) -> bytes | None:
 
 
 def header_lines(lines: bytes) -> dict[str, str]:
-    """Return the headers in the lines of a message. Lines without a usable name are left out."""
+    """Return the headers in the lines of a message. Lines without a usable name are left out.
+
+    Bytes that are not UTF-8 are replaced, but for those of a subject, which are lone surrogates as in a message's own.
+    """
     found = {}
     for line in lines.decode(errors="replace").split("\r\n"):
         name, colon, text = line.partition(":")
         if colon and (key := _header_name(name)) is not None:
             found[key] = text.strip(_SPACES)
+    if SUBJECT_HEADER in found:
+        found[SUBJECT_HEADER] = _SUBJECT_LINE.findall(lines)[-1].decode(errors="surrogateescape")
     return found
 
 
