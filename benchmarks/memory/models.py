@@ -99,7 +99,15 @@ def measure(name: str, base: Path, compute_type: str) -> Model:
     """Write the model, measure it in a process of its own, and remove it. Raises AssertionError if that fails."""
     with tempfile.TemporaryDirectory(prefix="callstream-models-") as folder:
         path = write_whisper(Path(folder) / name, SHAPES[name], base=base)
-        command = [sys.executable, "-m", "benchmarks.memory.models", "--folder", path, "--compute-type", compute_type]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.memory.models",
+            "--folder",
+            str(path),
+            "--compute-type",
+            compute_type,
+        ]
         run = subprocess.run(command, capture_output=True, check=False)
         if run.returncode:
             raise AssertionError(f"{name} failed ({run.returncode}): {run.stderr.decode()[-2000:]}")
