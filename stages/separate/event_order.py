@@ -149,7 +149,7 @@ class EventOrder:
                 self._held_starts.discard(held.seq)
                 self.proofs.add(held.seq, held.proof)
                 yield held
-                self.cursor += 1
+                self.cursor = max(self.cursor, held.seq + 1)
             elif self._held_starts and self.is_fresh and (first := min(self._held)) in self._held_starts:
                 self._begin_epoch(first)
             else:
@@ -191,6 +191,10 @@ class EventOrder:
         """Keep the last `MAX_REMEMBERED` holes, and those that end above `below`, which a replay needs."""
         while self.remembers_too_many and self.missing[0].end_seq <= below:
             del self.missing[0]
+
+    def pass_by(self, seq: int) -> None:
+        """Wait for no event up to number `seq`. What has such a number from now on came too late."""
+        self.cursor = max(self.cursor, seq + 1)
 
     def release_held(self, epoch: int | None = None) -> list[Held]:
         """Remove the held events, of one epoch if it is given, and return them in order."""

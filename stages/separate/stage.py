@@ -285,6 +285,7 @@ class CallSeparator:
         state = self._state
         assert state is not None
         self._admission.refuse([item.event for item in held])
+        self._order.pass_by(max(item.seq for item in held))
         yield from ledger.rejections(self._call, held, f"{message}: all that this producer sends is refused")
         if self._channels is not None:
             state.end = "open"

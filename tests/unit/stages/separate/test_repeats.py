@@ -107,11 +107,15 @@ async def test_a_missing_tail_of_an_epoch_shows_by_its_own_number_of_events() ->
 async def test_an_epoch_in_another_format_is_no_continuation(order: list[int]) -> None:
     other = sent([OTHER_START, tone(5), tone(6), CallEnded(events=4)], at=10, epoch=1)
     arrivals = [msgspec.structs.replace(other[at], position=10 + position) for position, at in enumerate(order)]
-    run = await separate(
-        [*sent([START, tone(1)]), *arrivals, Arrival(90, 1, CallIdle(next_seq=event_number(1, 3) + 1))]
-    )
+    processor = SeparateStage(LoudnessModel()).open(CALL, None)
+    begun = await feed(processor, [*sent([START, tone(1)]), *arrivals])
+    idle = Arrival(90, processor.next_seq - 1, CallIdle(next_seq=processor.next_seq))
+    ended = await feed(processor, [idle])
+    run = Run([*begun.published, *ended.published], begun.others + ended.others, begun.rejected | ended.rejected)
     told = {letter.position for letter in letters(run)} | set(run.rejected)
     assert told == {10, 11, 12, 13}
+    held = [one for one in [*arrivals, idle] if one.seq >= run.published[-1].released]
+    assert [one.position for one in held if one.position not in run.rejected] == []
 
 
 async def test_another_start_refuses_its_producer_and_the_call_goes_on() -> None:
