@@ -1,14 +1,14 @@
 """Speech before an utterance of a live call: the decoder is given the end of it, and its text.
 
 A recorded call is decoded in packs of several utterances. Those of a live call cannot wait for each other, and alone
-they have more word errors: 129 of 2,281 words of nine synthetic telephone calls against 98 in packs (Whisper base). So a
-short utterance is decoded with the last seconds of speech before it on its channel in front, whose text is the known
+they have more word errors: 129 of 2,281 words of nine synthetic telephone calls against 98 in packs (Whisper base). So
+a short utterance is decoded with the last seconds of speech before it on its channel in front, whose text is the known
 beginning (`Row.prefix`): only what the decoder writes after it is the utterance's own. That leaves 114 errors, for 1.26
 times the CPU.
 
-Of the first hearings alone, without guards or second hearings, 153 errors became 119 at 1.40 times the CPU. Each word of
-the known beginning costs a step of the decoder, so long utterances, which have context of their own, are decoded alone:
-with them it was 124 errors at 1.57 times. The text alone as Whisper's prompt gave 168 errors.
+Of the first hearings alone, without guards or second hearings, 153 errors became 119 at 1.40 times the CPU. Each word
+of the known beginning costs a step of the decoder, so long utterances, which have context of their own, are decoded
+alone: with them it was 124 errors at 1.57 times. The text alone as Whisper's prompt gave 168 errors.
 
 The text is part of the checkpoint. The audio is not: the checkpoint does not release the utterances that it is from, so
 after a crash the bus delivers them again. An utterance is needed for `MAX_PAUSE_S` after its end.
