@@ -17,9 +17,12 @@ from pipeline.bus.opening import open_bus
 from pipeline.bus.protocol import Bus
 from pipeline.bus.security import BusSecurity
 from pipeline.errors import ConfigurationError
+from pipeline.runtime.decoding import stage_records
 from pipeline.settings import Settings
 from pipeline.wiring import topology
 from pipeline.wiring.embedded_bus import embedded_logins, embedded_server
+from schemas.utterances import CallProgress
+from stages.errors import RejectedInput
 
 CHANGE_WITHIN_S = 10.0
 DENIED = "permissions violation"
@@ -127,6 +130,37 @@ async def test_a_producer_may_publish_nothing_else(server: NatsServer, logins: L
         ):
             await producer.client.publish(subject, b"{}")
             assert await producer.refused(), subject
+
+
+async def test_the_reply_subject_of_a_producer_commands_nothing(server: NatsServer, logins: Logins, bus: Bus) -> None:
+    """The server publishes the acknowledgement to any subject that the producer names."""
+    async with (
+        guest(server.url, logins.owner) as owner,
+        guest(server.url, logins.producer, inbox_prefix=PRODUCER_INBOX) as producer,
+    ):
+        owners, audio = owner.client.jetstream(), producer.client.jetstream()
+        await owners.add_consumer("calls-audio", durable_name="separate_0", ack_policy="all")
+        for _ in range(5):
+            await audio.publish("calls.audio.Y2FsbA", b"x")
+        before = (await owners.stream_info("calls-audio")).config
+        commands = [f"STREAM.{what}.calls-audio" for what in ("PURGE", "DELETE", "UPDATE", "MSG.DELETE", "RESTORE")]
+        commands += [
+            f"CONSUMER.{what}.calls-audio.separate_0" for what in ("RESET", "PAUSE", "DELETE", "CREATE", "MSG.NEXT")
+        ]
+        for command in commands:
+            await producer.client.publish("calls.audio.Y2FsbA", b"x", reply=f"$JS.API.{command}")
+        await producer.client.publish("calls.audio.Y2FsbA", b"x", reply="calls.utterances.0.Y2FsbA")
+        await producer.client.flush()
+        await asyncio.sleep(0.5)
+        stream = await owners.stream_info("calls-audio")
+        assert (stream.state.messages, stream.state.first_seq) == (5 + len(commands) + 1, 1)
+        assert stream.config == before
+        [consumer] = await owners.consumers_info("calls-audio")
+        assert (consumer.num_pending, consumer.ack_floor.stream_seq) == (16, 0)
+        assert not consumer.paused
+        [junk] = [record async for record in bus.stored("calls.utterances")]
+    with pytest.raises(RejectedInput, match="not a stage record"):
+        stage_records(CallProgress)(junk)
 
 
 @pytest.mark.usefixtures("bus")

@@ -11,6 +11,11 @@ removed; owner and producer then get a new one.
 | viewer | nothing | live updates of its tenant |
 
 Producers have an inbox prefix of their own because the owner's replies, records among them, arrive under `_INBOX`.
+
+The server acknowledges a publish on the reply subject that the producer names, and checks no permission of that. So a
+producer can have an acknowledgement, `{"stream":"calls-audio","seq":7}`, sent to any subject. As a record it becomes a
+dead letter at most. As a request to JetStream's API it would purge a stream up to that position, but that a server in
+strict mode refuses requests with unknown fields.
 """
 
 import os

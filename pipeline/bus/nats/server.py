@@ -232,6 +232,7 @@ class NatsServer:
             "logfile_size_limit": 10_000_000,
             "logfile_max_num": 2,
             "jetstream": {
+                "strict": True,  # see `pipeline.bus.nats.logins`
                 "store_dir": str(self._store),
                 "max_file_store": self._max_store_bytes,
                 "max_memory_store": _MEMORY_STORE_BYTES,
