@@ -213,7 +213,10 @@ class RawNats:
         if found is None:
             return None, "no answer"
         payload = (await self._reader.readexactly(int(found[5]) + 2))[:-2]
-        number = int(found[2].rpartition(b".")[2])
+        written = found[2].rpartition(b".")[2]
+        if not written.isdigit():  # the answer to another publish, whose damage made up its reply subject
+            return None, "no answer"
+        number = int(written)
         if found[1]:
             return number, "refused: no such stream"
         said = json.loads(payload)
