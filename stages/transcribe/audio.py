@@ -50,7 +50,7 @@ def row_of(
 
 def audio(utterance: Utterance | InterimUtterance) -> Audio:
     """Return the utterance's own audio: float32 in [-1, 1), shape (n_samples,), mono, 16 kHz."""
-    return samples_of(_whole_samples(utterance.pcm), utterance.sample_rate_hz)
+    return _samples(_whole_samples(utterance.pcm), utterance.sample_rate_hz)
 
 
 def audio_from(utterance: Utterance | InterimUtterance, start_s: float) -> Audio:
@@ -58,7 +58,7 @@ def audio_from(utterance: Utterance | InterimUtterance, start_s: float) -> Audio
     after = utterance.after if isinstance(utterance, Utterance) else b""
     skipped = round((start_s - utterance.start_s) * utterance.sample_rate_hz) + len(utterance.before) // 2
     pcm = utterance.before + _whole_samples(utterance.pcm) + after
-    return samples_of(pcm[2 * max(0, skipped) :], utterance.sample_rate_hz)
+    return _samples(pcm[2 * max(0, skipped) :], utterance.sample_rate_hz)
 
 
 def voiced_from(utterance: Utterance | InterimUtterance, start_s: float) -> list[tuple[float, float]]:
@@ -159,8 +159,7 @@ def _whole_samples(pcm: bytes) -> bytes:
     return pcm[: len(pcm) // 2 * 2]
 
 
-def samples_of(pcm: bytes, rate_hz: int) -> Audio:
-    """Return signed 16-bit little-endian PCM in the form of `audio`."""
+def _samples(pcm: bytes, rate_hz: int) -> Audio:
     import soxr
 
     samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(_FULL_SCALE)

@@ -15,7 +15,6 @@ import msgspec
 from msgspec import UnsetType
 
 from schemas.utterances import CallChanged, CallOpened, CallProgress, InterimUtterance, Utterance
-from stages.transcribe.earlier_speech import MAX_PAUSE_S, Earlier, EarlierText, speech_of, still_told
 from stages.transcribe.hard_cuts import NO_OVERLAP, Overlap
 from stages.transcribe.language import LanguageVote, language_code
 
@@ -108,9 +107,6 @@ class UtteranceContext(msgspec.Struct, frozen=True):
     overlap: Pending[Overlap]
     """That which the utterance before leaves. It need not be at the start of this one."""
     next_overlap: Pending[Overlap]
-    earlier: Pending[Earlier]
-    """The speech of the channel before the utterance."""
-    next_earlier: Pending[Earlier]
     decision: Decision
 
     async def wait_for_vote(self) -> LanguageVote:
@@ -132,8 +128,6 @@ class PendingContext(msgspec.Struct, frozen=True):
 
     pending_settings: tuple[PendingSettings, ...]
     pending_overlaps: dict[int, Pending[Overlap]]
-    pending_earlier: dict[int, Pending[Earlier]]
-    heard_to_s: tuple[float, ...]
 
     def settings(self) -> list[DecodingSettings]:
         return [settings.known() for settings in self.pending_settings]
@@ -143,12 +137,6 @@ class PendingContext(msgspec.Struct, frozen=True):
         overlaps = {channel: overlap.known(NO_OVERLAP) for channel, overlap in self.pending_overlaps.items()}
         return {channel: overlap for channel, overlap in overlaps.items() if overlap != NO_OVERLAP}
 
-    def told(self) -> dict[int, tuple[EarlierText, ...]]:
-        """Return the texts of earlier speech that a later utterance may continue, by channel."""
-        known = {channel: earlier.known(()) for channel, earlier in self.pending_earlier.items()}
-        texts = {channel: tuple(one.said for one in earlier) for channel, earlier in known.items()}
-        return still_told(texts, self.heard_to_s)
-
 
 class CallContext:
     """The context of one call's next utterances, as of the last submitted input."""
@@ -157,7 +145,6 @@ class CallContext:
         self,
         settings: Sequence[DecodingSettings],
         overlaps: Mapping[int, Overlap],
-        told: Mapping[int, Sequence[EarlierText]],
         *,
         languages: frozenset[str],
         language: str | None,
@@ -166,7 +153,6 @@ class CallContext:
         """Args:
         settings: those of the checkpoint, in order, at least one.
         overlaps: those of the checkpoint, by channel.
-        told: the texts of earlier speech in the checkpoint, by channel. Their utterances come again: see `recall`.
         languages: those that the model knows.
         language: the deployment's, for a call that names none.
         hotwords: the deployment's, which come after those that the call names.
@@ -175,10 +161,6 @@ class CallContext:
             PendingSettings(one.from_s, Pending.of(one.vote), one.hotwords, Decision()) for one in settings
         ]
         self._overlaps = {channel: Pending.of(overlap) for channel, overlap in overlaps.items()}
-        self._told = {text.seq: text for texts in told.values() for text in texts}
-        self._earlier: dict[int, Pending[Earlier]] = {}
-        self._spoken_to_s: dict[int, float] = {}
-        self._heard_to_s: tuple[float, ...] = ()
         self._languages = languages
         self._language = language
         self._hotwords = hotwords
@@ -200,20 +182,11 @@ class CallContext:
     def forget(self, progress: CallProgress) -> None:
         """Drop the settings that no utterance can need any more."""
         self._keep(still_needed(self._settings, progress.heard_to_s))
-        self._heard_to_s = tuple(progress.heard_to_s)
-
-    def recall(self, utterance: Utterance) -> None:
-        """Take an utterance of the checkpoint again: what is told of it is said before a later one."""
-        text = self._told.pop(utterance.seq, None)
-        if text is not None:
-            earlier = self._earlier.get(utterance.channel, Pending.of(())).known(())
-            self._earlier[utterance.channel] = Pending.of((*earlier, speech_of(utterance, text)))
 
     def end(self) -> None:
         """No utterance follows: the votes so far decide."""
         for settings in self._settings:
             settings.decision.end(settings.vote)
-        self._earlier.clear()
 
     def _keep(self, kept: list[PendingSettings]) -> None:
         for settings in self._settings:
@@ -229,26 +202,7 @@ class CallContext:
         overlap, next_overlap = self._overlaps.pop(utterance.channel, Pending.of(NO_OVERLAP)), Pending[Overlap]()
         if utterance.after:
             self._overlaps[utterance.channel] = next_overlap
-        earlier, next_earlier = self._earlier_of(utterance), Pending[Earlier]()
-        self._earlier[utterance.channel] = next_earlier
-        self._spoken_to_s[utterance.channel] = utterance.end_s
-        return UtteranceContext(
-            hotwords=settings.hotwords,
-            vote=settings.vote,
-            next_vote=next_vote,
-            overlap=overlap,
-            next_overlap=next_overlap,
-            earlier=earlier,
-            next_earlier=next_earlier,
-            decision=settings.decision,
-        )
-
-    def _earlier_of(self, utterance: Utterance) -> Pending[Earlier]:
-        """Return the speech before an utterance. After a long pause there is none, and nothing to wait for."""
-        spoken_to_s = self._spoken_to_s.get(utterance.channel, utterance.start_s)
-        if utterance.start_s - spoken_to_s > MAX_PAUSE_S:
-            return Pending.of(())
-        return self._earlier.get(utterance.channel, Pending.of(()))
+        return UtteranceContext(settings.hotwords, settings.vote, next_vote, overlap, next_overlap, settings.decision)
 
     def settings_of(self, interim: InterimUtterance) -> DecodingSettings:
         """Return the settings of an open utterance, as far as they are known."""
@@ -259,7 +213,7 @@ class CallContext:
         return (await self._overlaps.get(interim.channel, Pending.of(NO_OVERLAP)).get()).at_start_of(interim)
 
     def snapshot(self) -> PendingContext:
-        return PendingContext(tuple(self._settings), dict(self._overlaps), dict(self._earlier), self._heard_to_s)
+        return PendingContext(tuple(self._settings), dict(self._overlaps))
 
     def _named_vote(self, language: str | None) -> LanguageVote:
         """Return a vote that is locked if the producer, or else the deployment, names a language of the model."""

@@ -18,7 +18,7 @@ from stages.transcribe.agreement import CommittedText
 from stages.transcribe.engine.protocol import Transcription
 from stages.transcribe.engine.words import UNSPACED
 
-CLOSING: Final = " .,!?:;…)]}\"'。，！？：、"
+_CLOSING: Final = " .,!?:;…)]}\"'。，！？：、"
 _MIN_WORD_S: Final = 0.01
 """The least duration of a word that is clipped to its utterance."""
 
@@ -48,7 +48,7 @@ class Overlap(msgspec.Struct, frozen=True):
 
     def removed_from(self, text: str) -> str:
         """Return the text without the words before the cut and the punctuation that closes them."""
-        return text[len(self.text) :].lstrip(CLOSING) if self.text and text.startswith(self.text) else text
+        return text[len(self.text) :].lstrip(_CLOSING) if self.text and text.startswith(self.text) else text
 
 
 NO_OVERLAP: Final = Overlap()

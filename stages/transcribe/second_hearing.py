@@ -85,14 +85,12 @@ class _Region(msgspec.Struct, frozen=True):
     last: int
 
 
-async def hear_whole(row: Row, decode: Decode, *, own: SpanMs | None = None, first: Decode | None = None) -> Heard:
+async def hear_whole(row: Row, decode: Decode, *, own: SpanMs | None = None) -> Heard:
     """Decode a row, and once more what its text does not account for.
 
-    Args:
-        own: the part of the row that counts; the text of what lies outside belongs to a neighbour.
-        first: decodes the row itself, if not as `decode` does.
+    `own`: the part of the row that counts; the text of what lies outside belongs to a neighbour.
     """
-    transcription = await (first or decode)(row)
+    transcription = await decode(row)
     own = own or (0, _audio_ms(row))
     guard = guards.judge(transcription, voiced_s=_voiced_s(row, own)).guard
     if guard is not None and guard != "no_words":

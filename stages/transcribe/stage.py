@@ -33,7 +33,6 @@ from stages.ledger import ledger_entry
 from stages.protocol import Checkpoint, Event, Output, no_outputs
 from stages.transcribe.agreement import NOTHING_COMMITTED
 from stages.transcribe.decoding_context import CallContext, DecodingSettings, PendingContext
-from stages.transcribe.earlier_speech import EarlierText
 from stages.transcribe.hard_cuts import Overlap
 from stages.transcribe.language import LanguageVote
 from stages.transcribe.partials import InterimDropped, LivePartials, PartialsState, opening_state
@@ -76,7 +75,6 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     - `shared_from`: the position of the call's first record, if a channel may hold several speakers.
     - `mixes`: what each channel but the first has in common with the first.
     - `overlaps`: by channel, if its last utterance ended at a hard cut.
-    - `told`: by channel, the end of its last utterances' text. The checkpoint does not release these utterances.
     - `channels`: their number; 0 in a state from before it was kept. `speech`: see `stages.transcribe.unheard`.
     """
 
@@ -96,7 +94,6 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     since_s: float = 0.0
     earlier: tuple[DecodingSettings, ...] = ()
     overlaps: dict[int, Overlap] = msgspec.field(name="seams", default_factory=dict)
-    told: dict[int, tuple[EarlierText, ...]] = {}
     channels: int = 0
     speech: SpeechAccount = SpeechAccount()
     mixes: tuple[SameMix, ...] = ()
@@ -119,7 +116,6 @@ class TranscribeState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             since_s=newest.from_s,
             earlier=tuple(earlier),
             overlaps=pending.context.overlaps(),
-            told=pending.context.told(),
         )
 
     def counting(self, segment: Segment, audio_s: float) -> "TranscribeState":
@@ -203,7 +199,6 @@ class TranscribeProcessor:
         self._context = CallContext(
             state.settings,
             state.overlaps,
-            state.told,
             languages=stage.scheduler.engine.languages,
             language=stage.language,
             hotwords=stage.hotwords(call.tenant),
@@ -225,8 +220,6 @@ class TranscribeProcessor:
                 _check(record)
             return no_outputs() if self._partials is None else self._partials.submit(record)
         if record.seq < self._next:
-            if isinstance(record, Utterance):
-                self._context.recall(record)
             return no_outputs()
         if isinstance(record, Utterance):
             return self._submit_utterance(record, event)
@@ -256,9 +249,7 @@ class TranscribeProcessor:
         raise RejectedInput(reason)
 
     def checkpoint(self) -> Checkpoint:
-        told = [text.seq for texts in self._state.told.values() for text in texts]
-        released = min([self._state.released, *told])
-        return Checkpoint(state=msgspec.msgpack.encode(self._state), released=released)
+        return Checkpoint(state=msgspec.msgpack.encode(self._state), released=self._state.released)
 
     @property
     def idle_position(self) -> None:
@@ -291,13 +282,7 @@ class TranscribeProcessor:
         committed = NOTHING_COMMITTED if self._partials is None else self._partials.close(utterance)
         context = self._context.take(utterance)
         work = UtteranceWork(
-            utterance,
-            committed,
-            self._decoder,
-            context,
-            given_up=given_up,
-            undecided=self._stage.undecided,
-            after_earlier=self._stage.live,
+            utterance, committed, self._decoder, context, given_up=given_up, undecided=self._stage.undecided
         )
         return self._answer(work, event, self._pending_state())
 

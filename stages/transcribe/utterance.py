@@ -16,8 +16,7 @@ from stages.transcribe.agreement import CommittedText
 from stages.transcribe.audio import PackedTimes, own_part, row_of, voiced_from, voiced_s
 from stages.transcribe.coverage import SpanMs, coverage, to_ms
 from stages.transcribe.decoding_context import UtteranceContext
-from stages.transcribe.earlier_speech import decode_after, following
-from stages.transcribe.engine.protocol import LanguageChoice, Row, Transcription
+from stages.transcribe.engine.protocol import LanguageChoice, Transcription
 from stages.transcribe.engine.words import UNSPACED, spread_words
 from stages.transcribe.hard_cuts import NO_OVERLAP, trim
 from stages.transcribe.language import OTHER_VOICED_S, LanguageVote
@@ -49,7 +48,6 @@ class UtteranceWork:
         *,
         given_up: str | None = None,
         undecided: UndecidedAudio | None = None,
-        after_earlier: bool = False,
     ) -> None:
         """Begin to work, as soon as the values in `context` are known.
 
@@ -57,7 +55,6 @@ class UtteranceWork:
             given_up: why the engine is not asked.
             undecided: room for the utterances that wait until their call's language is decided. Without it no answer
                 waits, and one in another language than is decided later stays.
-            after_earlier: decode it with the speech before it: see `earlier_speech`.
         """
         self.utterance = utterance
         self.committed = committed
@@ -67,7 +64,6 @@ class UtteranceWork:
         self._context = context
         self._given_up = given_up
         self._undecided = undecided
-        self._after_earlier = after_earlier
         self._vote_before = self._vote = LanguageVote()
         self._task = asyncio.create_task(self._run())
 
@@ -86,10 +82,7 @@ class UtteranceWork:
             self._context.leave(self._vote)
         if self._undecided is not None and decoded is not None and decoded.transcription.error is None:
             decoded = await self._in_language_of_call(decoded, self._undecided)
-        segment = self._segment(decoded)
-        if self._after_earlier:
-            self._context.next_earlier.set(following(await self._context.earlier.get(), self.utterance, segment))
-        return segment
+        return self._segment(decoded)
 
     async def _in_language_of_call(self, decoded: _Decoded, undecided: UndecidedAudio) -> _Decoded:
         """Wait until the language is decided, if there is room to wait, and decode again if it is another one."""
@@ -131,22 +124,13 @@ class UtteranceWork:
             prefix=overlap.prefix(committed),
             hotwords=self._context.hotwords,
         )
-        told = self._after_earlier and not overlap.text
-        heard = await hear_whole(
-            row,
-            self._decoder.decode,
-            own=to_ms(own_part(utterance, from_s)),
-            first=self._decode_after if told else None,
-        )
+        heard = await hear_whole(row, self._decoder.decode, own=to_ms(own_part(utterance, from_s)))
         if utterance.parts:
             return _Decoded(heard.transcription, self._in_call(heard, 0.0))
         transcription, next_overlap = trim(utterance, overlap, heard.transcription, committed=committed.text)
         self._context.next_overlap.set(next_overlap)
         apart = [Apart(one.text, [_shifted(word, from_s) for word in one.words]) for one in heard.apart]
         return _Decoded(transcription, self._in_call(heard, from_s), apart)
-
-    async def _decode_after(self, row: Row) -> Transcription:
-        return await decode_after(row, await self._context.earlier.get(), self.utterance, self._decoder.decode)
 
     def _in_call(self, heard: Heard, from_s: float) -> list[tuple[SpanMs, str]]:
         """Return the unheard stretches of a row with their times in the call."""

@@ -17,15 +17,13 @@ from schemas import envelope
 from schemas.calls import CallRef
 from schemas.topics import UTTERANCES, UTTERANCES_BATCH
 from schemas.utterances import CallOpened, Channel, Utterance
-from stages.transcribe.earlier_speech import MAX_PAUSE_S
 from tests.unit.stages.transcribe.engines import FakeEngine, until
 
 BATCH = 4
-APART_S = MAX_PAUSE_S + 2
 
 
 def records(call: CallRef, n_utterances: int) -> list[CallOpened | Utterance]:
-    """The start of a call whose language is known, and utterances of which none continues the one before it."""
+    """The start of a call whose language is known, and utterances that the engine says something of."""
     opened = CallOpened(
         call=call,
         seq=0,
@@ -42,10 +40,10 @@ def records(call: CallRef, n_utterances: int) -> list[CallOpened | Utterance]:
             call=call,
             seq=seq,
             channel=0,
-            first_sample=int(seq * APART_S * 16_000),
+            first_sample=seq * 32_000,
             sample_rate_hz=16_000,
             pcm=np.full(16_000, 100, "<i2").tobytes(),
-            voiced=[(seq * APART_S, seq * APART_S + 1.0)],
+            voiced=[(seq * 2.0, seq * 2.0 + 1.0)],
             cut="pause",
         )
         for seq in range(1, n_utterances + 1)

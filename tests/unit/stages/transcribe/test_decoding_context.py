@@ -65,7 +65,7 @@ async def test_a_pending_value_reaches_all_that_wait_and_does_not_change() -> No
 
 def context() -> CallContext:
     languages = frozenset({"en", "de"})
-    return CallContext([DecodingSettings()], {}, {}, languages=languages, language=None, hotwords=("Northwind",))
+    return CallContext([DecodingSettings()], {}, languages=languages, language=None, hotwords=("Northwind",))
 
 
 def utterance(start_s: float, *, channel: int = 0, after: bytes = b"") -> Utterance:

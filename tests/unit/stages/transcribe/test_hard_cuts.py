@@ -135,8 +135,8 @@ async def test_each_word_is_written_once_however_wrong_its_time(
 
 
 async def test_an_utterance_after_a_pause_knows_nothing_of_a_cut_before_it() -> None:
-    engine = SpeakingEngine(said(*[0.5] * 40))
-    first, second = utterance(1, 1.0, 6.2, after=True), utterance(2, 18.0, 20.0)
+    engine = SpeakingEngine(said(*[0.5] * 20))
+    first, second = utterance(1, 1.0, 6.2, after=True), utterance(2, 8.0, 11.0)
     await heard(engine, [first, second])
     assert [row.prefix for row in engine.rows] == ["", ""]
 
