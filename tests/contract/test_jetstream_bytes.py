@@ -63,6 +63,8 @@ async def bus_with_audio(broker: JetStreamBroker) -> JetStreamBus:
         published(b"calls.audio.Q\x0c17", b"number"),
         published(b"calls.audio.Q\rQ", b"carriage return"),
         published(b"calls.audio.QQ", b"header", b"NATS/1.0\r\nce-id: \xff\xfe\r\n\r\n"),
+        published(b"calls.audio.QQ", b"a space after the server's name", b"NATS/1.0\r\nNats-Subject : x\r\n\r\n"),
+        published(b"calls.audio.QQ", b"a line in the server's name", b"NATS/1.0\r\nNats-Subject: x\ny\r\n\r\n"),
         published(b"calls.audio.QQ", b"status", b"NATS/1.0 \xff\xfe\r\n\r\n"),
         published(b"calls.audio.QQ", b"status text", b"NATS/1.0 100 \xff\xfe\r\nx: y\r\n\r\n"),
         published(b"calls.audio.QQ", b"header of two bytes", b"\r\n"),

@@ -1,7 +1,7 @@
 """A nats-py client, changed where this bus needs it, and the headers of messages."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -25,7 +25,6 @@ _HEADER_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """A header's name (RFC 9110, section 5.6.2)."""
 SUBJECT_HEADER: Final = "Nats-Subject"
 """Of an answer that holds a record: the server writes it after the record's own headers."""
-_SUBJECT_LINE: Final = re.compile(rb"Nats-Subject: ?([^\n]*)\r\n")
 _SPACES: Final = " \t\n\r\x0b\x0c"
 
 
@@ -111,14 +110,19 @@ def header_lines(lines: bytes) -> dict[str, str]:
 
     Bytes that are not UTF-8 are replaced, but for those of a subject, which are lone surrogates as in a message's own.
     """
-    found = {}
-    for line in lines.decode(errors="replace").split("\r\n"):
+    found = {name: text.strip(_SPACES) for name, text in _fields(lines.decode(errors="replace"))}
+    if SUBJECT_HEADER in found:
+        subject = dict(_fields(lines.decode(errors="surrogateescape")))[SUBJECT_HEADER]
+        found[SUBJECT_HEADER] = subject.removeprefix(" ")
+    return found
+
+
+def _fields(lines: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each header. The text is as it stands after the colon."""
+    for line in lines.split("\r\n"):
         name, colon, text = line.partition(":")
         if colon and (key := _header_name(name)) is not None:
-            found[key] = text.strip(_SPACES)
-    if SUBJECT_HEADER in found:
-        found[SUBJECT_HEADER] = _SUBJECT_LINE.findall(lines)[-1].decode(errors="surrogateescape")
-    return found
+            yield key, text
 
 
 @lru_cache(maxsize=256)
