@@ -19,7 +19,7 @@ from schemas.segments import Word
 from stages.adapters.torch_loading import torch_imports
 from stages.transcribe.engine.devices import CPU, Device, fitting_batch
 from stages.transcribe.engine.doubts import in_doubt, settled
-from stages.transcribe.engine.loading import load_weights
+from stages.transcribe.engine.loading import THREADS_PER_WORKER, load_weights
 from stages.transcribe.engine.protocol import HOTWORD_TOKENS, EngineError, Row, Transcription
 from stages.transcribe.engine.repetitions import repeated
 from stages.transcribe.engine.sweep import SWEEP
@@ -27,7 +27,6 @@ from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ, Whis
 from stages.transcribe.engine.words import UNSPACED, MeasuredWord, timed_words
 from stages.transcribe.guards import repeats
 
-_THREADS_PER_WORKER: Final = 1
 _FRAMES_PER_S: Final = 50
 """Frames of the encoder's output. Its input has twice as many."""
 _EARLY_S: Final = 0.07
@@ -60,13 +59,12 @@ class Engine:
         """
         self._library = _Library()
         # The features are computed in the calling worker's thread; more threads there only compete for the cores.
-        self._library.torch.set_num_threads(_THREADS_PER_WORKER)
+        self._library.torch.set_num_threads(THREADS_PER_WORKER)
         loaded = load_weights(
             self._library.WhisperModel,
             path,
             device=device,
             compute_type=compute_type,
-            threads=_THREADS_PER_WORKER,
             workers=workers,
         )
         self._model, architecture = loaded.model, loaded.architecture

@@ -12,20 +12,18 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from stages.adapters.torch_loading import torch_imports
 from stages.transcribe.engine.devices import CPU, Device, fitting_batch
-from stages.transcribe.engine.loading import load_weights
+from stages.transcribe.engine.loading import THREADS_PER_WORKER, load_weights
 from stages.transcribe.engine.protocol import Audio, EngineError, Row, Transcription
 from stages.transcribe.engine.sweep import SWEEP
 from stages.transcribe.engine.windows import FULL_WINDOW_S, SAMPLE_RATE_HZ
 from stages.transcribe.engine.words import UNSPACED, spread_words
 from stages.transcribe.guards import repeats
-
-_THREADS_PER_WORKER: Final = 1
 
 
 class WhisperXEngine:
@@ -53,7 +51,7 @@ class WhisperXEngine:
             import torch
             import whisperx.asr
             from whisperx.vads import Vad
-        torch.set_num_threads(_THREADS_PER_WORKER)
+        torch.set_num_threads(THREADS_PER_WORKER)
         self._library = whisperx.asr
         self._detector_class = _detector_class(Vad)
         self._device = device
@@ -63,7 +61,6 @@ class WhisperXEngine:
             path,
             device=device,
             compute_type=compute_type,
-            threads=_THREADS_PER_WORKER,
             workers=workers,
         )
         self._model, architecture = loaded.model, loaded.architecture

@@ -144,7 +144,7 @@ def test_a_model_with_128_mel_bands_needs_no_preprocessor_config(edited: Callabl
 def test_whisperx_is_told_the_mel_bands_of_the_weights(edited: Callable[[Shape, Edit], Path]) -> None:
     """Its pipeline takes them from `feat_kwargs`, and 80 without."""
     folder = edited(SMALL_V3, lambda folder: (folder / "preprocessor_config.json").unlink())
-    loaded = load_weights(WhisperModel, folder, device=CPU, compute_type="auto", threads=1, workers=1)
+    loaded = load_weights(WhisperModel, folder, device=CPU, compute_type="auto", workers=1)
     assert loaded.model.feat_kwargs["feature_size"] == 128
 
 
