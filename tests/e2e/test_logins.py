@@ -204,7 +204,7 @@ async def once_known(url: str, path: Path) -> contextlib.AbstractAsyncContextMan
         try:
             async with guest(url, path):
                 return guest(url, path)
-        except nats.errors.Error:
+        except (nats.errors.Error, OSError):  # it may cut off the client before that has read the refusal
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.2)
 
